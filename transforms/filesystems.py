@@ -1,0 +1,157 @@
+"""Local paths and ``gs://``, ``s3://``, ``hdfs://`` behind one interface, through pyarrow.
+
+A path here is a plain local path, or a URI with a scheme. Files are published by writing a hidden
+temporary file beside the final name and renaming it, so a reader finds a file whole or not at all.
+"""
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import pyarrow as pa
+from pyarrow import fs
+
+from vqgan.errors import UserError
+
+
+def resolve(path: str) -> tuple[fs.FileSystem, str]:
+    """File system and the path inside it.
+
+    Raises:
+      UserError: a scheme that pyarrow does not know, or whose library is missing.
+    """
+    if "://" not in path:
+        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+    try:
+        return fs.FileSystem.from_uri(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot open this location ({_first_line(error)})") from error
+
+
+def join(root: str, name: str) -> str:
+    """``root/name``, for local paths and URIs alike."""
+    return f"{root.rstrip('/')}/{name}" if root != "/" else f"/{name}"
+
+
+def file_info(path: str) -> fs.FileInfo:
+    """Type and size of what lies at ``path``.
+
+    Raises:
+      UserError: the location cannot be reached.
+    """
+    filesystem, inner = resolve(path)
+    try:
+        return filesystem.get_file_info(inner)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be reached ({_first_line(error)})") from error
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder lies at ``path``."""
+    return file_info(path).type != fs.FileType.NotFound
+
+
+def list_names(folder: str) -> list[str]:
+    """Names of the files (not folders) directly in ``folder``, sorted; empty if it is not there."""
+    filesystem, inner = resolve(folder)
+    selector = fs.FileSelector(inner, allow_not_found=True)
+    return sorted(info.base_name for info in filesystem.get_file_info(selector) if info.is_file)
+
+
+def make_folder(path: str) -> None:
+    """Creates a folder and its parents.
+
+    Raises:
+      UserError: it cannot be created.
+    """
+    filesystem, inner = resolve(path)
+    try:
+        filesystem.create_dir(inner, recursive=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole file. Raises OSError like ``open``."""
+    filesystem, inner = resolve(path)
+    with filesystem.open_input_stream(inner) as stream:
+        return stream.read()
+
+
+def delete(path: str) -> None:
+    """Removes a file; nothing happens if it is not there."""
+    filesystem, inner = resolve(path)
+    try:
+        filesystem.delete_file(inner)
+    except FileNotFoundError:
+        pass
+
+
+@contextmanager
+def publish(path: str) -> Iterator[BinaryIO]:
+    """A stream to write a file with; the file appears at ``path`` when the block ends well.
+
+    When the block raises, or the process dies, nothing appears and what was there stays.
+
+    Raises:
+      UserError: the disk is full, or the place cannot be written to.
+    """
+    filesystem, inner = resolve(path)
+    folder, name = os.path.split(inner)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    try:
+        try:
+            with filesystem.open_output_stream(temporary) as stream:
+                yield stream
+            _sync(filesystem, temporary)
+            filesystem.move(temporary, inner)
+        except BaseException:
+            try:
+                filesystem.delete_file(temporary)
+            except OSError:
+                pass
+            raise
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Publishes a file with these contents."""
+    with publish(path) as stream:
+        stream.write(data)
+
+
+def delete_temporaries(folder: str) -> None:
+    """Removes what killed writers left in ``folder``. Call only while nobody writes there."""
+    for name in list_names(folder):
+        if name.startswith(".") and name.endswith(".tmp"):
+            delete(join(folder, name))
+
+
+def write_error(path: str, error: OSError) -> UserError:
+    """The one-line answer to a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UserError(
+            f"{path}: no space left to write it; free some and run the same command again, "
+            "finished shards are kept"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"{path}: no permission to write there; choose another output or change it")
+    return UserError(f"{path}: cannot be written ({_first_line(error)})")
+
+
+def _sync(filesystem: fs.FileSystem, path: str) -> None:
+    """Forces a local file to disk, so that the rename never outlives the contents."""
+    if isinstance(filesystem, fs.LocalFileSystem):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,26 @@
+"""VQGAN in JAX: model, codec, checkpoints and training.
+
+>>> from vqgan import Codec
+>>> codec = Codec.load("tiny")
+>>> codec.config.codebook_size
+1024
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from vqgan.config import ModelConfig
+from vqgan.errors import UserError
+
+if TYPE_CHECKING:
+    from vqgan.codec import Codec
+
+__all__ = ["Codec", "ModelConfig", "UserError"]
+
+
+def __getattr__(name: str) -> Any:
+    # Codec loads JAX; a launcher that only reads configurations must not pay for that.
+    if name == "Codec":
+        from vqgan.codec import Codec
+
+        return Codec
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,126 @@
+"""Encoder and decoder: images to latents and back, without the quantizer."""
+
+import jax
+from flax import nnx
+from jax.typing import DTypeLike
+
+from vqgan.config import ModelConfig
+from vqgan.layers import Attention, Downsample, GroupNorm, ResBlock, Upsample, conv
+
+
+class Level(nnx.Module):
+    """The residual blocks (and attentions) of one resolution, with the resampling that ends it."""
+
+    def __init__(
+        self,
+        blocks: list[ResBlock],
+        attentions: list[Attention],
+        resample: Downsample | Upsample | None,
+    ):
+        self.blocks = nnx.List(blocks)
+        self.attentions = nnx.List(attentions)
+        self.resample = resample
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if self.attentions:
+                x = self.attentions[index](x)
+        return x if self.resample is None else self.resample(x)
+
+
+class Middle(nnx.Module):
+    """Residual block, attention, residual block at the lowest resolution."""
+
+    def __init__(self, channels: int, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.block1 = _res_block(channels, channels, config, dtype, rngs)
+        self.attention = _attention(channels, config, dtype, rngs) if config.mid_attention else None
+        self.block2 = _res_block(channels, channels, config, dtype, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.block1(x)
+        if self.attention is not None:
+            x = self.attention(x)
+        return self.block2(x)
+
+
+class Encoder(nnx.Module):
+    """Images ``[B, H, W, 3]`` in the configuration's input range to ``[B, h, w, z_channels]``."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        widths = [config.ch * multiple for multiple in config.ch_mult]
+        self.conv_in = conv(3, config.ch, 3, dtype=dtype, rngs=rngs)
+        levels, channels, side = [], config.ch, config.resolution
+        for index, width in enumerate(widths):
+            blocks, attentions = [], []
+            for _ in range(config.num_res_blocks):
+                blocks.append(_res_block(channels, width, config, dtype, rngs))
+                channels = width
+                if side in config.attn_resolutions:
+                    attentions.append(_attention(channels, config, dtype, rngs))
+            resample = None
+            if index < len(widths) - 1:
+                resample = Downsample(channels, with_conv=config.resamp_with_conv, dtype=dtype, rngs=rngs)
+                side //= 2
+            levels.append(Level(blocks, attentions, resample))
+        self.levels = nnx.List(levels)  # highest resolution first
+        self.middle = Middle(channels, config, dtype=dtype, rngs=rngs)
+        self.norm_out = GroupNorm(channels, config.norm_groups, dtype=dtype, rngs=rngs)
+        out_channels = config.z_channels * (2 if config.double_z else 1)
+        self.conv_out = conv(channels, out_channels, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv_in(x)
+        for level in self.levels:
+            x = level(x)
+        x = self.middle(x)
+        return self.conv_out(nnx.silu(self.norm_out(x)))
+
+
+class Decoder(nnx.Module):
+    """Latents ``[B, h, w, z_channels]`` to images ``[B, H, W, 3]`` in the input range, not clipped."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        widths = [config.ch * multiple for multiple in config.ch_mult]
+        channels, side = widths[-1], config.resolution // config.downsampling
+        self.conv_in = conv(config.z_channels, channels, 3, dtype=dtype, rngs=rngs)
+        self.middle = Middle(channels, config, dtype=dtype, rngs=rngs)
+        levels = []
+        for index, width in reversed(list(enumerate(widths))):
+            blocks, attentions = [], []
+            for _ in range(config.num_res_blocks + 1):
+                blocks.append(_res_block(channels, width, config, dtype, rngs))
+                channels = width
+                if side in config.attn_resolutions:
+                    attentions.append(_attention(channels, config, dtype, rngs))
+            resample = None
+            if index > 0:
+                resample = Upsample(channels, with_conv=config.resamp_with_conv, dtype=dtype, rngs=rngs)
+                side *= 2
+            levels.append(Level(blocks, attentions, resample))
+        self.levels = nnx.List(levels)  # in order of execution: lowest resolution first
+        self.norm_out = GroupNorm(channels, config.norm_groups, dtype=dtype, rngs=rngs)
+        self.conv_out = conv(channels, 3, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        x = self.middle(self.conv_in(z))
+        for level in self.levels:
+            x = level(x)
+        return self.conv_out(nnx.silu(self.norm_out(x)))
+
+
+def _res_block(
+    in_channels: int, out_channels: int, config: ModelConfig, dtype: DTypeLike, rngs: nnx.Rngs
+) -> ResBlock:
+    return ResBlock(
+        in_channels,
+        out_channels,
+        norm_groups=config.norm_groups,
+        dropout=config.dropout,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def _attention(channels: int, config: ModelConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> Attention:
+    return Attention(channels, norm_groups=config.norm_groups, dtype=dtype, rngs=rngs)

@@ -1,0 +1,262 @@
+"""Codec checkpoints: one Orbax item for each part, the configuration and fingerprint beside them.
+
+A codec folder holds::
+
+    codec.json    configuration, fingerprint, sha256 of the decoder's weights, model card
+    encoder/      weights that turn images into latents        (Orbax)
+    quantizer/    the codebook                                 (Orbax)
+    decoder/      weights that turn code vectors into images   (Orbax)
+
+The parts are apart so that a worker that tokenizes reads no decoder, and the other way round.
+Reading ``codec.json`` needs neither JAX nor Orbax.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vqgan.config import ModelConfig, from_dict, to_dict
+from vqgan.errors import UserError
+from vqgan.presets import PRETRAINED_DIR, pretrained_names
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+FORMAT_VERSION = 1
+PARTS = ("encoder", "quantizer", "decoder")
+
+Weights = dict[str, np.ndarray]
+"""Parameters of one part: dotted name to float32 array."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecInfo:
+    """What ``codec.json`` says.
+
+    Attributes:
+      path: the codec's folder.
+      config: architecture.
+      fingerprint: sha256 over the configuration and the weights that determine tokens.
+      decoder_sha256: sha256 over the weights of the decoder.
+      card: what it was trained on and how good it is; free-form JSON.
+    """
+
+    path: Path
+    config: ModelConfig
+    fingerprint: str
+    decoder_sha256: str
+    card: Mapping[str, Any]
+
+
+def resolve(path_or_name: str | os.PathLike[str]) -> Path:
+    """The folder of a codec given by path or by the name of one that comes with the package.
+
+    Raises:
+      UserError: neither a folder with a ``codec.json`` nor a known name.
+    """
+    path = Path(path_or_name)
+    if (path / "codec.json").is_file():
+        return path
+    if str(path_or_name) in pretrained_names():
+        return PRETRAINED_DIR / str(path_or_name)
+    names = ", ".join(pretrained_names())
+    if path.exists():
+        raise UserError(f"codec {path}: there is no codec.json in it; give a codec folder or one of: {names}")
+    raise UserError(f"codec {path_or_name}: no such folder; give a codec folder or one of: {names}")
+
+
+def read_info(path_or_name: str | os.PathLike[str]) -> CodecInfo:
+    """Reads ``codec.json``; cheap, loads no weights.
+
+    Raises:
+      UserError: no codec there, or a damaged or newer ``codec.json``.
+    """
+    path = resolve(path_or_name)
+    try:
+        data = json.loads((path / "codec.json").read_text())
+        version, config = data["version"], data["config"]
+        fingerprint, decoder_sha256 = str(data["fingerprint"]), str(data["decoder_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"codec {path}: codec.json cannot be read ({error!r}); copy the codec again") from error
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"codec {path}: codec.json has format version {version}, this release reads "
+            f"{FORMAT_VERSION}; upgrade vqgan-pipelines"
+        )
+    return CodecInfo(
+        path=path,
+        config=from_dict(ModelConfig, config, where=f"{path}/codec.json"),
+        fingerprint=fingerprint,
+        decoder_sha256=decoder_sha256,
+        card=data.get("card", {}),
+    )
+
+
+def weights_sha256(*parts: Mapping[str, np.ndarray], prefix: bytes = b"") -> str:
+    """sha256 over names, shapes and float32 little-endian values, in the order of the names."""
+    digest = hashlib.sha256(prefix)
+    for weights in parts:
+        for name in sorted(weights):
+            value = np.ascontiguousarray(weights[name], dtype="<f4")
+            digest.update(f"{name}{list(value.shape)}".encode())
+            digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint(config: ModelConfig, encoder: Weights, quantizer: Weights) -> str:
+    """sha256 over the configuration and the weights that determine tokens.
+
+    Dropout acts in training only and is left out; so are the decoder's weights: two codecs with
+    the same fingerprint give the same tokens.
+    """
+    fields = {name: value for name, value in to_dict(config).items() if name != "dropout"}
+    prefix = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    return weights_sha256(encoder, quantizer, prefix=prefix)
+
+
+def save_codec(
+    path: str | os.PathLike[str],
+    config: ModelConfig,
+    weights: Mapping[str, Weights],
+    *,
+    card: Mapping[str, Any] | None = None,
+    storage: type[np.floating[Any]] = np.float32,
+) -> CodecInfo:
+    """Writes a codec folder; it is there whole or not at all.
+
+    Args:
+      path: folder to create. An existing codec there is replaced once the new one is complete.
+      config: architecture.
+      weights: for each of :data:`PARTS`, its parameters.
+      card: free-form JSON for the model card.
+      storage: type of the stored numbers; ``float16`` halves the size, and the fingerprint is
+        that of the rounded values.
+    """
+    import orbax.checkpoint as ocp
+
+    if set(weights) != set(PARTS):
+        raise ValueError(f"expected the parts {PARTS}, got {sorted(weights)}")
+    path = Path(path).absolute()
+    stored = {
+        part: {name: np.asarray(value).astype(storage) for name, value in weights[part].items()}
+        for part in PARTS
+    }
+    info = CodecInfo(
+        path=path,
+        config=config,
+        fingerprint=fingerprint(config, stored["encoder"], stored["quantizer"]),
+        decoder_sha256=weights_sha256(stored["decoder"]),
+        card=dict(card or {}),
+    )
+    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        staging.mkdir(parents=True)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            for part in PARTS:
+                checkpointer.save(staging / part, args=ocp.args.PyTreeSave(stored[part]))
+        document = {
+            "version": FORMAT_VERSION,
+            "config": to_dict(config),
+            "fingerprint": info.fingerprint,
+            "decoder_sha256": info.decoder_sha256,
+            "card": info.card,
+        }
+        (staging / "codec.json").write_text(json.dumps(document, indent=2) + "\n")
+        _replace_folder(staging, path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return info
+
+
+def load_weights(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
+    """Reads the named parts as float32 and checks them against the recorded sums.
+
+    The fingerprint covers encoder and codebook together, so it is checked when both are read.
+
+    Raises:
+      UserError: a part is missing or damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    loaded: dict[str, Weights] = {}
+    for part in parts:
+        folder = (info.path / part).absolute()
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                names = checkpointer.metadata(folder).item_metadata.tree
+                args = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+                restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=args))
+        except Exception as error:  # Orbax and TensorStore raise many types for a damaged folder.
+            raise UserError(
+                f"codec {info.path}: the weights in {part}/ cannot be read "
+                f"({type(error).__name__}); copy the codec again"
+            ) from error
+        loaded[part] = {name: np.asarray(value, np.float32) for name, value in restored.items()}
+    if "encoder" in loaded and "quantizer" in loaded:
+        _check_sum(info, info.fingerprint, fingerprint(info.config, loaded["encoder"], loaded["quantizer"]))
+    if "decoder" in loaded:
+        _check_sum(info, info.decoder_sha256, weights_sha256(loaded["decoder"]))
+    return loaded
+
+
+def module_weights(module: "nnx.Module") -> Weights:
+    """Parameters of a module as float32 arrays under dotted names."""
+    from flax import nnx
+
+    flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
+    return {".".join(map(str, path)): np.asarray(param[...], np.float32) for path, param in flat}
+
+
+def module_state(abstract: "nnx.Module", weights: Weights, where: str) -> "nnx.State":
+    """State of a module's shape filled with named weights; names and shapes must agree exactly.
+
+    Args:
+      abstract: a module built under ``nnx.eval_shape``.
+      weights: parameters by dotted name.
+      where: what is being loaded, for the error.
+
+    Raises:
+      UserError: a missing name, an unknown name or a wrong shape, each listed.
+    """
+    from flax import nnx
+
+    flat = nnx.to_flat_state(nnx.state(abstract, nnx.Param))
+    expected = {".".join(map(str, path)): param for path, param in flat}
+    problems = [f"missing {name}" for name in sorted(expected.keys() - weights.keys())]
+    problems += [f"unknown {name}" for name in sorted(weights.keys() - expected.keys())]
+    problems += [
+        f"{name} is {weights[name].shape}, expected {tuple(param.shape)}"
+        for name, param in sorted(expected.items())
+        if name in weights and tuple(param.shape) != weights[name].shape
+    ]
+    if problems:
+        raise UserError(f"{where}: weights do not fit the configuration: {'; '.join(problems)}")
+    filled = [(path, param.replace(weights[".".join(map(str, path))])) for path, param in flat]
+    return nnx.from_flat_state(filled)
+
+
+def _check_sum(info: CodecInfo, recorded: str, found: str) -> None:
+    if recorded != found:
+        raise UserError(
+            f"codec {info.path}: weights and codec.json do not belong together "
+            f"(recorded {recorded[:12]}, found {found[:12]}); copy the codec again"
+        )
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Renames ``new`` to ``path``; a folder that was there goes only once the new one is in place."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
+    path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old)

@@ -1,0 +1,240 @@
+"""The inference face of a VQGAN: uint8 images to token grids and back.
+
+Any number of images goes through one fixed batch, padded at the end, so that XLA compiles once per
+image size. The batch is split over all local devices. An encoder never loads decoder weights, nor
+the other way round.
+"""
+
+import os
+from functools import cached_property
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+
+from vqgan import checkpoint
+from vqgan.config import ModelConfig
+from vqgan.errors import UserError
+from vqgan.model import TokenDecoder, TokenEncoder, denormalize, normalize
+from vqgan.quantizers import NearestQuantizer
+
+BATCH_AXIS = "batch"
+
+
+class Codec:
+    """Encodes uint8 images to tokens and decodes tokens to uint8 images.
+
+    Use :meth:`Codec.load`. Weights are read at the first call that needs them.
+
+    Attributes:
+      info: what the codec's folder says of it.
+      batch_size: images per device call, a multiple of the number of devices.
+      compilations: how often a function was traced and compiled for a new shape.
+    """
+
+    def __init__(
+        self,
+        info: checkpoint.CodecInfo,
+        *,
+        batch_size: int = 32,
+        dtype: DTypeLike = jnp.float32,
+        devices: list[jax.Device] | None = None,
+    ):
+        if batch_size < 1:
+            raise UserError(f"batch size {batch_size}: it must be at least 1")
+        devices = devices or jax.local_devices()
+        self.info = info
+        self.batch_size = -(-batch_size // len(devices)) * len(devices)
+        self.compilations = 0
+        self._dtype = dtype
+        self._mesh = Mesh(np.array(devices), (BATCH_AXIS,))
+        self._batch_sharding = NamedSharding(self._mesh, PartitionSpec(BATCH_AXIS))
+        self._replicated = NamedSharding(self._mesh, PartitionSpec())
+
+    @classmethod
+    def load(
+        cls,
+        path_or_name: str | os.PathLike[str],
+        *,
+        batch_size: int = 32,
+        dtype: DTypeLike = jnp.float32,
+        devices: list[jax.Device] | None = None,
+    ) -> Self:
+        """Opens a codec folder, or a codec that comes with the package by its name (``tiny``).
+
+        Args:
+          path_or_name: folder written by :func:`vqgan.checkpoint.save_codec`, or a name.
+          batch_size: images per device call; rounded up to a multiple of the number of devices.
+          dtype: type that convolutions compute in. Distances to codes are always float32.
+          devices: devices to split a batch over; all local ones by default.
+
+        Raises:
+          UserError: no codec there, or a damaged one.
+        """
+        return cls(checkpoint.read_info(path_or_name), batch_size=batch_size, dtype=dtype, devices=devices)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The architecture."""
+        return self.info.config
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the configuration and the weights that determine tokens."""
+        return self.info.fingerprint
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Images to token grids.
+
+        Args:
+          images: uint8 ``[N, H, W, 3]``, or video ``[N, T, H, W, 3]`` taken frame by frame; sides
+            are multiples of the codec's downsampling.
+
+        Returns:
+          int32 ``[N, h, w]`` (or ``[N, T, h, w]``) in ``[0, codebook_size)``.
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim not in (4, 5) or images.shape[-1] != 3:
+            raise ValueError(
+                f"images must be uint8 [N, H, W, 3] or [N, T, H, W, 3], got {images.dtype} {images.shape}"
+            )
+        frames = images.reshape(-1, *images.shape[-3:])
+        grid = self.config.grid(*frames.shape[1:3])
+        parts = [self.encode_batch(batch) for batch in self._batches(frames)]
+        return _join(parts, images.shape[:-3], grid, np.int32)
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Token grids to images.
+
+        Args:
+          tokens: integers ``[N, h, w]``, or video ``[N, T, h, w]``, in ``[0, codebook_size)``.
+
+        Returns:
+          uint8 ``[N, H, W, 3]`` (or ``[N, T, H, W, 3]``).
+
+        Raises:
+          UserError: a token outside the codebook.
+        """
+        tokens = np.asarray(tokens)
+        if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim not in (3, 4):
+            raise ValueError(
+                f"tokens must be integers [N, h, w] or [N, T, h, w], got {tokens.dtype} {tokens.shape}"
+            )
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.config.codebook_size:
+            raise UserError(
+                f"tokens from {tokens.min()} to {tokens.max()} do not fit this codec: "
+                f"its codebook has {self.config.codebook_size} codes"
+            )
+        grids = tokens.reshape(-1, *tokens.shape[-2:]).astype(np.int32)
+        f = self.config.downsampling
+        size = (tokens.shape[-2] * f, tokens.shape[-1] * f, 3)
+        parts = [self.decode_batch(batch) for batch in self._batches(grids)]
+        return _join(parts, tokens.shape[:-2], size, np.uint8)
+
+    def encode_batch(self, images: np.ndarray) -> jax.Array:
+        """Starts encoding one full batch and returns at once.
+
+        Args:
+          images: uint8 ``[batch_size, H, W, 3]``; not to be changed until the result was read.
+
+        Returns:
+          int32 ``[batch_size, h, w]`` still being computed; ``np.asarray`` waits for it.
+        """
+        self._check_batch(images)
+        function, weights = self._encoder
+        return function(weights, jax.device_put(images, self._batch_sharding))
+
+    def decode_batch(self, tokens: np.ndarray) -> jax.Array:
+        """Starts decoding one full batch of tokens ``[batch_size, h, w]`` and returns at once."""
+        self._check_batch(tokens)
+        function, weights = self._decoder
+        return function(weights, jax.device_put(tokens, self._batch_sharding))
+
+    def _check_batch(self, batch: np.ndarray) -> None:
+        if len(batch) != self.batch_size:
+            raise ValueError(f"a full batch has {self.batch_size} items, got {len(batch)}")
+
+    def _batches(self, items: np.ndarray) -> list[np.ndarray]:
+        """Views of ``items`` in full batches; the last is padded by repeating zeros."""
+        size = self.batch_size
+        batches = [items[start : start + size] for start in range(0, len(items), size)]
+        if batches and len(batches[-1]) < size:
+            missing = size - len(batches[-1])
+            batches[-1] = np.pad(batches[-1], [(0, missing)] + [(0, 0)] * (items.ndim - 1))
+        return batches
+
+    @cached_property
+    def _encoder(self) -> tuple[Any, Any]:
+        config = self.config
+        modules = {
+            "encoder": _abstract(lambda rngs: TokenEncoder(config, dtype=self._dtype, rngs=rngs)),
+            "quantizer": _abstract_quantizer(config),
+        }
+
+        def encode(weights: Any, images: jax.Array) -> jax.Array:
+            self.compilations += 1  # Python runs here only while tracing
+            parts = _merge(modules, weights)
+            return parts["quantizer"].tokens(parts["encoder"](normalize(images, config.input_range)))
+
+        return self._compile(encode), self._weights(modules)
+
+    @cached_property
+    def _decoder(self) -> tuple[Any, Any]:
+        config = self.config
+        modules = {
+            "quantizer": _abstract_quantizer(config),
+            "decoder": _abstract(lambda rngs: TokenDecoder(config, dtype=self._dtype, rngs=rngs)),
+        }
+
+        def decode(weights: Any, tokens: jax.Array) -> jax.Array:
+            self.compilations += 1  # Python runs here only while tracing
+            parts = _merge(modules, weights)
+            return denormalize(parts["decoder"](parts["quantizer"].lookup(tokens)), config.input_range)
+
+        return self._compile(decode), self._weights(modules)
+
+    def _compile(self, function: Any) -> Any:
+        """``function(weights, batch)`` jitted, each device working on its share of the batch."""
+        split = jax.shard_map(
+            function,
+            mesh=self._mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXIS)),
+            out_specs=PartitionSpec(BATCH_AXIS),
+            check_vma=False,
+        )
+        return jax.jit(split)
+
+    def _weights(self, modules: dict[str, Any]) -> Any:
+        loaded = checkpoint.load_weights(self.info, modules)
+        states = {
+            name: checkpoint.module_state(module, loaded[name], f"codec {self.info.path}, {name}")
+            for name, module in modules.items()
+        }
+        return jax.device_put(states, self._replicated)
+
+
+def _abstract(build: Any) -> Any:
+    return nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+
+
+def _abstract_quantizer(config: ModelConfig) -> Any:
+    return _abstract(lambda rngs: NearestQuantizer(config.codebook_size, config.embed_dim, rngs=rngs))
+
+
+def _merge(modules: dict[str, Any], weights: Any) -> dict[str, Any]:
+    return {name: nnx.merge(nnx.graphdef(module), weights[name]) for name, module in modules.items()}
+
+
+def _join(
+    parts: list[jax.Array], leading: tuple[int, ...], item: tuple[int, ...], dtype: type
+) -> np.ndarray:
+    """Results of all batches without the padding, in the caller's leading shape."""
+    if not parts:
+        return np.zeros((*leading, *item), dtype)
+    count = int(np.prod(leading))
+    joined = np.concatenate([np.asarray(part) for part in parts])[:count]
+    return joined.reshape(*leading, *item)

@@ -1,0 +1,149 @@
+"""Configuration of the model: frozen dataclasses, JSON in and out.
+
+Only the standard library is imported here, so that a launcher can read and check a configuration
+without loading JAX.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from vqgan.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a VQGAN, in the terms of *Taming Transformers* (arXiv 2012.09841).
+
+    Attributes:
+      resolution: side in pixels that the levels of ``attn_resolutions`` refer to. The model itself
+        is convolutional and takes any height and width divisible by :attr:`downsampling`.
+      ch: channels at the highest resolution.
+      ch_mult: multiple of ``ch`` at each level; one level per entry, halved in between.
+      num_res_blocks: residual blocks per encoder level (a decoder level has one more).
+      attn_resolutions: sides, at ``resolution``, whose levels get self-attention.
+      mid_attention: self-attention between the two middle residual blocks.
+      z_channels: channels that the encoder ends in.
+      double_z: the encoder ends in ``2 * z_channels`` (a Gaussian's mean and log-variance).
+      embed_dim: length of one code vector.
+      codebook_size: number of codes.
+      dropout: rate inside the residual blocks, training only.
+      resamp_with_conv: resample with a learned convolution, otherwise by pooling and repetition.
+      norm_groups: groups of each group normalisation.
+      input_range: pixel values that the network expects for uint8 0 and 255.
+    """
+
+    resolution: int = 256
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...] = (16,)
+    mid_attention: bool = True
+    z_channels: int = 256
+    double_z: bool = False
+    embed_dim: int = 256
+    codebook_size: int = 1024
+    dropout: float = 0.0
+    resamp_with_conv: bool = True
+    norm_groups: int = 32
+    input_range: tuple[float, float] = (-1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        positive = ("resolution", "ch", "num_res_blocks", "z_channels", "embed_dim", "norm_groups")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+        if not self.ch_mult or min(self.ch_mult) < 1:
+            raise UserError(f"model.ch_mult is {list(self.ch_mult)}: give one positive multiple per level")
+        if self.codebook_size < 2:
+            raise UserError(f"model.codebook_size is {self.codebook_size}: a codebook needs at least 2 codes")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout is {self.dropout}: it must lie in [0, 1)")
+        if self.input_range[0] >= self.input_range[1]:
+            raise UserError(f"model.input_range is {list(self.input_range)}: give the lower value first")
+        if self.resolution % self.downsampling:
+            raise UserError(
+                f"model.resolution is {self.resolution}: it must be divisible by {self.downsampling}, "
+                f"the downsampling of {len(self.ch_mult)} levels"
+            )
+        for width in {self.ch * multiple for multiple in (1, *self.ch_mult)}:
+            if width % self.norm_groups:
+                raise UserError(
+                    f"model.norm_groups is {self.norm_groups}: it must divide every width, and {width} is one"
+                )
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per token along one side (the ``f`` of names such as f16)."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Token grid ``(h, w)`` of an image of ``height`` by ``width`` pixels.
+
+        Raises:
+          UserError: a side is not divisible by the downsampling.
+        """
+        f = self.downsampling
+        if height % f or width % f or height < f or width < f:
+            raise UserError(
+                f"images of {width}x{height} pixels do not fit this codec: both sides must be "
+                f"multiples of {f} pixels"
+            )
+        return height // f, width // f
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as JSON-ready data (tuples become lists)."""
+    return {
+        field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)
+    }
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "configuration") -> T:
+    """Builds a configuration of type ``cls``, nested ones included, from JSON data.
+
+    Raises:
+      UserError: an unknown field (with the nearest known name), or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in data:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+            raise UserError(f"{where}: unknown field {name!r}{hint}")
+    return cls(**{name: _typed(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """``value`` as the type of its field: lists to tuples, integers to floats, mappings to dataclasses."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}: expected an object, got {value!r}")
+        return from_dict(hint, value, where)  # type: ignore[arg-type]
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{where}: expected a list, got {value!r}")
+        if args[-1] is not Ellipsis and len(value) != len(args):
+            raise UserError(f"{where}: expected {len(args)} values, got {len(value)}")
+        return tuple(_typed(args[0], item, where) for item in value)
+    if type(None) in args:
+        return None if value is None else _typed(next(a for a in args if a is not type(None)), value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UserError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,10 @@
+"""Errors that are answers to a user, not bugs.
+
+Everything that a user can cause (a wrong path, a truncated checkpoint, a full disk) ends as a
+:class:`UserError` with one line that says what happened, where, and what to do. The command line
+prints that line and exits with code 2; a library user catches it like any other exception.
+"""
+
+
+class UserError(Exception):
+    """Something that the user can put right. The message is one complete line."""

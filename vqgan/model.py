@@ -1,0 +1,78 @@
+"""The VQGAN: encoder, quantizer and decoder as one module."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from vqgan.autoencoder import Decoder, Encoder
+from vqgan.config import ModelConfig
+from vqgan.layers import conv
+from vqgan.quantizers import NearestQuantizer, Quantized
+
+
+class Reconstruction(NamedTuple):
+    """Result of a forward pass.
+
+    Attributes:
+      images: ``[B, H, W, 3]`` in the input range, not clipped.
+      quantized: tokens, codes and losses of the quantizer.
+    """
+
+    images: jax.Array
+    quantized: Quantized
+
+
+class TokenEncoder(nnx.Module):
+    """Images to latents of the codebook's dimension; all that tokenizing needs beside the codebook."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        channels = config.z_channels * (2 if config.double_z else 1)
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.quant_conv = conv(channels, config.embed_dim, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.quant_conv(self.encoder(images))  # (B, h, w, D)
+
+
+class TokenDecoder(nnx.Module):
+    """Code vectors to images; all that decoding needs beside the codebook."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.post_quant_conv = conv(config.embed_dim, config.z_channels, 1, dtype=dtype, rngs=rngs)
+        self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, codes: jax.Array) -> jax.Array:
+        return self.decoder(self.post_quant_conv(codes))  # (B, H, W, 3)
+
+
+class VQGAN(nnx.Module):
+    """Encoder, quantizer and decoder.
+
+    The three parts are saved and loaded apart, so that a worker that tokenizes never holds a decoder.
+    """
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.encoder = TokenEncoder(config, dtype=dtype, rngs=rngs)
+        self.quantizer = NearestQuantizer(config.codebook_size, config.embed_dim, rngs=rngs)
+        self.decoder = TokenDecoder(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> Reconstruction:
+        """``[B, H, W, 3]`` images in the input range to their reconstruction."""
+        quantized = self.quantizer(self.encoder(images))
+        return Reconstruction(self.decoder(quantized.codes), quantized)
+
+
+def normalize(images: jax.Array, input_range: tuple[float, float]) -> jax.Array:
+    """uint8 images to float32 in ``input_range``: 0 becomes the lower end, 255 the upper."""
+    low, high = input_range
+    return images.astype(jnp.float32) * ((high - low) / 255.0) + low
+
+
+def denormalize(images: jax.Array, input_range: tuple[float, float]) -> jax.Array:
+    """Images in ``input_range`` to uint8, clipped and rounded to the nearest value."""
+    low, high = input_range
+    scaled = (images.astype(jnp.float32) - low) * (255.0 / (high - low))
+    return jnp.clip(jnp.round(scaled), 0, 255).astype(jnp.uint8)
