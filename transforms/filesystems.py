@@ -8,7 +8,7 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -84,10 +84,8 @@ def read_bytes(path: str) -> bytes:
 def delete(path: str) -> None:
     """Removes a file; nothing happens if it is not there."""
     filesystem, inner = resolve(path)
-    try:
+    with suppress(FileNotFoundError):
         filesystem.delete_file(inner)
-    except FileNotFoundError:
-        pass
 
 
 @contextmanager
@@ -109,10 +107,8 @@ def publish(path: str) -> Iterator[BinaryIO]:
             _sync(filesystem, temporary)
             filesystem.move(temporary, inner)
         except BaseException:
-            try:
+            with suppress(OSError):
                 filesystem.delete_file(temporary)
-            except OSError:
-                pass
             raise
     except OSError as error:
         raise write_error(path, error) from error

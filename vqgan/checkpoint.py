@@ -85,7 +85,9 @@ def read_info(path_or_name: str | os.PathLike[str]) -> CodecInfo:
         version, config = data["version"], data["config"]
         fingerprint, decoder_sha256 = str(data["fingerprint"]), str(data["decoder_sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"codec {path}: codec.json cannot be read ({error!r}); copy the codec again") from error
+        raise UserError(
+            f"codec {path}: codec.json cannot be read ({error!r}); copy the codec again"
+        ) from error
     if version != FORMAT_VERSION:
         raise UserError(
             f"codec {path}: codec.json has format version {version}, this release reads "
@@ -115,9 +117,15 @@ def fingerprint(config: ModelConfig, encoder: Weights, quantizer: Weights) -> st
     """sha256 over the configuration and the weights that determine tokens.
 
     Dropout acts in training only and is left out; so are the decoder's weights: two codecs with
-    the same fingerprint give the same tokens.
+    the same fingerprint give the same tokens. Fields at their default are left out as well, so that
+    a field added in a later release does not change the fingerprint of codecs that do not use it.
     """
-    fields = {name: value for name, value in to_dict(config).items() if name != "dropout"}
+    defaults = to_dict(ModelConfig())
+    fields = {
+        name: value
+        for name, value in to_dict(config).items()
+        if name != "dropout" and value != defaults[name]
+    }
     prefix = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
     return weights_sha256(encoder, quantizer, prefix=prefix)
 

@@ -229,9 +229,7 @@ def _merge(modules: dict[str, Any], weights: Any) -> dict[str, Any]:
     return {name: nnx.merge(nnx.graphdef(module), weights[name]) for name, module in modules.items()}
 
 
-def _join(
-    parts: list[jax.Array], leading: tuple[int, ...], item: tuple[int, ...], dtype: type
-) -> np.ndarray:
+def _join(parts: list[jax.Array], leading: tuple[int, ...], item: tuple[int, ...], dtype: type) -> np.ndarray:
     """Results of all batches without the padding, in the caller's leading shape."""
     if not parts:
         return np.zeros((*leading, *item), dtype)

@@ -98,9 +98,7 @@ class ModelConfig:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as JSON-ready data (tuples become lists)."""
-    return {
-        field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)
-    }
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "configuration") -> T:

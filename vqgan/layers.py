@@ -14,9 +14,7 @@ GROUP_NORM_EPSILON = 1e-6
 
 def conv(in_channels: int, out_channels: int, size: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
     """A ``size`` by ``size`` convolution of stride 1 that keeps height and width."""
-    return nnx.Conv(
-        in_channels, out_channels, (size, size), padding=size // 2, dtype=dtype, rngs=rngs
-    )
+    return nnx.Conv(in_channels, out_channels, (size, size), padding=size // 2, dtype=dtype, rngs=rngs)
 
 
 class GroupNorm(nnx.Module):

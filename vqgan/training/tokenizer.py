@@ -7,6 +7,7 @@ VQ models.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -118,7 +119,7 @@ def train(
     for step in range(config.steps):
         batch = next(batches)
         if step == config.autoencoder_steps:
-            latents = _sample_latents(lambda b, p=params: encode(p, b), batches, model_config)
+            latents = _sample_latents(functools.partial(encode, params), batches, model_config)
             params["quantizer"]["codebook"] = nnx.Param(k_means(latents, model_config.codebook_size, rng))
         update = step_without if step < config.autoencoder_steps else step_with
         params, optimizer_state, result = update(params, optimizer_state, batch)

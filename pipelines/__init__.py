@@ -1,0 +1,1 @@
+"""The command line and the wiring of each pipeline; no logic of its own."""

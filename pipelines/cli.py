@@ -1,0 +1,162 @@
+"""The ``vqgan`` program: parses flags, calls one function, prints one-line errors."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from vqgan.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; gives the exit code (0 well, 1 found problems, 2 a user's mistake)."""
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    try:
+        code: int = args.run(args, unknown)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"vqgan {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"vqgan {args.command}: interrupted; the same command continues the run", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (``| head``). Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all commands."""
+    parser = argparse.ArgumentParser(
+        prog="vqgan", description="Image corpora to VQGAN tokens and back.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_tokenize(commands)
+    _add_inspect(commands)
+    _add_verify(commands)
+    _add_train(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, summary: str, run: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def _add_tokenize(commands: Any) -> None:
+    from pipelines.options import add_tokenize_flags
+
+    summary = "Turn an image corpus into Parquet token shards. Further flags go to Apache Beam."
+    add_tokenize_flags(_command(commands, "tokenize", summary, _tokenize))
+
+
+def _tokenize(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines import dry_run, tokenize_images
+    from pipelines.options import check_flags, tokenize_config
+
+    check_flags(unknown, args.parser, beam=True)
+    config = tokenize_config(args)
+    if args.dry_run:
+        for name, value in dry_run.estimate(config).items():
+            print(f"{name}: {value}")
+    else:
+        tokenize_images.run(config, unknown)
+    return 0
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = _command(commands, "inspect", "Describe a codec, a data set or one shard.", _inspect)
+    parser.add_argument("path", help="codec folder or name, data set folder, or shard")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _inspect(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.inspecting import as_text, describe
+    from pipelines.options import check_flags
+
+    check_flags(unknown, args.parser, beam=False)
+    description = describe(args.path)
+    print(json.dumps(description, indent=2) if args.json else as_text(description))
+    return 0
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _command(commands, "verify", "Check a data set against its manifest and plan.", _verify)
+    add = parser.add_argument
+    add("path", help="data set folder")
+    add("--codec", help="re-encode a sample with this codec and compare; needs --input")
+    add("--input", help="where the images came from")
+    add("--sample", type=int, default=64, help="images to re-encode (64)")
+    add("--min-agreement", type=float, default=0.999, help="least share of equal tokens (0.999)")
+    from pipelines.options import add_source_flags
+
+    add_source_flags(parser)
+
+
+def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.options import check_flags, source_config
+    from transforms.verifying import check_agreement, verify
+
+    check_flags(unknown, args.parser, beam=False)
+    if (args.codec is None) != (args.input is None):
+        raise UserError("--codec and --input go together: give both to re-encode a sample")
+    problems, summary = verify(args.path)
+    print(summary)
+    if args.codec is not None and not problems:
+        agreement = check_agreement(args.path, source_config(args), args.codec, args.sample)
+        print(f"{agreement.images} images re-encoded: {agreement.share:.4%} of tokens agree")
+        if agreement.share < args.min_agreement:
+            problems.append(f"agreement {agreement.share:.4%} is below {args.min_agreement:.2%}")
+    for problem in problems:
+        print(f"problem: {problem}")
+    print("ok" if not problems else f"{len(problems)} problems")
+    return 1 if problems else 0
+
+
+def _add_train(commands: Any) -> None:
+    from pipelines.options import add_source_flags
+
+    parser = _command(commands, "train", "Train a small codec with pixel and codebook losses.", _train)
+    add = parser.add_argument
+    add("--data", dest="input", required=True, help="images, in any form that tokenize reads")
+    add("--output", required=True, help="folder of the codec")
+    add("--preset", default="tiny", help="named architecture (tiny)")
+    add("--set", action="append", default=[], metavar="A.B=V", help="model.FIELD=V or train.FIELD=V")
+    add("--holdout", type=int, default=10, help="hold back one in this many images for validation (10)")
+    add("--quiet", action="store_true", help="print errors only")
+    add_source_flags(parser)
+
+
+def _train(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.options import check_flags, source_config
+    from pipelines.training import run
+
+    check_flags(unknown, args.parser, beam=False)
+    run(source_config(args), args.output, args.preset, args.set, args.holdout, args.quiet)
+    return 0
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _command(commands, "demo", "Photographs to tokens and back, with a report to look at.", _demo)
+    parser.add_argument("--output", default="demo-output", help="folder for everything (demo-output)")
+    parser.add_argument("--input", help="your own images instead of the photographs that come along")
+
+
+def _demo(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.demo import run
+    from pipelines.options import check_flags
+
+    check_flags(unknown, args.parser, beam=False)
+    run(args.output, args.input)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""``vqgan inspect``: what a codec, a data set or one shard is."""
+
+import os
+from typing import Any
+
+from transforms import filesystems
+from transforms.manifest import read_manifest
+from transforms.plan import read_plan
+from vqgan.checkpoint import pretrained_names, read_info
+from vqgan.config import to_dict
+from vqgan.errors import UserError
+from vqgan.shards import Shard
+
+
+def describe(path: str) -> dict[str, Any]:
+    """A description as JSON data.
+
+    Raises:
+      UserError: nothing there that we know.
+    """
+    if path in pretrained_names() and not os.path.exists(path):
+        return describe_codec(path)
+    if not filesystems.exists(path):
+        raise UserError(f"{path}: nothing there; give a codec, a data set's folder or a shard")
+    if filesystems.file_info(path).is_file:
+        return describe_shard(path)
+    if filesystems.exists(filesystems.join(path, "codec.json")):
+        return describe_codec(path)
+    if read_plan(path) is not None:
+        return describe_data_set(path)
+    raise UserError(f"{path}: neither a codec (codec.json) nor a data set (plan/plan.json)")
+
+
+def describe_codec(path: str) -> dict[str, Any]:
+    """Architecture, fingerprint and card of a codec."""
+    info = read_info(path)
+    return {
+        "kind": "codec",
+        "path": str(info.path),
+        "fingerprint": info.fingerprint,
+        "config": to_dict(info.config),
+        "downsampling": info.config.downsampling,
+        "card": dict(info.card),
+    }
+
+
+def describe_data_set(path: str) -> dict[str, Any]:
+    """Counts of a data set, or how far it is."""
+    manifest = read_manifest(path)
+    plan = read_plan(path)
+    if manifest is None:
+        assert plan is not None  # the caller has seen it
+        shards = [name for name in filesystems.list_names(path) if name.startswith("tokens-")]
+        return {
+            "kind": "unfinished data set",
+            "path": path,
+            "planned": plan.entries,
+            "shards": f"{len(shards)} of {plan.slices}",
+        }
+    codebook = {name: value for name, value in manifest["codebook"].items() if name != "histogram"}
+    return {
+        "kind": "data set",
+        "path": path,
+        "grid": manifest["grid"],
+        **manifest["counts"],
+        "shards": len(manifest["shards"]),
+        "reject_reasons": manifest["reject_reasons"],
+        "codebook": codebook,
+        "storage": manifest["storage"],
+        "throughput": manifest["throughput"],
+        "codec": {name: manifest["codec"][name] for name in ("name", "fingerprint")},
+        "preprocessing": manifest["identity"]["preprocessing"],
+        "versions": manifest["versions"],
+        "finished": manifest["finished"],
+    }
+
+
+def describe_shard(path: str) -> dict[str, Any]:
+    """Footer and columns of one shard."""
+    filesystem, inner = filesystems.resolve(path)
+    with filesystem.open_input_file(inner) as file, Shard(file, path) as shard:
+        metadata = shard.metadata
+        return {
+            "kind": "shard",
+            "path": path,
+            "rows": shard.rows,
+            "images": metadata.images,
+            "rejects": metadata.rejects,
+            "slice": f"{metadata.slice_number} of {metadata.slices}",
+            "grid": list(metadata.grid),
+            "codebook_size": metadata.codebook_size,
+            "token_bytes": shard.token_bytes(),
+            "columns": {field.name: str(field.type) for field in shard.schema},
+            "fingerprint": metadata.fingerprint,
+            "plan_hash": metadata.plan_hash,
+            "preprocessing": dict(metadata.preprocessing),
+        }
+
+
+def as_text(description: dict[str, Any], indent: str = "") -> str:
+    """A description as aligned lines; nested parts are indented."""
+    width = max((len(name) for name in description), default=0)
+    lines = []
+    for name, value in description.items():
+        if isinstance(value, dict):
+            lines.append(f"{indent}{name}:")
+            lines.append(as_text(value, indent + "  "))
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else value
+            lines.append(f"{indent}{name:<{width}}  {shown}")
+    return "\n".join(line for line in lines if line)

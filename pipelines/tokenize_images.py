@@ -1,0 +1,261 @@
+"""``vqgan tokenize``: an image corpus becomes Parquet token shards."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from transforms import filesystems, progress
+from transforms.dedupe import mark_duplicates
+from transforms.geometry import Geometry
+from transforms.images import DecodeConfig
+from transforms.manifest import read_manifest
+from transforms.plan import Plan, check_keys, collect, cut, differences, make_plan, read_plan, write_plan
+from transforms.slices import Job
+from transforms.sources import SourceConfig, open_source
+from transforms.sources.recognising import recognise
+from vqgan.checkpoint import CodecInfo, read_info
+from vqgan.config import to_dict
+from vqgan.errors import UserError
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizeConfig:
+    """All settings of a tokenize run.
+
+    Attributes:
+      source: where images come from.
+      output: folder or URI of the data set.
+      codec: path or name.
+      geometry: size, crop and views.
+      decode: limits and filters.
+      slice_size: images per shard, at most.
+      batch_size: images per device call.
+      dtype: type that convolutions compute in.
+      threads: readers and decoders per worker.
+      dedupe: reject images whose bytes occur under another key.
+      max_reject_rate: stop when a slice has a larger share of rejects; None: no limit.
+      report: write ``report.html``.
+      quiet: no progress.
+    """
+
+    source: SourceConfig
+    output: str
+    codec: str
+    geometry: Geometry
+    decode: DecodeConfig
+    slice_size: int = 4096
+    batch_size: int = 32
+    dtype: str = "float32"
+    threads: int = os.cpu_count() or 1
+    dedupe: bool = False
+    max_reject_rate: float | None = None
+    report: bool = True
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("slice_size", "batch_size", "threads"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)}: it must be at least 1")
+        if self.dtype not in DTYPES:
+            raise UserError(f"--dtype {self.dtype}: known are {', '.join(DTYPES)}")
+        if self.max_reject_rate is not None and not 0 <= self.max_reject_rate <= 1:
+            raise UserError(f"--max-reject-rate {self.max_reject_rate}: it must lie in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run, planned but not yet begun: nothing has been written."""
+
+    config: TokenizeConfig
+    codec: CodecInfo
+    plan: Plan
+    slices: list[pa.Table]
+
+    @property
+    def job(self) -> Job:
+        """What workers need to know."""
+        config = self.config
+        return Job(
+            output=config.output,
+            source=config.source,
+            decode=config.decode,
+            geometry=config.geometry,
+            codec=config.codec,
+            batch_size=config.batch_size,
+            dtype=config.dtype,
+            threads=config.threads,
+            plan_hash=self.plan.hash,
+            slices=self.plan.slices,
+            max_reject_rate=config.max_reject_rate,
+        )
+
+
+def prepare(config: TokenizeConfig) -> Prepared:
+    """Reads the codec's description, lists the source and plans; writes nothing.
+
+    Raises:
+      UserError: no codec, no input, no images in it, duplicate keys.
+    """
+    codec = read_info(config.codec)
+    codec.config.grid(config.geometry.image_size, config.geometry.image_size)
+    _check_apart(config.source.input, config.output)
+    kind = config.source.kind or recognise(config.source.input)
+    config = dataclasses.replace(config, source=dataclasses.replace(config.source, kind=kind))
+    source = open_source(config.source)
+    fields = source.fields()
+    entries = collect(source.list())
+    if not entries.num_rows:
+        raise UserError(f"{config.source.input}: there are no images in it")
+    check_keys(entries)
+    if config.dedupe:
+        entries = mark_duplicates(source, entries, config.threads)
+    slices = cut(entries, config.slice_size, source.shuffles)
+    settings = {
+        "codec": {"fingerprint": codec.fingerprint, "config": to_dict(codec.config)},
+        "preprocessing": {"decode": to_dict(config.decode), "geometry": to_dict(config.geometry)},
+        "source": {
+            "kind": config.source.kind,
+            "image_column": config.source.image_column,
+            "label_column": config.source.label_column,
+            "columns": [f"{field.name}: {field.type}" for field in fields],
+        },
+        "slice_size": config.slice_size,
+        "dtype": config.dtype,
+        "dedupe": config.dedupe,
+    }
+    return Prepared(config, codec, make_plan(slices, settings), slices)
+
+
+def run(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
+    """Makes a data set, or continues one that was interrupted.
+
+    Args:
+      config: all settings.
+      beam_args: flags for Beam.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      UserError: whatever the user can put right.
+    """
+    if config.output == "":
+        raise UserError("--output is empty: give a folder")
+    existing = read_plan(config.output)
+    prepared = prepare(config)
+    _check_same_plan(config.output, existing, prepared.plan)
+    if existing is not None and (manifest := read_manifest(config.output)) is not None:
+        _say(config, f"{config.output} is complete ({_counts(manifest)}); nothing to do")
+        return manifest
+    filesystems.make_folder(config.output)
+    filesystems.delete_temporaries(config.output)
+    if existing is None:
+        write_plan(config.output, prepared.plan, prepared.slices)
+    _run_pipeline(prepared, beam_args)
+    manifest = read_manifest(config.output)
+    if manifest is None:
+        raise UserError(f"{config.output}: the pipeline ended without a manifest; see its log")
+    _say(config, f"{config.output}: {_counts(manifest)}")
+    return manifest
+
+
+def _run_pipeline(prepared: Prepared, beam_args: Sequence[str]) -> None:
+    with _quiet_imports():
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        from transforms.tokenizing import TokenizeCorpus
+
+    config, plan = prepared.config, prepared.plan
+    args = list(beam_args)
+    if not any(arg.split("=")[0] == "--runner" for arg in args):
+        # Beam's own default tries to download a runner at every start.
+        args.append("--runner=FnApiRunner")
+    _say(config, f"{plan.entries} images in {plan.slices} slices, codec {prepared.codec.fingerprint[:12]}")
+    shown = progress.Progress(plan.entries, quiet=config.quiet)
+    progress.show(shown)
+    try:
+        with beam.Pipeline(options=PipelineOptions(args)) as pipeline:
+            pipeline | TokenizeCorpus(prepared.job, plan, config.report)
+    except Exception as error:
+        raise user_error_of(error) or error from None
+    finally:
+        progress.show(None)
+        shown.close()
+
+
+@contextlib.contextmanager
+def _quiet_imports() -> Iterator[None]:
+    """Importing Beam installs a root log handler and warns of clients that nobody asked for."""
+    root = logging.getLogger()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def user_error_of(error: BaseException) -> UserError | None:
+    """The UserError that a worker raised, out of what a runner made of it.
+
+    Runners wrap an exception, or send it as text; its one line is found in either.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return UserError(re.sub(r" \[while running '.*'\]$", "", str(seen)))
+        found = re.findall(r"vqgan\.errors\.UserError: (.+)", str(seen))
+        if found:
+            return UserError(re.sub(r" \[while running '.*$", "", found[-1]).strip())
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _check_same_plan(output: str, existing: Plan | None, plan: Plan) -> None:
+    """Refuses to mix two plans in one output.
+
+    Raises:
+      UserError: another plan lies there, or shards without a plan.
+    """
+    if existing is None:
+        shards = [name for name in filesystems.list_names(output) if name.startswith("tokens-")]
+        if shards:
+            raise UserError(f"{output}: there are shards but no plan in it; choose another output")
+        return
+    if existing.hash != plan.hash:
+        what = "; ".join(differences(existing.identity, plan.identity))
+        raise UserError(f"{output}: belongs to another run ({what}); choose another output")
+
+
+def _check_apart(source: str, output: str) -> None:
+    """Refuses an output inside the input folder: the next run would take it for images."""
+    if "://" in source or "://" in output or source.startswith("tfds:"):
+        return
+    root, inner = os.path.realpath(source), os.path.realpath(output)
+    if os.path.isdir(root) and os.path.commonpath([root, inner]) == root:
+        raise UserError(f"{output}: lies inside the input {source}; choose an output beside it")
+
+
+def _counts(manifest: dict[str, Any]) -> str:
+    counts, codebook = manifest["counts"], manifest["codebook"]
+    return (
+        f"{counts['images']} images, {counts['rows']} rows, {counts['rejects']} rejects, "
+        f"{len(manifest['shards'])} shards, {codebook['used']} of {codebook['size']} codes used"
+    )
+
+
+def _say(config: TokenizeConfig, line: str) -> None:
+    if not config.quiet:
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""What happens to data inside a pipeline: plain functions first, thin Beam transforms around them."""

@@ -1,0 +1,77 @@
+"""Rejects: images that gave no tokens, each with its reason."""
+
+import hashlib
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms import filesystems
+from transforms.dedupe import DUPLICATE
+from transforms.sources.base import Entry
+
+REJECT_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("size", pa.int64()),
+        pa.field("sha256", pa.string()),
+    ]
+)
+
+
+class RejectRow(NamedTuple):
+    """One row of a rejects file.
+
+    Attributes:
+      key: of the example.
+      stage: ``plan`` (found while listing), ``read``, ``decode`` or ``filter``.
+      error: class of the error.
+      message: one line.
+      size: bytes of the encoded image, or None where it could not be read.
+      sha256: of those bytes, or None.
+    """
+
+    key: str
+    stage: str
+    error: str
+    message: str
+    size: int | None
+    sha256: str | None
+
+
+def from_plan(entry: Entry) -> RejectRow:
+    """The reject of an entry that listing had found damaged, or a duplicate."""
+    message = one_line(entry.error or "")
+    error = "Duplicate" if message.startswith(DUPLICATE) else "Damaged"
+    size = entry.size if entry.size >= 0 else None
+    return RejectRow(entry.key, "plan", error, message, size, None)
+
+
+def from_error(key: str, stage: str, error: str, message: str, data: bytes | None) -> RejectRow:
+    """The reject of an example; ``data`` are its bytes where they could be read."""
+    size, digest = (None, None) if data is None else (len(data), hashlib.sha256(data).hexdigest())
+    return RejectRow(key, stage, error, one_line(message), size, digest)
+
+
+def write(path: str, rows: list[RejectRow]) -> None:
+    """Publishes a rejects file."""
+    columns = list(zip(*rows, strict=True))
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, REJECT_SCHEMA, strict=True)]
+    with filesystems.publish(path) as stream:
+        pq.write_table(pa.Table.from_arrays(arrays, schema=REJECT_SCHEMA), stream, compression="zstd")
+
+
+def read(path: str) -> list[RejectRow]:
+    """All rows of a rejects file."""
+    filesystem, inner = filesystems.resolve(path)
+    with filesystem.open_input_file(inner) as file:
+        return [RejectRow(**row) for row in pq.read_table(file).to_pylist()]
+
+
+def one_line(text: str, limit: int = 500) -> str:
+    """``text`` on one line of valid Unicode, cut to ``limit`` characters."""
+    clean = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"

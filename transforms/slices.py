@@ -1,0 +1,282 @@
+"""One slice of the plan becomes one token shard: read, decode, batch, encode, write.
+
+Plain functions, without Beam. Pixels never leave this module's process: reading and decoding run in a
+thread pool, ahead of the device by a bounded number of images, and the device works on one batch
+while the next is being filled.
+"""
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from transforms import filesystems, rejects
+from transforms.geometry import Geometry, View, count_views
+from transforms.images import DecodeConfig, Reject, prepare
+from transforms.plan import read_slice
+from transforms.rejects import RejectRow
+from transforms.sources import Entry, Loader, Source, SourceConfig, open_source
+from transforms.summary import SliceSummary, summarize
+from vqgan.config import to_dict
+from vqgan.errors import UserError
+from vqgan.shards import Shard, ShardMetadata, ShardWriter, rejects_name, shard_name
+
+if TYPE_CHECKING:
+    from vqgan.codec import Codec
+
+BATCHES_IN_FLIGHT = 2
+"""Batches handed to the device whose tokens were not fetched yet."""
+BATCHES_DECODED_AHEAD = 2
+"""Batches' worth of images being read and decoded ahead of the one that is filled."""
+UNREADABLE_SLICE = 8
+"""A slice of at least this many images of which none can be read speaks of a missing input."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a worker needs to know to make any shard of a plan.
+
+    Attributes:
+      output: folder of the data set.
+      source: where images come from.
+      decode: limits and filters.
+      geometry: size, crop and views.
+      codec: path or name.
+      batch_size: images per device call.
+      dtype: type that convolutions compute in, ``float32`` or ``bfloat16``.
+      threads: readers and decoders.
+      plan_hash: of the plan in ``output``.
+      slices: its number of slices.
+      max_reject_rate: a slice in which a larger share is rejected stops the run; None: no limit.
+    """
+
+    output: str
+    source: SourceConfig
+    decode: DecodeConfig
+    geometry: Geometry
+    codec: str
+    batch_size: int
+    dtype: str
+    threads: int
+    plan_hash: str
+    slices: int
+    max_reject_rate: float | None = None
+
+    def preprocessing(self) -> dict[str, Any]:
+        """How pixels are made from a source's bytes, as JSON data."""
+        return {"decode": to_dict(self.decode), "geometry": to_dict(self.geometry)}
+
+
+class Row(NamedTuple):
+    """All of a shard's row but its tokens."""
+
+    key: str
+    view: View
+    width: int
+    height: int
+    label: int | None
+    columns: dict[str, Any]
+
+
+class Item(NamedTuple):
+    """One example, decoded: a row for each view with its pixels ``[V, S, S, 3]``."""
+
+    rows: list[Row]
+    pixels: np.ndarray
+
+
+class Batch(NamedTuple):
+    """A full batch of pixels ``[batch_size, S, S, 3]``; ``rows`` are the first of them, the rest padding."""
+
+    rows: list[Row]
+    pixels: np.ndarray
+
+
+Progress = Callable[[int, int], None]
+"""Called with numbers of images and rejects since the last call."""
+
+
+def make_shard(job: Job, number: int, codec: "Codec", progress: Progress) -> SliceSummary:
+    """Makes the shard of one slice, or keeps it where a former run has finished it.
+
+    Args:
+      job: the plan and how to carry it out.
+      number: of the slice.
+      codec: the codec that ``job`` names.
+      progress: told of what is done.
+
+    Raises:
+      UserError: the output cannot be written, or too many images are rejected.
+    """
+    path = filesystems.join(job.output, shard_name(number, job.slices))
+    if finished(path, job.plan_hash):
+        summary = summarize(job.output, number, job.slices, seconds=None)
+        progress(summary.images, summary.rejects)
+        return summary
+    started = time.monotonic()
+    entries = read_slice(job.output, number)
+    source = open_source(job.source)
+    metadata = ShardMetadata(
+        fingerprint=codec.fingerprint,
+        codec_config=to_dict(codec.config),
+        codec_origin=dict(codec.info.card.get("origin", {})),
+        grid=codec.config.grid(job.geometry.image_size, job.geometry.image_size),
+        codebook_size=codec.config.codebook_size,
+        preprocessing=job.preprocessing(),
+        plan_hash=job.plan_hash,
+        slice_number=number,
+        slices=job.slices,
+        planned=len(entries),
+    )
+    with (
+        filesystems.publish(path) as stream,
+        ShardWriter(stream, metadata, source.fields()) as writer,
+    ):
+        found: list[RejectRow] = []
+        items = _accepted(read_and_decode(job, source, entries), found, progress)
+        for rows, tokens in encode(batches(items, codec.batch_size), codec):
+            writer.write(_columns(rows, source), tokens)
+        _check_rejects(job, number, len(entries), found)
+        writer.set_counts(images=len(entries) - len(found), rejects=len(found))
+        if found:  # in place before the shard appears, which says that the slice is finished
+            rejects.write(filesystems.join(job.output, rejects_name(number, job.slices)), found)
+    return summarize(job.output, number, job.slices, seconds=time.monotonic() - started)
+
+
+def finished(path: str, plan_hash: str) -> bool:
+    """Whether a shard of this plan lies at ``path``."""
+    if not filesystems.exists(path):
+        return False
+    filesystem, inner = filesystems.resolve(path)
+    try:
+        with filesystem.open_input_file(inner) as file, Shard(file, path) as shard:
+            return shard.metadata.plan_hash == plan_hash
+    except UserError:
+        return False  # damaged since it was written: made again
+
+
+def read_and_decode(job: Job, source: Source, entries: list[Entry]) -> Iterator[Item | RejectRow]:
+    """Every entry in order, decoded or rejected; a bounded number of them ahead of the caller."""
+    loaders = source.read([entry for entry in entries if entry.error is None])
+    window = job.threads + BATCHES_DECODED_AHEAD * max(1, job.batch_size // count_views(job.geometry))
+    with ThreadPoolExecutor(job.threads, thread_name_prefix="decode") as pool:
+        ahead: deque[Future[Item | RejectRow] | RejectRow] = deque()
+        try:
+            for entry in entries:
+                if entry.error is None:
+                    ahead.append(pool.submit(load_item, job, entry, next(loaders)))
+                else:
+                    ahead.append(rejects.from_plan(entry))
+                if len(ahead) >= window:
+                    yield _result(ahead.popleft())
+            while ahead:
+                yield _result(ahead.popleft())
+        finally:
+            for pending in ahead:
+                if isinstance(pending, Future):
+                    pending.cancel()
+
+
+def load_item(job: Job, entry: Entry, load: Loader) -> Item | RejectRow:
+    """Reads and decodes one example; whatever is wrong with it becomes its reject."""
+    try:
+        example = load()
+    except Exception as error:
+        # Any one example may fail in any way its source knows; none of them may end the run.
+        return rejects.from_error(entry.key, "read", type(error).__name__, str(error), None)
+    try:
+        prepared = prepare(example.data, entry.key, job.decode, job.geometry)
+    except Reject as reject:
+        return rejects.from_error(entry.key, reject.stage, reject.error, str(reject), example.data)
+    label = entry.label if entry.label is not None else example.label
+    rows = [
+        Row(entry.key, view, prepared.width, prepared.height, label, example.columns)
+        for view in prepared.views
+    ]
+    return Item(rows, prepared.pixels)
+
+
+def batches(items: Iterator[Item], batch_size: int) -> Iterator[Batch]:
+    """Fixed batches in order; views of one image may fall into two batches. The last is padded."""
+    rows: list[Row] = []
+    pixels: np.ndarray | None = None
+    for item in items:
+        for row, image in zip(item.rows, item.pixels, strict=True):
+            if pixels is None:
+                # Fresh memory for each batch: the device may still be reading the one before.
+                pixels = np.zeros((batch_size, *image.shape), np.uint8)
+            pixels[len(rows)] = image
+            rows.append(row)
+            if len(rows) == batch_size:
+                yield Batch(rows, pixels)
+                rows, pixels = [], None
+    if pixels is not None:
+        yield Batch(rows, pixels)
+
+
+def encode(filled: Iterator[Batch], codec: "Codec") -> Iterator[tuple[list[Row], np.ndarray]]:
+    """Rows and their int32 tokens ``[rows, h, w]``, batch by batch.
+
+    The next batches are filled while the device still works on the ones before.
+    """
+    in_flight: deque[tuple[list[Row], Any]] = deque()
+    for batch in filled:
+        in_flight.append((batch.rows, codec.encode_batch(batch.pixels)))
+        if len(in_flight) > BATCHES_IN_FLIGHT:
+            rows, tokens = in_flight.popleft()
+            yield rows, np.asarray(tokens)[: len(rows)]
+    for rows, tokens in in_flight:
+        yield rows, np.asarray(tokens)[: len(rows)]
+
+
+def _accepted(
+    items: Iterator[Item | RejectRow], found: list[RejectRow], progress: Progress
+) -> Iterator[Item]:
+    """Items that are no rejects; the rejects go to ``found``."""
+    for item in items:
+        if isinstance(item, RejectRow):
+            found.append(item)
+            progress(0, 1)
+        else:
+            progress(1, 0)
+            yield item
+
+
+def _columns(rows: list[Row], source: Source) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        "key": [row.key for row in rows],
+        "view": [row.view.view for row in rows],
+        "crop": [[row.view.left, row.view.top, row.view.right, row.view.bottom] for row in rows],
+        "mirrored": [row.view.mirrored for row in rows],
+        "width": [row.width for row in rows],
+        "height": [row.height for row in rows],
+        "label": [row.label for row in rows],
+    }
+    for field in source.fields():
+        columns[field.name] = [row.columns[field.name] for row in rows]
+    return columns
+
+
+def _check_rejects(job: Job, number: int, planned: int, found: list[RejectRow]) -> None:
+    """Stops the run when too many images fail, or when the input seems to be gone."""
+    if planned >= UNREADABLE_SLICE and sum(row.stage == "read" for row in found) == planned:
+        raise UserError(
+            f"slice {number}: not one of its {planned} images can be read ({found[0].message}); "
+            "check that the input is still there and run the same command again"
+        )
+    if job.max_reject_rate is None or len(found) <= job.max_reject_rate * planned:
+        return
+    first = found[0]
+    raise UserError(
+        f"slice {number}: {len(found)} of {planned} images were rejected, more than the "
+        f"{job.max_reject_rate:.0%} allowed, such as {first.key!r} ({first.message}); "
+        "raise --max-reject-rate or mend the input"
+    )
+
+
+def _result(pending: "Future[Item | RejectRow] | RejectRow") -> Item | RejectRow:
+    return pending.result() if isinstance(pending, Future) else pending

@@ -1,0 +1,43 @@
+"""The known kinds of sources, and choosing one for an input."""
+
+from typing import Any
+
+from transforms.sources.base import Source, SourceConfig
+from transforms.sources.folder import FolderSource
+from transforms.sources.locating import locate
+from transforms.sources.recognising import recognise
+from vqgan.errors import UserError
+
+SOURCES: dict[str, type[Any]] = {
+    "folder": FolderSource,
+}
+"""Kind to class. A class takes a SourceConfig, and names in ``options`` the fields that it can use."""
+
+_OPTIONS = ("folder_labels", "image_column", "key_column", "label_column", "columns")
+
+
+def open_source(config: SourceConfig) -> Source:
+    """The source for an input, checked as far as a look at the names allows.
+
+    Raises:
+      UserError: there is no such input or kind, or an option does not apply to it.
+    """
+    if config.input.startswith(("http://", "https://")):
+        raise UserError(f"{config.input}: nothing is fetched from the web; download it and give the folder")
+    if config.kind is not None and config.kind not in SOURCES:
+        raise UserError(f"unknown kind of source {config.kind!r}; known are {', '.join(SOURCES)}")
+    kind = config.kind or recognise(config.input)
+    if kind != "tfds":
+        locate(config.input).check()
+    _check_options(config, kind)
+    source: Source = SOURCES[kind](config)
+    return source
+
+
+def _check_options(config: SourceConfig, kind: str) -> None:
+    given = [name for name in _OPTIONS if getattr(config, name)]
+    idle = [name for name in given if name not in SOURCES[kind].options]
+    if idle:
+        raise UserError(
+            f"{config.input}: {', '.join(idle)} cannot be used with a source of kind {kind!r}; leave it out"
+        )

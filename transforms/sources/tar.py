@@ -1,0 +1,222 @@
+"""Tar archives in the layout of webdataset."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from transforms.sources.base import Entry, Example, Loader, SourceConfig
+from transforms.sources.containers import container_files, list_containers, read_containers
+from transforms.sources.locating import Found, locate, open_file
+from transforms.sources.names import to_key
+from transforms.sources.reading import DamagedError, failing, read_exact, to_label
+from transforms.sources.tar_format import Member, Stream, decompressed, members, open_archive
+from vqgan.errors import UserError
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "jp2", "avif")
+"""Extensions of images; where a group has several, the first in this order is the image."""
+
+LABEL_EXTENSION = "cls"
+_GROUPS_LOOKED_AT = 1000
+_LEADING = re.compile(r"^(\./|/)+")
+_IMAGE = "\0image"
+"""Stands for the image among the parts of an example, where companions go by their extension."""
+
+Range = tuple[int, int]
+"""Offset and size of a member's contents."""
+
+
+class Group(NamedTuple):
+    """Consecutive members that differ only in what follows the first dot of their base name.
+
+    Attributes:
+      key: the common part of their names.
+      parts: contents of each by extension (in lower case): ``jpg``, ``cls``, ``seg.png``.
+      problem: why none of it can be taken (a link, say).
+    """
+
+    key: str
+    parts: dict[str, Range]
+    problem: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TarSource:
+    """Images in tar archives, grouped with their companions by webdataset's rule.
+
+    The image of a group is its member with a plain image extension, so that ``a.seg.png`` beside
+    ``a.jpg`` is a companion. Without a plain one, a single compound one (``a.2024.jpg``) is the image;
+    ``image_column`` names another extension. ``a.cls`` (or the extension in ``label_column``) holds the
+    class as a decimal number. Further ``columns`` are extensions (``txt``, ``json``), whose text is
+    passed through. Hidden members (``.name``) are left out, and folders.
+
+    The key is ``<archive below the root>/<name up to the first dot>``. An archive that is damaged is
+    read up to there. Nothing is ever unpacked to disk.
+
+    Archives that are not compressed are read by random access; compressed ones from their start.
+    """
+
+    config: SourceConfig
+
+    shuffles = False
+    options = frozenset({"image_column", "label_column", "columns"})
+
+    def fields(self) -> list[pa.Field]:
+        """A string column for each extension asked for.
+
+        Raises:
+          UserError: none of the first groups has such a member.
+        """
+        if self.config.columns:
+            self._check_columns()
+        return [pa.field(name, pa.string()) for name in self.config.columns]
+
+    def list(self) -> Iterator[Entry]:
+        """An entry for each group; ``offset`` counts in the decompressed archive."""
+        return list_containers(locate(self.config.input), self._list_one)
+
+    def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
+        """A loader for each entry. Entries of a compressed archive should be in its order."""
+        return read_containers(locate(self.config.input), entries, self._read_one)
+
+    @property
+    def _companions(self) -> frozenset[str]:
+        return frozenset({*self.config.columns, self.config.label_column or LABEL_EXTENSION})
+
+    def _list_one(self, file: pa.NativeFile, found: Found) -> Iterator[Entry]:
+        if file.size() == 0:
+            raise DamagedError(0, "the file is empty")
+        for group in groups(members(open_archive(file)), self._companions):
+            yield self._entry(group, found)
+
+    def _entry(self, group: Group, found: Found) -> Entry:
+        key = f"{found.key}/{to_key(group.key)}"
+        try:
+            image = _image_extension(group, self.config.image_column)
+        except ValueError as error:
+            return Entry(key, found.file, error=str(error))
+        companions = {name: group.parts[name] for name in sorted(self._companions) if name in group.parts}
+        offset, size = group.parts[image]
+        return Entry(key, found.file, offset, size, members=json.dumps(companions) if companions else None)
+
+    def _read_one(self, file: pa.NativeFile, entries: Sequence[Entry]) -> Iterator[Loader]:
+        stream = decompressed(file)
+        if stream is not None:
+            yield from self._read_stream(file, stream, entries)
+            return
+        for entry in entries:
+            yield functools.partial(self._load, file, entry)
+
+    def _read_stream(self, file: pa.NativeFile, stream: Stream, entries: Sequence[Entry]) -> Iterator[Loader]:
+        """Reads each entry's bytes before its loader is handed out: a stream has one position only."""
+        for entry in entries:
+            ranges = sorted(_ranges(entry).items(), key=lambda item: item[1])
+            if ranges[0][1][0] < stream.position:
+                stream = decompressed(file) or stream
+            try:
+                parts = {name: stream.read_exact(*where) for name, where in ranges}
+            except ValueError as error:
+                yield failing(error)
+                continue
+            yield functools.partial(self._example, parts)
+
+    def _load(self, file: pa.NativeFile, entry: Entry) -> Example:
+        return self._example({name: read_exact(file, *where) for name, where in _ranges(entry).items()})
+
+    def _example(self, parts: dict[str, bytes]) -> Example:
+        label = parts.get(self.config.label_column or LABEL_EXTENSION)
+        columns = {name: parts[name].decode() if name in parts else None for name in self.config.columns}
+        return Example(parts[_IMAGE], to_label(None if label is None else int(label)), columns)
+
+    def _check_columns(self) -> None:
+        location = locate(self.config.input)
+        for found in container_files(location):
+            seen: set[str] = set()
+            try:
+                with open_file(location, found.file) as file:
+                    for group in itertools.islice(groups(members(open_archive(file))), _GROUPS_LOOKED_AT):
+                        seen.update(group.parts)
+            except (OSError, ValueError):
+                pass
+            missing = set(self.config.columns) - seen
+            if seen and missing:
+                raise UserError(
+                    f"{self.config.input}: no members with extension {', '.join(sorted(missing))} in "
+                    f"{found.key}; there are {', '.join(sorted(seen))}"
+                )
+            if seen:
+                return
+
+
+def groups(found: Iterator[Member], companions: frozenset[str] = frozenset()) -> Iterator[Group]:
+    """Groups of consecutive members; a second member of the same extension begins a new group.
+
+    Where damage follows a group that lacks one of the ``companions`` that earlier groups had, the
+    companion may be what was lost: the group then bears a problem.
+
+    Raises:
+      DamagedError: as ``found`` does, after the last group.
+    """
+    group = Group("", {})
+    usual: set[str] = set()
+    try:
+        for member in found:
+            key, extension = _split(member.name)
+            if member.is_folder or not key:
+                continue
+            if group.parts and (key != group.key or extension in group.parts or member.problem):
+                yield group
+                usual |= companions & group.parts.keys()
+                group = Group("", {})
+            if member.problem:
+                yield Group(f"{key}.{extension}", {}, member.problem)
+                continue
+            group = Group(key, {**group.parts, extension: (member.data, member.size)})
+    except DamagedError:
+        lost = usual - group.parts.keys()
+        yield from [group._replace(problem=_lost(lost)) if lost else group] if group.parts else []
+        raise
+    if group.parts:
+        yield group
+
+
+def _lost(extensions: set[str]) -> str:
+    return f"the archive is damaged just where .{', .'.join(sorted(extensions))} should follow"
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Name up to the first dot of its base name, and the lower-case rest; no name if it is hidden."""
+    name = _LEADING.sub("", name)
+    slash = name.rfind("/") + 1
+    base, _, extension = name[slash:].partition(".")
+    return (name[:slash] + base if base else ""), extension.lower()
+
+
+def _image_extension(group: Group, wanted: str | None) -> str:
+    """The extension of a group's image. Raises ValueError where there is none."""
+    if group.problem:
+        raise ValueError(group.problem)
+    there = ", ".join(
+        f".{extension}" if extension else "files without extension" for extension in group.parts
+    )
+    if wanted:
+        if wanted not in group.parts:
+            raise ValueError(f"no .{wanted} among {there}")
+        return wanted
+    plain = [extension for extension in IMAGE_EXTENSIONS if extension in group.parts]
+    compound = [name for name in group.parts if name.rpartition(".")[2] in IMAGE_EXTENSIONS]
+    if not plain and len(compound) > 1:
+        raise ValueError(f"several images, none of them the main one: {there}")
+    if not compound:
+        raise ValueError(f"no image among {there}")
+    return (plain or compound)[0]
+
+
+def _ranges(entry: Entry) -> dict[str, Range]:
+    companions = json.loads(entry.members) if entry.members else {}
+    return {_IMAGE: (entry.offset, entry.size), **{name: tuple(where) for name, where in companions.items()}}

@@ -1,0 +1,258 @@
+"""Checking a finished data set against its manifest, its plan and, where wanted, its images."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms import filesystems, rejects
+from transforms.geometry import Geometry
+from transforms.images import DecodeConfig
+from transforms.inference import load_codec
+from transforms.manifest import read_manifest
+from transforms.plan import all_keys, read_plan, read_slice
+from transforms.slices import Item, Job, read_and_decode
+from transforms.sources import SourceConfig, open_source
+from transforms.summary import describe_file
+from vqgan.config import from_dict
+from vqgan.errors import UserError
+from vqgan.shards import Shard, rejects_name, shard_name
+
+MAX_VIEWS = 256
+_KEYS = pa.schema([pa.field("key", pa.string()), pa.field("view", pa.uint8())])
+
+
+class Agreement(NamedTuple):
+    """How far re-encoding gives the tokens that the shards hold.
+
+    Attributes:
+      images: how many were re-encoded.
+      share: of tokens that are equal, 0 to 1.
+    """
+
+    images: int
+    share: float
+
+
+def verify(output: str) -> tuple[list[str], str]:
+    """Checks files, footers, counts, keys and token range of a data set.
+
+    Returns:
+      Problems, one line each, and one line that says what was checked.
+
+    Raises:
+      UserError: there is no data set, or it is not finished.
+    """
+    manifest = require_manifest(output)
+    plan = read_plan(output)
+    problems: list[str] = []
+    if plan is None:
+        raise UserError(f"{output}: plan/plan.json is missing; nothing can be checked against it")
+    if plan.hash != manifest["plan_hash"]:
+        problems.append("manifest.json and plan/plan.json are of different plans")
+    slices = plan.slices
+    expected = [shard_name(number, slices) for number in range(slices)]
+    listed = {entry["name"]: entry for entry in [*manifest["shards"], *manifest["rejects"]]}
+    problems += [f"{name} is not in the manifest" for name in expected if name not in listed]
+    strays = [name for name in filesystems.list_names(output) if name.endswith(".parquet")]
+    problems += [f"{name} belongs to no manifest entry" for name in strays if name not in listed]
+    broken = {name for name, entry in listed.items() if not _check_file(output, entry, problems)}
+    keys = []
+    for number, name in enumerate(expected):
+        rejected_name = rejects_name(number, slices)
+        if name in listed and not {name, rejected_name} & broken:
+            keys.append(_check_slice(output, number, listed, manifest, problems))
+    if not broken:
+        _check_keys(output, pa.concat_tables(keys), problems)
+    counts = manifest["counts"]
+    summary = (
+        f"{len(expected)} shards, {len(manifest['rejects'])} rejects files: {counts['planned']} planned, "
+        f"{counts['images']} images, {counts['rows']} rows, {counts['rejects']} rejects"
+    )
+    return problems, summary
+
+
+def check_agreement(output: str, source: SourceConfig, codec_name: str, sample: int) -> Agreement:
+    """Encodes some of the images again and compares with the tokens in the shards.
+
+    Args:
+      output: a verified data set.
+      source: where its images came from.
+      codec_name: path or name of its codec.
+      sample: images to encode, taken evenly from all slices.
+
+    Raises:
+      UserError: another codec, or another source.
+    """
+    manifest = require_manifest(output)
+    # The batch size is that of the data set's slices only by chance; agreement does not need it.
+    codec = load_codec(codec_name, 16, manifest["identity"]["dtype"])
+    if codec.fingerprint != manifest["codec"]["fingerprint"]:
+        raise UserError(
+            f"{output}: its tokens were made by codec {manifest['codec']['fingerprint'][:12]}, "
+            f"{codec_name} is {codec.fingerprint[:12]}; give the codec that made them"
+        )
+    equal = total = images = 0
+    slices = len(manifest["shards"])
+    for number in range(min(slices, sample)):
+        wanted = sample // slices + (number < sample % slices)
+        job = replay_job(output, manifest, source, codec_name)
+        for found, again in compare_slice(job, number, wanted, codec):
+            equal += int(np.sum(found.tokens == again))
+            total += again.size
+            images += found.view == 0
+    if not images:
+        raise UserError(f"{output}: none of its images could be read from {source.input}")
+    return Agreement(images, equal / total)
+
+
+class StoredRow(NamedTuple):
+    """A row as a shard holds it, with its pixels made again from the source.
+
+    Attributes:
+      key, view: which row.
+      tokens: int32 ``[h, w]``.
+      pixels: uint8 ``[S, S, 3]``.
+    """
+
+    key: str
+    view: int
+    tokens: np.ndarray
+    pixels: np.ndarray
+
+
+def compare_slice(job: Job, number: int, images: int, codec: Any) -> Iterator[tuple[StoredRow, np.ndarray]]:
+    """Rows of the first ``images`` images of a slice, each with freshly encoded tokens ``[h, w]``."""
+    rows = list(stored_rows(job, number, images))
+    if rows:
+        fresh = codec.encode(np.stack([row.pixels for row in rows]))
+        yield from zip(rows, fresh, strict=True)
+
+
+def stored_rows(job: Job, number: int, images: int) -> Iterator[StoredRow]:
+    """Rows of the first ``images`` images of a slice that give rows, with pixels from the source."""
+    path = filesystems.join(job.output, shard_name(number, job.slices))
+    filesystem, inner = filesystems.resolve(path)
+    tokens: dict[tuple[str, int], np.ndarray] = {}
+    with filesystem.open_input_file(inner) as file, Shard(file, path) as shard:
+        first = next(shard.batches(["key", "view", "tokens"], rows=images * MAX_VIEWS), None)
+        if first is None:
+            return
+        grids = shard.tokens(first)
+        for key, view, grid in zip(*(first.column(i).to_pylist() for i in (0, 1)), grids, strict=True):
+            tokens[key, view] = grid
+    keys = list(dict.fromkeys(key for key, _ in tokens))[:images]
+    entries = [entry for entry in read_slice(job.output, number) if entry.key in set(keys)]
+    for item in read_and_decode(job, open_source(job.source), entries):
+        if isinstance(item, Item):
+            for row, pixels in zip(item.rows, item.pixels, strict=True):
+                if (row.key, row.view.view) in tokens:
+                    yield StoredRow(row.key, row.view.view, tokens[row.key, row.view.view], pixels)
+
+
+def replay_job(output: str, manifest: dict[str, Any], source: SourceConfig, codec: str) -> Job:
+    """A job that makes the pixels of a finished data set again."""
+    identity = manifest["identity"]
+    preprocessing = identity["preprocessing"]
+    kept = identity["source"]
+    return Job(
+        output=output,
+        source=dataclasses.replace(
+            source,
+            kind=kept["kind"],
+            image_column=source.image_column or kept["image_column"],
+            label_column=source.label_column or kept["label_column"],
+        ),
+        decode=from_dict(DecodeConfig, preprocessing["decode"]),
+        geometry=from_dict(Geometry, preprocessing["geometry"]),
+        codec=codec,
+        batch_size=16,
+        dtype=identity["dtype"],
+        threads=2,
+        plan_hash=manifest["plan_hash"],
+        slices=len(manifest["shards"]),
+    )
+
+
+def require_manifest(output: str) -> dict[str, Any]:
+    """The manifest of a finished data set.
+
+    Raises:
+      UserError: there is none.
+    """
+    manifest = read_manifest(output)
+    if manifest is not None:
+        return manifest
+    if read_plan(output) is not None:
+        raise UserError(f"{output}: not finished (no manifest.json); run the same tokenize command again")
+    raise UserError(f"{output}: no data set there (no manifest.json); give the output of vqgan tokenize")
+
+
+def _check_file(output: str, entry: dict[str, Any], problems: list[str]) -> bool:
+    """Whether a file is there with the recorded size and sha256."""
+    if not filesystems.exists(filesystems.join(output, entry["name"])):
+        problems.append(f"{entry['name']} is missing")
+        return False
+    found = describe_file(output, entry["name"], entry["rows"])
+    if found.sha256 != entry["sha256"]:
+        problems.append(
+            f"{entry['name']} has changed: {found.bytes} bytes and sha256 {found.sha256[:12]}, "
+            f"recorded {entry['bytes']} and {entry['sha256'][:12]}"
+        )
+    return found.sha256 == entry["sha256"]
+
+
+def _check_slice(
+    output: str, number: int, listed: dict[str, Any], manifest: dict[str, Any], problems: list[str]
+) -> pa.Table:
+    """Checks one shard's footer, counts and tokens. Gives the keys of its images and rejects."""
+    name = shard_name(number, len(manifest["shards"]))
+    filesystem, inner = filesystems.resolve(filesystems.join(output, name))
+    seen: list[pa.Table] = []
+    with filesystem.open_input_file(inner) as file, Shard(file, name) as shard:
+        metadata = shard.metadata
+        _expect(problems, name, "plan hash", metadata.plan_hash, manifest["plan_hash"])
+        _expect(problems, name, "codec", metadata.fingerprint, manifest["codec"]["fingerprint"])
+        _expect(problems, name, "slice number", metadata.slice_number, number)
+        _expect(problems, name, "rows", shard.rows, listed[name]["rows"])
+        _expect(problems, name, "images + rejects", metadata.images + metadata.rejects, metadata.planned)
+        for batch in shard.batches(["key", "view", "tokens"]):
+            tokens = shard.tokens(batch)
+            if tokens.size and not 0 <= tokens.min() <= tokens.max() < metadata.codebook_size:
+                problems.append(f"{name}: tokens outside of [0, {metadata.codebook_size})")
+            seen.append(pa.table([batch.column("key"), batch.column("view")], schema=_KEYS))
+    rejected = listed.get(rejects_name(number, len(manifest["shards"])))
+    if rejected is not None:
+        rows = rejects.read(filesystems.join(output, rejected["name"]))
+        _expect(problems, rejected["name"], "rows", len(rows), metadata.rejects)
+        seen.append(pa.table({"key": [row.key for row in rows], "view": [None] * len(rows)}, schema=_KEYS))
+    elif metadata.rejects:
+        problems.append(f"{name}: {metadata.rejects} rejects, but no rejects file in the manifest")
+    return pa.concat_tables([_KEYS.empty_table(), *seen])
+
+
+def _check_keys(output: str, found: pa.Table, problems: list[str]) -> None:
+    """Every planned key is an image or a reject, and no row occurs twice."""
+    rows = found.group_by(["key", "view"]).aggregate([([], "count_all")])
+    repeated = rows.filter(pc.greater(rows.column("count_all"), 1)).num_rows
+    if repeated:
+        problems.append(f"{repeated} rows occur more than once")
+    digests = {hashlib.sha256(key.encode()).digest() for key in found.column("key").to_pylist()}
+    planned = {
+        hashlib.sha256(key.encode()).digest()
+        for batch in all_keys(output)
+        for key in batch.column("key").to_pylist()
+    }
+    if lost := len(planned - digests):
+        problems.append(f"{lost} planned images are neither rows nor rejects")
+    if extra := len(digests - planned):
+        problems.append(f"{extra} keys were never planned")
+
+
+def _expect(problems: list[str], name: str, what: str, found: Any, expected: Any) -> None:
+    if found != expected:
+        problems.append(f"{name}: {what} is {found}, expected {expected}")

@@ -1,0 +1,311 @@
+"""The Parquet contract: schema, footer metadata, writer and reader of token shards.
+
+A shard is an ordinary Parquet file. Beside its columns it carries, as JSON under the footer key
+``vqgan``, everything needed to decode it or to refuse it: the codec's fingerprint and configuration,
+the token grid, the preprocessing, and which slice of which plan it is.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vqgan.errors import UserError
+
+FORMAT_VERSION = 1
+METADATA_KEY = b"vqgan"
+TOKENS_PER_ROW_GROUP = 1 << 20  # 4 MiB before compression: bounds a writer's memory
+TOKENS_LEAF = "tokens.list.element"
+COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardMetadata:
+    """What a shard's footer says.
+
+    Attributes:
+      fingerprint: of the codec that made the tokens.
+      codec_config: that codec's configuration, as JSON data.
+      codec_origin: where that codec came from, as JSON data.
+      grid: ``(h, w)`` of each row's tokens, row-major.
+      codebook_size: tokens lie in ``[0, codebook_size)``.
+      preprocessing: how pixels were made from the source's bytes, as JSON data.
+      plan_hash: of the plan that this shard is a slice of.
+      slice_number: which slice, from 0.
+      slices: how many slices the plan has.
+      planned: entries of the slice; each became an image with rows, or a reject.
+      images: images that have rows here.
+      rejects: entries in the rejects file of the slice.
+    """
+
+    fingerprint: str
+    codec_config: Mapping[str, Any]
+    codec_origin: Mapping[str, Any]
+    grid: tuple[int, int]
+    codebook_size: int
+    preprocessing: Mapping[str, Any]
+    plan_hash: str
+    slice_number: int
+    slices: int
+    planned: int
+    images: int = 0
+    rejects: int = 0
+
+    def to_json(self) -> bytes:
+        """Canonical JSON: the same metadata gives the same bytes."""
+        document = {"version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> Self:
+        """Reads the footer's JSON.
+
+        Raises:
+          UserError: another format version, or a field is missing.
+        """
+        try:
+            document = json.loads(data)
+            version = document.pop("version")
+            if version != FORMAT_VERSION:
+                raise UserError(
+                    f"{where}: shard format version {version}, this release reads {FORMAT_VERSION}; "
+                    "upgrade vqgan-pipelines"
+                )
+            height, width = document.pop("grid")
+            return cls(grid=(int(height), int(width)), **document)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{where}: damaged footer metadata ({error})") from error
+
+
+def shard_name(number: int, slices: int) -> str:
+    """``tokens-00017-of-00128.parquet``."""
+    return f"tokens-{number:05d}-of-{slices:05d}.parquet"
+
+
+def rejects_name(number: int, slices: int) -> str:
+    """``rejects-00017-of-00128.parquet``."""
+    return f"rejects-{number:05d}-of-{slices:05d}.parquet"
+
+
+def token_type(codebook_size: int) -> pa.DataType:
+    """uint16 when every token fits, else uint32."""
+    return pa.uint16() if codebook_size <= 1 << 16 else pa.uint32()
+
+
+def shard_schema(grid: tuple[int, int], codebook_size: int, extra: Sequence[pa.Field] = ()) -> pa.Schema:
+    """Columns of a shard.
+
+    Args:
+      grid: ``(h, w)``.
+      codebook_size: number of codes.
+      extra: columns passed through from the source.
+
+    Raises:
+      UserError: an extra column bears the name of one of ours.
+    """
+    fields = [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("view", pa.uint8(), nullable=False),
+        pa.field("tokens", pa.list_(token_type(codebook_size), grid[0] * grid[1]), nullable=False),
+        pa.field("crop", pa.list_(pa.int32(), 4), nullable=False),
+        pa.field("mirrored", pa.bool_(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("label", pa.int32()),
+    ]
+    taken = {field.name for field in fields}
+    for field in extra:
+        if field.name in taken:
+            raise UserError(f"column {field.name!r}: a shard has its own column of this name; leave it out")
+    return pa.schema([*fields, *extra])
+
+
+class ShardWriter:
+    """Writes rows to one shard, a bounded number at a time.
+
+    The caller gives a stream and closes it; use as a context manager.
+    """
+
+    def __init__(self, stream: BinaryIO, metadata: ShardMetadata, extra: Sequence[pa.Field] = ()):
+        self.schema = shard_schema(metadata.grid, metadata.codebook_size, extra)
+        self._metadata = metadata
+        length = metadata.grid[0] * metadata.grid[1]
+        self._group_rows = max(1, TOKENS_PER_ROW_GROUP // length)
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_rows = 0
+        self._stream = stream
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush(self._pending_rows)
+            writer = self._open(self.schema.empty_table())
+            writer.add_key_value_metadata({METADATA_KEY: self._metadata.to_json()})
+            writer.close()
+        elif self._writer is not None:
+            with contextlib.suppress(OSError):  # the error that ended the block is the one to tell
+                self._writer.close()
+
+    def set_counts(self, images: int, rejects: int) -> None:
+        """What became of the slice's entries; goes into the footer."""
+        self._metadata = dataclasses.replace(self._metadata, images=images, rejects=rejects)
+
+    def write(self, columns: Mapping[str, Any], tokens: np.ndarray) -> None:
+        """Adds rows.
+
+        Args:
+          columns: for every column but ``tokens``, one value per row.
+          tokens: int32 ``[rows, h, w]``.
+        """
+        arrays = []
+        for field in self.schema:
+            if field.name == "tokens":
+                flat = pa.array(tokens.reshape(-1).astype(field.type.value_type.to_pandas_dtype()))
+                arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=field.type))
+            else:
+                arrays.append(pa.array(columns[field.name], field.type))
+        self._pending.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+        self._pending_rows += len(tokens)
+        while self._pending_rows >= self._group_rows:
+            self._flush(self._group_rows)
+
+    def _flush(self, rows: int) -> None:
+        """Writes the first ``rows`` pending rows as one row group."""
+        if not rows:
+            return
+        table = pa.Table.from_batches(self._pending)
+        group = table.slice(0, rows)
+        self._open(group).write_table(group, row_group_size=rows)
+        rest = table.slice(rows)
+        self._pending = rest.to_batches()
+        self._pending_rows = rest.num_rows
+
+    def _open(self, first_group: pa.Table) -> pq.ParquetWriter:
+        """The Parquet writer, opened with the encoding that suits the first rows."""
+        if self._writer is None:
+            encoding = smallest_encoding(first_group.select(["tokens"]))
+            dictionary = [name for name in self.schema.names if name not in ("tokens", "key", "crop")]
+            if "column_encoding" not in encoding:
+                dictionary.append(TOKENS_LEAF)
+            self._writer = pq.ParquetWriter(
+                self._stream,
+                self.schema,
+                use_dictionary=[*dictionary, "crop.list.element"],
+                column_encoding=encoding.get("column_encoding"),
+                **COMPRESSION,
+            )
+        return self._writer
+
+
+def smallest_encoding(tokens: pa.Table) -> dict[str, Any]:
+    """Parquet options under which a sample of the token column is smallest.
+
+    Parquet keeps uint16 as 32-bit integers, so its encoding decides the size. A dictionary packs
+    tokens into just the bits that the number of codes needs and suits small, evenly used codebooks;
+    splitting the bytes into streams lets zstd's entropy coder work and suits large or uneven ones.
+
+    Args:
+      tokens: table of the ``tokens`` column alone.
+    """
+    candidates: list[dict[str, Any]] = [
+        {"use_dictionary": [TOKENS_LEAF]},
+        {"use_dictionary": False, "column_encoding": {TOKENS_LEAF: "BYTE_STREAM_SPLIT"}},
+    ]
+
+    def size(options: dict[str, Any]) -> int:
+        sink = pa.BufferOutputStream()
+        pq.write_table(tokens, sink, **options, **COMPRESSION)
+        return sink.tell()
+
+    return min(candidates, key=size)
+
+
+class Shard:
+    """One token shard, opened for reading.
+
+    Attributes:
+      metadata: the footer's contents.
+      name: how errors call it.
+    """
+
+    def __init__(self, file: str | BinaryIO | pa.NativeFile, name: str):
+        """Opens the file and reads its footer.
+
+        Raises:
+          UserError: not a Parquet file, damaged, or not a token shard.
+        """
+        self.name = name
+        try:
+            self._file = pq.ParquetFile(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(
+                f"{name}: not a readable Parquet file ({str(error).splitlines()[0]}); "
+                "delete it and run the same tokenize command again"
+            ) from error
+        footer = self._file.schema_arrow.metadata or {}
+        footer = {**footer, **(self._file.metadata.metadata or {})}
+        if METADATA_KEY not in footer:
+            raise UserError(f"{name}: a Parquet file, but not a token shard (no 'vqgan' in its footer)")
+        self.metadata = ShardMetadata.from_json(footer[METADATA_KEY], name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self._file.metadata.num_rows
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the columns."""
+        return self._file.schema_arrow
+
+    def token_bytes(self) -> int:
+        """Bytes that the token column takes on disk."""
+        footer = self._file.metadata
+        return sum(
+            column.total_compressed_size
+            for group in range(footer.num_row_groups)
+            for column in map(footer.row_group(group).column, range(footer.num_columns))
+            if column.path_in_schema.startswith("tokens.")
+        )
+
+    def require(self, fingerprint: str) -> None:
+        """Refuses tokens of another codec.
+
+        Raises:
+          UserError: the shard was made by a codec with another fingerprint.
+        """
+        if self.metadata.fingerprint != fingerprint:
+            raise UserError(
+                f"{self.name}: its tokens were made by codec {self.metadata.fingerprint[:12]}, not by "
+                f"{fingerprint[:12]}; give the codec that made them"
+            )
+
+    def batches(self, columns: Sequence[str] | None = None, rows: int = 1024) -> Iterator[pa.RecordBatch]:
+        """Rows in order, at most ``rows`` at a time.
+
+        Raises:
+          UserError: a damaged page.
+        """
+        try:
+            yield from self._file.iter_batches(batch_size=rows, columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{self.name}: damaged ({str(error).splitlines()[0]})") from error
+
+    def tokens(self, batch: pa.RecordBatch) -> np.ndarray:
+        """The token grids of a batch that was read with its ``tokens`` column, int32 ``[rows, h, w]``."""
+        flat = batch.column("tokens").flatten().to_numpy()
+        return flat.astype(np.int32).reshape(-1, *self.metadata.grid)
