@@ -537,10 +537,16 @@ def test_palette_alpha_over_white() -> None:
     image.info["transparency"] = bytes(range(256))
     np.testing.assert_allclose(as_rgb(image), over_white(palette[index], alpha), atol=1)
     np.testing.assert_allclose(as_rgb(image.convert("PA")), over_white(palette[index], alpha), atol=1)
-    image.info["transparency"] = 7
-    np.testing.assert_array_equal(
-        as_rgb(image), np.where(index[..., None] == 7, 255, palette[index].astype(int))
-    )
+
+
+def test_transparent_palette_entry_over_white() -> None:
+    palette, index = noise(256, 1)[0], noise(20, 10, 1)[..., 0]
+    image = Image.fromarray(index)
+    image.putpalette(palette.tobytes())
+    expected = np.where(index[..., None] == index[4, 4], 255, palette[index].astype(int))
+    for format in ("PNG", "GIF"):
+        data = encoded(image, format, transparency=int(index[4, 4]))
+        np.testing.assert_array_equal(pixels(decode(data, CONFIG).image), expected)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB"])

@@ -4,12 +4,23 @@ from typing import Any
 
 from transforms.sources.base import Source, SourceConfig
 from transforms.sources.folder import FolderSource
+from transforms.sources.listing import ListSource
 from transforms.sources.locating import locate
+from transforms.sources.parquet import ParquetSource
 from transforms.sources.recognising import recognise
+from transforms.sources.tar import TarSource
+from transforms.sources.tfds import TFDSSource
+from transforms.sources.tfds_metadata import parse_address
+from transforms.sources.tfrecord import TFRecordSource
 from vqgan.errors import UserError
 
 SOURCES: dict[str, type[Any]] = {
     "folder": FolderSource,
+    "list": ListSource,
+    "tar": TarSource,
+    "parquet": ParquetSource,
+    "tfrecord": TFRecordSource,
+    "tfds": TFDSSource,
 }
 """Kind to class. A class takes a SourceConfig, and names in ``options`` the fields that it can use."""
 
@@ -27,11 +38,17 @@ def open_source(config: SourceConfig) -> Source:
     if config.kind is not None and config.kind not in SOURCES:
         raise UserError(f"unknown kind of source {config.kind!r}; known are {', '.join(SOURCES)}")
     kind = config.kind or recognise(config.input)
-    if kind != "tfds":
-        locate(config.input).check()
     _check_options(config, kind)
+    _check_input(config, kind)
     source: Source = SOURCES[kind](config)
     return source
+
+
+def _check_input(config: SourceConfig, kind: str) -> None:
+    if kind == "tfds":
+        parse_address(config.input)
+    else:
+        locate(config.input).check()
 
 
 def _check_options(config: SourceConfig, kind: str) -> None:

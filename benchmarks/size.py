@@ -1,0 +1,77 @@
+"""Bits per token on disk against the empirical entropy, for codebooks of 1,024 and 16,384 codes.
+
+The smaller codebook is the shipped codec's. The larger has the same encoder, and for codes latents of
+the photographs themselves, drawn at random. Tokens are those of many random crops of photographs.
+
+    python benchmarks/size.py
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from common import PHOTOS, parser, say, scratch
+from flax import nnx
+from PIL import Image
+
+from pipelines import tokenize_images
+from transforms.geometry import Geometry
+from transforms.images import DecodeConfig
+from transforms.sources import SourceConfig
+from vqgan import checkpoint
+from vqgan.data.images import crop_batches
+from vqgan.model import TokenEncoder, normalize
+
+LARGE_CODEBOOK = 16384
+
+
+def with_drawn_codebook(folder: Path, photos: Path) -> str:
+    """The shipped codec with a codebook of latents drawn from crops of the photographs."""
+    info = checkpoint.read_info("tiny")
+    weights = checkpoint.load_weights(info, checkpoint.PARTS)
+    abstract = nnx.eval_shape(lambda: TokenEncoder(info.config, rngs=nnx.Rngs(0)))
+    state = checkpoint.module_state(abstract, weights["encoder"], "tiny")
+    encode = nnx.jit(
+        lambda images: nnx.merge(nnx.graphdef(abstract), state)(normalize(images, info.config.input_range))
+    )
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(photos.glob("*.jpg"))]
+    batches = crop_batches(pictures, 128, 32, seed=1)
+    latents = np.concatenate([np.asarray(encode(next(batches))) for _ in range(16)])
+    latents = latents.reshape(-1, info.config.embed_dim)
+    chosen = np.random.default_rng(0).choice(len(latents), LARGE_CODEBOOK, replace=False)
+    config = dataclasses.replace(info.config, codebook_size=LARGE_CODEBOOK)
+    weights["quantizer"] = {"codebook": latents[chosen]}
+    checkpoint.save_codec(folder, config, weights)
+    return str(folder)
+
+
+def main() -> None:
+    """Tokenizes with both codebooks and prints sizes."""
+    flags = parser("Bits per token against entropy.")
+    flags.add_argument("--crops", type=int, default=250, help="random crops of each photograph, at most 256")
+    flags.add_argument("--size", type=int, default=256, help="side of a crop")
+    flags.add_argument("--photos", type=Path, default=PHOTOS)
+    args = flags.parse_args()
+    with scratch() as name:
+        folder = Path(name)
+        codecs = {1024: "tiny", LARGE_CODEBOOK: with_drawn_codebook(folder / "large", args.photos)}
+        for codes, codec in codecs.items():
+            config = tokenize_images.TokenizeConfig(
+                source=SourceConfig(input=f"{args.photos}/*.jpg"),
+                output=str(folder / f"tokens-{codes}"),
+                codec=codec,
+                geometry=Geometry(image_size=args.size, views="random-crops", random_crops=args.crops),
+                decode=DecodeConfig(),
+                report=False,
+                quiet=True,
+            )
+            manifest = tokenize_images.run(config, [])
+            bits, entropy = manifest["storage"]["bits_per_token"], manifest["codebook"]["entropy_bits"]
+            say(
+                f"K = {codes}: {manifest['counts']['tokens']:,} tokens, {manifest['codebook']['used']} codes used, "
+                f"entropy {entropy:.3f} bits, on disk {bits:.3f} bits a token, ratio {bits / entropy:.3f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Files of serialised Examples: TFRecord and ArrayRecord behind one small interface."""
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from transforms.sources.base import Entry, Example, Loader
+from transforms.sources.example_proto import Layout
+from transforms.sources.framing import read_record, scan
+from transforms.sources.locating import Location, open_file
+from transforms.sources.reading import DamagedError, first_line
+from vqgan.errors import UserError
+
+Read = Callable[[], bytes]
+"""Gives the bytes of one record, or raises what is wrong with it; runs in any thread."""
+
+_SAMPLE_RECORDS = 64
+_BATCH_RECORDS = 16
+_RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+class RecordFormat(Protocol):
+    """How records lie in a file. ``path`` is that of the open ``file``, for libraries that want it."""
+
+    def positions(self, file: pa.NativeFile, path: str | bytes) -> Iterator[tuple[int, int]]:
+        """Offset and size of each record, as entries have them. Raises DamagedError."""
+        ...
+
+    def reads(self, file: pa.NativeFile, path: str | bytes, entries: Sequence[Entry]) -> Iterator[Read]:
+        """The records of some entries, in their order. Raises DamagedError if the file has none at all."""
+        ...
+
+
+class TFRecords:
+    """TFRecord files. An entry's offset is that of the record's data in bytes, its size theirs."""
+
+    def positions(self, file: pa.NativeFile, path: str | bytes) -> Iterator[tuple[int, int]]:
+        """From the headers alone."""
+        return scan(file)
+
+    def reads(self, file: pa.NativeFile, path: str | bytes, entries: Sequence[Entry]) -> Iterator[Read]:
+        """Reads that take place in the threads of their callers."""
+        return (functools.partial(read_record, file, entry.offset, entry.size) for entry in entries)
+
+
+class ArrayRecords:
+    """ArrayRecord files, on local disks. An entry's offset is the number of the record."""
+
+    def positions(self, file: pa.NativeFile, path: str | bytes) -> Iterator[tuple[int, int]]:
+        """From the index at the file's end."""
+        return ((number, -1) for number in range(_open_array_record(path).num_records()))
+
+    def reads(self, file: pa.NativeFile, path: str | bytes, entries: Sequence[Entry]) -> Iterator[Read]:
+        """Reads small batches ahead of what is asked for."""
+        reader = _open_array_record(path)
+        for start in range(0, len(entries), _BATCH_RECORDS):
+            yield from _read_batch(
+                reader, [entry.offset for entry in entries[start : start + _BATCH_RECORDS]]
+            )
+
+
+def read_examples(
+    layout: Layout, form: RecordFormat, location: Location, file: pa.NativeFile, entries: Sequence[Entry]
+) -> Iterator[Loader]:
+    """Loaders for entries of one file."""
+    for read in form.reads(file, location.path(entries[0].file), entries):
+        yield functools.partial(_load, layout, read)
+
+
+def sample(location: Location, form: RecordFormat, files: Iterable[str]) -> list[bytes]:
+    """The first records of the first file that has any that can be read."""
+    for name in files:
+        try:
+            with open_file(location, name) as file:
+                records = _first_records(location, form, name, file)
+        except (OSError, ValueError):
+            continue
+        if records:
+            return records
+    return []
+
+
+def _first_records(location: Location, form: RecordFormat, name: str, file: pa.NativeFile) -> list[bytes]:
+    path = location.path(name)
+    positions = itertools.islice(form.positions(file, path), _SAMPLE_RECORDS)
+    entries = [Entry("", name, offset, size) for offset, size in positions]
+    return [read() for read in form.reads(file, path, entries)]
+
+
+def _load(layout: Layout, read: Read) -> Example:
+    return layout.example(read())
+
+
+def _open_array_record(path: str | bytes) -> Any:
+    try:
+        from array_record.python.array_record_module import ArrayRecordReader
+    except ImportError as error:
+        raise not_installed("array_record") from error
+    try:
+        reader = ArrayRecordReader(os.fsdecode(path), _RANDOM_ACCESS)
+    except (RuntimeError, UnicodeError) as error:
+        raise DamagedError(0, f"no whole ArrayRecord file ({first_line(error)})") from error
+    if not reader.ok():
+        raise DamagedError(0, "no whole ArrayRecord file")
+    return reader
+
+
+def not_installed(package: str) -> UserError:
+    """What to do about a package that reading TFDS takes."""
+    return UserError(f"{package} is not installed; pip install 'vqgan-pipelines[tfds]'")
+
+
+def _read_batch(reader: Any, numbers: list[int]) -> list[Read]:
+    """One call for all; where it fails, one for each, so that only damaged records do."""
+    try:
+        return [functools.partial(_give, record) for record in _records(reader, numbers)]
+    except ValueError:
+        return [_read_one(reader, number) for number in numbers]
+
+
+def _read_one(reader: Any, number: int) -> Read:
+    try:
+        return functools.partial(_give, _records(reader, [number])[0])
+    except ValueError as error:
+        return functools.partial(_raise, error)
+
+
+def _records(reader: Any, numbers: list[int]) -> list[bytes]:
+    try:
+        records: list[bytes] = reader.read(numbers)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"the record is damaged ({first_line(error)})") from error
+    if len(records) != len(numbers):
+        raise ValueError(f"only {len(records)} of {len(numbers)} records can be read")
+    return records
+
+
+def _give(record: bytes) -> bytes:
+    return record
+
+
+def _raise(error: ValueError) -> bytes:
+    raise error
