@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from vqgan.errors import UserError
 
@@ -30,11 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line, without the usage of every flag."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
-    parser = argparse.ArgumentParser(
-        prog="vqgan", description="Image corpora to VQGAN tokens and back.", allow_abbrev=False
-    )
+    parser = _Parser(prog="vqgan", description="Image corpora to VQGAN tokens and back.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_tokenize(commands)
     _add_inspect(commands)

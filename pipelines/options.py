@@ -4,8 +4,9 @@ import argparse
 import difflib
 import os
 from collections.abc import Sequence
+from typing import NoReturn
 
-from pipelines.tokenize_images import DTYPES, TokenizeConfig
+from pipelines.tokenize_images import DTYPES, RUNNER, TokenizeConfig, quiet_imports
 from transforms.geometry import FILTERS, RESIZES, VIEWS, Geometry
 from transforms.images import DecodeConfig
 from transforms.sources import SourceConfig
@@ -91,7 +92,7 @@ def tokenize_config(args: argparse.Namespace) -> TokenizeConfig:
         output=args.output,
         codec=args.codec,
         geometry=Geometry(
-            image_size=args.image_size or read_info(args.codec).config.resolution,
+            image_size=_image_size(args),
             resize=args.resize,
             filter=args.filter,
             views=args.views,
@@ -119,6 +120,11 @@ def tokenize_config(args: argparse.Namespace) -> TokenizeConfig:
     )
 
 
+def _image_size(args: argparse.Namespace) -> int:
+    size: int | None = args.image_size
+    return read_info(args.codec).config.resolution if size is None else size
+
+
 def check_flags(unknown: Sequence[str], parser: argparse.ArgumentParser, beam: bool) -> None:
     """Refuses flags that neither ``parser`` nor, where ``beam`` is set, Beam knows.
 
@@ -128,8 +134,9 @@ def check_flags(unknown: Sequence[str], parser: argparse.ArgumentParser, beam: b
     if not unknown:
         return
     known = set(parser._option_string_actions)
-    if beam:
-        known |= _beam_flags()
+    beam_parser = _beam_parser() if beam else None
+    if beam_parser is not None:
+        known |= set(beam_parser._option_string_actions)
     previous_was_flag = False
     for token in unknown:
         name = token.split("=")[0]
@@ -141,12 +148,31 @@ def check_flags(unknown: Sequence[str], parser: argparse.ArgumentParser, beam: b
         elif not (previous_was_flag and beam):
             raise UserError(f"unexpected argument {token!r}: see {parser.prog} --help")
         previous_was_flag = token.startswith("--") and "=" not in token
+    if beam_parser is not None:
+        _check_runner(beam_parser.parse_known_args(unknown)[0].runner)
 
 
-def _beam_flags() -> set[str]:
-    from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+def _beam_parser() -> argparse.ArgumentParser:
+    """A parser of all of Beam's flags, which raises UserError for a wrong value."""
+    with quiet_imports():
+        from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
-    parser = _BeamArgumentParser(add_help=False, conflict_handler="resolve", allow_abbrev=False)
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message)
+
+    parser: argparse.ArgumentParser = _BeamArgumentParser(
+        add_help=False, conflict_handler="resolve", allow_abbrev=False
+    )
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
-    return set(parser._option_string_actions)
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
+
+
+def _check_runner(name: str | None) -> None:
+    from apache_beam.runners import create_runner
+
+    try:
+        create_runner(name or RUNNER)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"--runner {name}: {error}") from error

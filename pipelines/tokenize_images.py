@@ -10,21 +10,26 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+from pyarrow import fs
 
 from transforms import filesystems, progress
 from transforms.dedupe import mark_duplicates
 from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
-from transforms.manifest import read_manifest
-from transforms.plan import Plan, check_keys, collect, cut, differences, make_plan, read_plan, write_plan
+from transforms.manifest import MANIFEST_FILE, read_manifest
+from transforms.plan import KEYS_FILE, Plan, check_keys, collect, cut, differences, make_plan, read_plan, write_plan
 from transforms.slices import Job
 from transforms.sources import SourceConfig, open_source
+from transforms.sources.globbing import EVERYTHING
+from transforms.sources.locating import Location, locate
 from transforms.sources.recognising import recognise
 from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
+from vqgan.shards import shard_name
 
 DTYPES = ("float32", "bfloat16")
+RUNNER = "FnApiRunner"  # Beam's own default tries to download a runner at every start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,10 +160,15 @@ def run(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     prepared = prepare(config)
     _check_same_plan(config.output, existing, prepared.plan)
     if existing is not None and (manifest := read_manifest(config.output)) is not None:
-        _say(config, f"{config.output} is complete ({_counts(manifest)}); nothing to do")
-        return manifest
-    filesystems.make_folder(config.output)
-    filesystems.delete_temporaries(config.output)
+        missing = _missing_files(config.output, manifest)
+        if not missing:
+            _say(config, f"{config.output} is complete ({_counts(manifest)}); nothing to do")
+            return manifest
+        _say(config, f"{config.output}: {len(missing)} files are missing, such as {missing[0]}; made again")
+        filesystems.delete(filesystems.join(config.output, MANIFEST_FILE))
+    for folder in (config.output, filesystems.join(config.output, "plan")):
+        filesystems.make_folder(folder)
+        filesystems.delete_temporaries(folder)
     if existing is None:
         write_plan(config.output, prepared.plan, prepared.slices)
     _run_pipeline(prepared, beam_args)
@@ -166,11 +176,17 @@ def run(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     if manifest is None:
         raise UserError(f"{config.output}: the pipeline ended without a manifest; see its log")
     _say(config, f"{config.output}: {_counts(manifest)}")
+    if agreement := manifest.get("agreement_with_float32"):
+        _say(
+            config,
+            f"{config.dtype}: {agreement['share']:.2%} of the tokens of {agreement['images']} images "
+            "are those of float32",
+        )
     return manifest
 
 
 def _run_pipeline(prepared: Prepared, beam_args: Sequence[str]) -> None:
-    with _quiet_imports():
+    with quiet_imports():
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -179,8 +195,7 @@ def _run_pipeline(prepared: Prepared, beam_args: Sequence[str]) -> None:
     config, plan = prepared.config, prepared.plan
     args = list(beam_args)
     if not any(arg.split("=")[0] == "--runner" for arg in args):
-        # Beam's own default tries to download a runner at every start.
-        args.append("--runner=FnApiRunner")
+        args.append(f"--runner={RUNNER}")
     _say(config, f"{plan.entries} images in {plan.slices} slices, codec {prepared.codec.fingerprint[:12]}")
     shown = progress.Progress(plan.entries, quiet=config.quiet)
     progress.show(shown)
@@ -195,7 +210,7 @@ def _run_pipeline(prepared: Prepared, beam_args: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_imports() -> Iterator[None]:
+def quiet_imports() -> Iterator[None]:
     """Importing Beam installs a root log handler and warns of clients that nobody asked for."""
     root = logging.getLogger()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -240,12 +255,33 @@ def _check_same_plan(output: str, existing: Plan | None, plan: Plan) -> None:
 
 
 def _check_apart(source: str, output: str) -> None:
-    """Refuses an output inside the input folder: the next run would take it for images."""
-    if "://" in source or "://" in output or source.startswith("tfds:"):
+    """Refuses an output inside the input: the next run would take its files for images."""
+    if source.startswith("tfds:"):
         return
-    root, inner = os.path.realpath(source), os.path.realpath(output)
-    if os.path.isdir(root) and os.path.commonpath([root, inner]) == root:
+    location = locate(source)
+    filesystem, inner = filesystems.resolve(output)
+    if filesystem != location.filesystem:
+        return
+    local = isinstance(filesystem, fs.LocalFileSystem)
+    inner, root = (os.path.realpath(path) if local else path for path in (inner, location.root))
+    folders = os.path.relpath(inner, root).split("/")
+    written = (MANIFEST_FILE, KEYS_FILE, shard_name(0, 1))
+    if folders[0] != ".." and any(_takes(location, [*folders, *name.split("/")]) for name in written):
         raise UserError(f"{output}: lies inside the input {source}; choose an output beside it")
+
+
+def _takes(location: Location, parts: Sequence[str]) -> bool:
+    """Whether an input takes in the file of this path below its root."""
+    state = location.globs.start()
+    for part in parts:
+        state = location.globs.step(state, part)
+    return () in location.names or state is EVERYTHING
+
+
+def _missing_files(output: str, manifest: dict[str, Any]) -> list[str]:
+    there = set(filesystems.list_names(output))
+    names = [entry["name"] for entry in (*manifest["shards"], *manifest["rejects"])]
+    return [name for name in names if name not in there]
 
 
 def _counts(manifest: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from transforms.geometry import Geometry
-from transforms.images import DecodeConfig, Reject, decode, prepare, to_rgb
+from transforms.images import DecodeConfig, Reject, decode, prepare
 from transforms.sources import SourceConfig, open_source
 from transforms.sources.base import Entry, Source
 from vqgan.checkpoint import save_codec
@@ -109,9 +109,12 @@ def load_pictures(
             if holdout > 0 and int(hashlib.sha1(key.encode()).hexdigest(), 16) % holdout == 0:
                 validation.append(prepare(data, key, DecodeConfig(), square).pixels[0])
             else:
-                training += _large_enough(data, crop_size)
-        except Reject:
-            continue
+                picture = _bounded(decode(data, DecodeConfig(), MAX_SHORT_SIDE).image)
+                if min(picture.size) < crop_size:
+                    raise Reject("filter", "TooSmall", f"smaller than a crop of {crop_size} pixels")
+                training.append(np.asarray(picture))
+        except Reject as reject:
+            print(f"{key}: left out ({reject})", file=sys.stderr)
     if not training:
         raise UserError(f"{source_config.input}: no picture of at least {crop_size} pixels to train on")
     size = model.resolution
@@ -128,14 +131,10 @@ def _readable(source: Source) -> Any:
             print(f"{entry.key}: left out ({error})", file=sys.stderr)
 
 
-def _large_enough(data: bytes, crop_size: int) -> list[np.ndarray]:
-    """The picture at no more than :data:`MAX_SHORT_SIDE`, in a list; an empty list if it is too small."""
-    image = to_rgb(decode(data, DecodeConfig(), MAX_SHORT_SIDE).image)
-    shorter = min(image.size)
-    if shorter < crop_size:
-        return []
-    if shorter > MAX_SHORT_SIDE:
-        scale = MAX_SHORT_SIDE / shorter
-        size = (round(image.width * scale), round(image.height * scale))
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    return [np.asarray(image)]
+def _bounded(picture: Image.Image) -> Image.Image:
+    """The picture with its shorter side at no more than :data:`MAX_SHORT_SIDE`."""
+    scale = MAX_SHORT_SIDE / min(picture.size)
+    if scale >= 1:
+        return picture
+    size = (round(picture.width * scale), round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.LANCZOS)

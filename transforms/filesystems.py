@@ -32,8 +32,11 @@ def resolve(path: str) -> tuple[fs.FileSystem, str]:
 
 
 def join(root: str, name: str) -> str:
-    """``root/name``, for local paths and URIs alike."""
-    return f"{root.rstrip('/')}/{name}" if root != "/" else f"/{name}"
+    """``root/name``, for local paths and URIs alike; a URI's query (``?region=…``) stays at its end."""
+    if "://" not in root:
+        return os.path.join(root, name)
+    base, mark, query = root.partition("?")
+    return f"{base.rstrip('/')}/{name}{mark}{query}"
 
 
 def file_info(path: str) -> fs.FileInfo:
@@ -55,10 +58,18 @@ def exists(path: str) -> bool:
 
 
 def list_names(folder: str) -> list[str]:
-    """Names of the files (not folders) directly in ``folder``, sorted; empty if it is not there."""
+    """Names of the files (not folders) directly in ``folder``, sorted; empty if it is not there.
+
+    Raises:
+      UserError: it cannot be listed.
+    """
     filesystem, inner = resolve(folder)
     selector = fs.FileSelector(inner, allow_not_found=True)
-    return sorted(info.base_name for info in filesystem.get_file_info(selector) if info.is_file)
+    try:
+        infos = filesystem.get_file_info(selector)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({_first_line(error)}); give a folder") from error
+    return sorted(info.base_name for info in infos if info.is_file)
 
 
 def make_folder(path: str) -> None:
@@ -82,10 +93,18 @@ def read_bytes(path: str) -> bytes:
 
 
 def delete(path: str) -> None:
-    """Removes a file; nothing happens if it is not there."""
+    """Removes a file; nothing happens if it is not there.
+
+    Raises:
+      UserError: it cannot be removed.
+    """
     filesystem, inner = resolve(path)
-    with suppress(FileNotFoundError):
+    try:
         filesystem.delete_file(inner)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 @contextmanager

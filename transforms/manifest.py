@@ -123,7 +123,7 @@ def build_manifest(
         },
         "shards": sorted(totals.shards, key=lambda entry: entry["name"]),
         "rejects": sorted(totals.rejects, key=lambda entry: entry["name"]),
-        "reject_reasons": dict(totals.reasons.most_common()),
+        "reject_reasons": dict(sorted(totals.reasons.items(), key=lambda item: (-item[1], item[0]))),
         "codebook": {
             "size": len(histogram),
             "used": usage.used,

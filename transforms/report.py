@@ -12,7 +12,7 @@ from PIL import Image
 
 from transforms import filesystems
 from transforms.slices import Job
-from transforms.verifying import StoredRow, stored_rows
+from transforms.verifying import StoredRow, spread, stored_rows
 from vqgan.metrics import psnr
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def write_report(job: Job, manifest: Mapping[str, Any], codec: "Codec") -> None:
 def sample_pairs(job: Job, codec: "Codec", images: int = SAMPLE_IMAGES) -> list[Pair]:
     """A few images, taken evenly from the slices, decoded from the tokens that the shards hold."""
     rows: list[StoredRow] = []
-    for number in range(min(job.slices, images)):
-        wanted = images // job.slices + (number < images % job.slices)
+    for number, wanted in spread(images, job.slices):
         rows += [row for row in stored_rows(job, number, wanted) if row.view == 0]
     if not rows:
         return []

@@ -6,6 +6,7 @@ while the next is being filled.
 """
 
 import dataclasses
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from transforms import filesystems, rejects
 from transforms.geometry import Geometry, View, count_views
@@ -33,7 +35,11 @@ BATCHES_IN_FLIGHT = 2
 BATCHES_DECODED_AHEAD = 2
 """Batches' worth of images being read and decoded ahead of the one that is filled."""
 UNREADABLE_SLICE = 8
-"""A slice of at least this many images of which none can be read speaks of a missing input."""
+"""A slice of at least this many images none of whose files can be opened speaks of a missing input."""
+_LOST = {
+    error.__name__
+    for error in (OSError, FileNotFoundError, NotADirectoryError, PermissionError, TimeoutError)
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,14 +118,14 @@ def make_shard(job: Job, number: int, codec: "Codec", progress: Progress) -> Sli
     Raises:
       UserError: the output cannot be written, or too many images are rejected.
     """
-    path = filesystems.join(job.output, shard_name(number, job.slices))
-    if finished(path, job.plan_hash):
-        summary = summarize(job.output, number, job.slices, seconds=None)
-        progress(summary.images, summary.rejects)
-        return summary
+    kept = finished(job, number)
+    if kept is not None:
+        progress(kept.images, kept.rejects)
+        return kept
     started = time.monotonic()
     entries = read_slice(job.output, number)
     source = open_source(job.source)
+    extra = source.fields()
     metadata = ShardMetadata(
         fingerprint=codec.fingerprint,
         codec_config=to_dict(codec.config),
@@ -133,30 +139,37 @@ def make_shard(job: Job, number: int, codec: "Codec", progress: Progress) -> Sli
         planned=len(entries),
     )
     with (
-        filesystems.publish(path) as stream,
-        ShardWriter(stream, metadata, source.fields()) as writer,
+        filesystems.publish(filesystems.join(job.output, shard_name(number, job.slices))) as stream,
+        ShardWriter(stream, metadata, extra) as writer,
     ):
         found: list[RejectRow] = []
         items = _accepted(read_and_decode(job, source, entries), found, progress)
         for rows, tokens in encode(batches(items, codec.batch_size), codec):
-            writer.write(_columns(rows, source), tokens)
+            writer.write(_columns(rows, extra), tokens)
         _check_rejects(job, number, len(entries), found)
         writer.set_counts(images=len(entries) - len(found), rejects=len(found))
-        if found:  # in place before the shard appears, which says that the slice is finished
-            rejects.write(filesystems.join(job.output, rejects_name(number, job.slices)), found)
+        # In place before the shard appears, which says that the slice is finished.
+        rejects_path = filesystems.join(job.output, rejects_name(number, job.slices))
+        if found:
+            rejects.write(rejects_path, found)
+        else:
+            filesystems.delete(rejects_path)  # a killed run may have found some that can be read now
     return summarize(job.output, number, job.slices, seconds=time.monotonic() - started)
 
 
-def finished(path: str, plan_hash: str) -> bool:
-    """Whether a shard of this plan lies at ``path``."""
+def finished(job: Job, number: int) -> SliceSummary | None:
+    """The slice as a former run of this plan has left it; None where it has to be made."""
+    path = filesystems.join(job.output, shard_name(number, job.slices))
     if not filesystems.exists(path):
-        return False
+        return None
     filesystem, inner = filesystems.resolve(path)
     try:
         with filesystem.open_input_file(inner) as file, Shard(file, path) as shard:
-            return shard.metadata.plan_hash == plan_hash
-    except UserError:
-        return False  # damaged since it was written: made again
+            if shard.metadata.plan_hash != job.plan_hash:
+                return None
+        return summarize(job.output, number, job.slices, seconds=None)
+    except (UserError, OSError, ValueError):
+        return None  # damaged since it was written, or its rejects are gone: made again
 
 
 def read_and_decode(job: Job, source: Source, entries: list[Entry]) -> Iterator[Item | RejectRow]:
@@ -187,7 +200,7 @@ def load_item(job: Job, entry: Entry, load: Loader) -> Item | RejectRow:
         example = load()
     except Exception as error:
         # Any one example may fail in any way its source knows; none of them may end the run.
-        return rejects.from_error(entry.key, "read", type(error).__name__, str(error), None)
+        return rejects.from_error(entry.key, "read", type(error).__name__, _reason(error), None)
     try:
         prepared = prepare(example.data, entry.key, job.decode, job.geometry)
     except Reject as reject:
@@ -246,7 +259,12 @@ def _accepted(
             yield item
 
 
-def _columns(rows: list[Row], source: Source) -> dict[str, list[Any]]:
+def _reason(error: Exception) -> str:
+    """What an error says, without the path that the system adds: rejects do not depend on the mount point."""
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+
+
+def _columns(rows: list[Row], extra: list[pa.Field]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {
         "key": [row.key for row in rows],
         "view": [row.view.view for row in rows],
@@ -256,16 +274,18 @@ def _columns(rows: list[Row], source: Source) -> dict[str, list[Any]]:
         "height": [row.height for row in rows],
         "label": [row.label for row in rows],
     }
-    for field in source.fields():
+    for field in extra:
         columns[field.name] = [row.columns[field.name] for row in rows]
     return columns
 
 
 def _check_rejects(job: Job, number: int, planned: int, found: list[RejectRow]) -> None:
     """Stops the run when too many images fail, or when the input seems to be gone."""
-    if planned >= UNREADABLE_SLICE and sum(row.stage == "read" for row in found) == planned:
+    lost = sum(row.stage == "read" and row.error in _LOST for row in found)
+    if planned >= UNREADABLE_SLICE and lost == planned:
         raise UserError(
-            f"slice {number}: not one of its {planned} images can be read ({found[0].message}); "
+            f"slice {number}: not one of its {planned} images can be read, such as {found[0].key!r} "
+            f"({found[0].message}); "
             "check that the input is still there and run the same command again"
         )
     if job.max_reject_rate is None or len(found) <= job.max_reject_rate * planned:

@@ -18,6 +18,10 @@ from transforms.manifest import Totals, build_manifest, write_manifest
 from transforms.plan import Plan
 from transforms.slices import Job, make_shard
 from transforms.summary import SliceSummary
+from transforms.verifying import measure_agreement
+
+AGREEMENT_SAMPLE = 64
+"""Images encoded once more in float32 where the run computes in another type."""
 
 
 class TokenizeCorpus(beam.PTransform):
@@ -102,6 +106,9 @@ def finish(totals: Totals, job: Job, plan: Plan, with_report: bool) -> Mapping[s
     }
     grid = codec.config.grid(job.geometry.image_size, job.geometry.image_size)
     manifest = build_manifest(plan, totals, described, grid)
+    if job.dtype != "float32":
+        exact = load_codec(job.codec, job.batch_size, "float32")
+        manifest["agreement_with_float32"] = measure_agreement(job, exact, AGREEMENT_SAMPLE)._asdict()
     if with_report:
         from transforms.report import write_report
 

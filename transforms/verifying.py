@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,9 @@ from transforms.summary import describe_file
 from vqgan.config import from_dict
 from vqgan.errors import UserError
 from vqgan.shards import Shard, rejects_name, shard_name
+
+if TYPE_CHECKING:
+    from vqgan.codec import Codec
 
 MAX_VIEWS = 256
 _KEYS = pa.schema([pa.field("key", pa.string()), pa.field("view", pa.uint8())])
@@ -96,18 +99,29 @@ def check_agreement(output: str, source: SourceConfig, codec_name: str, sample: 
             f"{output}: its tokens were made by codec {manifest['codec']['fingerprint'][:12]}, "
             f"{codec_name} is {codec.fingerprint[:12]}; give the codec that made them"
         )
-    equal = total = images = 0
-    slices = len(manifest["shards"])
-    for number in range(min(slices, sample)):
-        wanted = sample // slices + (number < sample % slices)
-        job = replay_job(output, manifest, source, codec_name)
-        for found, again in compare_slice(job, number, wanted, codec):
-            equal += int(np.sum(found.tokens == again))
-            total += again.size
-            images += found.view == 0
-    if not images:
+    agreement = measure_agreement(replay_job(output, manifest, source, codec_name), codec, sample)
+    if not agreement.images:
         raise UserError(f"{output}: none of its images could be read from {source.input}")
-    return Agreement(images, equal / total)
+    return agreement
+
+
+def measure_agreement(job: Job, codec: "Codec", sample: int) -> Agreement:
+    """Encodes ``sample`` images, taken evenly from all slices, and compares with their shards."""
+    equal = total = images = 0
+    for number, wanted in spread(sample, job.slices):
+        rows = list(stored_rows(job, number, wanted))
+        if rows:
+            fresh = codec.encode(np.stack([row.pixels for row in rows]))
+            equal += int(np.sum(fresh == np.stack([row.tokens for row in rows])))
+            total += fresh.size
+            images += sum(row.view == 0 for row in rows)
+    return Agreement(images, equal / total if total else 0.0)
+
+
+def spread(sample: int, slices: int) -> Iterator[tuple[int, int]]:
+    """Slice numbers with how many of ``sample`` images to take from each."""
+    for number in range(min(slices, sample)):
+        yield number, sample // slices + (number < sample % slices)
 
 
 class StoredRow(NamedTuple):
@@ -123,14 +137,6 @@ class StoredRow(NamedTuple):
     view: int
     tokens: np.ndarray
     pixels: np.ndarray
-
-
-def compare_slice(job: Job, number: int, images: int, codec: Any) -> Iterator[tuple[StoredRow, np.ndarray]]:
-    """Rows of the first ``images`` images of a slice, each with freshly encoded tokens ``[h, w]``."""
-    rows = list(stored_rows(job, number, images))
-    if rows:
-        fresh = codec.encode(np.stack([row.pixels for row in rows]))
-        yield from zip(rows, fresh, strict=True)
 
 
 def stored_rows(job: Job, number: int, images: int) -> Iterator[StoredRow]:

@@ -2,7 +2,7 @@
 
 A codec folder holds::
 
-    codec.json    configuration, fingerprint, sha256 of the decoder's weights, model card
+    codec.json    configuration, fingerprint, sha256 of decoder and codebook, model card
     encoder/      weights that turn images into latents        (Orbax)
     quantizer/    the codebook                                 (Orbax)
     decoder/      weights that turn code vectors into images   (Orbax)
@@ -46,6 +46,8 @@ class CodecInfo:
       config: architecture.
       fingerprint: sha256 over the configuration and the weights that determine tokens.
       decoder_sha256: sha256 over the weights of the decoder.
+      quantizer_sha256: sha256 over the codebook, which decoding reads without the encoder; empty in
+        folders written before it was recorded.
       card: what it was trained on and how good it is; free-form JSON.
     """
 
@@ -54,6 +56,7 @@ class CodecInfo:
     fingerprint: str
     decoder_sha256: str
     card: Mapping[str, Any]
+    quantizer_sha256: str = ""
 
 
 def resolve(path_or_name: str | os.PathLike[str]) -> Path:
@@ -82,24 +85,23 @@ def read_info(path_or_name: str | os.PathLike[str]) -> CodecInfo:
     path = resolve(path_or_name)
     try:
         data = json.loads((path / "codec.json").read_text())
-        version, config = data["version"], data["config"]
-        fingerprint, decoder_sha256 = str(data["fingerprint"]), str(data["decoder_sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if data["version"] != FORMAT_VERSION:
+            raise UserError(
+                f"codec {path}: codec.json has format version {data['version']}, this release reads "
+                f"{FORMAT_VERSION}; upgrade vqgan-pipelines"
+            )
+        return CodecInfo(
+            path=path,
+            config=from_dict(ModelConfig, data["config"], where=f"{path}/codec.json"),
+            fingerprint=str(data["fingerprint"]),
+            decoder_sha256=str(data["decoder_sha256"]),
+            card=data.get("card", {}),
+            quantizer_sha256=str(data.get("quantizer_sha256", "")),
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"codec {path}: codec.json cannot be read ({error!r}); copy the codec again"
         ) from error
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"codec {path}: codec.json has format version {version}, this release reads "
-            f"{FORMAT_VERSION}; upgrade vqgan-pipelines"
-        )
-    return CodecInfo(
-        path=path,
-        config=from_dict(ModelConfig, config, where=f"{path}/codec.json"),
-        fingerprint=fingerprint,
-        decoder_sha256=decoder_sha256,
-        card=data.get("card", {}),
-    )
 
 
 def weights_sha256(*parts: Mapping[str, np.ndarray], prefix: bytes = b"") -> str:
@@ -141,18 +143,24 @@ def save_codec(
     """Writes a codec folder; it is there whole or not at all.
 
     Args:
-      path: folder to create. An existing codec there is replaced once the new one is complete.
+      path: folder to create. An existing codec there is replaced once the new one is complete;
+        anything else there is refused.
       config: architecture.
       weights: for each of :data:`PARTS`, its parameters.
       card: free-form JSON for the model card.
       storage: type of the stored numbers; ``float16`` halves the size, and the fingerprint is
         that of the rounded values.
+
+    Raises:
+      UserError: a file, or a folder that is neither empty nor a codec, is at ``path``.
     """
     import orbax.checkpoint as ocp
 
     if set(weights) != set(PARTS):
         raise ValueError(f"expected the parts {PARTS}, got {sorted(weights)}")
     path = Path(path).absolute()
+    if path.exists() and not (path / "codec.json").is_file() and (path.is_file() or any(path.iterdir())):
+        raise UserError(f"codec {path}: there is something else than a codec; name a folder of its own")
     stored = {
         part: {name: np.asarray(value).astype(storage) for name, value in weights[part].items()}
         for part in PARTS
@@ -163,6 +171,7 @@ def save_codec(
         fingerprint=fingerprint(config, stored["encoder"], stored["quantizer"]),
         decoder_sha256=weights_sha256(stored["decoder"]),
         card=dict(card or {}),
+        quantizer_sha256=weights_sha256(stored["quantizer"]),
     )
     staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -174,6 +183,7 @@ def save_codec(
             "version": FORMAT_VERSION,
             "config": to_dict(config),
             "fingerprint": info.fingerprint,
+            "quantizer_sha256": info.quantizer_sha256,
             "decoder_sha256": info.decoder_sha256,
             "card": info.card,
         }
@@ -187,7 +197,8 @@ def save_codec(
 def load_weights(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
     """Reads the named parts as float32 and checks them against the recorded sums.
 
-    The fingerprint covers encoder and codebook together, so it is checked when both are read.
+    The fingerprint covers encoder and codebook together, so it is checked when both are read; a
+    codebook read without the encoder has a sum of its own.
 
     Raises:
       UserError: a part is missing or damaged.
@@ -210,6 +221,8 @@ def load_weights(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
         loaded[part] = {name: np.asarray(value, np.float32) for name, value in restored.items()}
     if "encoder" in loaded and "quantizer" in loaded:
         _check_sum(info, info.fingerprint, fingerprint(info.config, loaded["encoder"], loaded["quantizer"]))
+    elif "quantizer" in loaded and info.quantizer_sha256:
+        _check_sum(info, info.quantizer_sha256, weights_sha256(loaded["quantizer"]))
     if "decoder" in loaded:
         _check_sum(info, info.decoder_sha256, weights_sha256(loaded["decoder"]))
     return loaded
@@ -266,5 +279,9 @@ def _replace_folder(new: Path, path: Path) -> None:
         return
     old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
     path.rename(old)
-    new.rename(path)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
     shutil.rmtree(old)

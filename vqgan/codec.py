@@ -5,6 +5,7 @@ image size. The batch is split over all local devices. An encoder never loads de
 the other way round.
 """
 
+import dataclasses
 import os
 from functools import cached_property
 from typing import Any, Self
@@ -169,7 +170,7 @@ class Codec:
 
     @cached_property
     def _encoder(self) -> tuple[Any, Any]:
-        config = self.config
+        config = _inference(self.config)
         modules = {
             "encoder": _abstract(lambda rngs: TokenEncoder(config, dtype=self._dtype, rngs=rngs)),
             "quantizer": _abstract_quantizer(config),
@@ -184,7 +185,7 @@ class Codec:
 
     @cached_property
     def _decoder(self) -> tuple[Any, Any]:
-        config = self.config
+        config = _inference(self.config)
         modules = {
             "quantizer": _abstract_quantizer(config),
             "decoder": _abstract(lambda rngs: TokenDecoder(config, dtype=self._dtype, rngs=rngs)),
@@ -215,6 +216,11 @@ class Codec:
             for name, module in modules.items()
         }
         return jax.device_put(states, self._replicated)
+
+
+def _inference(config: ModelConfig) -> ModelConfig:
+    """Without dropout, which acts in training only and would bring random state."""
+    return dataclasses.replace(config, dropout=0.0)
 
 
 def _abstract(build: Any) -> Any:

@@ -6,6 +6,7 @@ without loading JAX.
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -63,7 +64,7 @@ class ModelConfig:
             raise UserError(f"model.codebook_size is {self.codebook_size}: a codebook needs at least 2 codes")
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}: it must lie in [0, 1)")
-        if self.input_range[0] >= self.input_range[1]:
+        if not -math.inf < self.input_range[0] < self.input_range[1] < math.inf:
             raise UserError(f"model.input_range is {list(self.input_range)}: give the lower value first")
         if self.resolution % self.downsampling:
             raise UserError(
@@ -107,6 +108,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "configuration
     Raises:
       UserError: an unknown field (with the nearest known name), or a value of the wrong type.
     """
+    if not isinstance(data, Mapping):
+        raise UserError(f"{where}: expected an object, got {data!r}")
     hints = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in data:
@@ -128,8 +131,6 @@ def _plain(value: Any) -> Any:
 def _typed(hint: Any, value: Any, where: str) -> Any:
     """``value`` as the type of its field: lists to tuples, integers to floats, mappings to dataclasses."""
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where}: expected an object, got {value!r}")
         return from_dict(hint, value, where)  # type: ignore[arg-type]
     args = typing.get_args(hint)
     if typing.get_origin(hint) is tuple:

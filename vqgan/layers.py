@@ -35,8 +35,9 @@ class GroupNorm(nnx.Module):
         x = x.astype(jnp.float32)
         centred = x - self._group_mean(x)
         variance = self._group_mean(centred**2)
-        scaled = centred * (jax.lax.rsqrt(variance + GROUP_NORM_EPSILON) * self.scale[...])
-        return (scaled + self.bias[...]).astype(self.dtype)
+        scale, bias = (param[...][None, None, None, :] for param in (self.scale, self.bias))
+        scaled = centred * (jax.lax.rsqrt(variance + GROUP_NORM_EPSILON) * scale)
+        return (scaled + bias).astype(self.dtype)
 
     def _group_mean(self, x: jax.Array) -> jax.Array:
         """``[B, h, w, C]`` to ``[B, 1, 1, C]``: each channel gets the mean of its group."""

@@ -182,7 +182,7 @@ class ShardWriter:
         if not rows:
             return
         table = pa.Table.from_batches(self._pending)
-        group = table.slice(0, rows)
+        group = table.slice(0, rows).combine_chunks()  # or Parquet's pages would follow the callers' cuts
         self._open(group).write_table(group, row_group_size=rows)
         rest = table.slice(rows)
         self._pending = rest.to_batches()

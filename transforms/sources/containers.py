@@ -58,4 +58,15 @@ def read_containers(
         except OSError as error:
             yield from [failing(error)] * len(group)
             continue
-        yield from read_one(opened, group)
+        yield from _read_all(read_one(opened, group), len(group))
+
+
+def _read_all(loaders: Iterator[Loader], count: int) -> Iterator[Loader]:
+    """``count`` loaders, the last of which fail where the file turns out to be damaged."""
+    given = 0
+    try:
+        for loader in loaders:
+            given += 1
+            yield loader
+    except DamagedError as error:
+        yield from [failing(error)] * (count - given)

@@ -1,6 +1,7 @@
 """Patterns over file names: shell globs and webdataset's brace ranges."""
 
 import dataclasses
+import math
 import re
 from fnmatch import fnmatchcase
 
@@ -34,8 +35,9 @@ def expand_braces(pattern: str) -> list[str]:
     Raises:
       UserError: more than :data:`MAX_EXPANSIONS` names.
     """
-    for brace in _BRACE.finditer(pattern):
-        options = _options(brace[1], pattern)
+    braces = [(brace, _options(brace[1], pattern)) for brace in _BRACE.finditer(pattern)]
+    _check_count(math.prod(len(options) for _, options in braces if options), pattern)
+    for brace, options in braces:
         if options:
             head, tail = pattern[: brace.start()], pattern[brace.end() :]
             return _expand_each([head + option + tail for option in options], pattern)

@@ -25,7 +25,6 @@ from transforms.sources.reading import (
     read_exact,
     to_label,
 )
-from vqgan.errors import UserError
 
 _BATCH_ROWS = 16
 _LIST_BATCH_ROWS = 8192
@@ -131,12 +130,8 @@ class ParquetSource:
     def _read_one(
         self, location: Location, file: pa.NativeFile, entries: Sequence[Entry]
     ) -> Iterator[Loader]:
-        try:
-            parquet = _open(file)
-            image = image_column(self.config.input, parquet.schema_arrow, self.config.image_column)
-        except (DamagedError, UserError) as error:
-            yield from [failing(error)] * len(entries)
-            return
+        parquet = _open(file)
+        image = image_column(self.config.input, parquet.schema_arrow, self.config.image_column)
         ends = list(itertools.accumulate(_group_sizes(parquet)))
         for group, wanted in itertools.groupby(entries, key=lambda entry: _group_of(entry.offset, ends)):
             first = ends[group - 1] if group else 0

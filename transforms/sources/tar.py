@@ -202,7 +202,7 @@ def _image_extension(group: Group, wanted: str | None) -> str:
     if group.problem:
         raise ValueError(group.problem)
     there = ", ".join(
-        f".{extension}" if extension else "files without extension" for extension in group.parts
+        f".{extension}" if extension else "(no extension)" for extension in group.parts
     )
     if wanted:
         if wanted not in group.parts:

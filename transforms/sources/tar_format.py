@@ -47,7 +47,7 @@ class Member(NamedTuple):
 
 
 class Bytes(Protocol):
-    """An archive's bytes, asked for in ascending order."""
+    """An archive's bytes, asked for in ascending order, and none of them twice."""
 
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset``, fewer where the archive ends."""
@@ -136,24 +136,25 @@ def members(archive: Bytes) -> Iterator[Member]:
         if header.count(0) == len(header):
             position, ended = position + len(header), True
             continue
-        member, position = _next_member(archive, position)
+        member, position = _next_member(archive, header, position)
         ended = False
         yield member
     if not ended:
         raise DamagedError(position, "the mark at the end of the archive is missing, so it is cut off")
 
 
-def _next_member(archive: Bytes, start: int) -> tuple[Member, int]:
-    """The member whose headers begin at ``start``, and where the next begins."""
+def _next_member(archive: Bytes, header: bytes, start: int) -> tuple[Member, int]:
+    """The member whose first header, at ``start``, was read, and where the next begins."""
     attributes: dict[str, str] = {}
     position = start
     while True:
-        info = _parse(archive.read(position, BLOCK), position)
+        info = _parse(header, position)
         data = position + BLOCK
         if info.type not in _ATTRIBUTE_TYPES:
             return _member(archive, info, attributes, start, data)
         attributes |= _attributes(archive, info, data)
         position = data + _padded(info.size)
+        header = archive.read(position, BLOCK)
 
 
 def _parse(header: bytes, position: int) -> tarfile.TarInfo:

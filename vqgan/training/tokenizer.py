@@ -57,6 +57,11 @@ class TrainConfig:
         for name in ("steps", "batch_size", "crop_size", "revive_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("warmup_steps", "autoencoder_steps", "commitment"):
+            if getattr(self, name) < 0:
+                raise UserError(f"train.{name} is {getattr(self, name)}: it must not be negative")
+        if not self.learning_rate > 0:
+            raise UserError(f"train.learning_rate is {self.learning_rate}: it must be above 0")
         if self.autoencoder_steps >= self.steps:
             raise UserError(
                 f"train.autoencoder_steps is {self.autoencoder_steps}: it must be below "
@@ -102,17 +107,27 @@ def train(
     model_config.grid(config.crop_size, config.crop_size)
     if not images:
         raise UserError("training data: there is no picture in it")
+    smallest = min(min(image.shape[:2]) for image in images)
+    if smallest < config.crop_size:
+        raise UserError(
+            f"training data: a picture has a side of {smallest} pixels; the least is "
+            f"train.crop_size, {config.crop_size}"
+        )
     model = VQGAN(model_config, rngs=nnx.Rngs(config.seed))
-    graph, params = nnx.split(model, nnx.Param)
+    graph, params, noise = nnx.split(model, nnx.Param, ...)  # noise: random state of dropout
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(_schedule(config), b1=0.9, b2=0.99))
     optimizer_state = optimizer.init(params)
     batches = crop_batches(images, config.crop_size, config.batch_size, config.seed)
     step_without, step_with = (
         _make_step(graph, optimizer, model_config, config, quantize) for quantize in (False, True)
     )
-    encode = jax.jit(
-        lambda params, batch: nnx.merge(graph, params).encoder(normalize(batch, model_config.input_range))
-    )
+
+    @jax.jit
+    def encode(params: Any, batch: jax.Array) -> jax.Array:
+        restored = nnx.merge(graph, params, noise)
+        restored.eval()
+        return restored.encoder(normalize(batch, model_config.input_range))
+
     counts = np.zeros(model_config.codebook_size, np.int64)
     rng = np.random.default_rng(config.seed)
     started = time.monotonic()
@@ -122,7 +137,7 @@ def train(
             latents = _sample_latents(functools.partial(encode, params), batches, model_config)
             params["quantizer"]["codebook"] = nnx.Param(k_means(latents, model_config.codebook_size, rng))
         update = step_without if step < config.autoencoder_steps else step_with
-        params, optimizer_state, result = update(params, optimizer_state, batch)
+        params, noise, optimizer_state, result = update(params, noise, optimizer_state, batch)
         if step >= config.autoencoder_steps:
             counts += np.bincount(np.ravel(result.tokens), minlength=len(counts))
             if (step + 1) % config.revive_every == 0:
@@ -133,7 +148,7 @@ def train(
                 counts[:] = 0
         rate = (step + 1) * config.batch_size / (time.monotonic() - started)
         report(Progress(step + 1, float(result.pixel_loss), float(result.commitment_loss), rate))
-    return nnx.merge(graph, params)
+    return nnx.merge(graph, params, noise)
 
 
 def evaluate(model: VQGAN, config: ModelConfig, images: np.ndarray, batch_size: int = 16) -> Quality:
@@ -149,7 +164,9 @@ def evaluate(model: VQGAN, config: ModelConfig, images: np.ndarray, batch_size: 
 
     @jax.jit
     def forward(params: Any, batch: jax.Array) -> tuple[jax.Array, jax.Array]:
-        result = nnx.merge(graph, params)(normalize(batch, config.input_range))
+        restored = nnx.merge(graph, params)
+        restored.eval()
+        result = restored(normalize(batch, config.input_range))
         return denormalize(result.images, config.input_range), result.quantized.tokens
 
     histogram = np.zeros(config.codebook_size, np.int64)
@@ -224,8 +241,8 @@ def _make_step(
 ) -> Any:
     """One compiled update of the parameters; without ``quantize`` latents go straight to the decoder."""
 
-    def loss(params: Any, batch: jax.Array) -> tuple[jax.Array, _StepResult]:
-        model = nnx.merge(graph, params)
+    def loss(params: Any, noise: Any, batch: jax.Array) -> tuple[jax.Array, tuple[Any, _StepResult]]:
+        model = nnx.merge(graph, params, noise)
         images = normalize(batch, model_config.input_range)
         latents = model.encoder(images)
         quantized = model.quantizer(latents)
@@ -234,13 +251,16 @@ def _make_step(
         total = pixel
         if quantize:
             total += quantized.codebook_loss + config.commitment * quantized.commitment_loss
-        return total, _StepResult(pixel, quantized.commitment_loss, quantized.tokens)
+        noise = nnx.state(model, nnx.Not(nnx.Param))
+        return total, (noise, _StepResult(pixel, quantized.commitment_loss, quantized.tokens))
 
     @jax.jit
-    def update(params: Any, optimizer_state: Any, batch: jax.Array) -> tuple[Any, Any, _StepResult]:
-        gradients, result = jax.grad(loss, has_aux=True)(params, batch)
+    def update(
+        params: Any, noise: Any, optimizer_state: Any, batch: jax.Array
+    ) -> tuple[Any, Any, Any, _StepResult]:
+        gradients, (noise, result) = jax.grad(loss, has_aux=True)(params, noise, batch)
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
-        return optax.apply_updates(params, updates), optimizer_state, result
+        return optax.apply_updates(params, updates), noise, optimizer_state, result
 
     return update
 
