@@ -1,6 +1,6 @@
 """Peak memory of tokenizing N and 10 N images, each in a process of its own.
 
-    python benchmarks/memory.py
+python benchmarks/memory.py
 """
 
 import os
@@ -13,7 +13,16 @@ from common import make_corpus, parser, say, scratch
 
 def peak_megabytes(corpus: Path, output: Path, size: int) -> float:
     """Peak resident memory of one ``vqgan tokenize``."""
-    command = [sys.executable, "-m", "pipelines.cli", "tokenize", "--input", str(corpus), "--output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "tokenize",
+        "--input",
+        str(corpus),
+        "--output",
+        str(output),
+    ]
     command += ["--codec", "tiny", "--image-size", str(size), "--slice-size", "256", "--quiet"]
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)

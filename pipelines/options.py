@@ -4,7 +4,7 @@ import argparse
 import difflib
 import os
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipelines.tokenize_images import DTYPES, RUNNER, TokenizeConfig, quiet_imports
 from transforms.geometry import FILTERS, RESIZES, VIEWS, Geometry
@@ -152,7 +152,7 @@ def check_flags(unknown: Sequence[str], parser: argparse.ArgumentParser, beam: b
         _check_runner(beam_parser.parse_known_args(unknown)[0].runner)
 
 
-def _beam_parser() -> argparse.ArgumentParser:
+def _beam_parser() -> Any:
     """A parser of all of Beam's flags, which raises UserError for a wrong value."""
     with quiet_imports():
         from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
@@ -160,9 +160,7 @@ def _beam_parser() -> argparse.ArgumentParser:
     def refuse(message: str) -> NoReturn:
         raise UserError(message)
 
-    parser: argparse.ArgumentParser = _BeamArgumentParser(
-        add_help=False, conflict_handler="resolve", allow_abbrev=False
-    )
+    parser = _BeamArgumentParser(add_help=False, conflict_handler="resolve", allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
     parser.error = refuse  # type: ignore[method-assign]

@@ -17,7 +17,17 @@ from transforms.dedupe import mark_duplicates
 from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
 from transforms.manifest import MANIFEST_FILE, read_manifest
-from transforms.plan import KEYS_FILE, Plan, check_keys, collect, cut, differences, make_plan, read_plan, write_plan
+from transforms.plan import (
+    KEYS_FILE,
+    Plan,
+    check_keys,
+    collect,
+    cut,
+    differences,
+    make_plan,
+    read_plan,
+    write_plan,
+)
 from transforms.slices import Job
 from transforms.sources import SourceConfig, open_source
 from transforms.sources.globbing import EVERYTHING
@@ -133,6 +143,7 @@ def prepare(config: TokenizeConfig) -> Prepared:
             "image_column": config.source.image_column,
             "label_column": config.source.label_column,
             "columns": [f"{field.name}: {field.type}" for field in fields],
+            "class_names": source.class_names(),
         },
         "slice_size": config.slice_size,
         "dtype": config.dtype,
@@ -203,10 +214,23 @@ def _run_pipeline(prepared: Prepared, beam_args: Sequence[str]) -> None:
         with beam.Pipeline(options=PipelineOptions(args)) as pipeline:
             pipeline | TokenizeCorpus(prepared.job, plan, config.report)
     except Exception as error:
+        if str(error).startswith("KeyboardInterrupt"):  # what a runner makes of Ctrl-C
+            raise KeyboardInterrupt from None
         raise user_error_of(error) or error from None
     finally:
         progress.show(None)
         shown.close()
+
+
+class _AlreadyAnswered(logging.Filter):
+    """Drops a runner's traceback of what the user is told in one line anyway."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return error is None or not (user_error_of(error) or isinstance(error, KeyboardInterrupt))
+
+
+_ALREADY_ANSWERED = _AlreadyAnswered()
 
 
 @contextlib.contextmanager
@@ -220,6 +244,8 @@ def quiet_imports() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
+        for handler in root.handlers:
+            handler.addFilter(_ALREADY_ANSWERED)
 
 
 def user_error_of(error: BaseException) -> UserError | None:

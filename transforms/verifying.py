@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms import filesystems, rejects
-from transforms.geometry import Geometry
+from transforms.geometry import Geometry, count_views
 from transforms.images import DecodeConfig
 from transforms.inference import load_codec
 from transforms.manifest import read_manifest
-from transforms.plan import all_keys, read_plan, read_slice
+from transforms.plan import Plan, all_keys, read_plan, read_slice
 from transforms.slices import Item, Job, read_and_decode
 from transforms.sources import SourceConfig, open_source
 from transforms.summary import describe_file
@@ -64,13 +64,14 @@ def verify(output: str) -> tuple[list[str], str]:
     strays = [name for name in filesystems.list_names(output) if name.endswith(".parquet")]
     problems += [f"{name} belongs to no manifest entry" for name in strays if name not in listed]
     broken = {name for name, entry in listed.items() if not _check_file(output, entry, problems)}
-    keys = []
+    keys = [_KEYS.empty_table()]
+    histogram = np.zeros(manifest["codebook"]["size"], np.int64)
     for number, name in enumerate(expected):
-        rejected_name = rejects_name(number, slices)
-        if name in listed and not {name, rejected_name} & broken:
-            keys.append(_check_slice(output, number, listed, manifest, problems))
+        if name in listed and not {name, rejects_name(number, slices)} & broken:
+            keys.append(_check_slice(output, number, slices, listed, manifest, histogram, problems))
     if not broken:
         _check_keys(output, pa.concat_tables(keys), problems)
+        _check_counts(manifest, plan, histogram, problems)
     counts = manifest["counts"]
     summary = (
         f"{len(expected)} shards, {len(manifest['rejects'])} rejects files: {counts['planned']} planned, "
@@ -213,10 +214,19 @@ def _check_file(output: str, entry: dict[str, Any], problems: list[str]) -> bool
 
 
 def _check_slice(
-    output: str, number: int, listed: dict[str, Any], manifest: dict[str, Any], problems: list[str]
+    output: str,
+    number: int,
+    slices: int,
+    listed: dict[str, Any],
+    manifest: dict[str, Any],
+    histogram: np.ndarray,
+    problems: list[str],
 ) -> pa.Table:
-    """Checks one shard's footer, counts and tokens. Gives the keys of its images and rejects."""
-    name = shard_name(number, len(manifest["shards"]))
+    """Checks one shard's footer, counts and tokens, which are added to ``histogram``.
+
+    Gives the keys of its images and rejects.
+    """
+    name = shard_name(number, slices)
     filesystem, inner = filesystems.resolve(filesystems.join(output, name))
     seen: list[pa.Table] = []
     with filesystem.open_input_file(inner) as file, Shard(file, name) as shard:
@@ -226,12 +236,17 @@ def _check_slice(
         _expect(problems, name, "slice number", metadata.slice_number, number)
         _expect(problems, name, "rows", shard.rows, listed[name]["rows"])
         _expect(problems, name, "images + rejects", metadata.images + metadata.rejects, metadata.planned)
+        _expect(problems, name, "codebook size", metadata.codebook_size, len(histogram))
+        views = count_views(from_dict(Geometry, manifest["identity"]["preprocessing"]["geometry"]))
+        _expect(problems, name, "rows", shard.rows, metadata.images * views)
         for batch in shard.batches(["key", "view", "tokens"]):
             tokens = shard.tokens(batch)
-            if tokens.size and not 0 <= tokens.min() <= tokens.max() < metadata.codebook_size:
-                problems.append(f"{name}: tokens outside of [0, {metadata.codebook_size})")
+            valid = tokens[(tokens >= 0) & (tokens < len(histogram))]
+            if valid.size < tokens.size:
+                problems.append(f"{name}: tokens outside of [0, {len(histogram)})")
+            histogram += np.bincount(valid, minlength=len(histogram))
             seen.append(pa.table([batch.column("key"), batch.column("view")], schema=_KEYS))
-    rejected = listed.get(rejects_name(number, len(manifest["shards"])))
+    rejected = listed.get(rejects_name(number, slices))
     if rejected is not None:
         rows = rejects.read(filesystems.join(output, rejected["name"]))
         _expect(problems, rejected["name"], "rows", len(rows), metadata.rejects)
@@ -257,6 +272,20 @@ def _check_keys(output: str, found: pa.Table, problems: list[str]) -> None:
         problems.append(f"{lost} planned images are neither rows nor rejects")
     if extra := len(digests - planned):
         problems.append(f"{extra} keys were never planned")
+
+
+def _check_counts(manifest: dict[str, Any], plan: Plan, histogram: np.ndarray, problems: list[str]) -> None:
+    """The manifest's sums are those of its files."""
+    counts, where = manifest["counts"], "manifest.json"
+    rows = sum(entry["rows"] for entry in manifest["shards"])
+    rejected = sum(entry["rows"] for entry in manifest["rejects"])
+    _expect(problems, where, "number of planned images", counts["planned"], plan.entries)
+    _expect(problems, where, "number of images and rejects", counts["images"] + rejected, plan.entries)
+    _expect(problems, where, "number of rejects", counts["rejects"], rejected)
+    _expect(problems, where, "number of rows", counts["rows"], rows)
+    _expect(problems, where, "number of tokens", counts["tokens"], rows * int(np.prod(manifest["grid"])))
+    if manifest["codebook"]["histogram"] != histogram.tolist():
+        problems.append(f"{where}: the codebook's histogram is not that of the tokens")
 
 
 def _expect(problems: list[str], name: str, what: str, found: Any, expected: Any) -> None:

@@ -77,6 +77,9 @@ Loader = Callable[[], Example]
 """Reads one example; runs in a thread, raises what went wrong with this one example."""
 
 
+Names = list[str]
+
+
 class Source(Protocol):
     """A place that images come from. Instances are cheap to make: opening happens in the methods.
 
@@ -93,6 +96,10 @@ class Source(Protocol):
         Raises:
           UserError: the source has no such column.
         """
+        ...
+
+    def class_names(self) -> Names | None:
+        """Names of the classes in the order of their numbers; None where the source has none."""
         ...
 
     def list(self) -> Iterator[Entry]:

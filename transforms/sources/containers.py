@@ -13,7 +13,7 @@ from transforms.sources.recognising import is_sidecar
 def container_files(location: Location) -> Iterator[Found]:
     """The files of an input, without those that only describe others (unless asked for by name)."""
     for found in location.walk():
-        if found.parts in location.names or not is_sidecar(found.name):
+        if not is_sidecar(found.name) or found.parts in location.names:
             yield found
 
 

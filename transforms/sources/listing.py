@@ -50,6 +50,9 @@ class ListSource:
         require(self.config.input, schema.names, self.config.columns)
         return [schema.field(name).with_nullable(True) for name in self.config.columns]
 
+    def class_names(self) -> None:
+        """None: classes are numbers here."""
+
     def list(self) -> Iterator[Entry]:
         """An entry for each row, its ``offset`` being the number of the row; sizes are not known.
 
@@ -100,7 +103,9 @@ class ListSource:
 
     def _label(self, number: int, value: object) -> int | None:
         try:
-            return to_label(int(value) if isinstance(value, str) and value else value or None)
+            if isinstance(value, str):
+                return to_label(int(value)) if value else None
+            return to_label(value)
         except ValueError as error:
             raise UserError(
                 f"{self.config.input}: row {number} has the label {value!r:.80}, which is no integer; "

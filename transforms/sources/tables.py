@@ -93,7 +93,9 @@ class ParquetTable:
     def rows(self, names: Sequence[str]) -> Iterator[tuple[Any, ...] | str]:
         """The values of each row, from as little of the file as these columns take."""
         with _readable(self._location), open_file(self._location, self._found.file) as file:
-            for batch in pq.ParquetFile(file).iter_batches(columns=list(dict.fromkeys(names))):
+            for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(
+                columns=list(dict.fromkeys(names))
+            ):
                 yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
 
 

@@ -76,6 +76,9 @@ class TarSource:
             self._check_columns()
         return [pa.field(name, pa.string()) for name in self.config.columns]
 
+    def class_names(self) -> None:
+        """None: classes are numbers here."""
+
     def list(self) -> Iterator[Entry]:
         """An entry for each group; ``offset`` counts in the decompressed archive."""
         return list_containers(locate(self.config.input), self._list_one)
@@ -201,9 +204,7 @@ def _image_extension(group: Group, wanted: str | None) -> str:
     """The extension of a group's image. Raises ValueError where there is none."""
     if group.problem:
         raise ValueError(group.problem)
-    there = ", ".join(
-        f".{extension}" if extension else "(no extension)" for extension in group.parts
-    )
+    there = ", ".join(f".{extension}" if extension else "(no extension)" for extension in group.parts)
     if wanted:
         if wanted not in group.parts:
             raise ValueError(f"no .{wanted} among {there}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from transforms.sources.base import Entry, Loader, SourceConfig
+from transforms.sources.base import Entry, Loader, Names, SourceConfig
 from transforms.sources.containers import list_containers, read_containers
 from transforms.sources.example_proto import Layout, infer_fields
 from transforms.sources.locating import Found
@@ -19,8 +19,6 @@ from vqgan.errors import UserError
 _FORMATS: dict[str, RecordFormat] = {"tfrecord": TFRecords(), "array_record": ArrayRecords()}
 _NO_LABEL = -1
 """What data sets store where a class is not known, in test splits for example."""
-
-Names = list[str]
 
 
 @dataclasses.dataclass(frozen=True)

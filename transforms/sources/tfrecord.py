@@ -46,6 +46,9 @@ class TFRecordSource:
         files = (found.file for found in container_files(location))
         return infer_fields(self.config.input, self.config.columns, sample(location, TFRecords(), files))
 
+    def class_names(self) -> None:
+        """None: classes are numbers here."""
+
     def list(self) -> Iterator[Entry]:
         """An entry for each record: offset and size of the record's data, which is more than its image.
 

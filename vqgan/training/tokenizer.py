@@ -242,7 +242,7 @@ def _make_step(
     """One compiled update of the parameters; without ``quantize`` latents go straight to the decoder."""
 
     def loss(params: Any, noise: Any, batch: jax.Array) -> tuple[jax.Array, tuple[Any, _StepResult]]:
-        model = nnx.merge(graph, params, noise)
+        model = nnx.merge(graph, params, noise, copy=True)
         images = normalize(batch, model_config.input_range)
         latents = model.encoder(images)
         quantized = model.quantizer(latents)

@@ -63,8 +63,11 @@ def test_labels_are_numbers_of_the_first_level_folders(folder):
     source = _source(folder, folder_labels=True)
     assert source.class_names() == ["a", "b"]
     assert {entry.key: entry.label for entry in source.list()} == {
-        "a/README": 0, "a/deep/er/umang.jpg": 0, "a/wine.jpg": 0,
-        "b/life.jpg": 1, "sunset.jpg": None,
+        "a/README": 0,
+        "a/deep/er/umang.jpg": 0,
+        "a/wine.jpg": 0,
+        "b/life.jpg": 1,
+        "sunset.jpg": None,
     }
     assert _source(folder).class_names() is None
 

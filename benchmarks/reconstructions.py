@@ -1,0 +1,48 @@
+"""The picture in the README: photographs above, their reconstructions by the shipped codec below.
+
+python benchmarks/reconstructions.py docs/reconstructions.jpg
+"""
+
+from pathlib import Path
+
+import numpy as np
+from common import PHOTOS, parser, say
+from PIL import Image
+
+from transforms.geometry import Geometry
+from transforms.images import DecodeConfig, prepare
+from vqgan import Codec
+from vqgan.metrics import codebook_usage, psnr
+
+
+def main() -> None:
+    """Writes the picture and prints PSNR and codebook usage."""
+    flags = parser("Originals above reconstructions.")
+    flags.add_argument("output", type=Path)
+    flags.add_argument("--codec", default="tiny")
+    flags.add_argument("--photos", type=Path, default=PHOTOS)
+    flags.add_argument("--size", type=int, default=256)
+    flags.add_argument("--shown", type=int, default=6)
+    args = flags.parse_args()
+    codec = Codec.load(args.codec, batch_size=2)
+    paths = sorted(args.photos.glob("*.jpg"))
+    geometry = Geometry(image_size=args.size)
+    images = np.concatenate(
+        [prepare(path.read_bytes(), path.name, DecodeConfig(), geometry).pixels for path in paths]
+    )
+    tokens = codec.encode(images)
+    decoded = codec.decode(tokens)
+    values = psnr(images, decoded)
+    for path, value in zip(paths, values, strict=True):
+        say(f"{path.name}: {value:.2f} dB")
+    usage = codebook_usage(np.bincount(tokens.ravel(), minlength=codec.config.codebook_size))
+    say(
+        f"mean {values.mean():.2f} dB over {len(paths)} photographs at {args.size} pixels; {usage.used} of "
+        f"{codec.config.codebook_size} codes used, entropy {usage.entropy:.2f} bits"
+    )
+    rows = [np.concatenate(list(part[: args.shown]), axis=1) for part in (images, decoded)]
+    Image.fromarray(np.concatenate(rows)).save(args.output, quality=88)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Fixtures that all tests share: a toy codec with random weights, and the form of a user's error."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from vqgan.config import ModelConfig
+from vqgan.errors import UserError
+
+if TYPE_CHECKING:
+    from vqgan.codec import Codec
+
+Refused = Callable[[str], AbstractContextManager[None]]
+
+
+@pytest.fixture(scope="session")
+def refused() -> Refused:
+    """A context that expects a :class:`UserError` of one line which matches a pattern."""
+
+    @contextlib.contextmanager
+    def expect(match: str) -> Iterator[None]:
+        with pytest.raises(UserError, match=match) as caught:
+            yield
+        assert "\n" not in str(caught.value)
+
+    return expect
+
+
+@pytest.fixture(scope="session")
+def toy_config() -> ModelConfig:
+    return ModelConfig(
+        resolution=16,
+        ch=8,
+        ch_mult=(1, 2),
+        num_res_blocks=1,
+        attn_resolutions=(),
+        z_channels=8,
+        embed_dim=4,
+        codebook_size=32,
+        norm_groups=4,
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_images() -> np.ndarray:
+    return np.random.default_rng(7).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def toy_weights(toy_config: ModelConfig, toy_images: np.ndarray) -> dict[str, Any]:
+    """Random weights, none of them zero; the codes lie on latents, so that tokens are diverse."""
+    import jax
+    from flax import nnx
+
+    from vqgan.model import VQGAN, normalize
+    from vqgan.training.tokenizer import model_weights
+
+    rng = np.random.default_rng(0)
+    model = VQGAN(toy_config, rngs=nnx.Rngs(0))
+    noisy = jax.tree.map(lambda leaf: leaf + 0.05 * rng.standard_normal(leaf.shape), nnx.state(model))
+    nnx.update(model, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), noisy))
+    graph, state = nnx.split(model)
+    encode = jax.jit(lambda state, images: nnx.merge(graph, state).encoder(images))
+    latents = np.asarray(encode(state, normalize(toy_images, toy_config.input_range)))
+    flat = latents.reshape(-1, toy_config.embed_dim)
+    weights = model_weights(model)
+    weights["quantizer"]["codebook"] = flat[rng.choice(len(flat), toy_config.codebook_size, replace=False)]
+    return weights
+
+
+@pytest.fixture(scope="session")
+def toy_path(
+    toy_config: ModelConfig, toy_weights: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Folder of the toy codec. Tests that damage it work on a copy."""
+    from vqgan.checkpoint import save_codec
+
+    return save_codec(tmp_path_factory.mktemp("codecs") / "toy", toy_config, toy_weights).path
+
+
+@pytest.fixture(scope="session")
+def toy_codec(toy_path: Path) -> "Codec":
+    from vqgan.codec import Codec
+
+    return Codec.load(toy_path, batch_size=4)

@@ -1,0 +1,157 @@
+"""A toy codec, small photographs, and runs of the command line in this process."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from pipelines import cli
+from vqgan.checkpoint import PARTS, save_codec
+from vqgan.config import ModelConfig
+from vqgan.model import VQGAN
+
+PHOTOS = sorted((Path(__file__).parents[1] / "testdata" / "photos").glob("*.jpg"))
+TOY = ModelConfig(
+    resolution=32,
+    ch=8,
+    ch_mult=(1, 2),
+    num_res_blocks=1,
+    attn_resolutions=(),
+    mid_attention=False,
+    z_channels=8,
+    embed_dim=4,
+    codebook_size=64,
+    norm_groups=4,
+)
+
+
+def toy_weights(seed: int) -> dict[str, dict[str, np.ndarray]]:
+    """Random weights whose tokens spread over the codebook; no operation is compiled for them."""
+    rng = np.random.default_rng(seed)
+    model = nnx.eval_shape(lambda: VQGAN(TOY, rngs=nnx.Rngs(0)))
+    weights: dict[str, dict[str, np.ndarray]] = {}
+    for part in PARTS:
+        flat = nnx.to_flat_state(nnx.state(getattr(model, part), nnx.Param))
+        weights[part] = {".".join(map(str, path)): _values(param.shape, rng) for path, param in flat}
+    return weights
+
+
+def _values(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    if len(shape) == 1:
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32)
+
+
+class Result(NamedTuple):
+    """What a command gave."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The only line of errors; more than one fails the test, and so does a traceback."""
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+Vqgan = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def codec_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a codec with 2x2 pixels a token and 64 codes."""
+    path = tmp_path_factory.mktemp("codec") / "toy"
+    save_codec(path, TOY, toy_weights(0))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def other_codec(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A codec of the same shape with other weights."""
+    path = tmp_path_factory.mktemp("codec") / "other"
+    save_codec(path, TOY, toy_weights(1))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 different small JPEGs."""
+    folder = tmp_path_factory.mktemp("photos")
+    for path in PHOTOS:
+        with Image.open(path) as image:
+            for number, size in enumerate([(48, 40), (36, 64), (33, 33), (90, 32)]):
+                image.resize(size).save(folder / f"{path.stem}-{number}.jpg")
+    return folder
+
+
+@pytest.fixture
+def few(photos: Path, tmp_path: Path) -> Path:
+    """A folder of 10 of them, to be changed at will."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for path in sorted(photos.iterdir())[::4]:
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture
+def vqgan(capsys: pytest.CaptureFixture[str]) -> Vqgan:
+    """Runs one command in this process."""
+
+    def vqgan(*argv: Any) -> Result:
+        capsys.readouterr()
+        try:
+            code = cli.main([str(argument) for argument in argv])
+        except SystemExit as exit:
+            code = exit.code if isinstance(exit.code, int) else 1
+        return Result(code, *capsys.readouterr())
+
+    return vqgan
+
+
+@pytest.fixture
+def tokenize(vqgan: Vqgan, codec_path: str, tmp_path: Path) -> Vqgan:
+    """Runs ``vqgan tokenize`` with small batches; later flags override."""
+
+    def tokenize(source: Any, *flags: Any, output: Any = None) -> Result:
+        common = ["--codec", codec_path, "--slice-size", 4, "--batch-size", 4, "--threads", 2, "--quiet"]
+        report = [] if "--report" in flags else ["--no-report"]
+        rest = [flag for flag in flags if flag != "--report"]
+        where = ["--input", source, "--output", output or tmp_path / "out"]
+        return vqgan("tokenize", *where, *common, *report, *rest)
+
+    return tokenize
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, photos: Path, codec_path: str) -> Path:
+    """A finished data set of the photographs and one reject, with its images beside it; do not change it."""
+    root = tmp_path_factory.mktemp("finished")
+    shutil.copytree(photos, root / "in")
+    (root / "in" / "broken.jpg").write_bytes(b"no image")
+    argv = ["tokenize", "--input", root / "in", "--output", root / "out", "--codec", codec_path]
+    flags = ["--slice-size", 11, "--batch-size", 4, "--quiet"]
+    assert cli.main([str(argument) for argument in (*argv, *flags)]) == 0
+    return root
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished data set, to be changed at will."""
+    shutil.copytree(finished / "out", tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture
+def manifest() -> Callable[[Path], dict[str, Any]]:
+    """Reads the manifest of a data set."""
+    return lambda folder: json.loads((folder / "manifest.json").read_text())

@@ -1,0 +1,379 @@
+"""Killed at any instant and started again, a run gives the bytes of one that was never killed."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import fs
+
+from pipelines import tokenize_images
+from pipelines.tokenize_images import Prepared, TokenizeConfig
+from transforms import filesystems
+from transforms.geometry import Geometry
+from transforms.images import DecodeConfig
+from transforms.inference import load_codec
+from transforms.manifest import total
+from transforms.slices import make_shard
+from transforms.sources import SourceConfig
+from transforms.tokenizing import finish
+from vqgan.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+TIMES = ("throughput", "finished", "versions")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """sha256 of every file; of the manifest, without what a clock has to do with."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            if path.name == "manifest.json":
+                manifest = {name: value for name, value in json.loads(data).items() if name not in TIMES}
+                data = json.dumps(manifest).encode()
+            if path.name != "report.html":  # shows the time, too
+                found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 images and three rejects."""
+    folder = tmp_path_factory.mktemp("resume") / "in"
+    shutil.copytree(photos, folder)
+    for number in range(3):
+        (folder / f"broken-{number}.jpg").write_bytes(b"no image" * number)
+    return folder
+
+
+# Killed by the system.
+
+
+def start(source: Path, output: Path, codec: str) -> subprocess.Popen[bytes]:
+    argv = [sys.executable, "-m", "pipelines.cli", "tokenize", "--input", source, "--output", output]
+    flags = ["--codec", codec, "--slice-size", "5", "--batch-size", "4", "--threads", "2"]
+    return subprocess.Popen([*map(str, argv), *flags], cwd=ROOT, stderr=subprocess.PIPE)
+
+
+def finish_run(process: subprocess.Popen[bytes]) -> None:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err.decode()
+
+
+def kill(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it was still running."""
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    return process.returncode == -signal.SIGKILL
+
+
+def files(folder: Path) -> int:
+    """Finished files, and temporary ones: each step of a run changes this number."""
+    return sum(2 - path.name.endswith(".tmp") for path in folder.rglob("*") if path.is_file())
+
+
+def wait_for_progress(process: subprocess.Popen[bytes], output: Path, steps: int) -> None:
+    wanted = files(output) + steps
+    deadline = time.monotonic() + 120
+    while files(output) < wanted and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.0005)
+
+
+def test_killed_processes(source: Path, codec_path: str, tmp_path: Path) -> None:
+    """Two runs, each killed again and again: by the clock while starting, by what is on disk later."""
+    rng = random.Random(7)
+    reference, started = tmp_path / "reference", time.monotonic()
+    finish_run(start(source, reference, codec_path))
+    lifetime = time.monotonic() - started
+    alive = 0
+    for run, steps in enumerate([(1, 3, 4, 5), (2, 6, 7, 3)]):
+        output = tmp_path / f"run-{run}"
+        process = start(source, output, codec_path)
+        time.sleep(rng.uniform(0, lifetime))
+        kill(process)
+        for step in steps:
+            process = start(source, output, codec_path)
+            wait_for_progress(process, output, step)
+            time.sleep(rng.choice([0, 0.001, 0.003, 0.01]))
+            alive += kill(process)
+        finish_run(start(source, output, codec_path))
+        assert contents(output) == contents(reference)
+        assert (output / "report.html").exists()
+    assert alive >= 6, "hardly any process was killed at work: the test shows nothing"
+
+
+# Killed at every single step, in this process.
+
+
+class KilledError(BaseException):
+    """The process is gone: nothing that would run after this may have an effect."""
+
+
+class Mortal:
+    """A local file system that dies at its ``last`` operation, as a killed process would leave it.
+
+    Writing counts as an operation, and the one that dies leaves half of its bytes behind.
+    """
+
+    def __init__(self, last: int | None):
+        self.steps = 0
+        self._last = last
+        self._inner = fs.LocalFileSystem()
+
+    def step(self) -> None:
+        self.steps += 1
+        if self._last is not None and self.steps > self._last:
+            raise KilledError
+
+    def open_output_stream(self, path: str) -> Any:
+        self.step()
+        return MortalStream(self, self._inner.open_output_stream(path))
+
+    def move(self, source: str, target: str) -> None:
+        self.step()
+        self._inner.move(source, target)
+        self.step()
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        self.step()
+        self._inner.create_dir(path, recursive=recursive)
+
+    def delete_file(self, path: str) -> None:
+        self.step()
+        self._inner.delete_file(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class MortalStream:
+    """A stream into such a file system."""
+
+    closed = False
+
+    def __init__(self, owner: Mortal, stream: Any):
+        self._owner, self._stream = owner, stream
+
+    def write(self, data: Any) -> int:
+        data = bytes(data)
+        try:
+            self._owner.step()
+        except KilledError:
+            self._stream.write(data[: len(data) // 2])
+            self._stream.flush()
+            raise
+        self._stream.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+        self.closed = True
+
+    def __enter__(self) -> "MortalStream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def carry_out(prepared: Prepared, beam_args: Any) -> None:
+    """What the pipeline does, in a plain loop."""
+    job = prepared.job
+    codec = load_codec(job.codec, job.batch_size, job.dtype)
+    summaries = [make_shard(job, number, codec, lambda images, rejects: None) for number in range(job.slices)]
+    finish(total(summaries), job, prepared.plan, prepared.config.report)
+
+
+@pytest.fixture
+def settings(source: Path, codec_path: str, tmp_path: Path) -> Callable[[str], TokenizeConfig]:
+    def settings(name: str) -> TokenizeConfig:
+        return TokenizeConfig(
+            source=SourceConfig(str(source)),
+            output=str(tmp_path / name),
+            codec=codec_path,
+            geometry=Geometry(image_size=32),
+            decode=DecodeConfig(),
+            slice_size=15,
+            batch_size=4,
+            threads=2,
+            report=False,
+            quiet=True,
+        )
+
+    return settings
+
+
+def live(config: TokenizeConfig, last: int | None, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Runs for ``last`` operations on the output. Gives their number."""
+    mortal = Mortal(last)
+    resolve = filesystems.resolve
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystems, "resolve", lambda path: (mortal, resolve(path)[1]))
+        patch.setattr(tokenize_images, "_run_pipeline", carry_out)
+        tokenize_images.run(config, [])
+    return mortal.steps
+
+
+def dying(steps: int) -> Iterator[int]:
+    """Every instant of a short run, and of a long one."""
+    yield from range(steps)
+
+
+def test_killed_at_every_step(
+    settings: Callable[[str], TokenizeConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = live(settings("reference"), None, monkeypatch)
+    reference = contents(tmp_path / "reference")
+    assert steps > 40
+    assert sum(name.startswith("rejects-") for name in reference) >= 1
+    left_something = 0
+    for last in dying(steps):
+        config = settings(f"run-{last}")
+        with pytest.raises(KilledError):
+            live(config, last, monkeypatch)
+        left_something += any(Path(config.output).rglob("*.tmp"))
+        live(config, None, monkeypatch)
+        assert contents(Path(config.output)) == reference, f"killed at step {last} of {steps}"
+        shutil.rmtree(config.output)
+    assert left_something > steps / 3
+
+
+def test_killed_again_and_again(
+    settings: Callable[[str], TokenizeConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run killed many times, a little further on each time."""
+    steps = live(settings("reference"), None, monkeypatch)
+    config = settings("run")
+    for last in range(1, steps, 5):
+        try:
+            live(config, last, monkeypatch)
+            break
+        except KilledError:
+            continue
+    assert contents(tmp_path / "run") == contents(tmp_path / "reference")
+
+
+def test_interrupted_by_an_exception(
+    settings: Callable[[str], TokenizeConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike a killed process, an interrupted one cleans up: no temporary file stays."""
+    config = settings("run")
+    publish = fs.LocalFileSystem.open_output_stream
+    assert publish is not None
+    for last in range(5, 60, 9):
+        with pytest.raises((KeyboardInterrupt, StopAsyncIteration)):
+            interrupted(config, last, monkeypatch)
+        assert not list(Path(config.output).rglob("*.tmp"))
+    live(config, None, monkeypatch)
+    live(settings("reference"), None, monkeypatch)
+    assert contents(tmp_path / "run") == contents(tmp_path / "reference")
+
+
+class Interrupted(Mortal):
+    """Raises KeyboardInterrupt once, and works on."""
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps == self._last:
+            raise KeyboardInterrupt
+
+
+def interrupted(config: TokenizeConfig, last: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    mortal = Interrupted(last)
+    resolve = filesystems.resolve
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystems, "resolve", lambda path: (mortal, resolve(path)[1]))
+        patch.setattr(tokenize_images, "_run_pipeline", carry_out)
+        tokenize_images.run(config, [])
+
+
+# A full disk.
+
+
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+from pipelines.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_file_size_limit(source: Path, codec_path: str, tmp_path: Path) -> None:
+    """The system refuses large writes: one line and exit code 2, and the run goes on afterwards."""
+    output = tmp_path / "out"
+    argv = ["tokenize", "--input", source, "--output", output, "--codec", codec_path, "--no-report"]
+    flags = ["--slice-size", "20", "--batch-size", "4", "--quiet"]
+
+    def run(limit: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", LIMITED, str(limit), *map(str, argv), *flags]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    short = run(5000)  # enough for the plan, not for a shard
+    assert short.returncode == 2, short.stderr
+    assert len(short.stderr.splitlines()) == 1, short.stderr
+    assert "no space left" in short.stderr
+    assert "tokens-" in short.stderr
+    assert not list(output.rglob("*.tmp"))
+    assert not list(output.glob("tokens-*"))
+    assert (output / "plan" / "plan.json").exists()
+    assert run(1 << 30).returncode == 0
+    assert (output / "manifest.json").exists()
+
+
+class FullStream(MortalStream):
+    """A stream onto a disk that is full."""
+
+    def write(self, data: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+
+class FullDisk(Mortal):
+    """A file system whose disk is full from the ``last`` new file on."""
+
+    def open_output_stream(self, path: str) -> Any:
+        self.steps += 1
+        stream = self._inner.open_output_stream(path)
+        kind = MortalStream if self.steps <= (self._last or 0) else FullStream
+        healthy = Mortal(None)
+        return kind(healthy, stream)
+
+    def step(self) -> None:
+        """Only new files count."""
+
+
+@pytest.mark.parametrize("room", [0, 1, 2, 3, 4, 5])
+def test_full_disk(
+    settings: Callable[[str], TokenizeConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    room: int,
+) -> None:
+    config = settings("run")
+    disk = FullDisk(room)
+    resolve = filesystems.resolve
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystems, "resolve", lambda path: (disk, resolve(path)[1]))
+        patch.setattr(tokenize_images, "_run_pipeline", carry_out)
+        with pytest.raises(UserError, match="no space left to write it; free some and run the same command"):
+            tokenize_images.run(config, [])
+    complete = {name for name in contents(tmp_path / "run") if name.startswith("tokens-")}
+    before = {name: os.stat(tmp_path / "run" / name).st_mtime_ns for name in complete}
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    live(config, None, monkeypatch)
+    live(settings("reference"), None, monkeypatch)
+    assert contents(tmp_path / "run") == contents(tmp_path / "reference")
+    assert before == {name: os.stat(tmp_path / "run" / name).st_mtime_ns for name in complete}

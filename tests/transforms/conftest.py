@@ -1,0 +1,136 @@
+"""A toy codec, small photographs, and jobs over them that run without Beam."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from pipelines import tokenize_images
+from pipelines.tokenize_images import Prepared, TokenizeConfig
+from transforms.geometry import Geometry
+from transforms.images import DecodeConfig
+from transforms.inference import load_codec
+from transforms.manifest import total
+from transforms.plan import write_plan
+from transforms.slices import make_shard
+from transforms.sources import SourceConfig
+from transforms.tokenizing import finish
+from vqgan.checkpoint import PARTS, save_codec
+from vqgan.codec import Codec
+from vqgan.config import ModelConfig
+from vqgan.model import VQGAN
+
+PHOTOS = sorted((Path(__file__).parents[1] / "testdata" / "photos").glob("*.jpg"))
+TOY = ModelConfig(
+    resolution=32,
+    ch=8,
+    ch_mult=(1, 2),
+    num_res_blocks=1,
+    attn_resolutions=(),
+    mid_attention=False,
+    z_channels=8,
+    embed_dim=4,
+    codebook_size=64,
+    norm_groups=4,
+)
+
+Configure = Callable[..., TokenizeConfig]
+Run = Callable[[TokenizeConfig], dict[str, Any]]
+
+
+def toy_weights(seed: int) -> dict[str, dict[str, np.ndarray]]:
+    """Random weights whose tokens spread over the codebook; no operation is compiled for them."""
+    rng = np.random.default_rng(seed)
+    model = nnx.eval_shape(lambda: VQGAN(TOY, rngs=nnx.Rngs(0)))
+    weights: dict[str, dict[str, np.ndarray]] = {}
+    for part in PARTS:
+        flat = nnx.to_flat_state(nnx.state(getattr(model, part), nnx.Param))
+        weights[part] = {".".join(map(str, path)): _values(param.shape, rng) for path, param in flat}
+    return weights
+
+
+def _values(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    if len(shape) == 1:
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def codec_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a codec with 2x2 pixels a token and 64 codes."""
+    path = tmp_path_factory.mktemp("codec") / "toy"
+    save_codec(path, TOY, toy_weights(0), card={"origin": {"name": "toy"}})
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def codec(codec_path: str) -> Codec:
+    """That codec, the one that runs in this process share."""
+    return load_codec(codec_path, 4, "float32")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 20 different small JPEGs."""
+    folder = tmp_path_factory.mktemp("photos")
+    for path in PHOTOS:
+        with Image.open(path) as image:
+            for number, size in enumerate([(48, 40), (36, 64)]):
+                image.resize(size).save(folder / f"{path.stem}-{number}.jpg")
+    return folder
+
+
+@pytest.fixture
+def configure(codec_path: str, tmp_path: Path) -> Configure:
+    """Settings of a run over an input; keyword arguments override the rest."""
+
+    def configure(source: Any, **changes: Any) -> TokenizeConfig:
+        if not isinstance(source, SourceConfig):
+            source = SourceConfig(input=str(source))
+        config = TokenizeConfig(
+            source=source,
+            output=str(tmp_path / "out"),
+            codec=codec_path,
+            geometry=Geometry(image_size=32),
+            decode=DecodeConfig(),
+            slice_size=6,
+            batch_size=4,
+            threads=2,
+            report=False,
+            quiet=True,
+        )
+        return dataclasses.replace(config, **changes)
+
+    return configure
+
+
+def carry_out(prepared: Prepared, beam_args: Any = ()) -> None:
+    """What the Beam pipeline does, in a plain loop."""
+    job = prepared.job
+    codec = load_codec(job.codec, job.batch_size, job.dtype)
+    summaries = [make_shard(job, number, codec, lambda images, rejects: None) for number in range(job.slices)]
+    finish(total(summaries), job, prepared.plan, prepared.config.report)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A whole run or rerun, with the pipeline as a plain loop in place of Beam."""
+    monkeypatch.setattr(tokenize_images, "_run_pipeline", carry_out)
+    return lambda config: tokenize_images.run(config, [])
+
+
+@pytest.fixture
+def planned() -> Callable[[TokenizeConfig], Prepared]:
+    """A plan written down, ready for its shards to be made one by one."""
+
+    def plan(config: TokenizeConfig) -> Prepared:
+        prepared = tokenize_images.prepare(config)
+        write_plan(config.output, prepared.plan, prepared.slices)
+        return prepared
+
+    return plan

@@ -1,0 +1,203 @@
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from transforms.sources import SourceConfig, open_source
+from transforms.sources.tfds import TFDSSource
+from transforms.sources.tfds_metadata import load_metadata, parse_address
+from vqgan.errors import UserError
+
+FORMATS = ("tfrecord", "array_record")
+
+
+@pytest.fixture
+def data_dir(tmp_path, tfds_folder):
+    """``data_dir(file_format)``: a copy of the prepared data set, in ``tiny_photos/1.0.0``."""
+
+    def unpack(file_format: str) -> Path:
+        folder = tmp_path / file_format
+        if file_format == "tfrecord":
+            shutil.copytree(tfds_folder / "tiny_photos", folder / "tiny_photos")
+        else:
+            with zipfile.ZipFile(tfds_folder / "array_record.zip") as archive:
+                archive.extractall(folder)
+        return folder
+
+    return unpack
+
+
+@pytest.fixture
+def originals(tfds_folder):
+    return {path.stem: path.read_bytes() for path in sorted((tfds_folder / "originals").glob("*.jpg"))}
+
+
+def _source(data_dir: Path, split: str = "train", name: str = "tiny_photos", **options) -> TFDSSource:
+    return TFDSSource(SourceConfig(f"tfds:{name}/{split}?data_dir={data_dir}", **options))
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_reads_every_image_unchanged(file_format, data_dir, originals, read_all):
+    folder = data_dir(file_format)
+    source = open_source(_source(folder, "train", columns=("name",)).config)
+    assert isinstance(source, TFDSSource)
+    assert not source.shuffles
+    assert source.fields() == [pa.field("name", pa.string())]
+    assert source.class_names() == ["indoors", "outdoors"]
+    results = read_all(source)
+    shard = f"tiny_photos-train.{file_format}-0000%d-of-00002"
+    assert list(results) == [f"{shard % 0}#{n}" for n in range(4)] + [f"{shard % 1}#{n}" for n in range(3)]
+    assert {r.columns["name"]: r.data for r in results.values()} == dict(list(originals.items())[:7])
+    names = list(originals)
+    assert all(r.label == names.index(r.columns["name"]) % 2 for r in results.values())
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_parts_of_splits_keep_their_keys(file_format, data_dir, read_all):
+    folder = data_dir(file_format)
+    whole = read_all(_source(folder))
+    part = read_all(_source(folder, "train[40%:80%]"))
+    assert list(part.items()) == list(whole.items())[3:6]
+    assert len(read_all(_source(folder, "train[:1]+train[6:]"))) == 2
+    assert len(read_all(_source(folder, "train+test"))) == 10
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_labels_that_are_not_known(file_format, data_dir, read_all):
+    results = read_all(_source(data_dir(file_format), "test"))
+    assert [result.label for result in results.values()] == [None] * 3
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_damaged_and_missing_shards(file_format, data_dir, read_all):
+    folder = data_dir(file_format)
+    first, second = sorted((folder / "tiny_photos/1.0.0").glob("*-train.*"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-100])
+    entries = list(_source(folder).list())
+    assert entries[0].error == "cannot be read (No such file or directory)"
+    assert entries[-1].error
+    assert len(read_all(_source(folder))) == (2 if file_format == "tfrecord" else 0)
+
+
+def test_a_damaged_array_record_fails_alone(data_dir, read_all):
+    folder = data_dir("array_record")
+    expected = list(read_all(_source(folder)).values())
+    path = next((folder / "tiny_photos/1.0.0").glob("*-train.*-00000-*"))
+    data = bytearray(path.read_bytes())
+    data[len(expected[0].data) + len(expected[1].data) // 2] ^= 1  # records lie one after the other
+    path.write_bytes(data)
+    results = list(read_all(_source(folder)).values())
+    assert isinstance(results.pop(1), ValueError)
+    expected.pop(1)
+    assert results == expected
+
+
+def test_a_shard_of_another_length_is_an_error(data_dir):
+    folder = data_dir("tfrecord")
+    first, second = sorted((folder / "tiny_photos/1.0.0").glob("*-train.*"))
+    shutil.copyfile(second, first)
+    assert [bool(entry.error) for entry in _source(folder).list()] == [False] * 3 + [True] + [False] * 3
+
+
+def test_the_newest_version_is_taken(data_dir):
+    folder = data_dir("tfrecord") / "tiny_photos"
+    shutil.copytree(folder / "1.0.0", folder / "0.9.10")
+    assert load_metadata(_source(folder.parent).config.input).location.root.endswith("/1.0.0")
+    old = _source(folder.parent, name="tiny_photos:0.9.10")
+    assert load_metadata(old.config.input).location.root.endswith("/0.9.10")
+
+
+def test_configurations(data_dir, read_all):
+    folder = data_dir("tfrecord") / "tiny_photos"
+    (folder / "small").mkdir()
+    (folder / "1.0.0").rename(folder / "small" / "1.0.0")
+    assert len(read_all(_source(folder.parent))) == 7
+    assert len(read_all(_source(folder.parent, name="tiny_photos/small:1.0.0"))) == 7
+    (folder / "large").mkdir()
+    with pytest.raises(UserError, match="there is large, small"):
+        list(_source(folder.parent, "test").list())
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "message"),
+    [
+        ("tiny_photo", "train", "no data set tiny_photo in .*; there is tiny_photos"),
+        ("tiny_photos:2.0.0", "train", "no version 2.0.0 in .*; there is 1.0.0"),
+        ("tiny_photos/big", "train", "no configuration big"),
+        ("tiny_photos", "validation", "no split validation .*there is train, test"),
+        ("tiny_photos", "train[:x]", "no split train"),
+    ],
+)
+def test_what_is_not_there_is_named(name, split, message, data_dir):
+    with pytest.raises(UserError, match=message) as caught:
+        list(_source(data_dir("tfrecord"), split, name).list())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_data_dir_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="nowhere"):
+        list(TFDSSource(SourceConfig("tfds:mnist/train")).list())
+
+
+def test_broken_metadata(data_dir):
+    folder = data_dir("tfrecord")
+    (folder / "tiny_photos/1.0.0/dataset_info.json").write_text("{")
+    with pytest.raises(UserError, match="prepare it again") as caught:
+        list(_source(folder).list())
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_columns_are_refused(data_dir):
+    with pytest.raises(UserError, match="no feature caption; there are image, label, name"):
+        _source(data_dir("tfrecord"), columns=("caption",)).fields()
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("tfds:mnist/train", ("mnist", None, None, "train", None)),
+        ("tfds:mnist:3.0.1/train[:10%]", ("mnist", None, "3.0.1", "train[:10%]", None)),
+        ("tfds:ds/cfg-1.0/train+test", ("ds", "cfg-1.0", None, "train+test", None)),
+        ("tfds:ds/cfg:1.0.0/test?data_dir=/a b/c?d", ("ds", "cfg", "1.0.0", "test", "/a b/c?d")),
+        ("tfds:ds/train?data_dir=gs://b/c", ("ds", None, None, "train", "gs://b/c")),
+    ],
+)
+def test_addresses(text, address):
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["tfds:mnist", "tfds:", "tfds:a/b/c/d", "tfds:mnist/", "tfds:mnist/train?dir=x"]
+)
+def test_addresses_of_another_form(text):
+    with pytest.raises(UserError, match="write it as"):
+        open_source(SourceConfig(text))
+
+
+@pytest.mark.parametrize("missing", ["tensorflow_datasets", "array_record.python.array_record_module"])
+def test_packages_that_are_not_installed(missing, data_dir, monkeypatch):
+    load_metadata.cache_clear()
+    source = _source(data_dir("array_record"))
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UserError, match=r"pip install 'vqgan-pipelines\[tfds\]'"):
+        list(source.list())
+
+
+def test_neither_tensorflow_nor_jax_is_imported(tfds_folder):
+    code = (
+        "import sys; from transforms.sources import SourceConfig, open_source\n"
+        "assert not {'tensorflow_datasets', 'array_record'} & set(sys.modules)\n"
+        f"source = open_source(SourceConfig('tfds:tiny_photos/train?data_dir={tfds_folder}'))\n"
+        "entries = list(source.list())\n"
+        "assert len([load() for load in source.read(entries)]) == 7\n"
+        "print(sorted({'tensorflow', 'jax'} & set(sys.modules)))"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

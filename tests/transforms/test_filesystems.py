@@ -1,0 +1,203 @@
+"""Files are published whole or not at all, and every failure is one line."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import fs
+
+from transforms import filesystems
+from vqgan.errors import UserError
+
+BOTH = pytest.mark.parametrize("scheme", ["", "file://"])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@BOTH
+def test_publish(tmp_path: Path, scheme: str) -> None:
+    path = f"{scheme}{tmp_path}/a.bin"
+    with filesystems.publish(path) as stream:
+        stream.write(b"one")
+        assert not (tmp_path / "a.bin").exists()
+    assert (tmp_path / "a.bin").read_bytes() == b"one"
+    filesystems.write_bytes(path, b"two")
+    assert filesystems.read_bytes(path) == b"two"
+    assert names(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt(), SystemExit(1), GeneratorExit()])
+def test_nothing_appears_when_the_block_raises(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / "a").write_bytes(b"before")
+
+    def fail() -> None:
+        with filesystems.publish(str(tmp_path / "a")) as stream:
+            stream.write(b"after")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert (tmp_path / "a").read_bytes() == b"before"
+    assert names(tmp_path) == ["a"]
+
+
+def test_user_errors_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^mine$"), filesystems.publish(str(tmp_path / "a")):
+        raise UserError("mine")
+
+
+def test_a_lost_temporary_is_an_error(tmp_path: Path) -> None:
+    def lose() -> None:
+        with filesystems.publish(str(tmp_path / "a")):
+            filesystems.delete_temporaries(str(tmp_path))
+
+    with pytest.raises(UserError, match="cannot be written"):
+        lose()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOSPC, "no space left.*finished shards are kept"),
+        (errno.EDQUOT, "no space left"),
+        (errno.EFBIG, "no space left"),
+        (errno.EACCES, "no permission"),
+        (errno.EPERM, "no permission"),
+        (errno.EROFS, "no permission"),
+        (errno.EIO, "cannot be written.*Input/output"),
+    ],
+)
+def test_what_a_failed_write_says(tmp_path: Path, number: int, says: str) -> None:
+    def write() -> None:
+        with filesystems.publish(str(tmp_path / "a")):
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(UserError, match=says) as caught:
+        write()
+    assert str(caught.value).startswith(str(tmp_path / "a"))
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == []
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        filesystems.write_bytes(str(tmp_path / "missing" / "a"), b"")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
+def test_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        with pytest.raises(UserError, match="no permission"):
+            filesystems.write_bytes(str(tmp_path / "a"), b"")
+        with pytest.raises(UserError, match="no permission"):
+            filesystems.make_folder(str(tmp_path / "b"))
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_places_that_nobody_can_write_to() -> None:
+    with pytest.raises(UserError, match="/proc/none: "):
+        filesystems.make_folder("/proc/none")
+    with pytest.raises(UserError, match="/proc/none: "):
+        filesystems.write_bytes("/proc/none", b"")
+
+
+def test_local_files_reach_the_disk_before_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        assert not (tmp_path / "a").exists()
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    filesystems.write_bytes(str(tmp_path / "a"), b"four")
+    assert synced == [4]
+
+
+@BOTH
+def test_looking_around(tmp_path: Path, scheme: str) -> None:
+    root = f"{scheme}{tmp_path}"
+    (tmp_path / "b").write_bytes(b"12")
+    (tmp_path / ".a").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "c").touch()
+    assert filesystems.list_names(root) == [".a", "b"]
+    assert filesystems.list_names(f"{root}/missing") == []
+    assert filesystems.exists(f"{root}/folder")
+    assert not filesystems.exists(f"{root}/missing")
+    assert filesystems.file_info(f"{root}/b").size == 2
+    filesystems.delete(f"{root}/b")
+    filesystems.delete(f"{root}/b")
+    assert filesystems.list_names(root) == [".a"]
+
+
+def test_listing_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(UserError, match="cannot be listed"):
+        filesystems.list_names(str(tmp_path / "a"))
+
+
+def test_deleting_a_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match="cannot be written"):
+        filesystems.delete(str(tmp_path / "a"))
+
+
+def test_only_temporaries_are_deleted(tmp_path: Path) -> None:
+    for name in (".tokens.parquet.0123.tmp", ".hidden", "visible.tmp", "tokens.parquet"):
+        (tmp_path / name).touch()
+    filesystems.delete_temporaries(str(tmp_path))
+    assert names(tmp_path) == [".hidden", "tokens.parquet", "visible.tmp"]
+
+
+@pytest.mark.parametrize(
+    ("root", "joined"),
+    [
+        ("/a", "/a/b"),
+        ("/a/", "/a/b"),
+        ("/", "/b"),
+        ("a", "a/b"),
+        ("s3://k", "s3://k/b"),
+        ("gs://k/p/", "gs://k/p/b"),
+    ],
+)
+def test_join(root: str, joined: str) -> None:
+    assert filesystems.join(root, "b") == joined
+
+
+def test_resolve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert filesystems.resolve("~/x")[1] == f"{tmp_path}/x"
+    filesystem, inner = filesystems.resolve(f"file://{tmp_path}/x%20y")
+    assert isinstance(filesystem, fs.LocalFileSystem)
+    assert inner == f"{tmp_path}/x y"
+    with pytest.raises(UserError, match=r"^what://x: cannot open this location"):
+        filesystems.resolve("what://x")
+
+
+class Unreachable:
+    """A file system behind a broken connection."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise OSError("When resolving the host: timeout\nand a second line")
+
+
+def test_unreachable_location(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystems, "resolve", lambda path: (Unreachable(), path))
+    with pytest.raises(UserError, match=r"^s3://b/k: cannot be reached \(When resolving the host: time"):
+        filesystems.exists("s3://b/k")
+    with pytest.raises(UserError, match=r"s3://b/k: cannot be listed"):
+        filesystems.list_names("s3://b/k")
+    with pytest.raises(UserError, match=r"s3://b/k: cannot be written"):
+        filesystems.make_folder("s3://b/k")

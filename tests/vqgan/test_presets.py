@@ -1,0 +1,32 @@
+"""The named architectures are the published ones."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from vqgan.config import ModelConfig
+from vqgan.model import VQGAN
+from vqgan.presets import PRESETS, PRETRAINED_DIR, pretrained_names
+
+
+def parameters(config: ModelConfig) -> int:
+    model = nnx.eval_shape(lambda: VQGAN(config, rngs=nnx.Rngs(0)))
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+@pytest.mark.parametrize(("name", "millions"), [("f16-1024", 72.14), ("f16-16384", 76.07)])
+def test_parameter_counts(name: str, millions: float) -> None:
+    assert round(parameters(PRESETS[name]) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_name_tells_downsampling_and_codes(name: str) -> None:
+    config = PRESETS[name]
+    if name != "tiny":
+        assert name == f"f{config.downsampling}-{config.codebook_size}"
+
+
+def test_pretrained_names_are_folders_with_a_codec() -> None:
+    assert pretrained_names() == ["tiny"]
+    assert (PRETRAINED_DIR / "tiny" / "codec.json").is_file()
