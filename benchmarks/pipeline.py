@@ -83,8 +83,8 @@ def main() -> None:
                 )
                 ratios.append(inside / bare)
                 say(
-                    f"{label}: bare loop {bare:.1f}, pipeline {inside:.1f}, with start-up {whole:.1f} images/s, "
-                    f"ratio {inside / bare:.3f}"
+                    f"{label}: bare loop {bare:.1f}, pipeline {inside:.1f}, "
+                    f"with start-up {whole:.1f} images/s, ratio {inside / bare:.3f}"
                 )
             say(f"{label}: median ratio {np.median(ratios):.3f} over {args.repeats} pairs")
             assert codec.compilations == 1, codec.compilations

@@ -66,10 +66,11 @@ def main() -> None:
                 quiet=True,
             )
             manifest = tokenize_images.run(config, [])
-            bits, entropy = manifest["storage"]["bits_per_token"], manifest["codebook"]["entropy_bits"]
+            tokens, usage = manifest["counts"]["tokens"], manifest["codebook"]
+            bits, entropy = manifest["storage"]["bits_per_token"], usage["entropy_bits"]
             say(
-                f"K = {codes}: {manifest['counts']['tokens']:,} tokens, {manifest['codebook']['used']} codes used, "
-                f"entropy {entropy:.3f} bits, on disk {bits:.3f} bits a token, ratio {bits / entropy:.3f}"
+                f"K = {codes}: {tokens:,} tokens, {usage['used']} codes used, entropy {entropy:.3f} bits, "
+                f"on disk {bits:.3f} bits a token, ratio {bits / entropy:.3f}"
             )
 
 

@@ -301,7 +301,8 @@ def _takes(location: Location, parts: Sequence[str]) -> bool:
     state = location.globs.start()
     for part in parts:
         state = location.globs.step(state, part)
-    return () in location.names or state is EVERYTHING
+    named = any(tuple(parts[: len(name)]) == name for name in location.names)
+    return named or state is EVERYTHING
 
 
 def _missing_files(output: str, manifest: dict[str, Any]) -> list[str]:

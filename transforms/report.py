@@ -180,6 +180,7 @@ figcaption{display:flex;justify-content:space-between;gap:8px;color:var(--soft);
 figcaption span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 svg{width:100%;height:auto}.bars{fill:var(--accent)}line{stroke:var(--ink);stroke-dasharray:5 4}
 svg text{fill:var(--soft);font-size:13px}
-table{border-collapse:collapse}td,th{padding:4px 18px 4px 0;border-bottom:1px solid var(--line);text-align:left}
+table{border-collapse:collapse}
+td,th{padding:4px 18px 4px 0;border-bottom:1px solid var(--line);text-align:left}
 summary{cursor:pointer}pre{background:var(--ground);padding:12px;border-radius:6px;overflow:auto;font-size:13px}
 """

@@ -46,7 +46,8 @@ class TokenizeCorpus(beam.PTransform):
             | "SliceNumbers" >> beam.FlatMap(_numbers, self._job.slices)
             | "Spread" >> beam.Reshuffle()
             | "MakeShard" >> beam.ParDo(MakeShard(self._job))
-            | "Sum" >> beam.CombineGlobally(SumSummaries())
+            # Without the default for empty inputs, whose side input would make the graph branch.
+            | "Sum" >> beam.CombineGlobally(SumSummaries()).without_defaults()
             | "Finish" >> beam.Map(finish, self._job, self._plan, self._write_report)
         )
 

@@ -245,9 +245,9 @@ class Shard:
         self.name = name
         try:
             self._file = pq.ParquetFile(file)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
-                f"{name}: not a readable Parquet file ({str(error).splitlines()[0]}); "
+                f"{name}: not a readable Parquet file ({_first_line(error)}); "
                 "delete it and run the same tokenize command again"
             ) from error
         footer = self._file.schema_arrow.metadata or {}
@@ -255,6 +255,10 @@ class Shard:
         if METADATA_KEY not in footer:
             raise UserError(f"{name}: a Parquet file, but not a token shard (no 'vqgan' in its footer)")
         self.metadata = ShardMetadata.from_json(footer[METADATA_KEY], name)
+        for field in shard_schema(self.metadata.grid, self.metadata.codebook_size):
+            index = self.schema.get_field_index(field.name)
+            if index < 0 or self.schema.field(index).type != field.type:
+                raise UserError(f"{name}: damaged (column {field.name!r} is not of type {field.type})")
 
     def __enter__(self) -> Self:
         return self
@@ -302,10 +306,17 @@ class Shard:
         """
         try:
             yield from self._file.iter_batches(batch_size=rows, columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{self.name}: damaged ({str(error).splitlines()[0]})") from error
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(f"{self.name}: damaged ({_first_line(error)})") from error
 
     def tokens(self, batch: pa.RecordBatch) -> np.ndarray:
         """The token grids of a batch that was read with its ``tokens`` column, int32 ``[rows, h, w]``."""
-        flat = batch.column("tokens").flatten().to_numpy()
-        return flat.astype(np.int32).reshape(-1, *self.metadata.grid)
+        try:
+            flat = batch.column("tokens").flatten().to_numpy()
+            return flat.astype(np.int32).reshape(-1, *self.metadata.grid)
+        except ValueError as error:  # nulls, which no writer of ours leaves
+            raise UserError(f"{self.name}: damaged ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -270,7 +270,7 @@ def test_damage_is_refused_or_harmless(
     copy: Path,
     toy_weights: Weights,
 ) -> None:
-    rng, refusals, info = random.Random(4), 0, read_info(copy)
+    rng, info, refusals = random.Random(4), read_info(copy), []
     for path in (path for part in parts for path in data_files(copy / part)):
         whole = path.read_bytes()
         path.write_bytes(damage(whole, rng))
@@ -278,15 +278,13 @@ def test_damage_is_refused_or_harmless(
             loaded = load_weights(info, parts)
             assert all(same(loaded[part], toy_weights[part]) for part in parts), path.name
         except UserError as error:
-            refusals += 1
-            assert "\n" not in str(error)
+            refusals.append(str(error))
         path.write_bytes(whole)
-    assert refusals >= 4
+    assert len(refusals) >= 4
+    assert not any("\n" in refusal for refusal in refusals)
 
 
-@pytest.mark.parametrize(
-    ("part", "reads"), [("encoder", 0), ("quantizer", 0), ("quantizer", 1), ("decoder", 1)]
-)
+@pytest.mark.parametrize(("part", "reads"), [("encoder", 0), ("decoder", 1)])
 def test_flipped_weight_is_refused(part: str, reads: int, copy: Path, refused: Any) -> None:
     """One bit in the file that holds the numbers, which TensorStore does not check."""
     largest = data_files(copy / part)[0]

@@ -137,7 +137,7 @@ def test_invalid_value_is_named(field: str, value: Any, refused: Any) -> None:
 
 def test_width_that_the_groups_do_not_divide_is_named(refused: Any) -> None:
     with refused("norm_groups is 8: it must divide every width, and 12 is one"):
-        ModelConfig(ch=4, ch_mult=(2, 3), norm_groups=8)
+        ModelConfig(ch=12, ch_mult=(2, 4), norm_groups=8)
 
 
 @pytest.mark.parametrize(("levels", "f"), [(1, 1), (3, 4), (5, 16)])

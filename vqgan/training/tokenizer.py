@@ -40,6 +40,8 @@ class TrainConfig:
       autoencoder_steps: steps before the codebook is placed and quantization begins.
       commitment: weight beta of the commitment loss (arXiv 1711.00937, equation 3).
       revive_every: steps between searches for unused codes; none in the last fifth of the run.
+      least_share: a code chosen less often than this share of an even use counts as unused, when the
+        codebook is placed as well as later. The more, the closer tokens come to the entropy of their size.
       seed: of weights, crops and order.
     """
 
@@ -51,6 +53,7 @@ class TrainConfig:
     autoencoder_steps: int = 300
     commitment: float = 0.25
     revive_every: int = 50
+    least_share: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,6 +65,8 @@ class TrainConfig:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must not be negative")
         if not self.learning_rate > 0:
             raise UserError(f"train.learning_rate is {self.learning_rate}: it must be above 0")
+        if not 0 <= self.least_share < 1:
+            raise UserError(f"train.least_share is {self.least_share}: it must lie in [0, 1)")
         if self.autoencoder_steps >= self.steps:
             raise UserError(
                 f"train.autoencoder_steps is {self.autoencoder_steps}: it must be below "
@@ -91,6 +96,7 @@ def train(
     config: TrainConfig,
     images: Sequence[np.ndarray],
     *,
+    initial: VQGAN | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> VQGAN:
     """Trains a VQGAN on random crops of pictures.
@@ -99,6 +105,7 @@ def train(
       model_config: architecture.
       config: settings of the run.
       images: uint8 ``[H, W, 3]``, each side at least ``config.crop_size``.
+      initial: model to start from, of the same architecture; random weights by default.
       report: called after every step.
 
     Returns:
@@ -113,8 +120,9 @@ def train(
             f"training data: a picture has a side of {smallest} pixels; the least is "
             f"train.crop_size, {config.crop_size}"
         )
-    model = VQGAN(model_config, rngs=nnx.Rngs(config.seed))
-    graph, params, noise = nnx.split(model, nnx.Param, ...)  # noise: random state of dropout
+    model = initial or VQGAN(model_config, rngs=nnx.Rngs(config.seed))
+    graph, params, *others = nnx.split(model, nnx.Param, ...)
+    noise = others[0]  # random state of dropout
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(_schedule(config), b1=0.9, b2=0.99))
     optimizer_state = optimizer.init(params)
     batches = crop_batches(images, config.crop_size, config.batch_size, config.seed)
@@ -135,7 +143,8 @@ def train(
         batch = next(batches)
         if step == config.autoencoder_steps:
             latents = _sample_latents(functools.partial(encode, params), batches, model_config)
-            params["quantizer"]["codebook"] = nnx.Param(k_means(latents, model_config.codebook_size, rng))
+            placed = k_means(latents, model_config.codebook_size, rng, config.least_share)
+            params["quantizer"]["codebook"] = nnx.Param(placed)
         update = step_without if step < config.autoencoder_steps else step_with
         params, noise, optimizer_state, result = update(params, noise, optimizer_state, batch)
         if step >= config.autoencoder_steps:
@@ -143,7 +152,8 @@ def train(
             if (step + 1) % config.revive_every == 0:
                 if step < 0.8 * config.steps:
                     codebook = params["quantizer"]["codebook"][...]
-                    revived = revive(np.array(codebook), counts, np.asarray(encode(params, batch)), rng)
+                    latents = np.asarray(encode(params, batch))
+                    revived = revive(np.array(codebook), counts, latents, rng, config.least_share)
                     params["quantizer"]["codebook"] = nnx.Param(revived)
                 counts[:] = 0
         rate = (step + 1) * config.batch_size / (time.monotonic() - started)
@@ -185,13 +195,20 @@ def model_weights(model: VQGAN) -> dict[str, checkpoint.Weights]:
     return {part: checkpoint.module_weights(getattr(model, part)) for part in checkpoint.PARTS}
 
 
-def k_means(points: np.ndarray, clusters: int, rng: np.random.Generator, iterations: int = 10) -> jax.Array:
-    """Lloyd's algorithm from random points; an empty cluster restarts at a random point.
+def k_means(
+    points: np.ndarray,
+    clusters: int,
+    rng: np.random.Generator,
+    least_share: float = 0.0,
+    iterations: int = 10,
+) -> jax.Array:
+    """Lloyd's algorithm from random points; a cluster that is (nearly) empty restarts at a random point.
 
     Args:
       points: ``[N, D]`` float32, at least ``clusters`` of them.
       clusters: number of centres.
       rng: source of randomness.
+      least_share: nearly empty means at most this share of the mean number of points.
       iterations: rounds.
 
     Returns:
@@ -205,22 +222,28 @@ def k_means(points: np.ndarray, clusters: int, rng: np.random.Generator, iterati
         sums = np.zeros_like(centres)
         np.add.at(sums, nearest, points)
         fallback = points[rng.integers(len(points), size=clusters)]
-        centres = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], fallback)
+        kept = counts > least_share * counts.mean()
+        centres = np.where(kept[:, None], sums / np.maximum(counts, 1)[:, None], fallback)
     return jnp.asarray(centres, jnp.float32)
 
 
 def revive(
-    codebook: np.ndarray, counts: np.ndarray, latents: np.ndarray, rng: np.random.Generator
+    codebook: np.ndarray,
+    counts: np.ndarray,
+    latents: np.ndarray,
+    rng: np.random.Generator,
+    least_share: float = 0.0,
 ) -> jax.Array:
-    """Moves codes that were never chosen onto random latents.
+    """Moves codes that were hardly ever chosen onto random latents.
 
     Args:
       codebook: ``[K, D]``.
       counts: ``[K]`` times each code was chosen lately.
       latents: ``[..., D]`` latents of the current batch.
       rng: source of randomness.
+      least_share: hardly ever means at most this share of the mean count; 0 for never.
     """
-    dead = np.flatnonzero(counts == 0)
+    dead = np.flatnonzero(counts <= least_share * counts.mean())
     flat = latents.reshape(-1, latents.shape[-1])
     codebook[dead] = flat[rng.integers(len(flat), size=len(dead))]
     return jnp.asarray(codebook)
