@@ -21,6 +21,8 @@ EXTRAS = {
         "pytest>=9",
         "pytest-xdist",
         "ruff",
+        "setuptools>=77",
+        "wheel",
     ],
 }
 EXTRAS["all"] = sorted({need for name in ("train", "tfds") for need in EXTRAS[name]})

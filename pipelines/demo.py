@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -73,9 +74,8 @@ def render(tokens: str, pictures: Path) -> int:
 
 
 def _file_name(key: str, view: int) -> str:
-    """A name that stays inside the folder whatever the key."""
-    safe = "".join(character if character.isalnum() or character in "-_." else "_" for character in key)
-    return f"{safe.lstrip('.')}-{view}.png"
+    """A name that stays inside the folder whatever the key, and differs for different keys."""
+    return f"{quote(key, safe=' ')}-{view}.png"
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:

@@ -49,6 +49,7 @@ class CodecInfo:
       quantizer_sha256: sha256 over the codebook, which decoding reads without the encoder; empty in
         folders written before it was recorded.
       card: what it was trained on and how good it is; free-form JSON.
+      files: size in bytes of every file of the parts, by its path in the folder.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class CodecInfo:
     fingerprint: str
     decoder_sha256: str
     card: Mapping[str, Any]
+    files: Mapping[str, int] = dataclasses.field(default_factory=dict)
     quantizer_sha256: str = ""
 
 
@@ -186,6 +188,11 @@ def save_codec(
             "quantizer_sha256": info.quantizer_sha256,
             "decoder_sha256": info.decoder_sha256,
             "card": info.card,
+            "files": {
+                file.relative_to(staging).as_posix(): file.stat().st_size
+                for file in sorted(staging.rglob("*"))
+                if file.is_file()
+            },
         }
         (staging / "codec.json").write_text(json.dumps(document, indent=2) + "\n")
         _replace_folder(staging, path)
@@ -208,6 +215,7 @@ def load_weights(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
     loaded: dict[str, Weights] = {}
     for part in parts:
         folder = (info.path / part).absolute()
+        _check_files(info, part)
         try:
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
                 names = checkpointer.metadata(folder).item_metadata.tree
@@ -262,6 +270,17 @@ def module_state(abstract: "nnx.Module", weights: Weights, where: str) -> "nnx.S
         raise UserError(f"{where}: weights do not fit the configuration: {'; '.join(problems)}")
     filled = [(path, param.replace(weights[".".join(map(str, path))])) for path, param in flat]
     return nnx.from_flat_state(filled)
+
+
+def _check_files(info: CodecInfo, part: str) -> None:
+    """Finds a missing or truncated file before Orbax does, whose background tasks print tracebacks."""
+    for name, size in info.files.items():
+        file = info.path / name
+        if name.startswith(f"{part}/") and not (file.is_file() and file.stat().st_size == size):
+            found = f"{file.stat().st_size} bytes" if file.is_file() else "missing"
+            raise UserError(
+                f"codec {info.path}: {name} is {found}, expected {size} bytes; copy the codec again"
+            )
 
 
 def _check_sum(info: CodecInfo, recorded: str, found: str) -> None:

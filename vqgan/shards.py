@@ -200,6 +200,7 @@ class ShardWriter:
                 self.schema,
                 use_dictionary=[*dictionary, "crop.list.element"],
                 column_encoding=encoding.get("column_encoding"),
+                write_page_checksum=True,
                 **COMPRESSION,
             )
         return self._writer
@@ -244,7 +245,7 @@ class Shard:
         """
         self.name = name
         try:
-            self._file = pq.ParquetFile(file)
+            self._file = pq.ParquetFile(file, page_checksum_verification=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
                 f"{name}: not a readable Parquet file ({_first_line(error)}); "

@@ -1,6 +1,5 @@
 """The distributions hold our three packages, their data, and nothing else."""
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -52,16 +51,10 @@ def test_source_distribution(tree: Path) -> None:
 
 
 def test_what_gets_installed(tree: Path) -> None:
-    """The wheel where its tool is here, else what setuptools would put into it."""
-    if importlib.util.find_spec("wheel"):
-        setup(tree, "bdist_wheel")
-        (wheel,) = (tree / "dist").glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    else:
-        setup(tree, "build", "--build-lib", "built")
-        built = tree / "built"
-        names = {str(path.relative_to(built)) for path in built.rglob("*") if path.is_file()}
+    setup(tree, "bdist_wheel")
+    (wheel,) = (tree / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
     top = {name.split("/")[0] for name in names}
     assert top == PACKAGES
     assert modules() | DATA <= names
