@@ -20,7 +20,7 @@ from vqgan import checkpoint
 from vqgan.config import ModelConfig
 from vqgan.errors import UserError
 from vqgan.model import TokenDecoder, TokenEncoder, denormalize, normalize
-from vqgan.quantizers import NearestQuantizer
+from vqgan.quantizers import make_quantizer
 
 BATCH_AXIS = "batch"
 
@@ -222,7 +222,7 @@ def _abstract(build: Any) -> Any:
 
 
 def _abstract_quantizer(config: ModelConfig) -> Any:
-    return _abstract(lambda rngs: NearestQuantizer(config.codebook_size, config.embed_dim, rngs=rngs))
+    return _abstract(lambda rngs: make_quantizer(config, rngs=rngs))
 
 
 def _merge(modules: dict[str, Any], weights: Any) -> dict[str, Any]:
