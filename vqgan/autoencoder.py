@@ -133,7 +133,9 @@ def _res_block(
     )
 
 
-def _attention(channels: int, config: ModelConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> Attention | LinearAttention:
+def _attention(
+    channels: int, config: ModelConfig, dtype: DTypeLike, rngs: nnx.Rngs
+) -> Attention | LinearAttention:
     if config.attention == "linear":
         return LinearAttention(channels, dtype=dtype, rngs=rngs)
     return Attention(channels, norm_groups=config.norm_groups, dtype=dtype, rngs=rngs)
