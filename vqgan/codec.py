@@ -64,10 +64,11 @@ class Codec:
         dtype: DTypeLike = jnp.float32,
         devices: list[jax.Device] | None = None,
     ) -> Self:
-        """Opens a codec folder, or a codec that comes with the package by its name (``tiny``).
+        """Opens a codec folder, a codec that comes with the package by its name, or a foreign checkpoint.
 
         Args:
-          path_or_name: folder written by :func:`vqgan.checkpoint.save_codec`, or a name.
+          path_or_name: folder written by :func:`vqgan.checkpoint.save_codec`, a name (``tiny``), or a
+            checkpoint of another code base, which is converted in memory (see :mod:`vqgan.importers`).
           batch_size: images per device call; rounded up to a multiple of the number of devices.
           dtype: type that convolutions compute in. Distances to codes are always float32.
           devices: devices to split a batch over; all local ones by default.

@@ -52,11 +52,9 @@ def _candidates(folder: Path, stem: str) -> list[Path]:
 
 def _is_model(data: Mapping[str, Any]) -> bool:
     """Leaves out what only looks like a configuration, such as a diffusion pipeline's index."""
-    return (
-        (bool(data)
-        and "_diffusers_version" not in data)
-        or data.get("_class_name") != "StableDiffusionPipeline"
-    )
+    return (bool(data) and "_diffusers_version" not in data) or data.get(
+        "_class_name"
+    ) != "StableDiffusionPipeline"
 
 
 def _read(path: Path, strict: bool) -> Native | None:

@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 
-_PRIOR_PARTS = (
-    "transformer", "cond_stage_model", "model", "first_stage_model", "logvar", "betas", "alphas_cumprod",
-    "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod",
-    "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance", "model_ema", "lvlb_weights",
-    "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "scale_factor", "permuter",
-    "denoise_fn", "loss", "cond_ids",
-)  # fmt: skip
+# First parts of names in Net2Net and diffusion checkpoints, beside those of the image tokenizer.
+_PRIOR_PARTS = {
+    "transformer", "cond_stage_model", "first_stage_model", "model", "model_ema", "denoise_fn", "permuter",
+    "loss", "logvar", "cond_ids", "scale_factor", "lvlb_weights", "betas",
+}  # fmt: skip
+# The noise schedule of a diffusion model: alphas_cumprod, sqrt_recip_alphas_cumprod, posterior_variance, ...
+_SCHEDULE = ("alphas_", "sqrt_", "log_one_minus_", "posterior_")
 _EXAMPLES = 5
 
 
 def is_prior_part(name: str) -> bool:
     """Whether a parameter belongs to the model around a first stage (a transformer, a diffusion model)."""
-    return name.split(".")[0] in _PRIOR_PARTS
+    first = name.split(".")[0]
+    return first in _PRIOR_PARTS or first.startswith(_SCHEDULE)
 
 
 def explain_other_model(container: str, names: Sequence[str]) -> str:
@@ -24,8 +25,8 @@ def explain_other_model(container: str, names: Sequence[str]) -> str:
     shown = ", ".join(names[:_EXAMPLES]) + (", ..." if len(names) > _EXAMPLES else "")
     if any(_is_transformer(name) for name in names):
         return (
-            f"a transformer prior ({len(names)} tensors: {shown}) without its first stage: it models tokens and "
-            "cannot make them; give the VQGAN checkpoint that it was trained with"
+            f"a transformer prior ({len(names)} tensors: {shown}) without its first stage: it models tokens "
+            "and cannot make them; give the VQGAN checkpoint that it was trained with"
         )
     return (
         f"a {container} file whose {len(names)} tensors are those of no VQGAN that we know; it has {shown}; "

@@ -9,7 +9,7 @@ from typing import Any
 from vqgan.config import ModelConfig
 from vqgan.errors import UserError
 from vqgan.importers import diffusers, latent_diffusion, llamagen, lwm, maskgit, published, taming, vqgan_jax
-from vqgan.importers.base import Fields, Imported, Layout, Native, Options
+from vqgan.importers.base import Fields, Imported, Layout, Options
 from vqgan.importers.configs import find_native
 from vqgan.importers.containers import READERS, array_leaves, describe_unknown, sniff, subtrees
 from vqgan.importers.convert import convert, infer_config
@@ -89,7 +89,7 @@ def _import(file: Path, container: str, model: _Model, tree: Any, options: Optio
     if is_taming and latent_diffusion.is_latent_diffusion(model.tensors, native):
         layout = latent_diffusion.LAYOUT
     exported = _exported_fields(tree)
-    known = exported if exported is not None else _native_fields(layout, native, model)
+    known = exported if exported is not None else layout.native(native) if native is not None else {}
     config = _with_options(infer_config(model.tensors, layout, known, where), options)
     found = published.find(options.name, file, layout.name, parameter_count(config))
     if found is not None:
@@ -101,7 +101,7 @@ def _import(file: Path, container: str, model: _Model, tree: Any, options: Optio
         raise UserError(f"{where}: it has no averaged weights; drop weights=ema")
     weights = convert(model.tensors, layout, config, where, ema=ema)
     origin = {
-        "format": layout.name,
+        "format": layout.name if exported is None else f"vqgan export in the keys of {layout.name}",
         "file": file.name,
         "sha256": _sha256(file),
         "container": container,
@@ -154,11 +154,6 @@ def _take(
             f"{file}: a {layout.name} autoencoder without a codebook (KL): it has no tokens; give a VQ model"
         )
     return _Model(layout, inside, member, prefix, tuple(others))
-
-
-def _native_fields(layout: Layout, native: Native | None, model: _Model) -> Fields:
-    del model
-    return layout.native(native) if native is not None else {}
 
 
 def _exported_fields(tree: Any) -> Fields | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vqgan.errors import UserError
+from vqgan.importers import hub
 from vqgan.importers.base import Options
 
 _KNOWN = [field.name for field in dataclasses.fields(Options)]
@@ -24,7 +25,7 @@ def split_source(source: str) -> tuple[str, str]:
 
 
 def parse_source(source: str) -> tuple[Path, Options]:
-    """The local path and the options of a source.
+    """The local path and the options of a source; what lies on the Hub is fetched first.
 
     Raises:
       UserError: an unknown option or a value that cannot be read.
@@ -39,7 +40,8 @@ def parse_source(source: str) -> tuple[Path, Options]:
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_KNOWN)}"
             raise UserError(f"{source}: unknown option {part!r}; {hint}")
         values[name] = _value(source, name, value)
-    return Path(text), Options(**values)
+    path = hub.fetch(text) if hub.is_hub(text) else Path(text)
+    return path, Options(**values)
 
 
 def with_options(source: str, options: dict[str, str | None]) -> str:
@@ -69,3 +71,9 @@ def _value(source: str, name: str, text: str) -> Any:
 
 
 _EXAMPLES = {"input_range": "0,1", "attn_resolutions": "16", "resolution": "256"}
+
+
+def is_foreign_source(source: str) -> bool:
+    """Whether a source can only be a foreign checkpoint: an address on the Hub, or a path with options."""
+    path, query = split_source(source)
+    return hub.is_hub(source) or (bool(query) and Path(path).exists())
