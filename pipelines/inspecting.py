@@ -34,7 +34,7 @@ def describe(path: str) -> dict[str, Any]:
     if looks_foreign(Path(path)):
         return describe_codec(path)
     raise UserError(
-        f"{path}: neither a codec (codec.json), nor a data set (plan/plan.json), nor a checkpoint that we know"
+        f"{path}: neither a codec (codec.json) nor a data set (plan/plan.json) nor a checkpoint that we know"
     )
 
 

@@ -34,7 +34,7 @@ def find_native(weights: Path, given: str | None) -> Native | None:
     for folder in (weights.parent, weights.parent.parent / "configs"):
         for path in _candidates(folder, weights.stem):
             native = _read(path, strict=False)
-            if native is not None and _is_model(native.data):
+            if native is not None and native.data:
                 return native
     return None
 
@@ -48,13 +48,6 @@ def _candidates(folder: Path, stem: str) -> list[Path]:
     others = [p for p in found if p not in usual and p.stem.endswith(("-project", "_config", "-config"))]
     yamls = [p for p in found if p.suffix != ".json"]
     return usual + others + (yamls if len(yamls) == 1 else [])
-
-
-def _is_model(data: Mapping[str, Any]) -> bool:
-    """Leaves out what only looks like a configuration, such as a diffusion pipeline's index."""
-    return (bool(data) and "_diffusers_version" not in data) or data.get(
-        "_class_name"
-    ) != "StableDiffusionPipeline"
 
 
 def _read(path: Path, strict: bool) -> Native | None:

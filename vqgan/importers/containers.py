@@ -10,7 +10,7 @@ import numpy as np
 
 from vqgan.errors import UserError
 from vqgan.importers import torch_reader
-from vqgan.importers.tensors import Tensor, check_shape, dtype_named, in_memory
+from vqgan.importers.tensors import Tensor, check_shape, dtype_named
 
 _MAX_ITEMS = 1_000_000
 _HEAD = 512
@@ -147,15 +147,6 @@ READERS: Mapping[str, Callable[[Path], Any]] = {
     "safetensors": read_safetensors,
     "msgpack": read_msgpack,
 }
-
-
-def array_leaves(tree: Any) -> Any:
-    """The tree with NumPy arrays replaced by :class:`Tensor`, so that all containers look alike."""
-    if isinstance(tree, np.ndarray):
-        return in_memory(tree)
-    if isinstance(tree, dict):
-        return {name: array_leaves(value) for name, value in tree.items()}
-    return tree
 
 
 def subtrees(tree: Any, preferred: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

@@ -7,8 +7,8 @@ from vqgan.importers.containers import sniff
 
 # Where several containers lie in one folder, these names are meant, in this order.
 _USUAL = (
-    "diffusion_pytorch_model.safetensors", "model.safetensors", "flax_model.msgpack", "last.ckpt", "model.ckpt",
-    "diffusion_pytorch_model.bin", "pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors", "model.safetensors", "flax_model.msgpack", "last.ckpt",
+    "model.ckpt", "diffusion_pytorch_model.bin", "pytorch_model.bin",
 )  # fmt: skip
 # A diffusion pipeline's VQ model, a Lightning run, a tokenizer beside a language model.
 _SUBFOLDERS = ("vqvae", "vqmodel", "movq", "checkpoints", "tokenizer", "vae")

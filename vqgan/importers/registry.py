@@ -11,10 +11,10 @@ from vqgan.errors import UserError
 from vqgan.importers import diffusers, latent_diffusion, llamagen, lwm, maskgit, published, taming, vqgan_jax
 from vqgan.importers.base import Fields, Imported, Layout, Options
 from vqgan.importers.configs import find_native
-from vqgan.importers.containers import READERS, array_leaves, describe_unknown, sniff, subtrees
+from vqgan.importers.containers import READERS, describe_unknown, sniff, subtrees
 from vqgan.importers.convert import convert, infer_config
 from vqgan.importers.locating import find_weights
-from vqgan.importers.pickle_machine import PickleError
+from vqgan.importers.pickle_objects import PickleError
 from vqgan.importers.priors import explain_other_model, is_prior_part
 from vqgan.importers.source import parse_source
 from vqgan.importers.tensors import Tensor
@@ -73,7 +73,7 @@ def import_checkpoint(source: str) -> Imported:
         if container is None:
             raise UserError(f"{file}: not a checkpoint that we know: {describe_unknown(file)}")
         tree = READERS[container](file)
-        model = _recognise(file, container, array_leaves(tree), options)
+        model = _recognise(file, container, tree, options)
         return _import(file, container, model, tree, options)
     except PickleError as error:
         raise UserError(f"{file}: the checkpoint is damaged ({error}); download or copy it again") from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vqgan.importers.pickle_machine import Constructor, Global, PickleError
+from vqgan.importers.pickle_objects import Constructor, Global, PickleError
 from vqgan.importers.tensors import (
     Tensor,
     check_repeats,
@@ -110,6 +110,8 @@ class DtypeRecord:
     """NumPy's dtype while its pickle is read; ``setstate`` gives the byte order."""
 
     def __init__(self, name: Any, *_: Any):
+        if isinstance(name, Global):
+            name = name.name.removeprefix("ml_dtypes.")
         if not isinstance(name, str):
             raise PickleError("a NumPy type without a name")
         self.value = None if name.startswith(("O", "V")) else dtype_named(name)
@@ -242,6 +244,8 @@ def flatten(tree: Any) -> dict[str, Tensor]:
             pending += [(f"{prefix}{key}", item, depth + 1) for key, item in reversed(list(value.items()))]
         elif isinstance(value, Tensor):
             found[name] = value
+        elif isinstance(value, np.ndarray):
+            found[name] = in_memory(value)
         elif isinstance(value, ArrayRecord) and value.array is not None:
             found[name] = in_memory(value.array)
     return found

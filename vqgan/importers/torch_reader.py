@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vqgan.errors import UserError
-from vqgan.importers.pickle_machine import PickleError, load
+from vqgan.importers.pickle_machine import load
+from vqgan.importers.pickle_objects import PickleError
 from vqgan.importers.torch_pickle import CONSTRUCTORS, Storage, storage_dtype
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C

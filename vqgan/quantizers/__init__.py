@@ -17,11 +17,13 @@ __all__ = [
     "make_quantizer",
 ]
 
-_QUANTIZERS = {"nearest": NearestQuantizer, "cosine": CosineQuantizer, "gumbel": GumbelQuantizer}
+_QUANTIZERS: dict[str, type[NearestQuantizer | GumbelQuantizer]] = {
+    "nearest": NearestQuantizer,
+    "cosine": CosineQuantizer,
+    "gumbel": GumbelQuantizer,
+}
 
 
-def make_quantizer(
-    config: ModelConfig, *, rngs: nnx.Rngs
-) -> NearestQuantizer | CosineQuantizer | GumbelQuantizer:
+def make_quantizer(config: ModelConfig, *, rngs: nnx.Rngs) -> NearestQuantizer | GumbelQuantizer:
     """The quantizer that a configuration asks for."""
     return _QUANTIZERS[config.quantizer](config.codebook_size, config.embed_dim, rngs=rngs)

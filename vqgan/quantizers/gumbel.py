@@ -44,5 +44,6 @@ class GumbelQuantizer(nnx.Module):
 
     def _logits(self, flat: jax.Array) -> jax.Array:
         """``[N, D]`` to ``[N, K]``, in float32 at the highest precision, so that no argmax flips."""
+        assert self.projection.bias is not None
         kernel, bias = self.projection.kernel[...], self.projection.bias[...]
         return jnp.matmul(flat.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST) + bias
