@@ -162,14 +162,23 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "configuration
     Raises:
       UserError: an unknown field (with the nearest known name), or a value of the wrong type.
     """
+    return cls(**typed_fields(cls, data, where))
+
+
+def typed_fields(cls: type[Any], data: Mapping[str, Any], where: str = "configuration") -> dict[str, Any]:
+    """Some fields of a configuration of type ``cls``, each of its field's type.
+
+    Raises:
+      UserError: an unknown field (with the nearest known name), or a value of the wrong type.
+    """
     hints = typing.get_type_hints(cls)
-    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    known = {field.name for field in dataclasses.fields(cls)}
     for name in data:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
             raise UserError(f"{where}: unknown field {name!r}{hint}")
-    return cls(**{name: _typed(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+    return {name: _typed(hints[name], value, f"{where}.{name}") for name, value in data.items()}
 
 
 def _plain(value: Any) -> Any:

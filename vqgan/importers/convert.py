@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vqgan.config import ModelConfig, from_dict
+from vqgan.config import ModelConfig, from_dict, typed_fields
 from vqgan.errors import UserError
 from vqgan.importers.base import Fields, Layout, Probe
 from vqgan.importers.inferring import count_levels, infer_fields
@@ -29,6 +29,7 @@ def infer_config(tensors: Mapping[str, Tensor], layout: Layout, known: Fields, w
     Raises:
       UserError: a parameter without which nothing can be told is missing, or the result makes no model.
     """
+    known = typed_fields(ModelConfig, known, where=f"{where}: configuration")
     if layout.geometry is None:
         # Levels are counted on the encoder, whose names do not depend on their number.
         levels, blocks = count_levels(probing(tensors, layout, 1, 1))
@@ -47,6 +48,8 @@ def infer_config(tensors: Mapping[str, Tensor], layout: Layout, known: Fields, w
     merged = {**fields, **layout.fields, **known}
     if layout.geometry is not None:
         merged |= {"mid_blocks": merged["num_res_blocks"], "decoder_res_blocks": merged["num_res_blocks"]}
+    if max(merged["num_res_blocks"], len(merged["ch_mult"])) > len(tensors):
+        raise UserError(f"{where}: its configuration asks for more blocks than the file has parameters")
     return from_dict(ModelConfig, merged, where=f"{where}: architecture")
 
 

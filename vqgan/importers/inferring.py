@@ -1,5 +1,6 @@
 """The architecture, read off the shapes of the parameters."""
 
+import math
 from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
@@ -31,7 +32,7 @@ def infer_fields(probe: Probe, levels: int, blocks: int, known: Mapping[str, Any
 
     def width(name: str, axis: int) -> int:
         shape = probe(name)
-        if shape is None or len(shape) <= axis + 1 - 1:
+        if shape is None or len(shape) <= axis or shape[axis] < 1:
             raise LookupError(name)
         return shape[axis]
 
@@ -71,8 +72,6 @@ def _resolution(attended: list[int], levels: int, sides: tuple[int, ...] | None)
 
 def _base_width(stem: int, widths: list[int]) -> int:
     """The width that all are multiples of: the first convolution's, where it is that."""
-    import math
-
     return stem if all(width % stem == 0 for width in widths) else math.gcd(*widths)
 
 
