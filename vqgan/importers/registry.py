@@ -90,6 +90,8 @@ def _import(file: Path, container: str, model: _Model, tree: Any, options: Optio
         layout = latent_diffusion.LAYOUT
     exported = _exported_fields(tree)
     known = exported if exported is not None else layout.native(native) if native is not None else {}
+    if options.attn_resolutions is not None:  # with the levels that have attention, they tell the resolution
+        known = known | {"attn_resolutions": options.attn_resolutions}
     config = _with_options(infer_config(model.tensors, layout, known, where), options)
     found = published.find(options.name, file, layout.name, parameter_count(config))
     if found is not None:
