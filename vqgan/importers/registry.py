@@ -1,6 +1,8 @@
 """Recognises a foreign checkpoint by its contents and converts it."""
 
+import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +90,7 @@ def _import(file: Path, container: str, model: _Model, tree: Any, options: Optio
     is_taming = layout is taming.LAYOUT
     if is_taming and latent_diffusion.is_latent_diffusion(model.tensors, native):
         layout = latent_diffusion.LAYOUT
-    exported = _exported_fields(tree)
+    exported = _exported_fields(tree, where)
     known = exported if exported is not None else layout.native(native) if native is not None else {}
     if options.attn_resolutions is not None:  # with the levels that have attention, they tell the resolution
         known = known | {"attn_resolutions": options.attn_resolutions}
@@ -158,24 +160,19 @@ def _take(
     return _Model(layout, inside, member, prefix, tuple(others))
 
 
-def _exported_fields(tree: Any) -> Fields | None:
+def _exported_fields(tree: Any, where: str) -> Fields | None:
     """The configuration that our own export leaves in a file's metadata."""
-    import json
-
     metadata = tree.get("__metadata__") if isinstance(tree, dict) else None
     if not isinstance(metadata, dict) or "vqgan" not in metadata:
         return None
     try:
-        fields = json.loads(metadata["vqgan"])["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"the metadata of our own export is damaged ({error}); export again") from error
-    return dict(fields)
+        return dict(json.loads(metadata["vqgan"])["config"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{where}: the metadata of our own export is damaged; export it again") from error
 
 
 def _with_options(config: ModelConfig, options: Options) -> ModelConfig:
     """The user's word comes last."""
-    import dataclasses
-
     given: Fields = {}
     if options.input_range is not None:
         given["input_range"] = options.input_range

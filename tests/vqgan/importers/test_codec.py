@@ -88,6 +88,16 @@ def test_export_round_trips_to_the_same_fingerprint(to: str, codec: str, tmp_pat
     assert exported.decoder_sha256 == original.decoder_sha256
 
 
+def test_damaged_metadata_of_an_export_is_an_error(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    source = DATA / "golden" / "diffusers-vq" / "diffusion_pytorch_model.safetensors"
+    for text in ("{", "[]", '{"config": 3}', '{"config": {"ch": "x"}}'):
+        save_file(load_file(source), tmp_path / "x.safetensors", metadata={"vqgan": text})
+        with pytest.raises(UserError, match=r"x\.safetensors"):
+            checkpoint.read_info(tmp_path / "x.safetensors")
+
+
 def test_export_says_what_a_format_cannot_express(tmp_path: Path) -> None:
     done = _cli("export", str(DATA / "golden" / "maskgit-vqgan"), str(tmp_path / "out"), "--to", "diffusers")
     assert done.returncode == 2

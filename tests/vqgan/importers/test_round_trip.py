@@ -14,7 +14,7 @@ from vqgan import Codec, UserError, checkpoint
 from vqgan.config import ModelConfig, to_dict
 from vqgan.importers import import_checkpoint
 from vqgan.importers.convert import infer_config
-from vqgan.importers.published import PUBLISHED
+from vqgan.importers.published import PUBLISHED, find
 from vqgan.importers.tensors import Tensor, dtype_named
 from vqgan.model import VQGAN
 from vqgan.parameters import parameter_count, parameter_shapes
@@ -227,6 +227,21 @@ def test_options_and_published_names(foreign: Any, tmp_path: Path) -> None:
         import_checkpoint(f"{path}?weights=ema")
     assert to_dict(import_checkpoint(f"{path}?attn_resolutions=16,8").config) == to_dict(config)
     assert import_checkpoint(str(path)).origin["training_step"] == 7
+
+
+def test_published_names_in_a_path_count_where_the_size_fits() -> None:
+    size = PUBLISHED["dalle-mini/vqgan_imagenet_f16_16384"].parameters
+    for folder in ("vqgan_imagenet_f16_16384", "models--dalle-mini--vqgan_imagenet_f16_16384/snapshots/abc"):
+        path = Path(f"/models/{folder}/flax_model.msgpack")
+        found = find(None, path, "vqgan-jax", size)
+        assert found is not None
+        assert found[1].fields == {"input_range": (0.0, 1.0)}
+        assert find(None, path, "vqgan-jax", size + 1) is None
+    taming = find(None, Path("/models/vqgan_imagenet_f16_16384/last.ckpt"), "taming-transformers", size)
+    assert taming is not None
+    assert taming[1].fields == {}
+    with pytest.raises(UserError, match="known: vqgan_imagenet"):
+        find("vqgan", Path("x"), "taming-transformers", size)
 
 
 def test_averaged_weights_are_taken_where_asked_for(foreign: Any, tmp_path: Path) -> None:
