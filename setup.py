@@ -7,6 +7,10 @@ from setuptools import find_packages, setup
 EXTRAS = {
     # Training the VQGAN itself.
     "train": ["optax>=0.2.6"],
+    # Checkpoints of other code bases as codecs, and exporting to them.
+    "import": ["pyyaml", "safetensors"],
+    # hf://OWNER/NAME as a codec.
+    "hub": ["huggingface-hub"],
     # tfds:NAME/SPLIT inputs, in both of its file formats, without TensorFlow.
     "tfds": ["tensorflow-datasets>=4.9.9", "array-record>=0.8", "importlib-resources"],
     # Dataflow as a runner.
@@ -25,7 +29,7 @@ EXTRAS = {
         "wheel",
     ],
 }
-EXTRAS["all"] = sorted({need for name in ("train", "tfds") for need in EXTRAS[name]})
+EXTRAS["all"] = sorted({need for name in ("train", "import", "hub", "tfds") for need in EXTRAS[name]})
 
 setup(
     name="vqgan-pipelines",

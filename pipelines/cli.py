@@ -44,6 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_tokenize(commands)
     _add_inspect(commands)
     _add_verify(commands)
+    _add_import(commands)
+    _add_export(commands)
     _add_train(commands)
     _add_demo(commands)
     return parser
@@ -77,8 +79,9 @@ def _tokenize(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 
 
 def _add_inspect(commands: Any) -> None:
-    parser = _command(commands, "inspect", "Describe a codec, a data set or one shard.", _inspect)
-    parser.add_argument("path", help="codec folder or name, data set folder, or shard")
+    summary = "Describe a codec, a checkpoint of another code base, a data set or one shard."
+    parser = _command(commands, "inspect", summary, _inspect)
+    parser.add_argument("path", help="codec folder or name, checkpoint, data set folder, or shard")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -123,6 +126,46 @@ def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
         print(f"problem: {problem}")
     print("ok" if not problems else f"{len(problems)} problems")
     return 1 if problems else 0
+
+
+def _add_import(commands: Any) -> None:
+    summary = "Convert a checkpoint of another code base to a codec folder."
+    parser = _command(commands, "import", summary, _import)
+    add = parser.add_argument
+    add("source", help="checkpoint file or folder, or hf://owner/name[/file][@revision]")
+    add("--output", required=True, help="folder of the codec")
+    add("--input-range", help="pixel values for 0 and 255 that the model expects, such as 0,1")
+    add("--resolution", help="side in pixels that it was trained at")
+    add("--attn-resolutions", help="sides of the levels with attention, such as 16,32")
+    add("--weights", choices=("raw", "ema"), help="averaged weights, where the file has both (raw)")
+    add("--name", help="published name that it must be, such as vqgan_imagenet_f16_16384")
+    add("--config", help="its native configuration file, if that lies elsewhere")
+
+
+def _import(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.importing import import_codec
+    from pipelines.options import check_flags
+
+    check_flags(unknown, args.parser, beam=False)
+    names = ("input_range", "resolution", "attn_resolutions", "weights", "name", "config")
+    print(import_codec(args.source, args.output, {name: getattr(args, name) for name in names}))
+    return 0
+
+
+def _add_export(commands: Any) -> None:
+    parser = _command(commands, "export", "Write a codec's weights for torch users.", _export)
+    parser.add_argument("codec", help="codec folder or name, or a checkpoint of another code base")
+    parser.add_argument("output", metavar="DIR", help="folder to write")
+    parser.add_argument("--to", required=True, choices=("safetensors", "diffusers"), help="format")
+
+
+def _export(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.importing import export_codec
+    from pipelines.options import check_flags
+
+    check_flags(unknown, args.parser, beam=False)
+    print(export_codec(args.codec, args.output, args.to))
+    return 0
 
 
 def _add_train(commands: Any) -> None:

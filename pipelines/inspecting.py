@@ -1,6 +1,7 @@
 """``vqgan inspect``: what a codec, a data set or one shard is."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from transforms import filesystems
@@ -9,6 +10,8 @@ from transforms.plan import read_plan
 from vqgan.checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
+from vqgan.importers import is_foreign_source, looks_foreign
+from vqgan.parameters import parameter_count
 from vqgan.shards import Shard
 
 
@@ -18,25 +21,42 @@ def describe(path: str) -> dict[str, Any]:
     Raises:
       UserError: nothing there that we know.
     """
-    if path in pretrained_names() and not os.path.exists(path):
+    if (path in pretrained_names() and not os.path.exists(path)) or is_foreign_source(path):
         return describe_codec(path)
     if not filesystems.exists(path):
         raise UserError(f"{path}: nothing there; give a codec, a data set's folder or a shard")
     if filesystems.file_info(path).is_file:
-        return describe_shard(path)
+        return describe_shard(path) if _is_parquet(path) else describe_codec(path)
     if filesystems.exists(filesystems.join(path, "codec.json")):
         return describe_codec(path)
     if read_plan(path) is not None:
         return describe_data_set(path)
-    raise UserError(f"{path}: neither a codec (codec.json) nor a data set (plan/plan.json)")
+    if looks_foreign(Path(path)):
+        return describe_codec(path)
+    raise UserError(
+        f"{path}: neither a codec (codec.json) nor a data set (plan/plan.json) nor a checkpoint that we know"
+    )
+
+
+def _is_parquet(path: str) -> bool:
+    if path.endswith(".parquet") or "://" in path:
+        return True
+    with open(path, "rb") as file:
+        return file.read(4) == b"PAR1"
 
 
 def describe_codec(path: str) -> dict[str, Any]:
-    """Architecture, fingerprint and card of a codec."""
+    """Architecture, size, fingerprint and card of a codec; for a foreign checkpoint also its format."""
     info = read_info(path)
+    origin = dict(info.card.get("origin", {}))
     return {
-        "kind": "codec",
+        "kind": "codec" if info.source is None else "checkpoint of another code base",
         "path": str(info.path),
+        **({"format": origin["format"]} if "format" in origin else {}),
+        "parameters": parameter_count(info.config),
+        "input range": list(info.config.input_range),
+        "codebook": f"{info.config.codebook_size} codes of {info.config.embed_dim}, {info.config.quantizer}",
+        **({"training step": origin["training_step"]} if "training_step" in origin else {}),
         "fingerprint": info.fingerprint,
         "config": to_dict(info.config),
         "downsampling": info.config.downsampling,

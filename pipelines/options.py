@@ -20,7 +20,11 @@ def add_tokenize_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--input", required=True, help="folder, glob, list, tar, Parquet, TFRecord, URI or tfds:NAME/SPLIT")
     add("--output", required=True, help="folder or URI of the data set")
-    add("--codec", required=True, help="codec folder, or the name of one that comes with the package (tiny)")
+    add(
+        "--codec",
+        required=True,
+        help="codec folder, checkpoint of another code base, hf://owner/name, or tiny",
+    )
     add_source_flags(parser)
     _add_image_flags(parser)
     run = parser.add_argument_group("run")

@@ -1,11 +1,13 @@
 """Encoder and decoder: images to latents and back, without the quantizer."""
 
+from collections.abc import Sequence
+
 import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
 from vqgan.config import ModelConfig
-from vqgan.layers import Attention, Downsample, GroupNorm, ResBlock, Upsample, conv
+from vqgan.layers import Attention, Downsample, GroupNorm, LinearAttention, ResBlock, Upsample, conv
 
 
 class Level(nnx.Module):
@@ -14,7 +16,7 @@ class Level(nnx.Module):
     def __init__(
         self,
         blocks: list[ResBlock],
-        attentions: list[Attention],
+        attentions: Sequence[Attention | LinearAttention],
         resample: Downsample | Upsample | None,
     ):
         self.blocks = nnx.List(blocks)
@@ -30,18 +32,25 @@ class Level(nnx.Module):
 
 
 class Middle(nnx.Module):
-    """Residual block, attention, residual block at the lowest resolution."""
+    """Residual block, attention, residual block at the lowest resolution (as many as configured)."""
 
     def __init__(self, channels: int, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.block1 = _res_block(channels, channels, config, dtype, rngs)
         self.attention = _attention(channels, config, dtype, rngs) if config.mid_attention else None
-        self.block2 = _res_block(channels, channels, config, dtype, rngs)
+        # The first two keep names of their own: those of all codecs that exist.
+        further = [_res_block(channels, channels, config, dtype, rngs) for _ in range(1, config.mid_blocks)]
+        self.block2 = further[0] if further else None
+        self.blocks = nnx.List(further[1:])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.block1(x)
         if self.attention is not None:
             x = self.attention(x)
-        return self.block2(x)
+        if self.block2 is not None:
+            x = self.block2(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
 
 
 class Encoder(nnx.Module):
@@ -49,8 +58,8 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         widths = [config.ch * multiple for multiple in config.ch_mult]
-        self.conv_in = conv(3, config.ch, 3, dtype=dtype, rngs=rngs)
-        levels, channels, side = [], config.ch, config.resolution
+        self.conv_in = conv(3, config.stem, 3, dtype=dtype, rngs=rngs, use_bias=config.bias)
+        levels, channels, side = [], config.stem, config.resolution
         for index, width in enumerate(widths):
             blocks, attentions = [], []
             for _ in range(config.num_res_blocks):
@@ -60,14 +69,14 @@ class Encoder(nnx.Module):
                     attentions.append(_attention(channels, config, dtype, rngs))
             resample = None
             if index < len(widths) - 1:
-                resample = Downsample(channels, with_conv=config.resamp_with_conv, dtype=dtype, rngs=rngs)
+                resample = Downsample(channels, with_conv=config.learned_downsampling, dtype=dtype, rngs=rngs)
                 side //= 2
             levels.append(Level(blocks, attentions, resample))
         self.levels = nnx.List(levels)  # highest resolution first
         self.middle = Middle(channels, config, dtype=dtype, rngs=rngs)
         self.norm_out = GroupNorm(channels, config.norm_groups, dtype=dtype, rngs=rngs)
         out_channels = config.z_channels * (2 if config.double_z else 1)
-        self.conv_out = conv(channels, out_channels, 3, dtype=dtype, rngs=rngs)
+        self.conv_out = conv(channels, out_channels, config.encoder_out_kernel, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv_in(x)
@@ -88,7 +97,7 @@ class Decoder(nnx.Module):
         levels = []
         for index, width in reversed(list(enumerate(widths))):
             blocks, attentions = [], []
-            for _ in range(config.num_res_blocks + 1):
+            for _ in range(config.decoder_blocks):
                 blocks.append(_res_block(channels, width, config, dtype, rngs))
                 channels = width
                 if side in config.attn_resolutions:
@@ -119,8 +128,14 @@ def _res_block(
         dropout=config.dropout,
         dtype=dtype,
         rngs=rngs,
+        use_bias=config.bias,
+        shortcut_from_branch=config.shortcut_from_branch,
     )
 
 
-def _attention(channels: int, config: ModelConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> Attention:
+def _attention(
+    channels: int, config: ModelConfig, dtype: DTypeLike, rngs: nnx.Rngs
+) -> Attention | LinearAttention:
+    if config.attention == "linear":
+        return LinearAttention(channels, dtype=dtype, rngs=rngs)
     return Attention(channels, norm_groups=config.norm_groups, dtype=dtype, rngs=rngs)

@@ -50,6 +50,7 @@ class CodecInfo:
         folders written before it was recorded.
       card: what it was trained on and how good it is; free-form JSON.
       files: size in bytes of every file of the parts, by its path in the folder.
+      source: for a checkpoint of another code base, the path (and options) to convert it from.
     """
 
     path: Path
@@ -59,32 +60,44 @@ class CodecInfo:
     card: Mapping[str, Any]
     files: Mapping[str, int] = dataclasses.field(default_factory=dict)
     quantizer_sha256: str = ""
+    source: str | None = None
 
 
-def resolve(path_or_name: str | os.PathLike[str]) -> Path:
+def resolve(path_or_name: str | os.PathLike[str]) -> Path | None:
     """The folder of a codec given by path or by the name of one that comes with the package.
 
+    Returns:
+      None for what may be a checkpoint of another code base.
+
     Raises:
-      UserError: neither a folder with a ``codec.json`` nor a known name.
+      UserError: there is nothing of that name.
     """
+    from vqgan.importers.hub import is_hub
+    from vqgan.importers.source import split_source
+
     path = Path(path_or_name)
     if (path / "codec.json").is_file():
         return path
     if str(path_or_name) in pretrained_names():
         return PRETRAINED_DIR / str(path_or_name)
-    names = ", ".join(pretrained_names())
-    if path.exists():
-        raise UserError(f"codec {path}: there is no codec.json in it; give a codec folder or one of: {names}")
-    raise UserError(f"codec {path_or_name}: no such folder; give a codec folder or one of: {names}")
+    if is_hub(str(path_or_name)) or Path(split_source(str(path_or_name))[0]).exists():
+        return None
+    raise UserError(
+        f"codec {path_or_name}: nothing there; give a codec folder, a checkpoint of another code base, "
+        f"hf://owner/name, or one of: {', '.join(pretrained_names())}"
+    )
 
 
 def read_info(path_or_name: str | os.PathLike[str]) -> CodecInfo:
-    """Reads ``codec.json``; cheap, loads no weights.
+    """Reads ``codec.json``, which is cheap; a checkpoint of another code base is converted in memory.
 
     Raises:
-      UserError: no codec there, or a damaged or newer ``codec.json``.
+      UserError: no codec there, or a damaged or newer ``codec.json``; for a foreign checkpoint see
+        :func:`vqgan.importers.import_checkpoint`.
     """
     path = resolve(path_or_name)
+    if path is None:
+        return _foreign_info(str(path_or_name))
     try:
         data = json.loads((path / "codec.json").read_text())
         if data["version"] != FORMAT_VERSION:
@@ -98,12 +111,29 @@ def read_info(path_or_name: str | os.PathLike[str]) -> CodecInfo:
             fingerprint=str(data["fingerprint"]),
             decoder_sha256=str(data["decoder_sha256"]),
             card=data.get("card", {}),
+            files=dict(data.get("files", {})),
             quantizer_sha256=str(data.get("quantizer_sha256", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"codec {path}: codec.json cannot be read ({error!r}); copy the codec again"
         ) from error
+
+
+def _foreign_info(source: str) -> CodecInfo:
+    """What ``codec.json`` would say of a foreign checkpoint; NumPy does the conversion, without JAX."""
+    from vqgan.importers.cache import imported, local_file
+
+    found = imported(source)
+    encoder, quantizer, decoder = (found.weights[part] for part in PARTS)
+    return CodecInfo(
+        path=local_file(source),
+        config=found.config,
+        fingerprint=fingerprint(found.config, encoder, quantizer),
+        decoder_sha256=weights_sha256(decoder),
+        card={"origin": dict(found.origin)},
+        source=source,
+    )
 
 
 def weights_sha256(*parts: Mapping[str, np.ndarray], prefix: bytes = b"") -> str:
@@ -210,6 +240,23 @@ def load_weights(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
     Raises:
       UserError: a part is missing or damaged.
     """
+    loaded = _load_parts(info, parts) if info.source is None else _foreign_parts(info.source, parts)
+    if "encoder" in loaded and "quantizer" in loaded:
+        _check_sum(info, info.fingerprint, fingerprint(info.config, loaded["encoder"], loaded["quantizer"]))
+    elif "quantizer" in loaded and info.quantizer_sha256:
+        _check_sum(info, info.quantizer_sha256, weights_sha256(loaded["quantizer"]))
+    if "decoder" in loaded:
+        _check_sum(info, info.decoder_sha256, weights_sha256(loaded["decoder"]))
+    return loaded
+
+
+def _foreign_parts(source: str, parts: Iterable[str]) -> dict[str, Weights]:
+    from vqgan.importers.cache import imported
+
+    return {part: imported(source).weights[part] for part in parts}
+
+
+def _load_parts(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
     import orbax.checkpoint as ocp
 
     loaded: dict[str, Weights] = {}
@@ -227,12 +274,6 @@ def load_weights(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
                 f"({type(error).__name__}); copy the codec again"
             ) from error
         loaded[part] = {name: np.asarray(value, np.float32) for name, value in restored.items()}
-    if "encoder" in loaded and "quantizer" in loaded:
-        _check_sum(info, info.fingerprint, fingerprint(info.config, loaded["encoder"], loaded["quantizer"]))
-    elif "quantizer" in loaded and info.quantizer_sha256:
-        _check_sum(info, info.quantizer_sha256, weights_sha256(loaded["quantizer"]))
-    if "decoder" in loaded:
-        _check_sum(info, info.decoder_sha256, weights_sha256(loaded["decoder"]))
     return loaded
 
 

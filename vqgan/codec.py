@@ -21,7 +21,7 @@ from vqgan import checkpoint
 from vqgan.config import ModelConfig
 from vqgan.errors import UserError
 from vqgan.model import TokenDecoder, TokenEncoder, denormalize, normalize
-from vqgan.quantizers import NearestQuantizer
+from vqgan.quantizers import make_quantizer
 
 BATCH_AXIS = "batch"
 
@@ -65,10 +65,11 @@ class Codec:
         dtype: DTypeLike = jnp.float32,
         devices: list[jax.Device] | None = None,
     ) -> Self:
-        """Opens a codec folder, or a codec that comes with the package by its name (``tiny``).
+        """Opens a codec folder, a codec that comes with the package by its name, or a foreign checkpoint.
 
         Args:
-          path_or_name: folder written by :func:`vqgan.checkpoint.save_codec`, or a name.
+          path_or_name: folder written by :func:`vqgan.checkpoint.save_codec`, a name (``tiny``), or a
+            checkpoint of another code base, which is converted in memory (see :mod:`vqgan.importers`).
           batch_size: images per device call; rounded up to a multiple of the number of devices.
           dtype: type that convolutions compute in. Distances to codes are always float32.
           devices: devices to split a batch over; all local ones by default.
@@ -228,7 +229,7 @@ def _abstract(build: Any) -> Any:
 
 
 def _abstract_quantizer(config: ModelConfig) -> Any:
-    return _abstract(lambda rngs: NearestQuantizer(config.codebook_size, config.embed_dim, rngs=rngs))
+    return _abstract(lambda rngs: make_quantizer(config, rngs=rngs))
 
 
 def _merge(modules: dict[str, Any], weights: Any) -> dict[str, Any]:

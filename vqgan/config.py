@@ -15,6 +15,9 @@ from vqgan.errors import UserError
 
 T = TypeVar("T")
 
+QUANTIZERS = ("nearest", "cosine", "gumbel")
+ATTENTIONS = ("full", "linear")
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -36,6 +39,18 @@ class ModelConfig:
       resamp_with_conv: resample with a learned convolution, otherwise by pooling and repetition.
       norm_groups: groups of each group normalisation.
       input_range: pixel values that the network expects for uint8 0 and 255.
+      quantizer: rule from latents to tokens: ``nearest`` code, nearest by angle (``cosine``: latents
+        and codes are normalised), or the largest logit of a learned projection (``gumbel``).
+      attention: ``full``, or ``linear`` in the number of positions (as latent-diffusion offers).
+      clip_output: the decoder's result is clipped to ``input_range``.
+      quant_conv: 1x1 convolutions stand before and after the quantizer.
+      bias: residual blocks and the encoder's first convolution have biases.
+      shortcut_from_branch: a block's shortcut convolution reads its second convolution, not its input.
+      pool_downsample: halve by averaging even where ``resamp_with_conv`` is set.
+      mid_blocks: residual blocks at the lowest resolution, on either side.
+      decoder_res_blocks: residual blocks per decoder level; one more than the encoder's if None.
+      encoder_out_kernel: side of the encoder's last convolution.
+      stem_channels: channels of the encoder's first convolution; ``ch`` if None.
     """
 
     resolution: int = 256
@@ -52,6 +67,17 @@ class ModelConfig:
     resamp_with_conv: bool = True
     norm_groups: int = 32
     input_range: tuple[float, float] = (-1.0, 1.0)
+    quantizer: str = "nearest"
+    attention: str = "full"
+    clip_output: bool = False
+    quant_conv: bool = True
+    bias: bool = True
+    shortcut_from_branch: bool = False
+    pool_downsample: bool = False
+    mid_blocks: int = 2
+    decoder_res_blocks: int | None = None
+    encoder_out_kernel: int = 3
+    stem_channels: int | None = None
 
     def __post_init__(self) -> None:
         positive = ("resolution", "ch", "num_res_blocks", "z_channels", "embed_dim", "norm_groups")
@@ -62,6 +88,7 @@ class ModelConfig:
             raise UserError(f"model.ch_mult is {list(self.ch_mult)}: give one positive multiple per level")
         if self.codebook_size < 2:
             raise UserError(f"model.codebook_size is {self.codebook_size}: a codebook needs at least 2 codes")
+        self._check_variants()
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}: it must lie in [0, 1)")
         if not -math.inf < self.input_range[0] < self.input_range[1] < math.inf:
@@ -71,11 +98,39 @@ class ModelConfig:
                 f"model.resolution is {self.resolution}: it must be divisible by {self.downsampling}, "
                 f"the downsampling of {len(self.ch_mult)} levels"
             )
-        for width in {self.ch * multiple for multiple in (1, *self.ch_mult)}:
+        for width in {self.stem, *(self.ch * multiple for multiple in self.ch_mult)}:
             if width % self.norm_groups:
                 raise UserError(
                     f"model.norm_groups is {self.norm_groups}: it must divide every width, and {width} is one"
                 )
+
+    def _check_variants(self) -> None:
+        for name, known in (("quantizer", QUANTIZERS), ("attention", ATTENTIONS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"model.{name} is {getattr(self, name)!r}: give one of {', '.join(known)}")
+        if self.mid_blocks < 1 or self.decoder_blocks < 1 or self.stem < 1:
+            raise UserError("model.mid_blocks, decoder_res_blocks and stem_channels must be at least 1")
+        if self.encoder_out_kernel not in (1, 3):
+            raise UserError(f"model.encoder_out_kernel is {self.encoder_out_kernel}: it must be 1 or 3")
+        if not self.quant_conv and not self.z_channels == self.embed_dim:
+            raise UserError("model.quant_conv is off: z_channels and embed_dim must then be equal")
+        if not self.quant_conv and self.double_z:
+            raise UserError("model.quant_conv is off: double_z needs it")
+
+    @property
+    def stem(self) -> int:
+        """Channels after the encoder's first convolution."""
+        return self.ch if self.stem_channels is None else self.stem_channels
+
+    @property
+    def decoder_blocks(self) -> int:
+        """Residual blocks of one decoder level."""
+        return self.num_res_blocks + 1 if self.decoder_res_blocks is None else self.decoder_res_blocks
+
+    @property
+    def learned_downsampling(self) -> bool:
+        """Whether the encoder halves by a convolution."""
+        return self.resamp_with_conv and not self.pool_downsample
 
     @property
     def downsampling(self) -> int:
@@ -108,16 +163,25 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "configuration
     Raises:
       UserError: an unknown field (with the nearest known name), or a value of the wrong type.
     """
+    return cls(**typed_fields(cls, data, where))
+
+
+def typed_fields(cls: type[Any], data: Mapping[str, Any], where: str = "configuration") -> dict[str, Any]:
+    """Some fields of a configuration of type ``cls``, each of its field's type.
+
+    Raises:
+      UserError: an unknown field (with the nearest known name), or a value of the wrong type.
+    """
     if not isinstance(data, Mapping):
         raise UserError(f"{where}: expected an object, got {data!r}")
     hints = typing.get_type_hints(cls)
-    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    known = {field.name for field in dataclasses.fields(cls)}
     for name in data:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
             raise UserError(f"{where}: unknown field {name!r}{hint}")
-    return cls(**{name: _typed(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+    return {name: _typed(hints[name], value, f"{where}.{name}") for name, value in data.items()}
 
 
 def _plain(value: Any) -> Any:

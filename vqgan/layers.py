@@ -12,9 +12,25 @@ from jax.typing import DTypeLike
 GROUP_NORM_EPSILON = 1e-6
 
 
-def conv(in_channels: int, out_channels: int, size: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
+def conv(
+    in_channels: int,
+    out_channels: int,
+    size: int,
+    *,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+    use_bias: bool = True,
+) -> nnx.Conv:
     """A ``size`` by ``size`` convolution of stride 1 that keeps height and width."""
-    return nnx.Conv(in_channels, out_channels, (size, size), padding=size // 2, dtype=dtype, rngs=rngs)
+    return nnx.Conv(
+        in_channels,
+        out_channels,
+        (size, size),
+        padding=size // 2,
+        use_bias=use_bias,
+        dtype=dtype,
+        rngs=rngs,
+    )
 
 
 class GroupNorm(nnx.Module):
@@ -48,7 +64,11 @@ class GroupNorm(nnx.Module):
 
 
 class ResBlock(nnx.Module):
-    """Two normalised 3x3 convolutions beside a shortcut."""
+    """Two normalised 3x3 convolutions beside a shortcut.
+
+    With ``shortcut_from_branch`` a shortcut that changes the width reads what the second convolution
+    gave instead of the block's input, as the published MaskGIT tokenizer (arXiv 2202.04200) does.
+    """
 
     def __init__(
         self,
@@ -59,15 +79,19 @@ class ResBlock(nnx.Module):
         dropout: float,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
+        use_bias: bool = True,
+        shortcut_from_branch: bool = False,
     ):
+        self.shortcut_from_branch = shortcut_from_branch
         self.norm1 = GroupNorm(in_channels, norm_groups, dtype=dtype, rngs=rngs)
-        self.conv1 = conv(in_channels, out_channels, 3, dtype=dtype, rngs=rngs)
+        self.conv1 = conv(in_channels, out_channels, 3, dtype=dtype, rngs=rngs, use_bias=use_bias)
         self.norm2 = GroupNorm(out_channels, norm_groups, dtype=dtype, rngs=rngs)
         # Without dropout there is no random state either, so inference modules hold parameters only.
         self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
-        self.conv2 = conv(out_channels, out_channels, 3, dtype=dtype, rngs=rngs)
+        self.conv2 = conv(out_channels, out_channels, 3, dtype=dtype, rngs=rngs, use_bias=use_bias)
+        width = out_channels if shortcut_from_branch else in_channels
         self.shortcut = (
-            conv(in_channels, out_channels, 1, dtype=dtype, rngs=rngs)
+            conv(width, out_channels, 1, dtype=dtype, rngs=rngs, use_bias=use_bias)
             if in_channels != out_channels
             else None
         )
@@ -78,7 +102,9 @@ class ResBlock(nnx.Module):
         if self.dropout is not None:
             h = self.dropout(h)
         h = self.conv2(h)
-        return (x if self.shortcut is None else self.shortcut(x)) + h
+        if self.shortcut is not None:
+            x = self.shortcut(h if self.shortcut_from_branch else x)
+        return x + h
 
 
 class Attention(nnx.Module):
@@ -100,6 +126,26 @@ class Attention(nnx.Module):
         )
         attended = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
         return x + self.out(attended)
+
+
+class LinearAttention(nnx.Module):
+    """Single-head attention whose cost is linear in the number of positions.
+
+    Keys are normalised over positions, then queries read the sum of their products with the values:
+    the form of *Efficient Attention* (arXiv 1812.01243) without its normalisation of the queries, as
+    latent-diffusion uses it: no group normalisation, no residual connection, no bias on the way in.
+    """
+
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.qkv = conv(channels, 3 * channels, 1, dtype=dtype, rngs=rngs, use_bias=False)
+        self.out = conv(channels, channels, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        q, k, v = jnp.split(self.qkv(x).reshape(batch, height * width, 3 * channels), 3, axis=-1)
+        weights = jax.nn.softmax(k.astype(jnp.float32), axis=1).astype(k.dtype)  # over positions
+        context = jnp.einsum("bnd,bne->bde", weights, v)
+        return self.out(jnp.einsum("bde,bnd->bne", context, q).reshape(x.shape))
 
 
 class Downsample(nnx.Module):

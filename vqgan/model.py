@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from vqgan.autoencoder import Decoder, Encoder
 from vqgan.config import ModelConfig
 from vqgan.layers import conv
-from vqgan.quantizers import NearestQuantizer, Quantized
+from vqgan.quantizers import Quantized, make_quantizer
 
 
 class Reconstruction(NamedTuple):
@@ -31,21 +31,31 @@ class TokenEncoder(nnx.Module):
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         channels = config.z_channels * (2 if config.double_z else 1)
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
-        self.quant_conv = conv(channels, config.embed_dim, 1, dtype=dtype, rngs=rngs)
+        self.quant_conv = (
+            conv(channels, config.embed_dim, 1, dtype=dtype, rngs=rngs) if config.quant_conv else None
+        )
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        return self.quant_conv(self.encoder(images))  # (B, h, w, D)
+        latents = self.encoder(images)
+        return latents if self.quant_conv is None else self.quant_conv(latents)  # (B, h, w, D)
 
 
 class TokenDecoder(nnx.Module):
     """Code vectors to images; all that decoding needs beside the codebook."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        self.post_quant_conv = conv(config.embed_dim, config.z_channels, 1, dtype=dtype, rngs=rngs)
+        self.post_quant_conv = (
+            conv(config.embed_dim, config.z_channels, 1, dtype=dtype, rngs=rngs)
+            if config.quant_conv
+            else None
+        )
         self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
+        self.clip = config.input_range if config.clip_output else None
 
     def __call__(self, codes: jax.Array) -> jax.Array:
-        return self.decoder(self.post_quant_conv(codes))  # (B, H, W, 3)
+        z = codes if self.post_quant_conv is None else self.post_quant_conv(codes)
+        images = self.decoder(z)  # (B, H, W, 3)
+        return images if self.clip is None else jnp.clip(images, *self.clip)
 
 
 class VQGAN(nnx.Module):
@@ -56,7 +66,7 @@ class VQGAN(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.encoder = TokenEncoder(config, dtype=dtype, rngs=rngs)
-        self.quantizer = NearestQuantizer(config.codebook_size, config.embed_dim, rngs=rngs)
+        self.quantizer = make_quantizer(config, rngs=rngs)
         self.decoder = TokenDecoder(config, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> Reconstruction:

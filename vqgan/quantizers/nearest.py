@@ -4,6 +4,8 @@
 paper's form: the codebook term is unweighted and the commitment term carries beta (the trainer's).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -36,15 +38,25 @@ def nearest_code(latents: jax.Array, codebook: jax.Array) -> jax.Array:
         products = jnp.matmul(part, codebook.T, precision=jax.lax.Precision.HIGHEST)  # (n, K)
         return jnp.argmin(squares[None, :] - 2 * products, axis=1).astype(jnp.int32)
 
-    count, codes = latents.shape[0], codebook.shape[0]
+    return map_blocks(block, latents, codebook.shape[0])
+
+
+def map_blocks(block: Callable[[jax.Array], jax.Array], latents: jax.Array, codes: int) -> jax.Array:
+    """``block`` over ``[N, D]`` latents in parts, so that few distances to ``codes`` are held at once.
+
+    Args:
+      block: ``[n, D]`` to ``[n]``.
+      latents: ``[N, D]``.
+      codes: values per latent that ``block`` holds.
+    """
+    count = latents.shape[0]
     rows = max(1, MAX_DISTANCES // codes)
     if count <= rows:
         return block(latents)
     blocks = -(-count // rows)
     rows = -(-count // blocks)
     padded = jnp.pad(latents, ((0, blocks * rows - count), (0, 0)))
-    tokens = jax.lax.map(block, padded.reshape(blocks, rows, -1))
-    return tokens.reshape(-1)[:count]
+    return jax.lax.map(block, padded.reshape(blocks, rows, -1)).reshape(-1)[:count]
 
 
 class NearestQuantizer(nnx.Module):

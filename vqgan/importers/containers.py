@@ -1,0 +1,158 @@
+"""Files that hold tensors: what they are by their first bytes, and their contents as a tree."""
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqgan.errors import UserError
+from vqgan.importers import torch_reader
+from vqgan.importers.tensors import Tensor, check_shape, dtype_named
+
+_MAX_ITEMS = 1_000_000
+_HEAD = 512
+
+
+def sniff(path: Path) -> str | None:
+    """Kind of container by the file's contents: a key of :data:`READERS`, or None."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        size = file.seek(0, io.SEEK_END)
+    if head[:4] == b"PK\x03\x04":
+        return "torch zip" if torch_reader.is_torch_zip(path) or not zipfile.is_zipfile(path) else None
+    if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+        return "safetensors"
+    if len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
+        return "torch legacy" if torch_reader.is_torch_legacy(path) else "pickle"
+    if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
+        return "msgpack"
+    return None
+
+
+def describe_unknown(path: Path) -> str:
+    """What a file that is no container looks like, for an error."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if not head:
+        return "it is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer: fetch the real file with git lfs pull"
+    if head[257:262] == b"ustar":
+        return "it is a tar archive (torch before 0.1.10?): save it again with a current torch"
+    if head.lstrip()[:1] == b"<":
+        return "it is an HTML page, probably a failed download"
+    if head[:4] == b"PK\x03\x04":
+        return "it is a zip archive without a torch checkpoint in it"
+    return f"its first bytes are {head[:8].hex(' ')}"
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Tensors of a safetensors file by name, and its metadata under ``__metadata__``."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise UserError(
+            f"{path}: reading safetensors needs the safetensors package; "
+            "install it with: pip install 'vqgan-pipelines[import]'"
+        ) from None
+
+    def read(name: str) -> np.ndarray:
+        # Opened anew for each tensor: the pages of the file that were mapped are given back at once.
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return np.asarray(file.get_tensor(name))
+        except (SafetensorError, OSError, TypeError, AttributeError, ValueError) as error:
+            raise _damaged(path, error) from error
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tree: dict[str, Any] = {"__metadata__": file.metadata() or {}}
+            for name in file.keys():  # noqa: SIM118  (not a mapping)
+                part = file.get_slice(name)
+                dtype = dtype_named(_SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()))
+                shape = tuple(part.get_shape())
+                tree[name] = Tensor(shape, dtype, lambda name=name: read(name))  # type: ignore[misc]
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    return tree
+
+
+_SAFETENSORS_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+    "BOOL": "bool", "C64": "complex64",
+}  # fmt: skip
+
+
+def read_msgpack(path: Path) -> Any:
+    """A Flax state in msgpack: nested dictionaries of arrays (flax.serialization's extension types)."""
+    import msgpack
+
+    size = max(path.stat().st_size, 1)
+    try:
+        with path.open("rb") as file:
+            unpacker = msgpack.Unpacker(
+                file,
+                ext_hook=_flax_extension,
+                raw=False,
+                read_size=min(size, 1 << 20),
+                max_buffer_size=size,
+                max_map_len=_MAX_ITEMS,
+                max_array_len=_MAX_ITEMS,
+                max_str_len=_MAX_ITEMS,
+            )
+            tree = unpacker.unpack()
+            if unpacker.tell() != size:
+                raise ValueError(f"{size - unpacker.tell()} bytes too many")
+            return _join_chunks(tree)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UserError:
+        raise
+    except Exception as error:  # msgpack has errors of its own beside Python's
+        raise _damaged(path, error) from error
+
+
+def _flax_extension(code: int, data: bytes) -> Any:
+    import msgpack
+
+    if code not in (1, 3):  # an array, a NumPy scalar
+        return None
+    shape, name, content = msgpack.unpackb(data, raw=False, max_array_len=_MAX_ITEMS)
+    return np.frombuffer(content, dtype_named(name)).reshape(check_shape(shape))
+
+
+def _join_chunks(tree: Any, depth: int = 0) -> Any:
+    """Puts arrays together that Flax cut because of msgpack's limit of 4 GiB."""
+    if not isinstance(tree, dict) or depth > 32:
+        return tree
+    if "__msgpack_chunked_array__" not in tree:
+        return {name: _join_chunks(value, depth + 1) for name, value in tree.items()}
+    shape, chunks = ([tree[part][str(i)] for i in range(len(tree[part]))] for part in ("shape", "chunks"))
+    return np.concatenate([np.ravel(chunk) for chunk in chunks]).reshape(check_shape(shape))
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    message = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{path}: the checkpoint is damaged ({message}); download or copy it again")
+
+
+READERS: Mapping[str, Callable[[Path], Any]] = {
+    "torch zip": torch_reader.read_torch_zip,
+    "torch legacy": torch_reader.read_torch_legacy,
+    "pickle": torch_reader.read_plain_pickle,
+    "safetensors": read_safetensors,
+    "msgpack": read_msgpack,
+}
+
+
+def subtrees(tree: Any, preferred: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """The trees that may hold the model, the likeliest first: named members, then the whole."""
+    if isinstance(tree, dict):
+        for name in preferred:
+            if isinstance(tree.get(name), dict):
+                yield name, tree[name]
+    yield "", tree

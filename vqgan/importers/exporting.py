@@ -1,0 +1,135 @@
+"""Writes a codec for torch users: safetensors in taming's key layout, or a diffusers ``VQModel`` folder.
+
+The configuration stands in the file's metadata as well, so that importing it again gives the same
+codec, fingerprint included, whatever the format itself can say.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqgan.config import ModelConfig, to_dict
+from vqgan.errors import UserError
+from vqgan.importers import diffusers, llamagen, taming
+from vqgan.importers.base import Layout
+from vqgan.importers.naming import parse
+
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+_MASKGIT_ONLY = ("shortcut_from_branch", "pool_downsample")
+
+
+def export(
+    folder: str,
+    to: str,
+    config: ModelConfig,
+    weights: Mapping[str, Mapping[str, np.ndarray]],
+    card: Mapping[str, Any],
+) -> Path:
+    """Writes ``config.json`` and the weights into a folder.
+
+    Args:
+      folder: where to; it is created, and must not hold such files yet.
+      to: ``safetensors`` or ``diffusers``.
+      config: architecture.
+      weights: parameters by part and our names.
+      card: the codec's card, kept in the metadata.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UserError: the format cannot express the architecture, or the files are there already.
+    """
+    try:
+        from safetensors.numpy import save_file
+    except ImportError:
+        raise UserError(
+            "export needs safetensors; install it with: pip install 'vqgan-pipelines[import]'"
+        ) from None
+    layout = _layout(to, config)
+    path = Path(folder)
+    file = path / (WEIGHTS_FILE if to == "diffusers" else "model.safetensors")
+    if file.exists():
+        raise UserError(f"{file}: exists already; give another folder")
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        _foreign_name(name, layout, config): _for_torch(name, value, linear=to == "diffusers")
+        for part in weights.values()
+        for name, value in part.items()
+    }
+    document = {"config": to_dict(config), "card": dict(card)}
+    save_file(tensors, file, metadata={"format": "pt", "vqgan": json.dumps(document)})
+    native = _diffusers_config(config) if to == "diffusers" else to_dict(config)
+    (path / "config.json").write_text(json.dumps(native, indent=2) + "\n")
+    return path
+
+
+def _layout(to: str, config: ModelConfig) -> Layout:
+    """The key layout, after a look at whether it can express the model."""
+    if to == "safetensors" and config.quantizer == "cosine":
+        layout = llamagen.LAYOUT
+    else:
+        layout = diffusers.LAYOUT if to == "diffusers" else taming.LAYOUT
+    cannot = [name for name in _MASKGIT_ONLY if getattr(config, name)]
+    if not config.quant_conv or not config.bias or config.encoder_out_kernel != 3:
+        cannot.append("layers without biases or without quant_conv")
+    if config.mid_blocks != 2 or config.decoder_blocks != config.num_res_blocks + 1:
+        cannot.append("another number of blocks")
+    if to == "diffusers" and (config.quantizer != "nearest" or config.attention != "full" or config.double_z):
+        cannot.append(f"quantizer {config.quantizer}, attention {config.attention} or double_z")
+    if to == "diffusers" and not config.resamp_with_conv:
+        cannot.append("resampling without convolutions")
+    if cannot:
+        raise UserError(f"--to {to} cannot express this codec: {', '.join(cannot)}")
+    return layout
+
+
+def _foreign_name(name: str, layout: Layout, config: ModelConfig) -> str:
+    candidates = layout.names(parse(name), len(config.ch_mult), config.num_res_blocks)
+    if config.quantizer == "gumbel" and name == "codebook":
+        return candidates[1]
+    if config.attention == "linear" and "attention" in name and ".out." in name:
+        return candidates[1]
+    return candidates[0]
+
+
+def _for_torch(name: str, value: np.ndarray, *, linear: bool) -> np.ndarray:
+    if name.endswith(".kernel"):
+        if value.ndim == 2:  # the Gumbel projection is a 1x1 convolution there
+            value = value[None, None]
+        attention = "attention" in name
+        value = value[0, 0].T if linear and attention else value.transpose(3, 2, 0, 1)
+    return np.ascontiguousarray(value, np.float32)
+
+
+def _diffusers_config(config: ModelConfig) -> dict[str, Any]:
+    """The constructor's arguments of diffusers' ``VQModel``."""
+    levels = len(config.ch_mult)
+    sides = [config.resolution >> level for level in range(levels)]
+    attended = [side in config.attn_resolutions for side in sides]
+    widths = [config.ch * multiple for multiple in config.ch_mult]
+    if config.stem != widths[0]:
+        raise UserError("--to diffusers cannot express this codec: its first convolution has another width")
+    return {
+        "_class_name": "VQModel",
+        "act_fn": "silu",
+        "block_out_channels": widths,
+        "down_block_types": [f"{'Attn' if one else ''}DownEncoderBlock2D" for one in attended],
+        "up_block_types": [f"{'Attn' if one else ''}UpDecoderBlock2D" for one in reversed(attended)],
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": config.z_channels,
+        "layers_per_block": config.num_res_blocks,
+        "mid_block_add_attention": config.mid_attention,
+        "norm_num_groups": config.norm_groups,
+        "norm_type": "group",
+        "num_vq_embeddings": config.codebook_size,
+        "vq_embed_dim": config.embed_dim,
+        "sample_size": config.resolution,
+        "scaling_factor": 1.0,
+        "lookup_from_codebook": False,
+        "force_upcast": False,
+    }
