@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pipelines.tokenize_images import DTYPES, RUNNER, TokenizeConfig, quiet_imports
+from pipelines.beam_runs import RUNNER, quiet_imports
+from pipelines.tokenize_images import DTYPES, TokenizeConfig
 from transforms.geometry import FILTERS, RESIZES, VIEWS, Geometry
 from transforms.images import DecodeConfig
 from transforms.sources import SourceConfig

@@ -1,17 +1,15 @@
 """``vqgan tokenize``: an image corpus becomes Parquet token shards."""
 
-import contextlib
 import dataclasses
-import logging
 import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
+from pipelines.beam_runs import RUNNER, answering, quiet_imports
 from transforms import filesystems, progress
 from transforms.dedupe import mark_duplicates
 from transforms.geometry import Geometry
@@ -39,7 +37,6 @@ from vqgan.errors import UserError
 from vqgan.shards import shard_name
 
 DTYPES = ("float32", "bfloat16")
-RUNNER = "FnApiRunner"  # Beam's own default tries to download a runner at every start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,57 +208,11 @@ def _run_pipeline(prepared: Prepared, beam_args: Sequence[str]) -> None:
     shown = progress.Progress(plan.entries, quiet=config.quiet)
     progress.show(shown)
     try:
-        with beam.Pipeline(options=PipelineOptions(args)) as pipeline:
+        with answering(), beam.Pipeline(options=PipelineOptions(args)) as pipeline:
             pipeline | TokenizeCorpus(prepared.job, plan, config.report)
-    except Exception as error:
-        if str(error).startswith("KeyboardInterrupt"):  # what a runner makes of Ctrl-C
-            raise KeyboardInterrupt from None
-        raise user_error_of(error) or error from None
     finally:
         progress.show(None)
         shown.close()
-
-
-class _AlreadyAnswered(logging.Filter):
-    """Drops a runner's traceback of what the user is told in one line anyway."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        return error is None or not (user_error_of(error) or isinstance(error, KeyboardInterrupt))
-
-
-_ALREADY_ANSWERED = _AlreadyAnswered()
-
-
-@contextlib.contextmanager
-def quiet_imports() -> Iterator[None]:
-    """Importing Beam installs a root log handler and warns of clients that nobody asked for."""
-    root = logging.getLogger()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        for handler in root.handlers:
-            handler.addFilter(_ALREADY_ANSWERED)
-
-
-def user_error_of(error: BaseException) -> UserError | None:
-    """The UserError that a worker raised, out of what a runner made of it.
-
-    Runners wrap an exception, or send it as text; its one line is found in either.
-    """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, UserError):
-            return UserError(re.sub(r" \[while running '.*'\]$", "", str(seen)))
-        found = re.findall(r"vqgan\.errors\.UserError: (.+)", str(seen))
-        if found:
-            return UserError(re.sub(r" \[while running '.*$", "", found[-1]).strip())
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def _check_same_plan(output: str, existing: Plan | None, plan: Plan) -> None:

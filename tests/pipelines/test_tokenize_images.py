@@ -23,7 +23,8 @@ import pytest
 from PIL import Image
 
 from pipelines import tokenize_images
-from pipelines.tokenize_images import TokenizeConfig, prepare, user_error_of
+from pipelines.beam_runs import user_error_of
+from pipelines.tokenize_images import TokenizeConfig, prepare
 from transforms import rejects, tokenizing
 from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
