@@ -33,7 +33,7 @@ def peak_megabytes(corpus: Path, output: Path, size: int) -> float:
 def main() -> None:
     """Measures both and prints their ratio."""
     flags = parser("Peak memory for N and 10 N images.")
-    flags.add_argument("--images", type=int, default=300, help="N")
+    flags.add_argument("--images", type=int, default=800, help="N")
     flags.add_argument("--size", type=int, default=64, help="side of the encoded square")
     args = flags.parse_args()
     with scratch() as name:
@@ -41,7 +41,7 @@ def main() -> None:
         peaks = []
         for images in (args.images, 10 * args.images):
             corpus = folder / f"corpus-{images}"
-            make_corpus(corpus, images, short_side=320)
+            make_corpus(corpus, images, short_side=160)
             peaks.append(peak_megabytes(corpus, folder / f"tokens-{images}", args.size))
             say(f"{images} images: peak {peaks[-1]:.0f} MB")
         say(f"ratio {peaks[1] / peaks[0]:.3f}")

@@ -48,7 +48,7 @@ def with_drawn_codebook(folder: Path, photos: Path) -> str:
 def main() -> None:
     """Tokenizes with both codebooks and prints sizes."""
     flags = parser("Bits per token against entropy.")
-    flags.add_argument("--crops", type=int, default=250, help="random crops of each photograph, at most 256")
+    flags.add_argument("--crops", type=int, default=100, help="random crops of each photograph, at most 256")
     flags.add_argument("--size", type=int, default=256, help="side of a crop")
     flags.add_argument("--photos", type=Path, default=PHOTOS)
     args = flags.parse_args()
