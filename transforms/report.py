@@ -68,7 +68,7 @@ def render_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str:
         ("codes used", f"{codebook['used']:,} of {codebook['size']:,}"),
         ("perplexity", f"{codebook['perplexity']:,.1f}"),
         ("entropy", f"{codebook['entropy_bits']:.2f} bits"),
-        ("on disk", f"{storage['bits_per_token']:.2f} bits a token"),
+        ("per token on disk", f"{storage['bits_per_token']:.2f} bits"),
         ("images per second", f"{throughput['images_per_second']:,.1f}"),
         ("PSNR of the sheet", mean),
         ("codec", manifest["codec"]["fingerprint"][:12]),

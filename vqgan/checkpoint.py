@@ -211,6 +211,7 @@ def save_codec(
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             for part in PARTS:
                 checkpointer.save(staging / part, args=ocp.args.PyTreeSave(stored[part]))
+        info = dataclasses.replace(info, files=_sizes(staging))
         document = {
             "version": FORMAT_VERSION,
             "config": to_dict(config),
@@ -218,11 +219,7 @@ def save_codec(
             "quantizer_sha256": info.quantizer_sha256,
             "decoder_sha256": info.decoder_sha256,
             "card": info.card,
-            "files": {
-                file.relative_to(staging).as_posix(): file.stat().st_size
-                for file in sorted(staging.rglob("*"))
-                if file.is_file()
-            },
+            "files": info.files,
         }
         (staging / "codec.json").write_text(json.dumps(document, indent=2) + "\n")
         _replace_folder(staging, path)
@@ -311,6 +308,11 @@ def module_state(abstract: "nnx.Module", weights: Weights, where: str) -> "nnx.S
         raise UserError(f"{where}: weights do not fit the configuration: {'; '.join(problems)}")
     filled = [(path, param.replace(weights[".".join(map(str, path))])) for path, param in flat]
     return nnx.from_flat_state(filled)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
 def _check_files(info: CodecInfo, part: str) -> None:

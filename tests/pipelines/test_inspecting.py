@@ -63,8 +63,9 @@ def test_shard(vqgan: Vqgan, finished: Path, scheme: str) -> None:
     [
         (lambda path: None, "nothing there; give a codec"),
         (lambda path: path.mkdir(), "neither a codec (codec.json) nor a data set"),
-        (lambda path: path.write_bytes(b""), "not a readable Parquet file"),
-        (lambda path: path.write_bytes(b"nonsense" * 100), "not a readable Parquet file"),
+        (lambda path: path.write_bytes(b""), "not a checkpoint that we know: it is empty"),
+        (lambda path: path.write_bytes(b"nonsense" * 100), "not a checkpoint that we know"),
+        (lambda path: path.write_bytes(b"PAR1" + b"nonsense" * 100), "not a readable Parquet file"),
     ],
 )
 def test_nonsense(vqgan: Vqgan, tmp_path: Path, make: Callable[[Path], None], says: str) -> None:

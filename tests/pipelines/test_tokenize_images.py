@@ -344,10 +344,10 @@ def test_damaged_codec(tokenize: Vqgan, few: Path, tmp_path: Path, codec_path: s
     shutil.rmtree(tmp_path / "codec" / "quantizer")
     result = tokenize(few, "--codec", tmp_path / "codec")
     assert result.code == 2
-    assert "cannot be read" in result.line
+    assert "is missing, expected" in result.line
     (tmp_path / "codec" / "codec.json").write_text("{")
     assert "codec.json cannot be read" in tokenize(few, "--codec", tmp_path / "codec").line
-    assert "no such folder" in tokenize(few, "--codec", tmp_path / "none").line
+    assert "nothing there" in tokenize(few, "--codec", tmp_path / "none").line
 
 
 def test_swapped_weights(

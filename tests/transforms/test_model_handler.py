@@ -11,16 +11,16 @@ from transforms.model_handler import CodecModelHandler
 from vqgan.codec import Codec
 
 
-def test_run_inference_gives_the_codecs_tokens(toy_codec: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
-    expected = Codec.load(toy_codec, batch_size=4).encode(images)
+def test_run_inference_gives_the_codecs_tokens(toy_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+    expected = Codec.load(toy_path, batch_size=4).encode(images)
 
     def check(found: list[tuple[int, np.ndarray]]) -> None:
         assert sorted(key for key, _ in found) == list(range(7))
         for key, tokens in found:
             np.testing.assert_array_equal(tokens, expected[key])
 
-    handler = KeyedModelHandler(CodecModelHandler(str(toy_codec), batch_size=4))
+    handler = KeyedModelHandler(CodecModelHandler(str(toy_path), batch_size=4))
     with beam.Pipeline("FnApiRunner") as pipeline:
         tokens = pipeline | beam.Create(list(enumerate(images))) | RunInference(handler)
         assert_that(tokens, check)

@@ -190,7 +190,7 @@ def test_encoding_needs_no_decoder(
     shutil.rmtree(copy / "decoder")
     codec = Codec.load(copy, batch_size=4)
     np.testing.assert_array_equal(codec.encode(toy_images), toy_tokens)
-    with refused("the weights in decoder/ cannot be read"):
+    with refused("decoder/.* is missing"):
         codec.decode(toy_tokens)
 
 
@@ -201,7 +201,7 @@ def test_decoding_needs_no_encoder(
     shutil.rmtree(copy / "encoder")
     codec = Codec.load(copy, batch_size=4)
     np.testing.assert_array_equal(codec.decode(toy_tokens), toy_codec.decode(toy_tokens))
-    with refused("the weights in encoder/ cannot be read"):
+    with refused("encoder/.* is missing"):
         codec.encode(np.zeros((1, 16, 16, 3), np.uint8))
 
 

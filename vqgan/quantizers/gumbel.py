@@ -46,4 +46,5 @@ class GumbelQuantizer(nnx.Module):
         """``[N, D]`` to ``[N, K]``, in float32 at the highest precision, so that no argmax flips."""
         assert self.projection.bias is not None
         kernel, bias = self.projection.kernel[...], self.projection.bias[...]
-        return jnp.matmul(flat.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST) + bias
+        products = jnp.matmul(flat.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST)
+        return products + bias[None, :]
