@@ -40,6 +40,7 @@ class TokenizeCorpus(beam.PTransform):
         self._write_report = write_report
 
     def expand(self, root: Any) -> Any:
+        """The linear graph from the root to the manifest."""
         return (
             root
             | "Start" >> beam.Impulse()

@@ -212,16 +212,7 @@ def save_codec(
             for part in PARTS:
                 checkpointer.save(staging / part, args=ocp.args.PyTreeSave(stored[part]))
         info = dataclasses.replace(info, files=_sizes(staging))
-        document = {
-            "version": FORMAT_VERSION,
-            "config": to_dict(config),
-            "fingerprint": info.fingerprint,
-            "quantizer_sha256": info.quantizer_sha256,
-            "decoder_sha256": info.decoder_sha256,
-            "card": info.card,
-            "files": info.files,
-        }
-        (staging / "codec.json").write_text(json.dumps(document, indent=2) + "\n")
+        (staging / "codec.json").write_text(_to_json(info))
         _replace_folder(staging, path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -308,6 +299,19 @@ def module_state(abstract: "nnx.Module", weights: Weights, where: str) -> "nnx.S
         raise UserError(f"{where}: weights do not fit the configuration: {'; '.join(problems)}")
     filled = [(path, param.replace(weights[".".join(map(str, path))])) for path, param in flat]
     return nnx.from_flat_state(filled)
+
+
+def _to_json(info: CodecInfo) -> str:
+    document = {
+        "version": FORMAT_VERSION,
+        "config": to_dict(info.config),
+        "fingerprint": info.fingerprint,
+        "quantizer_sha256": info.quantizer_sha256,
+        "decoder_sha256": info.decoder_sha256,
+        "card": info.card,
+        "files": info.files,
+    }
+    return json.dumps(document, indent=2) + "\n"
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import random
@@ -796,3 +797,13 @@ def test_other_errors_of_workers_are_not_hidden(
     monkeypatch.setattr(tokenizing, "make_shard", broken)
     with pytest.raises(Exception, match="a bug"):
         tokenize(few)
+
+
+def test_agreement_of_bfloat16_is_measured_and_stored(vqgan: Vqgan, photos: Path, tmp_path: Path) -> None:
+    flags = ["--codec", "tiny", "--image-size", 64, "--dtype", "bfloat16", "--batch-size", 8, "--no-report"]
+    result = vqgan("tokenize", "--input", photos, "--output", tmp_path / "out", *flags)
+    assert result.code == 0, result.err
+    agreement = json.loads((tmp_path / "out" / "manifest.json").read_text())["agreement_with_float32"]
+    assert agreement["images"] == 40
+    assert 0.9 < agreement["share"] <= 1
+    assert f"{agreement['share']:.2%} of the tokens of 40 images are those of float32" in result.err

@@ -112,15 +112,8 @@ def train(
       The trained model.
     """
     model_config.grid(config.crop_size, config.crop_size)
-    if not images:
-        raise UserError("training data: there is no picture in it")
-    smallest = min(min(image.shape[:2]) for image in images)
-    if smallest < config.crop_size:
-        raise UserError(
-            f"training data: a picture has a side of {smallest} pixels; the least is "
-            f"train.crop_size, {config.crop_size}"
-        )
-    model = initial or VQGAN(model_config, rngs=nnx.Rngs(config.seed))
+    _check_pictures(images, config.crop_size)
+    model = initial or _random_model(model_config, config.seed)
     graph, params, *others = nnx.split(model, nnx.Param, ...)
     noise = others[0]  # random state of dropout
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(_schedule(config), b1=0.9, b2=0.99))
@@ -136,26 +129,18 @@ def train(
         restored.eval()
         return restored.encoder(normalize(batch, model_config.input_range))
 
-    counts = np.zeros(model_config.codebook_size, np.int64)
-    rng = np.random.default_rng(config.seed)
+    upkeep = _CodebookUpkeep(model_config.codebook_size, config)
     started = time.monotonic()
     for step in range(config.steps):
         batch = next(batches)
         if step == config.autoencoder_steps:
             latents = _sample_latents(functools.partial(encode, params), batches, model_config)
-            placed = k_means(latents, model_config.codebook_size, rng, config.least_share)
-            params["quantizer"]["codebook"] = nnx.Param(placed)
+            params["quantizer"]["codebook"] = nnx.Param(upkeep.place(latents))
         update = step_without if step < config.autoencoder_steps else step_with
         params, noise, optimizer_state, result = update(params, noise, optimizer_state, batch)
-        if step >= config.autoencoder_steps:
-            counts += np.bincount(np.ravel(result.tokens), minlength=len(counts))
-            if (step + 1) % config.revive_every == 0:
-                if step < 0.8 * config.steps:
-                    codebook = params["quantizer"]["codebook"][...]
-                    latents = np.asarray(encode(params, batch))
-                    revived = revive(np.array(codebook), counts, latents, rng, config.least_share)
-                    params["quantizer"]["codebook"] = nnx.Param(revived)
-                counts[:] = 0
+        if step >= config.autoencoder_steps and upkeep.is_due(step, result.tokens):
+            codebook = params["quantizer"]["codebook"][...]
+            params["quantizer"]["codebook"] = nnx.Param(upkeep.revive(codebook, encode(params, batch)))
         rate = (step + 1) * config.batch_size / (time.monotonic() - started)
         report(Progress(step + 1, float(result.pixel_loss), float(result.commitment_loss), rate))
     return nnx.merge(graph, params, noise)
@@ -247,6 +232,53 @@ def revive(
     flat = latents.reshape(-1, latents.shape[-1])
     codebook[dead] = flat[rng.integers(len(flat), size=len(dead))]
     return jnp.asarray(codebook)
+
+
+class _CodebookUpkeep:
+    """Places the codebook, counts how often each code is chosen, and moves those that hardly ever are."""
+
+    def __init__(self, codes: int, config: TrainConfig):
+        self._config = config
+        self._counts = np.zeros(codes, np.int64)
+        self._rng = np.random.default_rng(config.seed)
+
+    def place(self, latents: np.ndarray) -> jax.Array:
+        """A codebook ``[K, D]`` for latents ``[N, D]``."""
+        return k_means(latents, len(self._counts), self._rng, self._config.least_share)
+
+    def is_due(self, step: int, tokens: jax.Array) -> bool:
+        """Counts the tokens of a step. Whether unused codes should be moved after it."""
+        self._counts += np.bincount(np.ravel(tokens), minlength=len(self._counts))
+        if (step + 1) % self._config.revive_every:
+            return False
+        if step < 0.8 * self._config.steps:
+            return True
+        self._counts[:] = 0
+        return False
+
+    def revive(self, codebook: jax.Array, latents: jax.Array) -> jax.Array:
+        """The codebook with unused codes moved onto latents; counting starts anew."""
+        least_share = self._config.least_share
+        revived = revive(np.array(codebook), self._counts, np.asarray(latents), self._rng, least_share)
+        self._counts = np.zeros_like(self._counts)
+        return revived
+
+
+def _check_pictures(images: Sequence[np.ndarray], crop_size: int) -> None:
+    if not images:
+        raise UserError("training data: there is no picture in it")
+    smallest = min(min(image.shape[:2]) for image in images)
+    if smallest < crop_size:
+        raise UserError(
+            f"training data: a picture has a side of {smallest} pixels; the least is "
+            f"train.crop_size, {crop_size}"
+        )
+
+
+def _random_model(config: ModelConfig, seed: int) -> VQGAN:
+    """A model with random weights; compiled, since drawing them one by one takes longer."""
+    build: Callable[[], VQGAN] = nnx.jit(lambda: VQGAN(config, rngs=nnx.Rngs(seed)))
+    return build()
 
 
 class _StepResult(NamedTuple):

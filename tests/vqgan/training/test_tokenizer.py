@@ -260,3 +260,24 @@ def test_revive_leaves_a_used_codebook_alone() -> None:
     codebook = np.arange(8, dtype=np.float32).reshape(4, 2)
     revived = revive(codebook.copy(), np.ones(4, int), np.zeros((1, 1, 1, 2)), np.random.default_rng(0))
     np.testing.assert_array_equal(revived, codebook)
+
+
+def test_revive_moves_hardly_used_codes_too() -> None:
+    codebook = np.arange(8, dtype=np.float32).reshape(4, 2)
+    counts = np.array([100, 9, 11, 0])  # of a mean of 30, a third is 10
+    revived = revive(codebook.copy(), counts, np.full((1, 2), 7.5), np.random.default_rng(0), 1 / 3)
+    np.testing.assert_array_equal(revived, [[0, 1], [7.5, 7.5], [4, 5], [7.5, 7.5]])
+
+
+def test_least_share_evens_out_the_codebook() -> None:
+    """Of a dense and a sparse cloud: codes that serve few points are wanted in the dense one."""
+    rng = np.random.default_rng(0)
+    dense, sparse = rng.normal(0, 1, (3000, 2)), rng.uniform(20, 200, (800, 2))
+    points = np.concatenate([dense, sparse]).astype(np.float32)
+
+    def perplexity(least_share: float) -> float:
+        centres = np.asarray(k_means(points, 64, np.random.default_rng(1), least_share, iterations=30))
+        nearest = np.argmin(((points[:, None, :] - centres[None, :, :]) ** 2).sum(axis=2), axis=1)
+        return codebook_usage(np.bincount(nearest, minlength=64)).perplexity
+
+    assert perplexity(0.5) > perplexity(0.0) + 2
