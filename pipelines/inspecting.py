@@ -112,6 +112,7 @@ def describe_shard(path: str) -> dict[str, Any]:
             "token_bytes": shard.token_bytes(),
             "columns": {field.name: str(field.type) for field in shard.schema},
             "fingerprint": metadata.fingerprint,
+            "codec_origin": dict(metadata.codec_origin),
             "plan_hash": metadata.plan_hash,
             "preprocessing": dict(metadata.preprocessing),
         }

@@ -184,6 +184,8 @@ def run(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     if manifest is None:
         raise UserError(f"{config.output}: the pipeline ended without a manifest; see its log")
     _say(config, f"{config.output}: {_counts(manifest)}")
+    for reason, count in manifest["reject_reasons"].items():
+        _say(config, f"  rejected, {reason}: {count}")
     if agreement := manifest.get("agreement_with_float32"):
         _say(
             config,
