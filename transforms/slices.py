@@ -5,8 +5,10 @@ thread pool, ahead of the device by a bounded number of images, and the device w
 while the next is being filled.
 """
 
+import contextlib
 import dataclasses
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 BATCHES_IN_FLIGHT = 2
 """Batches handed to the device whose tokens were not fetched yet."""
+DECODE_NICENESS = 10
 BATCHES_DECODED_AHEAD = 2
 """Batches' worth of images being read and decoded ahead of the one that is filled."""
 UNREADABLE_SLICE = 8
@@ -176,7 +179,7 @@ def read_and_decode(job: Job, source: Source, entries: list[Entry]) -> Iterator[
     """Every entry in order, decoded or rejected; a bounded number of them ahead of the caller."""
     loaders = source.read([entry for entry in entries if entry.error is None])
     window = job.threads + BATCHES_DECODED_AHEAD * max(1, job.batch_size // count_views(job.geometry))
-    with ThreadPoolExecutor(job.threads, thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(job.threads, "decode", initializer=_yield_to_device) as pool:
         ahead: deque[Future[Item | RejectRow] | RejectRow] = deque()
         try:
             for entry in entries:
@@ -244,6 +247,15 @@ def encode(filled: Iterator[Batch], codec: "Codec") -> Iterator[tuple[list[Row],
             yield rows, np.asarray(tokens)[: len(rows)]
     for rows, tokens in in_flight:
         yield rows, np.asarray(tokens)[: len(rows)]
+
+
+def _yield_to_device() -> None:
+    """Lowers the calling thread's priority, so that decoding fills the gaps that XLA's threads leave.
+
+    Where the device is the CPU itself, an equal share would stall every parallel step of the encoder.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # per thread on Linux only
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), DECODE_NICENESS)
 
 
 def _accepted(
