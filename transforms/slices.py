@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 BATCHES_IN_FLIGHT = 2
 """Batches handed to the device whose tokens were not fetched yet."""
 DECODE_NICENESS = 10
+"""Priority of decoding threads, as ``nice`` counts: they get what the device's threads leave."""
 BATCHES_DECODED_AHEAD = 2
 """Batches' worth of images being read and decoded ahead of the one that is filled."""
 UNREADABLE_SLICE = 8
