@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     # Training the VQGAN itself.
-    "train": ["optax>=0.2.6"],
+    "train": ["grain>=0.2.18", "optax>=0.2.6", "tensorboardX>=2.6"],
     # Checkpoints of other code bases as codecs, and exporting to them.
     "import": ["pyyaml", "safetensors"],
     # hf://OWNER/NAME as a codec.

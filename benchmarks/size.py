@@ -19,7 +19,7 @@ from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
 from transforms.sources import SourceConfig
 from vqgan import checkpoint
-from vqgan.data.images import crop_batches
+from vqgan.data.images import CropConfig, crop_batches
 from vqgan.model import TokenEncoder, normalize
 
 LARGE_CODEBOOK = 16384
@@ -35,7 +35,7 @@ def with_drawn_codebook(folder: Path, photos: Path) -> str:
         lambda images: nnx.merge(nnx.graphdef(abstract), state)(normalize(images, info.config.input_range))
     )
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(photos.glob("*.jpg"))]
-    batches = crop_batches(pictures, 128, 32, seed=1)
+    batches = crop_batches(pictures, CropConfig(128), 32, 1)
     latents = np.concatenate([np.asarray(encode(next(batches))) for _ in range(16)])
     latents = latents.reshape(-1, info.config.embed_dim)
     chosen = np.random.default_rng(0).choice(len(latents), LARGE_CODEBOOK, replace=False)

@@ -1,6 +1,7 @@
 """The ``vqgan`` program: parses flags, calls one function, prints one-line errors."""
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_import(commands)
     _add_export(commands)
     _add_train(commands)
+    _add_evaluate(commands)
     _add_demo(commands)
     return parser
 
@@ -171,23 +173,90 @@ def _export(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 def _add_train(commands: Any) -> None:
     from pipelines.options import add_source_flags
 
-    parser = _command(commands, "train", "Train a small codec with pixel and codebook losses.", _train)
+    summary = "Train a VQGAN on images; the same command goes on where a run stopped."
+    parser = _command(commands, "train", summary, _train)
     add = parser.add_argument
     add("--data", dest="input", required=True, help="images, in any form that tokenize reads")
-    add("--output", required=True, help="folder of the codec")
-    add("--preset", default="tiny", help="named architecture (tiny)")
-    add("--set", action="append", default=[], metavar="A.B=V", help="model.FIELD=V or train.FIELD=V")
-    add("--holdout", type=int, default=10, help="hold back one in this many images for validation (10)")
+    add("--output", required=True, help="folder of the run; the best codec is its subfolder codec")
+    add("--preset", default="tiny", help="named configuration (tiny)")
+    add(
+        "--set", action="append", default=[], metavar="A.B=V", help="change a field, such as train.steps=1000"
+    )
+    add("--validation", help="held-back images; by default one in data.holdout of --data")
+    add("--init", metavar="CODEC", help="start from this codec instead of random weights")
+    add("--license", default="unspecified", help="licence of the codec, for its card")
+    add("--push", metavar="OWNER/NAME", help="upload the codec to the Hugging Face Hub at the end")
+    add("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
     add("--quiet", action="store_true", help="print errors only")
     add_source_flags(parser)
 
 
 def _train(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.options import check_flags, source_config
-    from pipelines.training import run
+    from pipelines.training import TrainRequest, run
 
     check_flags(unknown, args.parser, beam=False)
-    run(source_config(args), args.output, args.preset, args.set, args.holdout, args.quiet)
+    source = source_config(args)
+    request = TrainRequest(
+        source=source,
+        output=args.output,
+        preset=args.preset,
+        settings=tuple(args.set),
+        validation=dataclasses.replace(source, input=args.validation) if args.validation else None,
+        init=args.init,
+        license=args.license,
+        wandb_project=args.wandb,
+        quiet=args.quiet,
+    )
+    if run(request) and args.push:
+        from pipelines.pushing import push_codec
+
+        print(push_codec(f"{args.output}/codec", args.push))
+    return 0
+
+
+def _add_evaluate(commands: Any) -> None:
+    from pipelines.options import add_source_flags
+
+    parser = _command(commands, "evaluate", "Measure how well codecs reconstruct pictures.", _evaluate)
+    add = parser.add_argument
+    add("--codec", action="append", required=True, help="as tokenize takes it; again for each to compare")
+    add("--data", dest="input", required=True, help="images, in any form that tokenize reads")
+    add("--output", help="folder for evaluation.json, evaluation.csv and report.html")
+    add("--image-size", type=int, help="side of the square in pixels (the codecs' resolution)")
+    add("--split", default="all", help="all, or of vqgan train: train, validation (all)")
+    add("--holdout", type=int, default=10, help="of a split: one in this many images is held back (10)")
+    add("--limit", type=int, help="at most this many images, a sample by a hash of their keys")
+    add("--metrics", help="some of psnr,ssim,l1,lpips-alex,lpips-vgg,frechet (all that can be had)")
+    add("--features", help="network of the Fréchet distance: efficientnet-lite0 (default) or inception")
+    add("--features-weights", help="its weights file; for inception, pytorch-fid's gives FID")
+    add("--lpips-heads", help="LPIPS heads in torch's layout, such as vgg.pth")
+    add("--lpips-backbone", help="torchvision's classifier below them")
+    add("--batch-size", type=int, default=32, help="images per device call (32)")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="readers and decoders (one per core)")
+    add("--json", action="store_true", help="print JSON")
+    add("--quiet", action="store_true", help="no progress")
+    add_source_flags(parser)
+
+
+def _evaluate(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.evaluating import EvaluateConfig, evaluate
+    from pipelines.evaluation_results import as_json, as_text
+    from pipelines.options import check_flags, source_config
+    from pipelines.scoring import MetricChoice
+
+    check_flags(unknown, args.parser, beam=False)
+    metrics = None if args.metrics is None else tuple(name.strip() for name in args.metrics.split(","))
+    paths = (args.features, args.features_weights, args.lpips_heads, args.lpips_backbone)
+    settings = ("image_size", "split", "holdout", "limit", "batch_size", "threads", "output", "quiet")
+    config = EvaluateConfig(
+        source=source_config(args),
+        codecs=tuple(args.codec),
+        choice=MetricChoice(metrics, *paths),
+        **{name: getattr(args, name) for name in settings},
+    )
+    result = evaluate(config)
+    print(as_json(result).rstrip() if args.json else as_text(result))
     return 0
 
 

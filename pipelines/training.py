@@ -1,140 +1,220 @@
-"""``vqgan train``: pictures of a source, held in memory, into the small trainer."""
+"""``vqgan train``: a preset and settings, pictures of any source, and a codec trained on them."""
 
 import dataclasses
-import hashlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig, Reject, decode, prepare
-from transforms.sources import SourceConfig, open_source
-from transforms.sources.base import Entry, Source
-from vqgan.checkpoint import save_codec
-from vqgan.config import ModelConfig, from_dict, to_dict
+from transforms.images import DecodeConfig
+from transforms.pictures import Pictures, split
+from transforms.sources import SourceConfig
+from vqgan.config import from_dict, to_dict
 from vqgan.errors import UserError
-from vqgan.presets import PRESETS
+from vqgan.training.presets import TRAINING_PRESETS
+from vqgan.training.tokenizer_config import DataConfig, TokenizerConfig
 
-MAX_SHORT_SIDE = 640  # pictures are kept in memory; more detail than this is seldom cropped
-REPORT_EVERY = 50
+CHECK_EVERY = 100  # batches between looks at the number of rejects
 
 
-def run(
-    source: SourceConfig,
-    output: str,
-    preset: str,
-    settings: Sequence[str],
-    holdout: int,
-    quiet: bool,
-) -> None:
-    """Trains a codec and writes it, with its figures on held-back pictures, to ``output``.
+@dataclasses.dataclass(frozen=True)
+class TrainRequest:
+    """What the user asked for.
 
-    Raises:
-      UserError: unknown preset or setting, or no usable pictures.
+    Attributes:
+      source: training pictures.
+      output: folder of the run.
+      preset: name in :data:`vqgan.training.presets.TRAINING_PRESETS`.
+      settings: ``section.field=value`` each.
+      validation: held-back pictures; by default a share of the source.
+      init: codec to start from.
+      license: of the codec, for its card.
+      wandb_project: also log to Weights & Biases.
+      quiet: print errors only.
     """
-    from vqgan.training.tokenizer import Progress, TrainConfig, evaluate, model_weights, train
 
-    if preset not in PRESETS:
-        raise UserError(f"--preset {preset}: known are {', '.join(sorted(PRESETS))}")
-    model_config = override(PRESETS[preset], "model", settings)
-    config = override(TrainConfig(), "train", settings)
-    training, validation = load_pictures(source, model_config, config.crop_size, holdout)
-    say = (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
-    say(f"{len(training)} pictures to train on, {len(validation)} held back")
-    started = time.monotonic()
-
-    def report(progress: Progress) -> None:
-        if progress.step % REPORT_EVERY == 0 or progress.step == config.steps:
-            left = (config.steps - progress.step) * config.batch_size / progress.images_per_second
-            say(
-                f"step {progress.step} of {config.steps}, pixel loss {progress.pixel_loss:.4f}, "
-                f"{progress.images_per_second:.1f} images/s, {left:.0f} s left"
-            )
-
-    model = train(model_config, config, training, report=report)
-    card: dict[str, Any] = {
-        "data": {"training_images": len(training), "held_back_images": len(validation)},
-        "training": dataclasses.asdict(config),
-        "minutes": round((time.monotonic() - started) / 60, 1),
-    }
-    if len(validation):
-        card["held_back"] = evaluate(model, model_config, validation)._asdict()
-        say(f"held back: {json.dumps(card['held_back'])}")
-    info = save_codec(output, model_config, model_weights(model), card=card)
-    say(f"{output}: codec {info.fingerprint[:12]}")
+    source: SourceConfig
+    output: str
+    preset: str = "tiny"
+    settings: tuple[str, ...] = ()
+    validation: SourceConfig | None = None
+    init: str | None = None
+    license: str = "unspecified"
+    wandb_project: str | None = None
+    quiet: bool = False
 
 
-def override(config: Any, section: str, settings: Sequence[str]) -> Any:
-    """``config`` with every ``section.field=value`` of ``settings`` applied; values are JSON.
-
-    Raises:
-      UserError: not of this form, an unknown section or field, or a wrong type.
-    """
-    data = to_dict(config)
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        part, dot, field = name.partition(".")
-        if not equals or not dot or part not in ("model", "train"):
-            raise UserError(f"--set {setting}: write model.FIELD=VALUE or train.FIELD=VALUE")
-        if part == section:
-            try:
-                data[field] = json.loads(text)
-            except ValueError:
-                data[field] = text
-    return from_dict(type(config), data, where=section)
-
-
-def load_pictures(
-    source_config: SourceConfig, model: ModelConfig, crop_size: int, holdout: int
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """All readable pictures large enough to crop, split by a hash of their key.
+def run(request: TrainRequest) -> bool:
+    """Trains until the end, or until SIGTERM; goes on where an earlier run in the same folder stopped.
 
     Returns:
-      Training pictures ``[H, W, 3]`` and centre-cropped validation pictures ``[N, S, S, 3]``, uint8.
+      Whether all steps were done.
 
     Raises:
-      UserError: no usable picture.
+      UserError: a mistake in the request, no usable pictures, or the loss is not finite any more.
     """
-    source = open_source(source_config)
-    training: list[np.ndarray] = []
-    validation: list[np.ndarray] = []
-    square = Geometry(image_size=model.resolution)
-    for key, data in _readable(source):
-        try:
-            if holdout > 0 and int(hashlib.sha1(key.encode()).hexdigest(), 16) % holdout == 0:
-                validation.append(prepare(data, key, DecodeConfig(), square).pixels[0])
-            else:
-                picture = _bounded(decode(data, DecodeConfig(), MAX_SHORT_SIDE).image)
-                if min(picture.size) < crop_size:
-                    raise Reject("filter", "TooSmall", f"smaller than a crop of {crop_size} pixels")
-                training.append(np.asarray(picture))
-        except Reject as reject:
-            print(f"{key}: left out ({reject})", file=sys.stderr)
-    if not training:
-        raise UserError(f"{source_config.input}: no picture of at least {crop_size} pixels to train on")
-    size = model.resolution
-    return training, np.stack(validation) if validation else np.zeros((0, size, size, 3), np.uint8)
+    from vqgan.training.tokenizer_run import TokenizerRun, train
+
+    config = configure(request.preset, request.settings)
+    training, validation = _pictures(request, config)
+    started = time.monotonic()
+    batches = _Watched(training, config)
+    images = validation_images(validation, config.data)
+    say = _silent if request.quiet else _say
+    say(f"{len(training)} pictures to train on, {len(images)} held back")
+    job = TokenizerRun(
+        config=config,
+        folder=Path(request.output),
+        init=request.init,
+        card=_card(request, training, images),
+        quiet=request.quiet,
+        wandb_project=request.wandb_project,
+    )
+    try:
+        outcome = train(job, batches, images)
+    finally:
+        batches.close()
+        _write_rejects(Path(request.output), {**training.rejects, **validation.rejects}, say)
+    minutes = (time.monotonic() - started) / 60
+    if not outcome.finished:
+        say(f"stopped after step {outcome.step}; the same command goes on from there")
+        return False
+    figures = (
+        ", ".join(f"{name} {value:.4g}" for name, value in outcome.figures.items()) or "nothing held back"
+    )
+    say(f"{minutes:.1f} minutes; best at step {outcome.best_step}: {figures}")
+    say(f"codec: {request.output}/codec\nreport: {request.output}/report.html")
+    return True
 
 
-def _readable(source: Source) -> Any:
-    """Key and bytes of each example that can be read."""
-    entries: list[Entry] = [entry for entry in source.list() if entry.error is None]
-    for entry, load in zip(entries, source.read(entries), strict=True):
-        try:
-            yield entry.key, load().data
-        except Exception as error:
-            print(f"{entry.key}: left out ({error})", file=sys.stderr)
+def configure(preset: str, settings: Sequence[str]) -> TokenizerConfig:
+    """A preset with every ``section.field=value`` applied; values are JSON, or else plain text.
+
+    Raises:
+      UserError: unknown preset, section or field, or a wrong value.
+    """
+    if preset not in TRAINING_PRESETS:
+        raise UserError(f"--preset {preset}: known are {', '.join(sorted(TRAINING_PRESETS))}")
+    data = to_dict(TRAINING_PRESETS[preset])
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        section, dot, field = name.partition(".")
+        if not equals or not dot or "." in field:
+            raise UserError(f"--set {setting}: write SECTION.FIELD=VALUE, such as train.steps=1000")
+        if section not in data:
+            raise UserError(f"--set {setting}: there is no section {section!r}; known: {', '.join(data)}")
+        data[section][field] = _value(text)
+    return from_dict(TokenizerConfig, data, where="--set")
 
 
-def _bounded(picture: Image.Image) -> Image.Image:
-    """The picture with its shorter side at no more than :data:`MAX_SHORT_SIDE`."""
-    scale = MAX_SHORT_SIDE / min(picture.size)
-    if scale >= 1:
-        return picture
-    size = (round(picture.width * scale), round(picture.height * scale))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+def validation_images(pictures: Pictures, config: DataConfig) -> np.ndarray:
+    """Held-back pictures, centre-cropped and resized, uint8 ``[N, S, S, 3]``; unusable ones are left out."""
+    from vqgan.data.images import center_crop_resize
+
+    size, found = config.evaluated_size, []
+    for number in range(min(len(pictures), config.validation_limit)):
+        picture = pictures[number]
+        if picture is not None:
+            found.append(center_crop_resize(picture, size))
+    return np.stack(found) if found else np.zeros((0, size, size, 3), np.uint8)
+
+
+def _pictures(request: TrainRequest, config: TokenizerConfig) -> tuple[Pictures, Pictures]:
+    """Pictures to train on and pictures held back."""
+    data = config.data
+
+    def opened(source: SourceConfig) -> Pictures:
+        return Pictures(source, DecodeConfig(), data.max_short_side, data.crop_size, data.cache_mib << 20)
+
+    if request.validation is not None:
+        return opened(request.source), opened(request.validation)
+    return split(opened(request.source), data.holdout)
+
+
+class _Watched:
+    """Batches of crops that stop the run when too many pictures are of no use."""
+
+    def __init__(self, pictures: Pictures, config: TokenizerConfig):
+        from vqgan.data.images import CropConfig, crop_batches
+
+        data, train = config.data, config.train
+        self._pictures, self._limit, self._count = pictures, data.max_rejects, 0
+        self._batches = crop_batches(
+            pictures,
+            CropConfig(data.crop_size, flip=data.flip),
+            train.batch_size,
+            train.seed,
+            threads=data.threads,
+            blocks=pictures.blocks,
+            name=pictures.config.input,
+        )
+
+    def __iter__(self) -> "_Watched":
+        return self
+
+    def __next__(self) -> np.ndarray:
+        if self._count % CHECK_EVERY == 0:
+            self._check()
+        self._count += 1
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        return self._batches.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._batches.set_state(state)
+
+    def close(self) -> None:
+        self._batches.close()
+
+    def _check(self) -> None:
+        rejects = self._pictures.rejects
+        if len(rejects) > self._limit * len(self._pictures):
+            key, reason = next(iter(rejects.items()))
+            raise UserError(
+                f"{self._pictures.config.input}: {len(rejects)} of {len(self._pictures)} pictures cannot "
+                f"be used (such as {key}: {reason}); correct the input or raise data.max_rejects"
+            )
+
+
+def _card(request: TrainRequest, training: Pictures, validation: np.ndarray) -> Mapping[str, Any]:
+    held_back = request.source if request.validation is None else request.validation
+    return {
+        "license": request.license,
+        "data": {
+            "source": request.source.input,
+            "training_images": len(training),
+            "validation_source": held_back.input,
+            "held_back_images": len(validation),
+        },
+    }
+
+
+def _write_rejects(folder: Path, rejects: Mapping[str, str], say: Any) -> None:
+    """``rejects.jsonl``: a line for each picture that was of no use."""
+    if not rejects or not folder.is_dir():
+        return
+    lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in sorted(rejects.items())]
+    temporary = folder / "rejects.jsonl.tmp"
+    temporary.write_text("".join(lines))
+    temporary.rename(folder / "rejects.jsonl")
+    say(f"{len(rejects)} pictures could not be used: {folder}/rejects.jsonl")
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _silent(line: str) -> None:
+    del line

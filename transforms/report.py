@@ -1,18 +1,15 @@
 """``report.html``: one self-contained page to see what a run has made."""
 
-import base64
 import html
-import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from transforms import filesystems
 from transforms.slices import Job
 from transforms.verifying import StoredRow, spread, stored_rows
+from vqgan import page
 from vqgan.metrics import psnr
 
 if TYPE_CHECKING:
@@ -34,8 +31,8 @@ class Pair(NamedTuple):
 
 def write_report(job: Job, manifest: Mapping[str, Any], codec: "Codec") -> None:
     """Publishes ``report.html`` in the job's output."""
-    page = render_page(manifest, sample_pairs(job, codec))
-    filesystems.write_bytes(filesystems.join(job.output, REPORT_FILE), page.encode())
+    rendered = render_page(manifest, sample_pairs(job, codec))
+    filesystems.write_bytes(filesystems.join(job.output, REPORT_FILE), rendered.encode())
 
 
 def sample_pairs(job: Job, codec: "Codec", images: int = SAMPLE_IMAGES) -> list[Pair]:
@@ -59,7 +56,7 @@ def render_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str:
     counts, codebook, storage = manifest["counts"], manifest["codebook"], manifest["storage"]
     throughput = manifest["throughput"]
     mean = f"{np.mean([pair.psnr for pair in pairs]):.2f} dB" if pairs else "–"
-    tiles = [
+    figures = [
         ("images", f"{counts['images']:,}"),
         ("rejects", f"{counts['rejects']:,}"),
         ("rows", f"{counts['rows']:,}"),
@@ -74,26 +71,14 @@ def render_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str:
         ("codec", manifest["codec"]["fingerprint"][:12]),
     ]
     sections = [
-        _section("", "".join(f"<div class=tile><b>{v}</b><span>{n}</span></div>" for n, v in tiles), "tiles"),
-        _section("Originals and reconstructions", _sheet(pairs), "sheet"),
-        _section("Codebook", _histogram(np.array(codebook["histogram"])), "plot"),
-        _section("Rejects by reason", _reasons(manifest["reject_reasons"]), ""),
-        _section("Configuration", _details(manifest), ""),
+        page.tiles(figures),
+        page.section("Originals and reconstructions", _sheet(pairs), "sheet"),
+        page.section("Codebook", _histogram(np.array(codebook["histogram"])), "plot"),
+        page.section("Rejects by reason", _reasons(manifest["reject_reasons"])),
+        page.section("Configuration", _details(manifest)),
     ]
-    title = f"{counts['images']:,} images as tokens"
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>{title}</title><style>{STYLE}</style><main><h1>{title}</h1>"
-        f"<p class=sub>finished {html.escape(manifest['finished'])} · plan {manifest['plan_hash'][:12]}</p>"
-        + "".join(sections)
-        + "</main></html>"
-    )
-
-
-def _section(title: str, body: str, kind: str) -> str:
-    heading = f"<h2>{html.escape(title)}</h2>" if title else ""
-    return f"<section>{heading}<div class='{kind}'>{body}</div></section>"
+    subtitle = f"finished {manifest['finished']} · plan {manifest['plan_hash'][:12]}"
+    return page.document(f"{counts['images']:,} images as tokens", subtitle, sections, STYLE)
 
 
 def _sheet(pairs: Sequence[Pair]) -> str:
@@ -103,8 +88,8 @@ def _sheet(pairs: Sequence[Pair]) -> str:
     for pair in pairs:
         key = html.escape(pair.key)
         figures.append(
-            f"<figure><div class=pair><img alt='original of {key}' src='{_data_uri(pair.original)}'>"
-            f"<img alt='reconstruction of {key}' src='{_data_uri(pair.reconstruction)}'></div>"
+            f"<figure><div class=pair><img alt='original of {key}' src='{page.data_uri(pair.original)}'>"
+            f"<img alt='reconstruction of {key}' src='{page.data_uri(pair.reconstruction)}'></div>"
             f"<figcaption><span title='{key}'>{key}</span><b>{pair.psnr:.2f} dB</b></figcaption></figure>"
         )
     return "".join(figures)
@@ -137,10 +122,7 @@ def _histogram(counts: np.ndarray) -> str:
 def _reasons(reasons: Mapping[str, int]) -> str:
     if not reasons:
         return "<p>None: every image became tokens.</p>"
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{count:,}</td></tr>" for name, count in reasons.items()
-    )
-    return f"<table><tr><th>stage: error</th><th>images</th></tr>{rows}</table>"
+    return page.table(("stage: error", "images"), [(name, f"{count:,}") for name, count in reasons.items()])
 
 
 def _details(manifest: Mapping[str, Any]) -> str:
@@ -151,36 +133,13 @@ def _details(manifest: Mapping[str, Any]) -> str:
         "throughput": manifest["throughput"],
         "versions": manifest["versions"],
     }
-    return "".join(
-        f"<details><summary>{name}</summary><pre>{html.escape(json.dumps(part, indent=2))}</pre></details>"
-        for name, part in parts.items()
-    )
-
-
-def _data_uri(pixels: np.ndarray) -> str:
-    sink = io.BytesIO()
-    Image.fromarray(pixels).save(sink, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
+    return page.details(parts)
 
 
 STYLE = """
-:root{--ink:#1c2430;--soft:#5d6b7c;--line:#dde3ea;--paper:#fff;--ground:#f4f6f9;--accent:#2463a8}
-@media(prefers-color-scheme:dark){:root{--ink:#e6ebf2;--soft:#9aa7b8;--line:#2d3643;--paper:#1a2029;
---ground:#11161d;--accent:#6aa5e8}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--ground);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:32px 20px 64px}
-h1{font-size:28px;margin:0}h2{font-size:18px;margin:0 0 12px}.sub{color:var(--soft);margin:2px 0 20px}
-section{background:var(--paper);border:1px solid var(--line);border-radius:10px;padding:18px;margin:0 0 16px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:14px}
-.tile b{display:block;font-size:18px}.tile span{color:var(--soft);font-size:13px}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:16px}
-figure{margin:0}.pair{display:flex;gap:4px}.pair img{width:50%;border-radius:4px}
-figcaption{display:flex;justify-content:space-between;gap:8px;color:var(--soft);font-size:13px}
+.pair{display:flex;gap:4px}.pair img{width:50%;border-radius:4px}
+.sheet figcaption{display:flex;justify-content:space-between;gap:8px}
 figcaption span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-svg{width:100%;height:auto}.bars{fill:var(--accent)}line{stroke:var(--ink);stroke-dasharray:5 4}
-svg text{fill:var(--soft);font-size:13px}
-table{border-collapse:collapse}
-td,th{padding:4px 18px 4px 0;border-bottom:1px solid var(--line);text-align:left}
-summary{cursor:pointer}pre{background:var(--ground);padding:12px;border-radius:6px;overflow:auto;font-size:13px}
+.bars{fill:var(--accent)}.plot line{stroke:var(--ink);stroke-dasharray:5 4}
 """

@@ -18,14 +18,16 @@ class Level(nnx.Module):
         blocks: list[ResBlock],
         attentions: Sequence[Attention | LinearAttention],
         resample: Downsample | Upsample | None,
+        remat: bool,
     ):
         self.blocks = nnx.List(blocks)
         self.attentions = nnx.List(attentions)
         self.resample = resample
+        self.remat = remat
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x = nnx.remat(ResBlock.__call__)(block, x) if self.remat else block(x)
             if self.attentions:
                 x = self.attentions[index](x)
         return x if self.resample is None else self.resample(x)
@@ -56,7 +58,7 @@ class Middle(nnx.Module):
 class Encoder(nnx.Module):
     """Images ``[B, H, W, 3]`` in the configuration's input range to ``[B, h, w, z_channels]``."""
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike, remat: bool = False, rngs: nnx.Rngs):
         widths = [config.ch * multiple for multiple in config.ch_mult]
         self.conv_in = conv(3, config.stem, 3, dtype=dtype, rngs=rngs, use_bias=config.bias)
         levels, channels, side = [], config.stem, config.resolution
@@ -71,7 +73,7 @@ class Encoder(nnx.Module):
             if index < len(widths) - 1:
                 resample = Downsample(channels, with_conv=config.learned_downsampling, dtype=dtype, rngs=rngs)
                 side //= 2
-            levels.append(Level(blocks, attentions, resample))
+            levels.append(Level(blocks, attentions, resample, remat))
         self.levels = nnx.List(levels)  # highest resolution first
         self.middle = Middle(channels, config, dtype=dtype, rngs=rngs)
         self.norm_out = GroupNorm(channels, config.norm_groups, dtype=dtype, rngs=rngs)
@@ -89,7 +91,7 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Latents ``[B, h, w, z_channels]`` to images ``[B, H, W, 3]`` in the input range, not clipped."""
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike, remat: bool = False, rngs: nnx.Rngs):
         widths = [config.ch * multiple for multiple in config.ch_mult]
         channels, side = widths[-1], config.resolution // config.downsampling
         self.conv_in = conv(config.z_channels, channels, 3, dtype=dtype, rngs=rngs)
@@ -106,16 +108,20 @@ class Decoder(nnx.Module):
             if index > 0:
                 resample = Upsample(channels, with_conv=config.resamp_with_conv, dtype=dtype, rngs=rngs)
                 side *= 2
-            levels.append(Level(blocks, attentions, resample))
+            levels.append(Level(blocks, attentions, resample, remat))
         self.levels = nnx.List(levels)  # in order of execution: lowest resolution first
         self.norm_out = GroupNorm(channels, config.norm_groups, dtype=dtype, rngs=rngs)
         self.conv_out = conv(channels, 3, 3, dtype=dtype, rngs=rngs)
 
     def __call__(self, z: jax.Array) -> jax.Array:
+        return self.conv_out(self.features(z))
+
+    def features(self, z: jax.Array) -> jax.Array:
+        """``[B, H, W, ch]``: all but the last layer, whose gradient weighs the adversarial loss."""
         x = self.middle(self.conv_in(z))
         for level in self.levels:
             x = level(x)
-        return self.conv_out(nnx.silu(self.norm_out(x)))
+        return nnx.silu(self.norm_out(x))
 
 
 def _res_block(

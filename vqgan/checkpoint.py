@@ -4,7 +4,7 @@ A codec folder holds::
 
     codec.json    configuration, fingerprint, sha256 of decoder and codebook, model card
     encoder/      weights that turn images into latents        (Orbax)
-    quantizer/    the codebook                                 (Orbax)
+    quantizer/    the codebook (Orbax); absent for quantizers without weights, such as fsq
     decoder/      weights that turn code vectors into images   (Orbax)
 
 The parts are apart so that a worker that tokenizes reads no decoder, and the other way round.
@@ -25,6 +25,7 @@ import numpy as np
 
 from vqgan.config import ModelConfig, from_dict, to_dict
 from vqgan.errors import UserError
+from vqgan.parameters import parameter_shapes
 from vqgan.presets import PRETRAINED_DIR, pretrained_names
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def save_codec(
     try:
         staging.mkdir(parents=True)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            for part in PARTS:
+            for part in filter(parameter_shapes(config).get, PARTS):  # Orbax takes no empty tree
                 checkpointer.save(staging / part, args=ocp.args.PyTreeSave(stored[part]))
         info = dataclasses.replace(info, files=_sizes(staging))
         (staging / "codec.json").write_text(_to_json(info))
@@ -248,7 +249,11 @@ def _load_parts(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
     import orbax.checkpoint as ocp
 
     loaded: dict[str, Weights] = {}
+    shapes = parameter_shapes(info.config)
     for part in parts:
+        if not shapes[part]:
+            loaded[part] = {}
+            continue
         folder = (info.path / part).absolute()
         _check_files(info, part)
         try:

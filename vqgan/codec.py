@@ -220,8 +220,9 @@ class Codec:
 
 
 def _inference(config: ModelConfig) -> ModelConfig:
-    """Without dropout, which acts in training only and would bring random state."""
-    return dataclasses.replace(config, dropout=0.0)
+    """Without what acts in training only: dropout's random state, the statistics of moving averages."""
+    quantizer = "nearest" if config.quantizer == "ema" else config.quantizer
+    return dataclasses.replace(config, dropout=0.0, quantizer=quantizer)
 
 
 def _abstract(build: Any) -> Any:

@@ -15,7 +15,9 @@ from vqgan.errors import UserError
 
 T = TypeVar("T")
 
-QUANTIZERS = ("nearest", "cosine", "gumbel")
+QUANTIZERS = ("nearest", "cosine", "gumbel", "ema", "fsq", "lfq")
+# Quantizers that choose the nearest code: placing and reviving codes and the rotation trick are for them.
+CODEBOOK_QUANTIZERS = ("nearest", "cosine", "ema")
 ATTENTIONS = ("full", "linear")
 
 
@@ -40,7 +42,9 @@ class ModelConfig:
       norm_groups: groups of each group normalisation.
       input_range: pixel values that the network expects for uint8 0 and 255.
       quantizer: rule from latents to tokens: ``nearest`` code, nearest by angle (``cosine``: latents
-        and codes are normalised), or the largest logit of a learned projection (``gumbel``).
+        and codes are normalised), or the largest logit of a learned projection (``gumbel``). ``ema`` is
+        ``nearest`` with a codebook that follows moving averages in training. ``fsq`` and ``lfq`` have no
+        codebook: each dimension is rounded to one of its ``fsq_levels``, or is one bit, its sign.
       attention: ``full``, or ``linear`` in the number of positions (as latent-diffusion offers).
       clip_output: the decoder's result is clipped to ``input_range``.
       quant_conv: 1x1 convolutions stand before and after the quantizer.
@@ -51,6 +55,8 @@ class ModelConfig:
       decoder_res_blocks: residual blocks per decoder level; one more than the encoder's if None.
       encoder_out_kernel: side of the encoder's last convolution.
       stem_channels: channels of the encoder's first convolution; ``ch`` if None.
+      fsq_levels: for ``fsq``, levels of each of the ``embed_dim`` dimensions; their product is the
+        codebook's size.
     """
 
     resolution: int = 256
@@ -78,6 +84,7 @@ class ModelConfig:
     decoder_res_blocks: int | None = None
     encoder_out_kernel: int = 3
     stem_channels: int | None = None
+    fsq_levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         positive = ("resolution", "ch", "num_res_blocks", "z_channels", "embed_dim", "norm_groups")
@@ -88,7 +95,12 @@ class ModelConfig:
             raise UserError(f"model.ch_mult is {list(self.ch_mult)}: give one positive multiple per level")
         if self.codebook_size < 2:
             raise UserError(f"model.codebook_size is {self.codebook_size}: a codebook needs at least 2 codes")
+        if self.codebook_size > 1 << 31:
+            raise UserError(
+                f"model.codebook_size is {self.codebook_size}: tokens are int32, so at most 2**31"
+            )
         self._check_variants()
+        self._check_grid_of_codes()
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}: it must lie in [0, 1)")
         if not -math.inf < self.input_range[0] < self.input_range[1] < math.inf:
@@ -116,6 +128,32 @@ class ModelConfig:
             raise UserError("model.quant_conv is off: z_channels and embed_dim must then be equal")
         if not self.quant_conv and self.double_z:
             raise UserError("model.quant_conv is off: double_z needs it")
+
+    def _check_grid_of_codes(self) -> None:
+        """``fsq`` and ``lfq``: dimension and size follow from the grid."""
+        levels = list(self.fsq_levels)
+        if self.quantizer != "fsq" and levels:
+            raise UserError(f"model.fsq_levels is {levels}: leave it empty, or set model.quantizer to fsq")
+        if self.quantizer == "lfq" and self.codebook_size != 1 << self.embed_dim:
+            raise UserError(
+                f"model.codebook_size is {self.codebook_size}: for quantizer lfq it must be 2**embed_dim, "
+                f"and embed_dim is {self.embed_dim}"
+            )
+        if self.quantizer != "fsq":
+            return
+        if not levels or min(levels) < 2:
+            raise UserError(
+                f"model.fsq_levels is {levels}: quantizer fsq needs at least 2 levels for each dimension"
+            )
+        if len(levels) != self.embed_dim:
+            raise UserError(
+                f"model.embed_dim is {self.embed_dim}: it must be {len(levels)}, as fsq_levels is {levels}"
+            )
+        if math.prod(levels) != self.codebook_size:
+            raise UserError(
+                f"model.codebook_size is {self.codebook_size}: it must be {math.prod(levels)}, "
+                f"the product of fsq_levels {levels}"
+            )
 
     @property
     def stem(self) -> int:

@@ -1,14 +1,169 @@
-"""Losses as pure functions of arrays."""
+"""Losses as pure functions of arrays. Results are float32 whatever the type of the arguments.
+
+Adversarial losses take logits of any shape and give the mean over all of them. Every discriminator's
+loss carries the factor 0.5 of the reference implementation of *Taming Transformers* (arXiv
+2012.09841), so that the weight of a penalty beside it means the same for each of them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+ADAPTIVE_WEIGHT_EPSILON = 1e-4
+
 
 def l1(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
     """Mean absolute difference."""
-    return jnp.mean(jnp.abs(reconstruction - images))
+    return jnp.mean(jnp.abs(_float32(reconstruction) - _float32(images)))
 
 
 def l2(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
     """Mean squared difference."""
-    return jnp.mean((reconstruction - images) ** 2)
+    return jnp.mean((_float32(reconstruction) - _float32(images)) ** 2)
+
+
+def vq_loss(codebook_loss: jax.Array, commitment_loss: jax.Array, beta: float) -> jax.Array:
+    """Codebook term plus ``beta`` times the commitment term (arXiv 1711.00937, equation 3)."""
+    return _float32(codebook_loss) + beta * _float32(commitment_loss)
+
+
+def legacy_vq_loss(codebook_loss: jax.Array, commitment_loss: jax.Array, beta: float) -> jax.Array:
+    """``beta`` on the codebook term instead: what the reference of arXiv 2012.09841 trained with."""
+    return beta * _float32(codebook_loss) + _float32(commitment_loss)
+
+
+def hinge_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Half of E[max(0, 1 - real)] + E[max(0, 1 + fake)] (arXiv 1705.02894): no pull beyond the margin."""
+    return 0.5 * (jnp.mean(jax.nn.relu(1 - _float32(real))) + jnp.mean(jax.nn.relu(1 + _float32(fake))))
+
+
+def hinge_generator(fake: jax.Array) -> jax.Array:
+    """-E[fake]: the pull on the generator is the same whatever the logit."""
+    return -jnp.mean(_float32(fake))
+
+
+def vanilla_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Half of the cross-entropy of real against fake (arXiv 1406.2661, equation 1, negated)."""
+    return 0.5 * (jnp.mean(jax.nn.softplus(-_float32(real))) + jnp.mean(jax.nn.softplus(_float32(fake))))
+
+
+def vanilla_generator(fake: jax.Array) -> jax.Array:
+    """-E[fake], which the reference of arXiv 2012.09841 takes beside either discriminator loss."""
+    return hinge_generator(fake)
+
+
+def nonsaturating_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """The same as :func:`vanilla_discriminator`: the two differ in the generator's loss alone."""
+    return vanilla_discriminator(real, fake)
+
+
+def nonsaturating_generator(fake: jax.Array) -> jax.Array:
+    """-E[log sigmoid(fake)] (arXiv 1406.2661, section 3): the pull ends where the discriminator is fooled."""
+    return jnp.mean(jax.nn.softplus(-_float32(fake)))
+
+
+class AdversarialLoss(NamedTuple):
+    """Both sides of an adversarial game.
+
+    Attributes:
+      discriminator: logits of real and of reconstructed images to the discriminator's loss.
+      generator: logits of reconstructed images to the generator's loss.
+    """
+
+    discriminator: Callable[[jax.Array, jax.Array], jax.Array]
+    generator: Callable[[jax.Array], jax.Array]
+
+
+ADVERSARIAL: dict[str, AdversarialLoss] = {
+    "hinge": AdversarialLoss(hinge_discriminator, hinge_generator),
+    "vanilla": AdversarialLoss(vanilla_discriminator, vanilla_generator),
+    "non-saturating": AdversarialLoss(nonsaturating_discriminator, nonsaturating_generator),
+}
+
+
+def adaptive_weight(
+    reconstruction_gradient: jax.Array, adversarial_gradient: jax.Array, ceiling: float = 1e4
+) -> jax.Array:
+    """Weight that brings the adversarial gradient to the size of the reconstruction's.
+
+    The ratio of L2 norms of arXiv 2012.09841, equation 7, with 1e-4 in the denominator and the ceiling
+    as in its reference implementation. No gradient passes through it.
+
+    Args:
+      reconstruction_gradient: gradient of the pixel and perceptual losses by the kernel of the
+        decoder's last layer.
+      adversarial_gradient: gradient of the generator's adversarial loss by the same kernel.
+      ceiling: largest weight.
+
+    Returns:
+      A scalar in [0, ceiling].
+    """
+    wanted, given = (
+        jnp.linalg.norm(jnp.ravel(_float32(gradient)))
+        for gradient in (reconstruction_gradient, adversarial_gradient)
+    )
+    return jax.lax.stop_gradient(jnp.clip(wanted / (given + ADAPTIVE_WEIGHT_EPSILON), 0.0, ceiling))
+
+
+def r1_penalty(discriminate: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
+    """Half the mean squared norm of the discriminator's gradient at real images (arXiv 1801.04406, 4.1).
+
+    An image's value is the mean of its logits, as in the adversarial losses. The sum of squares runs
+    over the image's pixels and channels, the mean over the batch. If ``discriminate`` mixes images
+    (BatchNorm in training mode), an image's gradient includes what it does to the others.
+
+    Args:
+      discriminate: ``[B, H, W, 3]`` images to ``[B, ...]`` logits. It runs under :func:`jax.grad`, so
+        a module with state has to be merged inside it, from copies (``nnx.merge(..., copy=True)``).
+      images: ``[B, H, W, 3]`` real images.
+
+    Returns:
+      A scalar.
+    """
+
+    def total(images: jax.Array) -> jax.Array:
+        logits = _float32(discriminate(images))
+        return jnp.mean(logits) * logits.shape[0]  # sum over images of the mean over their logits
+
+    gradient = jax.grad(total)(_float32(images))  # (B, H, W, 3)
+    return 0.5 * jnp.sum(gradient**2) / images.shape[0]
+
+
+class LecamState(NamedTuple):
+    """Where the logits were lately: moving averages of their means, float32 scalars."""
+
+    real: jax.Array
+    fake: jax.Array
+
+
+def lecam_start() -> LecamState:
+    """Averages before the first step, both 0."""
+    return LecamState(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+
+
+def lecam_update(state: LecamState, real: jax.Array, fake: jax.Array, decay: float) -> LecamState:
+    """Moves the averages towards the means of a step's logits by ``1 - decay``. No gradient passes."""
+    return LecamState(
+        *(
+            decay * average + (1 - decay) * jax.lax.stop_gradient(jnp.mean(_float32(logits)))
+            for average, logits in zip(state, (real, fake), strict=True)
+        )
+    )
+
+
+def lecam_penalty(state: LecamState, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """E[max(0, real - average fake)^2] + E[max(0, average real - fake)^2] (LeCAM, arXiv 2104.03310).
+
+    The maxima are those of the authors' code: only logits on their own side of the other's average count,
+    so that the penalty never rewards a confusion of the two.
+    """
+    real_average, fake_average = jax.lax.stop_gradient(state)
+    above = jax.nn.relu(_float32(real) - fake_average)
+    below = jax.nn.relu(real_average - _float32(fake))
+    return jnp.mean(above**2) + jnp.mean(below**2)
+
+
+def _float32(values: jax.Array) -> jax.Array:
+    return jnp.asarray(values, jnp.float32)

@@ -28,9 +28,11 @@ class Reconstruction(NamedTuple):
 class TokenEncoder(nnx.Module):
     """Images to latents of the codebook's dimension; all that tokenizing needs beside the codebook."""
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, remat: bool = False, rngs: nnx.Rngs
+    ):
         channels = config.z_channels * (2 if config.double_z else 1)
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.encoder = Encoder(config, dtype=dtype, remat=remat, rngs=rngs)
         self.quant_conv = (
             conv(channels, config.embed_dim, 1, dtype=dtype, rngs=rngs) if config.quant_conv else None
         )
@@ -43,18 +45,27 @@ class TokenEncoder(nnx.Module):
 class TokenDecoder(nnx.Module):
     """Code vectors to images; all that decoding needs beside the codebook."""
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, remat: bool = False, rngs: nnx.Rngs
+    ):
         self.post_quant_conv = (
             conv(config.embed_dim, config.z_channels, 1, dtype=dtype, rngs=rngs)
             if config.quant_conv
             else None
         )
-        self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
+        self.decoder = Decoder(config, dtype=dtype, remat=remat, rngs=rngs)
         self.clip = config.input_range if config.clip_output else None
 
     def __call__(self, codes: jax.Array) -> jax.Array:
-        z = codes if self.post_quant_conv is None else self.post_quant_conv(codes)
-        images = self.decoder(z)  # (B, H, W, 3)
+        return self.last_layer(self.features(codes))
+
+    def features(self, codes: jax.Array) -> jax.Array:
+        """``[B, h, w, D]`` code vectors to what the last layer reads, ``[B, H, W, ch]``."""
+        return self.decoder.features(codes if self.post_quant_conv is None else self.post_quant_conv(codes))
+
+    def last_layer(self, features: jax.Array) -> jax.Array:
+        """``[B, H, W, ch]`` to images ``[B, H, W, 3]``."""
+        images = self.decoder.conv_out(features)
         return images if self.clip is None else jnp.clip(images, *self.clip)
 
 
@@ -62,12 +73,21 @@ class VQGAN(nnx.Module):
     """Encoder, quantizer and decoder.
 
     The three parts are saved and loaded apart, so that a worker that tokenizes never holds a decoder.
+
+    Args:
+      config: architecture.
+      dtype: type of activations; parameters and the quantizer stay float32.
+      remat: gradient checkpointing: activations inside residual blocks are computed again in the
+        backward pass, which costs a third more time and saves most of the memory.
+      rngs: source of the weights.
     """
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        self.encoder = TokenEncoder(config, dtype=dtype, rngs=rngs)
+    def __init__(
+        self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, remat: bool = False, rngs: nnx.Rngs
+    ):
+        self.encoder = TokenEncoder(config, dtype=dtype, remat=remat, rngs=rngs)
         self.quantizer = make_quantizer(config, rngs=rngs)
-        self.decoder = TokenDecoder(config, dtype=dtype, rngs=rngs)
+        self.decoder = TokenDecoder(config, dtype=dtype, remat=remat, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> Reconstruction:
         """``[B, H, W, 3]`` images in the input range to their reconstruction."""

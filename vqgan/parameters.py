@@ -96,6 +96,8 @@ def _encoder_part(config: ModelConfig) -> Named:
 
 
 def _quantizer_part(config: ModelConfig) -> Named:
+    if config.quantizer in ("fsq", "lfq"):
+        return
     if config.quantizer == "gumbel":
         yield "projection.kernel", (config.embed_dim, config.codebook_size)
         yield "projection.bias", (config.codebook_size,)

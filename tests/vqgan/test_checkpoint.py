@@ -167,13 +167,25 @@ CHANGES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(ModelConfig)])
+@pytest.mark.parametrize(
+    "name", [field.name for field in dataclasses.fields(ModelConfig) if field.name != "fsq_levels"]
+)
 def test_fingerprint_sees_every_field_but_dropout(
     name: str, toy_config: ModelConfig, toy_weights: Weights
 ) -> None:
     changed = dataclasses.replace(toy_config, **{name: CHANGES.get(name, 0.5)})
     differs = toy_fingerprint(changed, toy_weights) != toy_fingerprint(toy_config, toy_weights)
     assert differs == (name != "dropout")
+
+
+def test_fingerprint_sees_the_order_of_levels(toy_config: ModelConfig, toy_weights: Weights) -> None:
+    """Which means nothing but to ``fsq``."""
+    one, other = (
+        dataclasses.replace(toy_config, quantizer="fsq", fsq_levels=levels)
+        for levels in ((2, 2, 2, 4), (4, 2, 2, 2))
+    )
+    weights = {**toy_weights, "quantizer": {}}
+    assert toy_fingerprint(one, weights) != toy_fingerprint(other, weights)
 
 
 def test_fingerprint_ignores_fields_at_their_default(
@@ -193,6 +205,40 @@ def test_fingerprint_ignores_the_decoder(
     info = save_codec(tmp_path / "codec", toy_config, {**toy_weights, "decoder": decoder})
     assert info.fingerprint == read_info(toy_path).fingerprint
     assert info.decoder_sha256 != read_info(toy_path).decoder_sha256
+
+
+# Quantizers without weights
+
+
+@pytest.fixture
+def without_codebook(tmp_path: Path, toy_config: ModelConfig, toy_weights: Weights) -> Path:
+    config = dataclasses.replace(toy_config, quantizer="lfq", codebook_size=16)
+    return save_codec(tmp_path / "lfq", config, {**toy_weights, "quantizer": {}}).path
+
+
+def test_round_trip_without_a_codebook(without_codebook: Path, toy_weights: Weights) -> None:
+    info = read_info(without_codebook)
+    loaded = load_weights(info, PARTS)
+    assert loaded["quantizer"] == {}
+    assert all(same(loaded[part], toy_weights[part]) for part in ("encoder", "decoder"))
+    assert info.fingerprint == toy_fingerprint(info.config, {**toy_weights, "quantizer": {}})
+    assert not any(name.startswith("quantizer") for name in info.files)
+
+
+def test_configuration_says_whether_there_must_be_a_codebook(
+    without_codebook: Path, toy_path: Path, refused: Any
+) -> None:
+    edit(without_codebook, config=json.loads((toy_path / "codec.json").read_text())["config"])
+    with refused("the weights in quantizer/ cannot be read"):
+        load_weights(read_info(without_codebook), ["quantizer", "decoder"])
+
+
+def test_a_codebook_that_is_missing_is_noticed(
+    tmp_path: Path, toy_config: ModelConfig, toy_weights: Weights
+) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        save_codec(tmp_path / "codec", toy_config, {**toy_weights, "quantizer": {}})
+    assert not list(tmp_path.iterdir())
 
 
 # Damage

@@ -13,12 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
-from vqgan.checkpoint import load_weights, read_info, save_codec
+from vqgan.checkpoint import load_weights, module_state, module_weights, read_info, save_codec
 from vqgan.codec import Codec
 from vqgan.config import ModelConfig
 from vqgan.metrics import psnr
+from vqgan.model import VQGAN, denormalize, normalize
+from vqgan.quantizers import NearestQuantizer, make_quantizer
 
 PSNR_FLOOR = 24.0  # dB, of the codec that comes with the package, on the photographs of the tests
 BFLOAT16_AGREEMENT = 0.9  # of tokens, for random weights; trained ones agree more
@@ -332,6 +335,73 @@ def test_codec_is_a_lazy_attribute_of_the_package() -> None:
     assert vqgan.Codec is Codec
     with pytest.raises(AttributeError, match="no attribute 'codec_of_another_name'"):
         vqgan.codec_of_another_name  # noqa: B018
+
+
+# Every quantizer
+
+GRIDS: dict[str, dict[str, Any]] = {
+    "fsq": {"fsq_levels": (5, 4, 3, 5), "codebook_size": 300},
+    "lfq": {"codebook_size": 16},
+}
+
+
+@pytest.fixture(params=["fsq", "lfq"])
+def grid_codec(
+    request: pytest.FixtureRequest, toy_config: ModelConfig, toy_weights: dict[str, Any], tmp_path: Path
+) -> Codec:
+    config = dataclasses.replace(toy_config, quantizer=request.param, **GRIDS[request.param])
+    path = save_codec(tmp_path / "codec", config, {**toy_weights, "quantizer": {}}).path
+    return Codec.load(path, batch_size=4)
+
+
+def test_codec_without_a_codebook(
+    grid_codec: Codec, toy_weights: dict[str, Any], toy_images: np.ndarray
+) -> None:
+    """Tokens and images are those of encoder, quantizer and decoder one after the other."""
+    model = nnx.eval_shape(lambda: VQGAN(grid_codec.config, rngs=nnx.Rngs(0)))
+    for part in ("encoder", "decoder"):
+        nnx.update(getattr(model, part), module_state(getattr(model, part), toy_weights[part], part))
+    graph, state = nnx.split(model)
+    low_to_high = grid_codec.config.input_range
+
+    @jax.jit
+    def forward(state: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        model = nnx.merge(graph, state)
+        tokens = model.quantizer.tokens(model.encoder(normalize(images, low_to_high)))
+        return tokens, denormalize(model.decoder(model.quantizer.lookup(tokens)), low_to_high)
+
+    tokens, images = forward(state, toy_images)
+    found = grid_codec.encode(toy_images)
+    np.testing.assert_array_equal(found, tokens)
+    assert 8 < len(np.unique(found)) <= grid_codec.config.codebook_size
+    difference = grid_codec.decode(found).astype(int) - np.asarray(images)
+    assert np.abs(difference).max() <= 1
+
+
+def test_codec_without_a_codebook_needs_one_part_only(grid_codec: Codec, toy_images: np.ndarray) -> None:
+    shutil.rmtree(grid_codec.info.path / "encoder")
+    tokens = np.zeros((4, 8, 8), np.int32)
+    assert grid_codec.decode(tokens).shape == (4, 16, 16, 3)
+
+
+def test_moving_averages_encode_and_decode_as_the_nearest(
+    toy_config: ModelConfig,
+    toy_weights: dict[str, Any],
+    toy_codec: Codec,
+    toy_images: np.ndarray,
+    toy_tokens: np.ndarray,
+    tmp_path: Path,
+) -> None:
+    """A model as it is in training, statistics and all."""
+    config = dataclasses.replace(toy_config, quantizer="ema")
+    quantizer = make_quantizer(config, rngs=nnx.Rngs(0))
+    assert isinstance(quantizer, NearestQuantizer)
+    quantizer.codebook[...] = jnp.asarray(toy_weights["quantizer"]["codebook"])
+    weights = {**toy_weights, "quantizer": module_weights(quantizer)}
+    codec = Codec.load(save_codec(tmp_path / "codec", config, weights).path, batch_size=4)
+    assert codec.info.quantizer_sha256 == toy_codec.info.quantizer_sha256
+    np.testing.assert_array_equal(codec.encode(toy_images), toy_tokens)
+    np.testing.assert_array_equal(codec.decode(toy_tokens), toy_codec.decode(toy_tokens))
 
 
 # The codec that comes with the package

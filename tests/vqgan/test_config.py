@@ -153,3 +153,39 @@ def test_grid_is_height_by_width() -> None:
 def test_grid_refuses_other_sizes(size: tuple[int, int], refused: Any) -> None:
     with refused(rf"images of {size[1]}x{size[0]} pixels .* multiples of 16 pixels"):
         ModelConfig().grid(*size)
+
+
+# Grids of codes
+
+
+def test_fsq_and_lfq_survive_json() -> None:
+    for config in (
+        ModelConfig(quantizer="fsq", fsq_levels=(8, 5, 5), embed_dim=3, codebook_size=200),
+        ModelConfig(quantizer="lfq", embed_dim=10),
+    ):
+        assert from_dict(ModelConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"quantizer": "vq"}, "quantizer is 'vq': give one of nearest, cosine, gumbel, ema, fsq, lfq"),
+        ({"quantizer": "fsq"}, r"fsq_levels is \[\]: quantizer fsq needs at least 2 levels"),
+        ({"quantizer": "fsq", "fsq_levels": (8, 1)}, r"fsq_levels is \[8, 1\]: .* at least 2 levels"),
+        ({"quantizer": "fsq", "fsq_levels": (8, 128)}, "embed_dim is 256: it must be 2"),
+        (
+            {"quantizer": "fsq", "fsq_levels": (8, 5), "embed_dim": 2},
+            r"codebook_size is 1024: it must be 40, the product of fsq_levels \[8, 5\]",
+        ),
+        (
+            {"fsq_levels": (8, 128)},
+            r"fsq_levels is \[8, 128\]: leave it empty, or set model.quantizer to fsq",
+        ),
+        ({"quantizer": "lfq"}, r"codebook_size is 1024: .* 2\*\*embed_dim, and embed_dim is 256"),
+        ({"quantizer": "lfq", "embed_dim": 9}, r"codebook_size is 1024: .* embed_dim is 9"),
+        ({"codebook_size": 2**31 + 1}, r"codebook_size is 2147483649: .* at most 2\*\*31"),
+    ],
+)
+def test_codes_that_do_not_fit_their_quantizer(fields: dict[str, Any], message: str, refused: Any) -> None:
+    with refused(rf"^model\.{message}"):
+        ModelConfig(**fields)

@@ -1,1 +1,1 @@
-"""Data for training: images for the tokenizer."""
+"""Data for training the tokenizer: random crops of pictures."""

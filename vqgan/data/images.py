@@ -1,58 +1,330 @@
-"""Random training crops from pictures held in memory."""
+"""Training crops: endless batches of random squares of pictures, in an order fixed by a seed.
 
+Where a position of the endless stream leads (which picture, which square of it) is a pure function of
+the seed and the position. Grain makes positions in threads ahead of the training step, keeps their
+order, and remembers how far it has come; so neither the number of threads nor a stop and a resume
+changes a batch.
+
+Worker processes are left out on purpose: Pillow releases the interpreter's lock, every process would
+decode and cache pictures of its own, and what it rejects would not be heard of here.
+"""
+
+import dataclasses
+import functools
 import math
-from collections import deque
+import os
+import sys
+import threading
+import weakref
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
+from vqgan.errors import UserError
 
-def random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random square of a picture, resized to ``size``, mirrored half of the time.
+BLOCKS_MIXED = 10
+"""Blocks whose pictures are mixed at any one time."""
+_BATCHES_AHEAD = 2
+_STATE_VERSION = 1
 
-    The square's side is log-uniform between ``size`` and the picture's shorter side, so that fine
-    texture and whole scenes are seen equally often.
+
+class PictureSequence(Protocol):
+    """Random access to pictures, from many threads at once."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> np.ndarray | None:
+        """uint8 ``[H, W, 3]``; None for a picture that cannot be used, which is then skipped."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class CropConfig:
+    """Random squares of a picture. Their side is log-uniform, so that fine texture and whole scenes are
+    seen equally often.
+
+    Attributes:
+      size: side of a crop after resizing, in pixels.
+      least_share: smallest square, as a share of the picture's shorter side. Squares are never smaller
+        than ``size`` unless ``upsample``.
+      most_share: largest square, likewise.
+      flip: mirror half of the crops.
+      upsample: allow squares smaller than ``size``.
+    """
+
+    size: int
+    least_share: float = 0.0
+    most_share: float = 1.0
+    flip: bool = True
+    upsample: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"crop.size is {self.size}: it must be at least 1")
+        if not 0 <= self.least_share <= self.most_share <= 1 or self.most_share == 0:
+            raise UserError(
+                f"crop.least_share is {self.least_share:g} and crop.most_share {self.most_share:g}: "
+                "shares lie between 0 and 1, the least first"
+            )
+        if self.upsample and self.least_share == 0:
+            raise UserError("crop.upsample without crop.least_share would enlarge single pixels: set both")
+
+
+def random_crop(image: np.ndarray, crop: CropConfig, rng: np.random.Generator) -> np.ndarray:
+    """A random square of a picture, resized (Lanczos) to ``crop.size``.
 
     Args:
-      image: uint8 ``[H, W, 3]``, both sides at least ``size``.
-      size: side of the result in pixels.
+      image: uint8 ``[H, W, 3]``.
+      crop: what squares are drawn.
       rng: source of randomness.
+
+    Returns:
+      uint8 ``[size, size, 3]``.
+
+    Raises:
+      ValueError: a side of the picture is shorter than ``crop.size``, and ``upsample`` is off.
+    """
+    height, width = image.shape[:2]
+    least, most = _sides(min(height, width), crop)
+    side = round(math.exp(rng.uniform(math.log(least), math.log(most))))
+    top = int(rng.integers(height - side + 1))
+    left = int(rng.integers(width - side + 1))
+    mirrored = crop.flip and rng.random() < 0.5
+    pixels = _resized(image[top : top + side, left : left + side], crop.size)
+    return pixels[:, ::-1] if mirrored else pixels
+
+
+def center_crop_resize(image: np.ndarray, size: int) -> np.ndarray:
+    """The largest centred square of a picture, resized (Lanczos): for validation.
+
+    Args:
+      image: uint8 ``[H, W, 3]``.
+      size: side of the result; a smaller picture is enlarged.
 
     Returns:
       uint8 ``[size, size, 3]``.
     """
     height, width = image.shape[:2]
-    side = round(math.exp(rng.uniform(math.log(size), math.log(min(height, width)))))
-    top = int(rng.integers(height - side + 1))
-    left = int(rng.integers(width - side + 1))
-    crop = image[top : top + side, left : left + side]
-    if side != size:
-        resized = Image.fromarray(crop).resize((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        crop = np.asarray(resized)
-    return crop[:, ::-1] if rng.random() < 0.5 else crop
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return _resized(image[top : top + side, left : left + side], size)
 
 
-def crop_batches(images: Sequence[np.ndarray], size: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Endless batches of random crops, uint8 ``[batch_size, size, size, 3]``, fixed by the seed.
+def crop_batches(
+    pictures: PictureSequence,
+    crop: CropConfig,
+    batch_size: int,
+    seed: int,
+    *,
+    threads: int | None = None,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    blocks: Sequence[range] | None = None,
+    name: str = "the training data",
+) -> "Batches":
+    """Endless batches of random crops, fixed by the seed and the shard.
 
-    Pictures come in random order, each once before any comes again. Two batches are made ahead in a
-    thread while the caller's step runs.
+    Every picture of the shard comes once before any comes again, in an order of its own each time.
+    Two batches are made ahead in threads while the caller's step runs.
+
+    Args:
+      pictures: where crops come from.
+      crop: size and kind of crops.
+      batch_size: crops in a batch, of this shard; may be more than there are pictures.
+      seed: of order and crops, not negative.
+      threads: that read, decode and crop; None for one per core.
+      shard_index: of this host. Shards share no picture and leave none out; their sizes differ by one
+        picture or block at most.
+      shard_count: number of hosts.
+      blocks: ranges of pictures that are cheap to read together, which cover all once. The order then
+        mixes :data:`BLOCKS_MIXED` random blocks at a time. None: all pictures are mixed.
+      name: what the pictures are, for messages.
+
+    Raises:
+      UserError: there are no pictures, fewer pictures or blocks than shards, or Grain is not installed.
+        While iterating: not one picture can be used.
     """
-    rng = np.random.default_rng(seed)
-    order: list[int] = []
+    if batch_size < 1:
+        raise UserError(f"a batch of {batch_size} crops: it must be at least 1")
+    starts, sizes = _layout(len(pictures), blocks)
+    order = _Order(starts[shard_index::shard_count], sizes[shard_index::shard_count], (seed, shard_index))
+    if not order.count:
+        parts = "" if blocks is None else f" in {len(blocks)} blocks"
+        raise UserError(
+            f"{name}: {len(pictures)} pictures{parts} are too few for shard {shard_index} of {shard_count}; "
+            "add pictures"
+        )
+    crops = _Crops(pictures, crop, order, name)
+    return Batches(crops, batch_size, threads or os.cpu_count() or 1, (seed, shard_index, shard_count))
 
-    def make() -> np.ndarray:
-        batch = np.empty((batch_size, size, size, 3), np.uint8)
-        for row in batch:
-            if not order:
-                order.extend(rng.permutation(len(images)))
-            row[...] = random_crop(images[order.pop()], size, rng)
+
+class Batches:
+    """Endless iterator over uint8 ``[B, S, S, 3]``, whose position can be saved and set."""
+
+    def __init__(self, crops: "_Crops", batch_size: int, threads: int, identity: tuple[int, ...]) -> None:
+        grain = _grain()
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, batch_size))
+        stream = grain.MapDataset.source(crops).to_iter_dataset(options)  # leaves out what is None
+        stream = stream.batch(batch_size, drop_remainder=True)
+        # Collecting a batch takes milliseconds, which would be the training step's.
+        ahead = grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=_BATCHES_AHEAD)
+        self._open = [iter(ahead)]
+        # Also at the interpreter's end, when threads that nobody stopped would fail noisily.
+        self._finalizer = weakref.finalize(self, _close, self._open)
+        self._identity = {"version": _STATE_VERSION, "pictures": crops.order.count, "shard": list(identity)}
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        batch: np.ndarray = next(self._iterator)
         return batch
 
-    with ThreadPoolExecutor(1) as pool:  # one thread: the draws keep their order
-        ahead = deque(pool.submit(make) for _ in range(2))
-        while True:
-            yield ahead.popleft().result()
-            ahead.append(pool.submit(make))
+    @property
+    def _iterator(self) -> Any:
+        if not self._open:
+            raise ValueError("these batches are closed")
+        return self._open[0]
+
+    def get_state(self) -> dict[str, Any]:
+        """The position after the last batch that was given, as JSON data."""
+        return {**self._identity, "position": self._iterator.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on after the batch before :meth:`get_state`, in any process and with any number of threads.
+
+        Raises:
+          UserError: the state belongs to other data, another seed or shard.
+        """
+        saved = {name: state.get(name) for name in self._identity}
+        if saved != self._identity or "position" not in state:
+            raise UserError(
+                f"the saved position is of other training data: {saved}, now {self._identity}; "
+                "give the same pictures, seed and hosts, or start anew"
+            )
+        self._iterator.set_state(state["position"])
+
+    def close(self) -> None:
+        """Ends the threads; there are no further batches."""
+        self._finalizer()
+
+
+def epoch_order(starts: np.ndarray, sizes: np.ndarray, seed: Sequence[int], epoch: int) -> np.ndarray:
+    """The order in which the pictures of some blocks come in one round.
+
+    Blocks are shuffled; each picture then moves from its block's place by a random distance of up to
+    :data:`BLOCKS_MIXED` blocks, round the end. So no more than that many blocks, and one, are in use at
+    a time, and a new one is needed now and then rather than all at once. Where all blocks are of one
+    picture, every order is equally likely.
+
+    Args:
+      starts: int ``[R]``, the first picture of each block.
+      sizes: int ``[R]``, the number of its pictures.
+      seed: with ``epoch`` decides on the order.
+      epoch: number of the round.
+
+    Returns:
+      int64 ``[N]``, the number of each picture once.
+    """
+    rng = np.random.default_rng([*seed, 0, epoch])
+    places = np.repeat(rng.permutation(len(sizes)), sizes)  # (N,)
+    distances = rng.random(len(places)) * min(BLOCKS_MIXED, len(sizes))
+    numbers = np.arange(len(places)) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+    return numbers[np.argsort((places + distances) % len(sizes), kind="stable")]
+
+
+class _Order:
+    """Which picture each position of the endless stream shows."""
+
+    def __init__(self, starts: np.ndarray, sizes: np.ndarray, seed: tuple[int, ...]) -> None:
+        self.count = int(sizes.sum())
+        self.seed = seed
+        # Two rounds are in use while prefetching reaches over the end of one.
+        self._round = functools.lru_cache(2)(functools.partial(epoch_order, starts, sizes, seed))
+        self._lock = threading.Lock()
+
+    def number(self, position: int) -> int:
+        epoch, place = divmod(position, self.count)
+        with self._lock:  # one thread makes a round, the others wait for it
+            return int(self._round(epoch)[place])
+
+
+class _Crops:
+    """The endless stream of crops by position, as Grain wants a source; None where a picture is rejected."""
+
+    def __init__(self, pictures: PictureSequence, crop: CropConfig, order: _Order, name: str) -> None:
+        self.order = order
+        self._pictures = pictures
+        self._crop = crop
+        self._name = name
+        self._rejected: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, position: int) -> np.ndarray | None:
+        number = self.order.number(position)
+        picture = self._pictures[number]
+        self._note(number, picture is None)
+        if picture is None:
+            return None
+        return random_crop(picture, self._crop, np.random.default_rng([*self.order.seed, 1, position]))
+
+    def _note(self, number: int, rejected: bool) -> None:
+        """Remembers rejects: where there is nothing else, Grain would look for ever."""
+        with self._lock:
+            (self._rejected.add if rejected else self._rejected.discard)(number)
+            if len(self._rejected) == self.order.count:
+                raise UserError(
+                    f"{self._name}: not one of {self.order.count} pictures can be used; see the reasons of "
+                    "the rejects and correct the input"
+                )
+
+
+def _layout(count: int, blocks: Sequence[range] | None) -> tuple[np.ndarray, np.ndarray]:
+    """First picture and size of each block; every picture is one of its own where there are none."""
+    if blocks is None:
+        return np.arange(count), np.ones(count, np.int64)
+    if sum(map(len, blocks)) != count:
+        raise ValueError(f"the blocks do not cover {count} pictures once each")
+    starts = np.array([block.start for block in blocks], np.int64)
+    return starts, np.array([len(block) for block in blocks], np.int64)
+
+
+def _close(iterators: list[Any]) -> None:
+    """Ends Grain's threads and drops what holds them: Grain's finalizers fail once modules are gone."""
+    for iterator in iterators:
+        iterator.close()
+    iterators.clear()
+
+
+def _sides(short: int, crop: CropConfig) -> tuple[float, float]:
+    """Smallest and largest square of a picture whose shorter side is ``short``."""
+    if crop.upsample:
+        least = max(1.0, crop.least_share * short)
+    elif short >= crop.size:
+        least = max(float(crop.size), crop.least_share * short)
+    else:
+        raise ValueError(f"a picture with a side of {short} pixels is too small for crops of {crop.size}")
+    return least, max(least, crop.most_share * short)
+
+
+def _resized(square: np.ndarray, size: int) -> np.ndarray:
+    if len(square) == size:
+        return square
+    # A box filter first where the square is large: half the time, and no visible difference.
+    return np.asarray(
+        Image.fromarray(square).resize((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    )
+
+
+def _grain() -> Any:
+    """Imported on demand: Grain imports JAX, which whoever only reads a configuration does without."""
+    try:
+        import grain
+    except ImportError as error:
+        raise UserError("grain is not installed; pip install 'vqgan-pipelines[train]'") from error
+    return grain

@@ -4,32 +4,80 @@
 logit, without noise or temperature.
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vqgan.quantizers.base import Quantized
+from vqgan.quantizers.base import Quantized, refuse_rotation
 from vqgan.quantizers.nearest import map_blocks
 
 
+def relaxed_choice(
+    logits: jax.Array, temperature: jax.Array | float, key: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Gumbel-softmax sample of the categorical distribution with the given logits (equation 2).
+
+    Args:
+      logits: ``[N, K]``.
+      temperature: above 0; towards 0 the sample becomes one-hot.
+      key: of the noise; without it there is neither noise nor temperature.
+
+    Returns:
+      ``[N, K]`` logits with the noise, whose argmax is an exact sample, and ``[N, K]`` softmax of them.
+    """
+    if key is None:
+        return logits, jax.nn.softmax(logits, axis=-1)
+    noisy = logits + jax.random.gumbel(key, logits.shape, logits.dtype)
+    return noisy, jax.nn.softmax(noisy / temperature, axis=-1)
+
+
+def _divergence_from_even(logits: jax.Array) -> jax.Array:
+    """Mean KL divergence, in nats, of the softmax of ``[N, K]`` logits from the even distribution."""
+    choice = jax.nn.softmax(logits, axis=-1)
+    size = float(logits.shape[-1])
+    return jnp.mean(jnp.sum(choice * (jnp.log(choice + 1e-10) + jnp.log(size)), axis=-1))
+
+
 class GumbelQuantizer(nnx.Module):
-    """A projection ``[D, K]`` to logits and a codebook ``[K, D]``."""
+    """A projection ``[D, K]`` to logits and a codebook ``[K, D]``, whose places mean nothing to it."""
+
+    has_codebook: ClassVar[bool] = False
 
     def __init__(self, codebook_size: int, embed_dim: int, *, rngs: nnx.Rngs):
         self.projection = nnx.Linear(embed_dim, codebook_size, rngs=rngs)
         self.codebook = nnx.Param(jax.random.normal(rngs.params(), (codebook_size, embed_dim)))
 
-    def __call__(self, latents: jax.Array) -> Quantized:
-        """Straight through the softmax, without noise; the commitment loss is the KL to uniform use."""
-        logits = self._logits(latents.reshape(-1, latents.shape[-1]))
-        soft = jax.nn.softmax(logits, axis=-1)
-        tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        codes = soft @ self.codebook[...]
-        codes = codes + jax.lax.stop_gradient(self.lookup(tokens) - codes)
-        size = logits.shape[-1]
-        divergence = jnp.mean(jnp.sum(soft * (jnp.log(soft + 1e-10) + jnp.log(float(size))), axis=-1))
+    def __call__(
+        self,
+        latents: jax.Array,
+        *,
+        rotation: bool = False,
+        temperature: jax.Array | float = 1.0,
+        key: jax.Array | None = None,
+        entropy_temperature: float = 0.0,
+    ) -> Quantized:
+        """One code for each latent, drawn by ``key`` or else the likeliest; straight through the softmax.
+
+        The gradient reaches the codes that were chosen, and the logits as if codes had been mixed by
+        the softmax. The commitment loss is the KL divergence of the softmax (without noise, at
+        temperature 1) from an even use. Without ``key`` there is neither noise nor temperature.
+        """
+        refuse_rotation(rotation, "gumbel")
+        logits = self._logits(latents.reshape(-1, latents.shape[-1]))  # (N, K)
+        noisy, soft = relaxed_choice(logits, temperature, key)
+        tokens = jnp.argmax(noisy, axis=-1).astype(jnp.int32)
+        fixed = jax.lax.stop_gradient(self.codebook[...])
+        mixing = jnp.matmul(soft - jax.lax.stop_gradient(soft), fixed, precision=jax.lax.Precision.HIGHEST)
         shape = latents.shape
-        return Quantized(codes.reshape(shape), tokens.reshape(shape[:-1]), jnp.zeros(()), divergence)
+        return Quantized(
+            codes=(self.lookup(tokens) + mixing).reshape(shape),
+            tokens=tokens.reshape(shape[:-1]),
+            codebook_loss=jnp.zeros(()),
+            commitment_loss=_divergence_from_even(logits),
+            entropy_loss=jnp.zeros(()),
+        )
 
     def tokens(self, latents: jax.Array) -> jax.Array:
         """``[B, h, w, D]`` latents to ``[B, h, w]`` int32 tokens."""
@@ -41,6 +89,9 @@ class GumbelQuantizer(nnx.Module):
     def lookup(self, tokens: jax.Array) -> jax.Array:
         """``[B, h, w]`` tokens to ``[B, h, w, D]`` code vectors."""
         return self.codebook[...][tokens]
+
+    def observe(self, latents: jax.Array, tokens: jax.Array, decay: jax.Array | float) -> None:
+        """Nothing is learnt without gradients."""
 
     def _logits(self, flat: jax.Array) -> jax.Array:
         """``[N, D]`` to ``[N, K]``, in float32 at the highest precision, so that no argmax flips."""

@@ -1,16 +1,19 @@
-"""Nearest-neighbour vector quantization with a straight-through gradient.
+"""Nearest-neighbour vector quantization with a straight-through gradient, or the rotation trick.
 
 *Neural Discrete Representation Learning* (arXiv 1711.00937), equations 1 to 3. The loss has the
 paper's form: the codebook term is unweighted and the commitment term carries beta (the trainer's).
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from vqgan.quantizers.base import Quantized
+from vqgan.quantizers.entropy import code_affinity, entropy_loss
+from vqgan.quantizers.vectors import rotate, straight_through
 
 # Distances of one block of latents to all codes are held at once: 64 MiB of float32.
 MAX_DISTANCES = 1 << 24
@@ -62,26 +65,62 @@ def map_blocks(block: Callable[[jax.Array], jax.Array], latents: jax.Array, code
 class NearestQuantizer(nnx.Module):
     """A codebook ``[K, D]`` and the nearest-neighbour rule."""
 
+    has_codebook: ClassVar[bool] = True
+
     def __init__(self, codebook_size: int, embed_dim: int, *, rngs: nnx.Rngs):
         bound = 1.0 / codebook_size
         self.codebook = nnx.Param(
             jax.random.uniform(rngs.params(), (codebook_size, embed_dim), minval=-bound, maxval=bound)
         )
 
-    def __call__(self, latents: jax.Array) -> Quantized:
-        latents = latents.astype(jnp.float32)
-        tokens = self.tokens(latents)
-        codes = self.lookup(tokens)
-        codebook_loss = jnp.mean((codes - jax.lax.stop_gradient(latents)) ** 2)
-        commitment_loss = jnp.mean((jax.lax.stop_gradient(codes) - latents) ** 2)
-        straight_through = latents + jax.lax.stop_gradient(codes - latents)
-        return Quantized(straight_through, tokens, codebook_loss, commitment_loss)
+    def __call__(
+        self,
+        latents: jax.Array,
+        *,
+        rotation: bool = False,
+        temperature: jax.Array | float = 1.0,
+        key: jax.Array | None = None,
+        entropy_temperature: float = 0.0,
+    ) -> Quantized:
+        """Straight through, or by ``rotation``; see :class:`vqgan.quantizers.base.Quantizer`."""
+        latents, codebook = self.comparable(latents), self._codes()
+        flat = latents.reshape(-1, latents.shape[-1])
+        tokens = nearest_code(flat, codebook).reshape(latents.shape[:-1])
+        codes = codebook[tokens]
+        entropy = jnp.zeros(())
+        if entropy_temperature:
+            entropy = entropy_loss(code_affinity(flat, codebook), entropy_temperature)
+        return Quantized(
+            codes=rotate(latents, codes) if rotation else straight_through(latents, codes),
+            tokens=tokens,
+            codebook_loss=jnp.mean((codes - jax.lax.stop_gradient(latents)) ** 2),
+            commitment_loss=jnp.mean((jax.lax.stop_gradient(codes) - latents) ** 2),
+            entropy_loss=entropy,
+        )
 
     def tokens(self, latents: jax.Array) -> jax.Array:
         """``[B, h, w, D]`` latents to ``[B, h, w]`` int32 tokens."""
-        flat = latents.reshape(-1, latents.shape[-1])
-        return nearest_code(flat, self.codebook[...]).reshape(latents.shape[:-1])
+        flat = self.comparable(latents.reshape(-1, latents.shape[-1]))
+        return nearest_code(flat, self._codes()).reshape(latents.shape[:-1])
 
     def lookup(self, tokens: jax.Array) -> jax.Array:
         """``[B, h, w]`` tokens to ``[B, h, w, D]`` code vectors."""
-        return self.codebook[...][tokens]
+        return self.comparable(self.codebook[...][tokens])
+
+    def comparable(self, vectors: jax.Array) -> jax.Array:
+        """``[..., D]`` latents or codes in the float32 space where distances are taken.
+
+        Whoever places codes by clustering does it there.
+        """
+        return vectors.astype(jnp.float32)
+
+    def observe(self, latents: jax.Array, tokens: jax.Array, decay: jax.Array | float) -> None:
+        """Nothing is learnt without gradients."""
+
+    def replace_codes(self, mask: jax.Array, codes: jax.Array) -> None:
+        """Puts ``codes [K, D]`` where ``mask [K]`` is true, in place."""
+        self.codebook[...] = jnp.where(mask[:, None], codes.astype(jnp.float32), self.codebook[...])
+
+    def _codes(self) -> jax.Array:
+        """The whole codebook ``[K, D]``, comparable."""
+        return self.comparable(self.codebook[...])

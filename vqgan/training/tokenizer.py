@@ -1,16 +1,14 @@
-"""A small trainer for VQGAN codecs: pixel loss and codebook losses, no discriminator.
+"""Stage 1: an update of autoencoder and discriminator, and what the loop needs beside it.
 
-The run has two phases. The model first learns as a plain autoencoder; then the codebook is placed on
-its latents by k-means and training goes on through the quantizer. Codes that fall out of use are
-moved onto latents of the current batch. Both are against codebook collapse, the commonest failure of
-VQ models.
+Two functions make a step: :mod:`vqgan.training.generator` gives the autoencoder's gradients and
+:mod:`vqgan.training.discriminator` the discriminator's; each sees the other side's values only.
 """
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,319 +16,298 @@ import numpy as np
 import optax
 from flax import nnx
 
-from vqgan import checkpoint, losses
-from vqgan.config import ModelConfig
-from vqgan.data.images import crop_batches
-from vqgan.errors import UserError
-from vqgan.metrics import codebook_usage, psnr
-from vqgan.model import VQGAN, denormalize, normalize
-from vqgan.quantizers.nearest import nearest_code
+from vqgan import losses
+from vqgan.discriminators import make_discriminator
+from vqgan.lpips import Lpips
+from vqgan.model import VQGAN
+from vqgan.quantizers import make_quantizer
+from vqgan.quantizers.nearest import NearestQuantizer
+from vqgan.training import codebook, devices
+from vqgan.training.discriminator import DiscriminatorLoss
+from vqgan.training.functional import Arrays, take_apart
+from vqgan.training.generator import Draws, Forward, GeneratorLoss
+from vqgan.training.loop import Evaluation
+from vqgan.training.optimizers import make_optimizer
+from vqgan.training.state import DiscriminatorState, GeneratorState, Phase, TokenizerState
+from vqgan.training.tokenizer_config import TokenizerConfig
+
+Scalars = dict[str, jax.Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Settings of a training run.
-
-    Attributes:
-      steps: optimizer steps.
-      batch_size: crops per step.
-      crop_size: side of a training crop in pixels.
-      learning_rate: peak of the warm-up and cosine schedule (Adam).
-      warmup_steps: linear warm-up.
-      autoencoder_steps: steps before the codebook is placed and quantization begins.
-      commitment: weight beta of the commitment loss (arXiv 1711.00937, equation 3).
-      revive_every: steps between searches for unused codes; none in the last fifth of the run.
-      least_share: a code chosen less often than this share of an even use counts as unused, when the
-        codebook is placed as well as later. The more, the closer tokens come to the entropy of their size.
-      seed: of weights, crops and order.
-    """
-
-    steps: int = 2000
-    batch_size: int = 32
-    crop_size: int = 64
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    autoencoder_steps: int = 300
-    commitment: float = 0.25
-    revive_every: int = 50
-    least_share: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "crop_size", "revive_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("warmup_steps", "autoencoder_steps", "commitment"):
-            if getattr(self, name) < 0:
-                raise UserError(f"train.{name} is {getattr(self, name)}: it must not be negative")
-        if not self.learning_rate > 0:
-            raise UserError(f"train.learning_rate is {self.learning_rate}: it must be above 0")
-        if not 0 <= self.least_share < 1:
-            raise UserError(f"train.least_share is {self.least_share}: it must lie in [0, 1)")
-        if self.autoencoder_steps >= self.steps:
-            raise UserError(
-                f"train.autoencoder_steps is {self.autoencoder_steps}: it must be below "
-                f"train.steps ({self.steps}), or the codebook is never trained"
-            )
-
-
-class Progress(NamedTuple):
-    """State of a run after one step: losses are means over the batch."""
-
-    step: int
-    pixel_loss: float
-    commitment_loss: float
-    images_per_second: float
-
-
-class Quality(NamedTuple):
-    """Figures over a whole validation set."""
-
-    psnr: float
-    used_codes: int
-    perplexity: float
-
-
-def train(
-    model_config: ModelConfig,
-    config: TrainConfig,
-    images: Sequence[np.ndarray],
-    *,
-    initial: VQGAN | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> VQGAN:
-    """Trains a VQGAN on random crops of pictures.
+class TokenizerLearner:
+    """A VQGAN and its discriminator, as :class:`vqgan.training.loop.Loop` trains them.
 
     Args:
-      model_config: architecture.
-      config: settings of the run.
-      images: uint8 ``[H, W, 3]``, each side at least ``config.crop_size``.
-      initial: model to start from, of the same architecture; random weights by default.
-      report: called after every step.
-
-    Returns:
-      The trained model.
+      config: of the run.
+      perceptual: weights of LPIPS; None where ``config.loss.perceptual`` is 0.
+      evaluate: parameters (averaged where there is an average) to figures and a sheet.
+      export: parameters, step and figures to a codec folder.
+      initial_params: parameters to start from instead of random ones.
     """
-    model_config.grid(config.crop_size, config.crop_size)
-    _check_pictures(images, config.crop_size)
-    model = initial or _random_model(model_config, config.seed)
-    graph, params, *others = nnx.split(model, nnx.Param, ...)
-    noise = others[0]  # random state of dropout
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(_schedule(config), b1=0.9, b2=0.99))
-    optimizer_state = optimizer.init(params)
-    batches = crop_batches(images, config.crop_size, config.batch_size, config.seed)
-    step_without, step_with = (
-        _make_step(graph, optimizer, model_config, config, quantize) for quantize in (False, True)
-    )
 
-    @jax.jit
-    def encode(params: Any, batch: jax.Array) -> jax.Array:
-        restored = nnx.merge(graph, params, noise)
-        restored.eval()
-        return restored.encoder(normalize(batch, model_config.input_range))
-
-    upkeep = _CodebookUpkeep(model_config.codebook_size, config)
-    started = time.monotonic()
-    for step in range(config.steps):
-        batch = next(batches)
-        if step == config.autoencoder_steps:
-            latents = _sample_latents(functools.partial(encode, params), batches, model_config)
-            params["quantizer"]["codebook"] = nnx.Param(upkeep.place(latents))
-        update = step_without if step < config.autoencoder_steps else step_with
-        params, noise, optimizer_state, result = update(params, noise, optimizer_state, batch)
-        if step >= config.autoencoder_steps and upkeep.is_due(step, result.tokens):
-            codebook = params["quantizer"]["codebook"][...]
-            params["quantizer"]["codebook"] = nnx.Param(upkeep.revive(codebook, encode(params, batch)))
-        rate = (step + 1) * config.batch_size / (time.monotonic() - started)
-        report(Progress(step + 1, float(result.pixel_loss), float(result.commitment_loss), rate))
-    return nnx.merge(graph, params, noise)
-
-
-def evaluate(model: VQGAN, config: ModelConfig, images: np.ndarray, batch_size: int = 16) -> Quality:
-    """PSNR and codebook usage over a validation set.
-
-    Args:
-      model: the model.
-      config: its architecture.
-      images: uint8 ``[N, H, W, 3]``.
-      batch_size: images per device call.
-    """
-    graph, params = nnx.split(model)
-
-    @jax.jit
-    def forward(params: Any, batch: jax.Array) -> tuple[jax.Array, jax.Array]:
-        restored = nnx.merge(graph, params)
-        restored.eval()
-        result = restored(normalize(batch, config.input_range))
-        return denormalize(result.images, config.input_range), result.quantized.tokens
-
-    histogram = np.zeros(config.codebook_size, np.int64)
-    values = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        reconstruction, tokens = forward(params, batch)
-        values.append(psnr(batch, np.asarray(reconstruction)))
-        histogram += np.bincount(np.ravel(tokens), minlength=len(histogram))
-    usage = codebook_usage(histogram)
-    return Quality(float(np.mean(np.concatenate(values))), usage.used, usage.perplexity)
-
-
-def model_weights(model: VQGAN) -> dict[str, checkpoint.Weights]:
-    """Weights of each part, as :func:`vqgan.checkpoint.save_codec` takes them."""
-    return {part: checkpoint.module_weights(getattr(model, part)) for part in checkpoint.PARTS}
-
-
-def k_means(
-    points: np.ndarray,
-    clusters: int,
-    rng: np.random.Generator,
-    least_share: float = 0.0,
-    iterations: int = 10,
-) -> jax.Array:
-    """Lloyd's algorithm from random points; a cluster that is (nearly) empty restarts at a random point.
-
-    Args:
-      points: ``[N, D]`` float32, at least ``clusters`` of them.
-      clusters: number of centres.
-      rng: source of randomness.
-      least_share: nearly empty means at most this share of the mean number of points.
-      iterations: rounds.
-
-    Returns:
-      ``[clusters, D]`` float32 centres.
-    """
-    assign = jax.jit(nearest_code)
-    centres = points[rng.choice(len(points), clusters, replace=len(points) < clusters)]
-    for _ in range(iterations):
-        nearest = np.asarray(assign(points, centres))
-        counts = np.bincount(nearest, minlength=clusters)
-        sums = np.zeros_like(centres)
-        np.add.at(sums, nearest, points)
-        fallback = points[rng.integers(len(points), size=clusters)]
-        kept = counts > least_share * counts.mean()
-        centres = np.where(kept[:, None], sums / np.maximum(counts, 1)[:, None], fallback)
-    return jnp.asarray(centres, jnp.float32)
-
-
-def revive(
-    codebook: np.ndarray,
-    counts: np.ndarray,
-    latents: np.ndarray,
-    rng: np.random.Generator,
-    least_share: float = 0.0,
-) -> jax.Array:
-    """Moves codes that were hardly ever chosen onto random latents.
-
-    Args:
-      codebook: ``[K, D]``.
-      counts: ``[K]`` times each code was chosen lately.
-      latents: ``[..., D]`` latents of the current batch.
-      rng: source of randomness.
-      least_share: hardly ever means at most this share of the mean count; 0 for never.
-    """
-    dead = np.flatnonzero(counts <= least_share * counts.mean())
-    flat = latents.reshape(-1, latents.shape[-1])
-    codebook[dead] = flat[rng.integers(len(flat), size=len(dead))]
-    return jnp.asarray(codebook)
-
-
-class _CodebookUpkeep:
-    """Places the codebook, counts how often each code is chosen, and moves those that hardly ever are."""
-
-    def __init__(self, codes: int, config: TrainConfig):
+    def __init__(
+        self,
+        config: TokenizerConfig,
+        perceptual: Lpips | None,
+        evaluate: Callable[[Arrays], Evaluation],
+        export: Callable[[Arrays, int, Mapping[str, float]], None],
+        initial_params: Arrays | None = None,
+    ):
         self._config = config
-        self._counts = np.zeros(codes, np.int64)
-        self._rng = np.random.default_rng(config.seed)
+        self._mesh = devices.data_mesh()
+        devices.check_batch_size(config.train.batch_size, config.train.accumulate, self._mesh)
+        self._evaluate, self._export, self._initial_params = evaluate, export, initial_params
+        self.vqgan = take_apart(functools.partial(build_vqgan, config))
+        self._discriminator = take_apart(functools.partial(_build_discriminator, config))
+        steps = config.train.steps
+        self._optimizer = make_optimizer(config.optimizer, steps)
+        self._discriminator_optimizer = make_optimizer(config.discriminator_optimizer, steps)
+        self._perceptual = devices.replicate(perceptual, self._mesh)
+        quantizer = nnx.eval_shape(lambda: make_quantizer(config.model, rngs=nnx.Rngs(0)))
+        self._has_codebook = quantizer.has_codebook
+        # The state that a step is given is not needed after it: its memory is used again.
+        self._update = jax.jit(self._whole_step, static_argnames="phase", donate_argnums=0)
+        self._encode = jax.jit(self._latents)
+        self._place = jax.jit(self._with_codes)
+        self._revive = jax.jit(self._revived)
 
-    def place(self, latents: np.ndarray) -> jax.Array:
-        """A codebook ``[K, D]`` for latents ``[N, D]``."""
-        return k_means(latents, len(self._counts), self._rng, self._config.least_share)
+    @property
+    def compilations(self) -> int:
+        """How often an update was compiled: once for each phase that has been reached."""
+        count: int = self._update._cache_size()
+        return count
 
-    def is_due(self, step: int, tokens: jax.Array) -> bool:
-        """Counts the tokens of a step. Whether unused codes should be moved after it."""
-        self._counts += np.bincount(np.ravel(tokens), minlength=len(self._counts))
-        if (step + 1) % self._config.revive_every:
-            return False
-        if step < 0.8 * self._config.steps:
-            return True
-        self._counts[:] = 0
-        return False
+    def initial(self) -> TokenizerState:
+        """Random weights, or those to start from; averages equal to them."""
+        params, others = self.vqgan.initial()
+        params = params if self._initial_params is None else self._initial_params
+        judge_params, judge_others = self._discriminator.initial()
+        zero = jnp.zeros((), jnp.int32)
+        usage = jnp.zeros((self._config.model.codebook_size,), jnp.int32)
+        average = jax.tree.map(jnp.copy, params)
+        generator = GeneratorState(params, average, others, self._optimizer.init(params), usage, zero)
+        discriminator = DiscriminatorState(
+            judge_params,
+            judge_others,
+            self._discriminator_optimizer.init(judge_params),
+            losses.lecam_start(),
+        )
+        state = TokenizerState(generator, discriminator, zero, jnp.copy(zero))
+        return devices.replicate(jax.tree.map(jnp.copy, state), self._mesh)
 
-    def revive(self, codebook: jax.Array, latents: jax.Array) -> jax.Array:
-        """The codebook with unused codes moved onto latents; counting starts anew."""
-        least_share = self._config.least_share
-        revived = revive(np.array(codebook), self._counts, np.asarray(latents), self._rng, least_share)
-        self._counts = np.zeros_like(self._counts)
-        return revived
-
-
-def _check_pictures(images: Sequence[np.ndarray], crop_size: int) -> None:
-    if not images:
-        raise UserError("training data: there is no picture in it")
-    smallest = min(min(image.shape[:2]) for image in images)
-    if smallest < crop_size:
-        raise UserError(
-            f"training data: a picture has a side of {smallest} pixels; the least is "
-            f"train.crop_size, {crop_size}"
+    def phase(self, step: int) -> Phase:
+        """What takes part in a step."""
+        adversarial = self._config.adversarial
+        return Phase(
+            quantize=not self._has_codebook or step >= self._config.codebook.autoencoder_steps,
+            adversarial=adversarial.weight > 0 and step >= adversarial.start,
         )
 
+    def before_step(
+        self, step: int, state: TokenizerState, batches: Iterator[np.ndarray]
+    ) -> tuple[TokenizerState, str | None]:
+        """Places the codebook when quantization begins; moves unused codes now and then."""
+        settings = self._config.codebook
+        if self._has_codebook and step == settings.autoencoder_steps > 0:
+            points = self._sample_latents(state.generator, batches)
+            rng = np.random.default_rng((self._config.train.seed, step))
+            codes = codebook.k_means(points, self._config.model.codebook_size, rng, settings.least_share)
+            return self._place(state, codes), "codebook placed"
+        if self._is_revival(step):
+            batch = devices.shard(next(batches), self._mesh)
+            return self._revive(state, batch, jax.random.fold_in(self._key(step), 2)), None
+        starts = self._config.adversarial.weight > 0 and step == self._config.adversarial.start
+        return state, "discriminator starts" if starts else None
 
-def _random_model(config: ModelConfig, seed: int) -> VQGAN:
-    """A model with random weights; compiled, since drawing them one by one takes longer."""
-    build: Callable[[], VQGAN] = nnx.jit(lambda: VQGAN(config, rngs=nnx.Rngs(seed)))
-    return build()
+    def step(self, step: int, state: TokenizerState, batch: np.ndarray) -> tuple[TokenizerState, Scalars]:
+        """One update from uint8 ``[B, H, W, 3]`` crops."""
+        images = devices.shard(batch, self._mesh)
+        draws = Draws(self._key(step), jnp.asarray(self._temperature(step), jnp.float32))
+        return self._update(state, self._perceptual, images, draws, phase=self.phase(step))
+
+    def evaluate(self, state: TokenizerState) -> Evaluation:
+        """Figures of the averaged weights."""
+        return self._evaluate(self._exported(state))
+
+    def export(self, state: TokenizerState, step: int, figures: Mapping[str, float]) -> None:
+        """Writes the averaged weights as a codec."""
+        self._export(self._exported(state), step, figures)
+
+    # One step, compiled.
+
+    def _whole_step(
+        self, state: TokenizerState, perceptual: Lpips | None, batch: jax.Array, draws: Draws, *, phase: Phase
+    ) -> tuple[TokenizerState, Scalars]:
+        images = batch.astype(jnp.float32) * (2 / 255) - 1  # (B, H, W, 3) in [-1, 1]
+        loss = GeneratorLoss(self._config, self.vqgan, perceptual)
+        generator, reconstruction, scalars = self._generator_step(loss, state, images, draws, phase)
+        discriminator = state.discriminator
+        if phase.adversarial:
+            discriminator, more = self._discriminator_step(discriminator, images, reconstruction)
+            scalars |= more
+        finite = jnp.isfinite(sum(jnp.sum(value) for value in scalars.values()))
+        new = TokenizerState(generator, discriminator, state.skipped, jnp.zeros((), jnp.int32))
+        kept = state._replace(skipped=state.skipped + 1, skipped_in_row=state.skipped_in_row + 1)
+        chosen = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, kept)
+        return chosen, scalars | {"skipped": chosen.skipped, "skipped_in_row": chosen.skipped_in_row}
+
+    def _generator_step(
+        self, loss: GeneratorLoss, state: TokenizerState, images: jax.Array, draws: Draws, phase: Phase
+    ) -> tuple[GeneratorState, jax.Array, Scalars]:
+        """The autoencoder after one update, its reconstruction ``[B, H, W, 3]``, and scalars."""
+        side = state.generator
+        judge = functools.partial(self._judge, state.discriminator) if phase.adversarial else None
+
+        def part(images: jax.Array, index: jax.Array) -> tuple[Arrays, Forward]:
+            own = draws._replace(key=jax.random.fold_in(draws.key, index))
+            return loss.gradients(side.params, side.others, images, own, phase, judge)
+
+        gradients, forward = _accumulated(part, images, self._config.train.accumulate)
+        updates, optimizer = self._optimizer.update(gradients, side.optimizer, side.params)
+        params = optax.apply_updates(side.params, updates)
+        others, usage = side.others, side.usage
+        if phase.quantize:
+            params, others = self._observed(params, others, forward)
+            counts = jnp.bincount(jnp.ravel(forward.tokens), length=usage.shape[0])
+            usage = usage + counts.astype(jnp.int32)
+        average = self._averaged(side.average, params, side.updates)
+        scalars = forward.scalars | {"gradient_norm": optax.tree.norm(gradients)}
+        new = GeneratorState(params, average, others, optimizer, usage, side.updates + 1)
+        return new, forward.reconstruction, scalars
+
+    def _discriminator_step(
+        self, side: DiscriminatorState, images: jax.Array, reconstruction: jax.Array
+    ) -> tuple[DiscriminatorState, Scalars]:
+        """The discriminator after one update."""
+        loss = DiscriminatorLoss(self._config.adversarial, self._discriminator)
+        gradients, others, lecam, scalars = loss.gradients(
+            side.params, side.others, side.lecam, images, reconstruction
+        )
+        updates, optimizer = self._discriminator_optimizer.update(gradients, side.optimizer, side.params)
+        params = optax.apply_updates(side.params, updates)
+        scalars["discriminator_gradient_norm"] = optax.tree.norm(gradients)
+        return DiscriminatorState(params, others, optimizer, lecam), scalars
+
+    def _judge(self, side: DiscriminatorState, images: jax.Array) -> jax.Array:
+        loss = DiscriminatorLoss(self._config.adversarial, self._discriminator)
+        return loss.judge(side.params, side.others, images)
+
+    def _observed(self, params: Arrays, others: Arrays, forward: Forward) -> tuple[Arrays, Arrays]:
+        """What the quantizer learns without gradients."""
+        model = self.vqgan.bind(params, others)
+        model.quantizer.observe(forward.latents, forward.tokens, self._config.codebook.ema_decay)
+        return self.vqgan.values_of(model)
+
+    def _averaged(self, average: Arrays, params: Arrays, updates: jax.Array) -> Arrays:
+        """Moving average, which follows closely at first (as TensorFlow's ExponentialMovingAverage may)."""
+        if not self._config.train.ema_decay:
+            return params
+        decay = jnp.minimum(self._config.train.ema_decay, (1.0 + updates) / (10.0 + updates))
+        return optax.incremental_update(params, average, 1 - decay)
+
+    # The codebook.
+
+    def _is_revival(self, step: int) -> bool:
+        settings = self._config.codebook
+        since = step - settings.autoencoder_steps
+        return (
+            self._has_codebook
+            and settings.revive_every > 0
+            and since > 0
+            and since % settings.revive_every == 0
+            and step < settings.revive_until * self._config.train.steps
+        )
+
+    def _sample_latents(self, side: GeneratorState, batches: Iterator[np.ndarray]) -> np.ndarray:
+        """Some latents for each code, ``[N, D]`` float32, where the quantizer compares them."""
+        parts: list[np.ndarray] = []
+        while sum(map(len, parts)) < codebook.LATENTS_PER_CODE * self._config.model.codebook_size:
+            batch = devices.shard(next(batches), self._mesh)
+            latents = np.asarray(self._encode(side.params, side.others, batch))
+            parts.append(latents.reshape(-1, latents.shape[-1]))
+        return np.concatenate(parts)
+
+    def _latents(self, params: Arrays, others: Arrays, batch: jax.Array) -> jax.Array:
+        """``[B, h, w, D]`` latents of uint8 images."""
+        model = self.vqgan.bind(params, others)
+        model.eval()
+        low, high = self._config.model.input_range
+        latents = model.encoder(batch.astype(jnp.float32) * ((high - low) / 255) + low)
+        return _codebook_of(model).comparable(latents)
+
+    def _with_codes(self, state: TokenizerState, codes: jax.Array) -> TokenizerState:
+        mask = jnp.ones((codes.shape[0],), bool)
+        return self._replaced(state, mask, codes)
+
+    def _revived(self, state: TokenizerState, batch: jax.Array, key: jax.Array) -> TokenizerState:
+        side = state.generator
+        mask = codebook.unused_codes(side.usage, self._config.codebook.least_share)
+        latents = self._latents(side.params, side.others, batch)
+        return self._replaced(state, mask, codebook.random_latents(latents, mask.shape[0], key))
+
+    def _replaced(self, state: TokenizerState, mask: jax.Array, codes: jax.Array) -> TokenizerState:
+        """Codes moved in the parameters and in their average; counting starts anew."""
+        side = state.generator
+        model = self.vqgan.bind(side.params, side.others)
+        _codebook_of(model).replace_codes(mask, codes)
+        params, others = self.vqgan.values_of(model)
+        averaged = self.vqgan.bind(side.average, side.others)
+        _codebook_of(averaged).replace_codes(mask, codes)
+        average, _ = self.vqgan.values_of(averaged)
+        moved = side._replace(params=params, others=others, average=average, usage=jnp.zeros_like(side.usage))
+        return state._replace(generator=moved)
+
+    # Small things.
+
+    def _exported(self, state: TokenizerState) -> Arrays:
+        return state.generator.average if self._config.train.ema_decay else state.generator.params
+
+    def _key(self, step: int) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(self._config.train.seed), step)
+
+    def _temperature(self, step: int) -> float:
+        """On a cosine from the start's to the final one."""
+        settings = self._config.codebook
+        done = min(step / settings.temperature_steps, 1.0)
+        span = settings.start_temperature - settings.final_temperature
+        return settings.final_temperature + span * 0.5 * (1 + math.cos(math.pi * done))
 
 
-class _StepResult(NamedTuple):
-    pixel_loss: jax.Array
-    commitment_loss: jax.Array
-    tokens: jax.Array
+def build_vqgan(config: TokenizerConfig) -> VQGAN:
+    """The model with random weights, in training mode."""
+    dtype = jnp.dtype(config.train.dtype)
+    rngs = nnx.Rngs(config.train.seed)
+    return VQGAN(config.model, dtype=dtype, remat=config.train.remat, rngs=rngs)
 
 
-def _make_step(
-    graph: Any,
-    optimizer: optax.GradientTransformation,
-    model_config: ModelConfig,
-    config: TrainConfig,
-    quantize: bool,
-) -> Any:
-    """One compiled update of the parameters; without ``quantize`` latents go straight to the decoder."""
-
-    def loss(params: Any, noise: Any, batch: jax.Array) -> tuple[jax.Array, tuple[Any, _StepResult]]:
-        model = nnx.merge(graph, params, noise, copy=True)
-        images = normalize(batch, model_config.input_range)
-        latents = model.encoder(images)
-        quantized = model.quantizer(latents)
-        reconstruction = model.decoder(quantized.codes if quantize else latents)
-        pixel = losses.l1(reconstruction, images) + losses.l2(reconstruction, images)
-        total = pixel
-        if quantize:
-            total += quantized.codebook_loss + config.commitment * quantized.commitment_loss
-        noise = nnx.state(model, nnx.Not(nnx.Param))
-        return total, (noise, _StepResult(pixel, quantized.commitment_loss, quantized.tokens))
-
-    @jax.jit
-    def update(
-        params: Any, noise: Any, optimizer_state: Any, batch: jax.Array
-    ) -> tuple[Any, Any, Any, _StepResult]:
-        gradients, (noise, result) = jax.grad(loss, has_aux=True)(params, noise, batch)
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
-        return optax.apply_updates(params, updates), noise, optimizer_state, result
-
-    return update
+def _build_discriminator(config: TokenizerConfig) -> Any:
+    dtype = jnp.dtype(config.train.dtype)
+    discriminator = dataclasses.replace(config.discriminator, resolution=config.data.crop_size)
+    return make_discriminator(discriminator, dtype=dtype, rngs=nnx.Rngs(config.train.seed + 1))
 
 
-def _schedule(config: TrainConfig) -> optax.Schedule:
-    return optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, min(config.warmup_steps, config.steps // 2), config.steps
-    )
+def _codebook_of(model: VQGAN) -> NearestQuantizer:
+    assert isinstance(model.quantizer, NearestQuantizer)
+    return model.quantizer
 
 
-def _sample_latents(
-    encode: Callable[[np.ndarray], jax.Array], batches: Iterator[np.ndarray], config: ModelConfig
-) -> np.ndarray:
-    """At least 32 latents for each code, ``[N, D]``."""
-    parts: list[np.ndarray] = []
-    while sum(map(len, parts)) < 32 * config.codebook_size:
-        parts.append(np.asarray(encode(next(batches))).reshape(-1, config.embed_dim))
-    return np.concatenate(parts)
+def _accumulated(
+    part: Callable[[jax.Array, jax.Array], tuple[Arrays, Forward]], images: jax.Array, parts: int
+) -> tuple[Arrays, Forward]:
+    """Mean gradients and scalars over parts of a batch, worked through one after the other."""
+    if parts == 1:
+        return part(images, jnp.zeros((), jnp.int32))
+    size = images.shape[0] // parts
+    # Every device keeps its rows: part i takes each parts-th one.
+    cut = images.reshape(size, parts, *images.shape[1:]).swapaxes(0, 1)  # (parts, B / parts, H, W, 3)
+
+    def one(sums: Arrays, given: tuple[jax.Array, jax.Array]) -> tuple[Arrays, Forward]:
+        gradients, forward = part(*given)
+        return jax.tree.map(jnp.add, sums, gradients), forward
+
+    shapes = jax.eval_shape(part, cut[0], jnp.zeros((), jnp.int32))[0]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    sums, stacked = jax.lax.scan(one, zeros, (cut, jnp.arange(parts)))
+    whole = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), stacked[:3])
+    scalars = {name: jnp.mean(values, axis=0) for name, values in stacked.scalars.items()}
+    return jax.tree.map(lambda leaf: leaf / parts, sums), Forward(*whole, scalars)

@@ -1,283 +1,325 @@
-"""The small trainer learns, in two phases, the same for the same seed."""
+"""Updates of stage 1: who changes what, when, and that they can be stopped, cut and spread."""
 
 import dataclasses
-from typing import Any, NamedTuple
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from vqgan.checkpoint import PARTS, load_weights, save_codec
-from vqgan.codec import Codec
-from vqgan.config import ModelConfig
-from vqgan.metrics import codebook_usage, psnr
-from vqgan.model import VQGAN
 from vqgan.training import tokenizer
-from vqgan.training.tokenizer import (
-    Progress,
-    TrainConfig,
-    evaluate,
-    k_means,
-    model_weights,
-    revive,
-    train,
-)
+from vqgan.training.checkpoints import Checkpoints
+from vqgan.training.config import OptimizerConfig
+from vqgan.training.state import Phase, TokenizerState
+from vqgan.training.tokenizer import TokenizerLearner
+from vqgan.training.tokenizer_config import TokenizerConfig
 
-MODEL = ModelConfig(
-    resolution=16,
-    ch=8,
-    ch_mult=(1, 1),  # few shapes of weights, so that little is compiled
-    num_res_blocks=1,
-    attn_resolutions=(),
-    mid_attention=False,
-    z_channels=8,
-    embed_dim=4,
-    codebook_size=16,
-    norm_groups=4,
-)
-TRAIN = TrainConfig(
-    steps=30,
-    batch_size=4,
-    crop_size=16,
-    learning_rate=5e-3,
-    warmup_steps=3,
-    autoencoder_steps=15,
-    revive_every=4,
-    seed=1,
-)
+ROOT = Path(__file__).parents[3]
+ADVERSARIAL_STEP = 10
 
 
-def gradients(count: int, size: int = 24) -> list[np.ndarray]:
-    """Smooth pictures: easy to learn in a few steps."""
-    rng = np.random.default_rng(0)
-    ramp = np.linspace(0, 1, size)[:, None, None]
-    pictures = []
-    for _ in range(count):
-        start, end, side = rng.uniform(0, 255, (3, 3))
-        mixed = start + (end - start) * ramp + (side - start) * ramp.transpose(1, 0, 2) / 2
-        pictures.append(np.clip(mixed, 0, 255).astype(np.uint8))
-    return pictures
+def advance(learner: TokenizerLearner, state: TokenizerState, crops: np.ndarray, steps: range) -> Any:
+    """The state after some steps, and the scalars of each."""
+    scalars = []
+    for step in steps:
+        state, _ = learner.before_step(step, state, iter(crops[step:]))
+        state, values = learner.step(step, state, crops[step])
+        scalars.append({name: float(value) for name, value in values.items()})
+    return state, scalars
 
 
-class Run(NamedTuple):
-    model: VQGAN
-    progress: list[Progress]
-    placed: list[tuple[np.ndarray, np.ndarray]]  # points and centres of each k-means
-    revivals: list[int]  # codes that each revival found unused
+def copied(state: TokenizerState) -> TokenizerState:
+    """A step gives its state's memory back: tests that go on from it keep a copy."""
+    return jax.tree.map(jnp.copy, state)
 
 
-def recorded_run(config: TrainConfig) -> Run:
-    progress: list[Progress] = []
-    placed: list[tuple[np.ndarray, np.ndarray]] = []
-    revivals: list[int] = []
-
-    def spy_k_means(points: np.ndarray, clusters: int, *rest: Any) -> Any:
-        centres = k_means(points, clusters, *rest)
-        placed.append((points, np.asarray(centres)))
-        return centres
-
-    def spy_revive(codebook: Any, counts: np.ndarray, *rest: Any) -> Any:
-        revivals.append(int(np.sum(counts == 0)))
-        return revive(codebook, counts, *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer, "k_means", spy_k_means)
-        patch.setattr(tokenizer, "revive", spy_revive)
-        model = train(MODEL, config, gradients(6), report=progress.append)
-    return Run(model, progress, placed, revivals)
+def same(one: Any, other: Any) -> bool:
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in leaves)
 
 
 @pytest.fixture(scope="module")
-def run() -> Run:
-    return recorded_run(TRAIN)
+def trained(learner: TokenizerLearner, crops: np.ndarray) -> tuple[TokenizerState, list[dict[str, float]]]:
+    """After twelve steps, the last eight of them with a discriminator."""
+    return advance(learner, learner.initial(), crops, range(12))
 
 
-def test_every_step_is_reported(run: Run) -> None:
-    assert [item.step for item in run.progress] == list(range(1, 31))
-    assert all(item.images_per_second > 0 for item in run.progress)
+def test_phases(learner: TokenizerLearner) -> None:
+    assert [learner.phase(step) for step in (0, 1, 2, 3, 4)] == [
+        Phase(False, False), Phase(False, False), Phase(True, False), Phase(True, False), Phase(True, True),
+    ]  # fmt: skip
 
 
-def test_losses_fall(run: Run) -> None:
-    pixel = [item.pixel_loss for item in run.progress]
-    assert np.isfinite(pixel).all()
-    assert np.mean(pixel[-3:]) < 0.5 * np.mean(pixel[:3])
-    assert np.mean(pixel[12:15]) < 0.6 * np.mean(pixel[:3])  # as an autoencoder, before any code
+def test_scalars_of_each_phase(trained: Any) -> None:
+    scalars = trained[1]
+    assert "quantizer" not in scalars[1]
+    assert "quantizer" in scalars[2]
+    assert "adversarial" not in scalars[3]
+    assert {"adversarial", "discriminator", "adaptive_weight"} <= scalars[4].keys()
+    assert all(np.isfinite(list(values.values())).all() for values in scalars)
 
 
-def test_codebook_is_placed_once_on_latents(run: Run) -> None:
-    ((points, centres),) = run.placed
-    assert points.shape[0] >= 32 * 16
-    assert points.shape[1] == 4
-    assert points.min() <= centres.min() <= centres.max() <= points.max()
+def test_one_compilation_for_each_phase(learner: TokenizerLearner, trained: Any, crops: np.ndarray) -> None:
+    before = learner.compilations
+    advance(learner, copied(trained[0]), crops, range(12, 16))
+    assert learner.compilations == before == 3
 
 
-def test_codebook_fits_the_latents_when_it_is_placed(run: Run) -> None:
-    """Far better than the codes of the start, which were never trained before."""
-    commitment = [item.commitment_loss for item in run.progress]
-    assert commitment[15] < 0.5 * commitment[14]
+def test_discriminator_waits_for_its_start(learner: TokenizerLearner, crops: np.ndarray) -> None:
+    start = copied(learner.initial())
+    state, _ = advance(learner, learner.initial(), crops, range(4))
+    assert same(state.discriminator, start.discriminator)
+    assert not same(state.generator.params, start.generator.params)
+    state, _ = advance(learner, state, crops, range(4, 5))
+    assert not same(state.discriminator.params, start.discriminator.params)
 
 
-def test_quantized_phase_trains_the_codebook(run: Run) -> None:
-    codebook = np.asarray(run.model.quantizer.codebook[...])
-    assert not np.array_equal(codebook, run.placed[0][1])
+@pytest.mark.parametrize("frozen", ["optimizer", "discriminator_optimizer"])
+def test_each_side_changes_itself_alone(
+    make_learner: Any, learner: TokenizerLearner, trained: Any, crops: np.ndarray, frozen: str
+) -> None:
+    """With one side's rate near 0 that side stands still, and the other's update is the same to the bit."""
+    still = OptimizerConfig(learning_rate=1e-30, warmup_steps=0, schedule="constant")
+    usual, _ = learner.step(ADVERSARIAL_STEP, copied(trained[0]), crops[0])
+    slow, _ = make_learner(**{frozen: still}).step(ADVERSARIAL_STEP, copied(trained[0]), crops[0])
+    sides = ("generator", "discriminator") if frozen == "optimizer" else ("discriminator", "generator")
+    stands, moves = (getattr(slow, side).params for side in sides)
+    assert same(stands, getattr(trained[0], sides[0]).params)
+    assert same(moves, getattr(usual, sides[1]).params)
+    assert not same(moves, getattr(trained[0], sides[1]).params)
 
 
-def test_revival_stops_in_the_last_fifth(run: Run) -> None:
-    """Steps 16, 20 and 24 look for unused codes; step 28 is in the last fifth."""
-    assert len(run.revivals) == 3
+def test_batch_with_a_broken_loss_is_skipped(
+    learner: TokenizerLearner, trained: Any, crops: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = copied(trained[0])
+    poisoned = state.generator.params | {
+        "decoder.decoder.conv_out.bias": jnp.full((3,), jnp.nan, jnp.float32)
+    }
+    state = state._replace(generator=state.generator._replace(params=poisoned))
+    before = copied(state)
+    after, scalars = learner.step(ADVERSARIAL_STEP, state, crops[0])
+    after, scalars = learner.step(ADVERSARIAL_STEP + 1, after, crops[1])
+    assert (int(scalars["skipped"]), int(scalars["skipped_in_row"])) == (2, 2)
+    assert same(after.discriminator, before.discriminator)
+    assert same(after.generator.average, before.generator.average)
+    assert same(after.generator.optimizer, before.generator.optimizer)
+    healed = after._replace(generator=after.generator._replace(params=copied(trained[0]).generator.params))
+    _, scalars = learner.step(ADVERSARIAL_STEP + 2, healed, crops[2])
+    assert (int(scalars["skipped"]), int(scalars["skipped_in_row"])) == (2, 0)
 
 
-def test_same_seed_same_model(run: Run) -> None:
-    again = recorded_run(TRAIN)
-    weights, others = model_weights(run.model), model_weights(again.model)
-    for part in PARTS:
-        for name, value in weights[part].items():
-            np.testing.assert_array_equal(value, others[part][name], err_msg=name)
-    assert [item.pixel_loss for item in again.progress] == [item.pixel_loss for item in run.progress]
+def test_resumed_to_the_bit(
+    learner: TokenizerLearner, trained: Any, crops: np.ndarray, tmp_path: Path
+) -> None:
+    whole, _ = advance(learner, copied(trained[0]), crops, range(12, 15))
+    store = Checkpoints(tmp_path, keep=1)
+    store.save(12, trained[0], {})
+    restored, _ = store.restore(12, learner.initial())
+    store.close()
+    assert same(restored, trained[0])
+    resumed, _ = advance(learner, restored, crops, range(12, 15))
+    assert same(resumed, whole)
 
 
-def test_evaluation_is_that_of_the_saved_codec(run: Run, tmp_path: Any) -> None:
-    images = np.stack([picture[:16, :16] for picture in gradients(5)])
-    quality = evaluate(run.model, MODEL, images, batch_size=3)
-    codec = Codec.load(save_codec(tmp_path / "codec", MODEL, model_weights(run.model)).path, batch_size=5)
-    tokens = codec.encode(images)
-    usage = codebook_usage(np.bincount(tokens.ravel(), minlength=16))
-    assert quality.used_codes == usage.used
-    assert quality.perplexity == pytest.approx(usage.perplexity)
-    assert quality.psnr == pytest.approx(psnr(images, codec.decode(tokens)).mean(), abs=0.05)
-    assert quality.psnr > 12
+def test_checkpoint_of_another_architecture(
+    make_learner: Any, toy: TokenizerConfig, trained: Any, tmp_path: Path, refused: Any
+) -> None:
+    store = Checkpoints(tmp_path, keep=1)
+    store.save(12, trained[0], {})
+    wider = make_learner(model=dataclasses.replace(toy.model, ch=16))
+    with refused("does not fit this configuration"):
+        store.restore(12, wider.initial())
+    store.close()
 
 
-def test_model_weights_are_the_three_parts(run: Run, tmp_path: Any) -> None:
-    weights = model_weights(run.model)
-    loaded = load_weights(save_codec(tmp_path / "codec", MODEL, weights), PARTS)
-    assert {part: set(loaded[part]) for part in PARTS} == {part: set(weights[part]) for part in PARTS}
+def test_average_of_weights(
+    make_learner: Any, learner: TokenizerLearner, trained: Any, crops: np.ndarray
+) -> None:
+    before = copied(trained[0])
+    after, _ = learner.step(ADVERSARIAL_STEP, copied(trained[0]), crops[0])
+    decay = min(0.9, (1 + 12) / (10 + 12))  # twelve updates are done
+    name = "decoder.decoder.conv_in.kernel"
+    expected = decay * before.generator.average[name] + (1 - decay) * after.generator.params[name]
+    np.testing.assert_allclose(after.generator.average[name], expected, rtol=1e-5, atol=1e-7)
 
 
-def test_dropout_can_be_trained_with() -> None:
-    """Every step draws new masks, and evaluation draws none."""
-    config = dataclasses.replace(TRAIN, steps=2, autoencoder_steps=1)
-    model_config = dataclasses.replace(MODEL, dropout=0.5)
-    model = train(model_config, config, gradients(2))
-    draws = {int(count[...]) for _, count in nnx.to_flat_state(nnx.state(model, nnx.RngCount))}
-    assert min(draws) >= 2
-    images = np.stack([picture[:16, :16] for picture in gradients(2)])
-    plain = nnx.merge(
-        nnx.graphdef(nnx.eval_shape(lambda: VQGAN(MODEL, rngs=nnx.Rngs(0)))), nnx.state(model, nnx.Param)
+def test_codebook_is_placed_on_latents(learner: TokenizerLearner, crops: np.ndarray) -> None:
+    state, _ = advance(learner, learner.initial(), crops, range(2))
+    taken = iter(crops[2:])
+    placed, event = learner.before_step(2, copied(state), taken)
+    assert event == "codebook placed"
+    codes = np.asarray(placed.generator.params["quantizer.codebook"])
+    assert same(placed.generator.average["quantizer.codebook"], codes)
+    model = learner.vqgan.bind(state.generator.params, {})
+    batch = jnp.asarray(crops[2:].reshape(-1, 16, 16, 3), jnp.float32) * (2 / 255) - 1
+    latents = np.asarray(model.encoder(batch)).reshape(-1, 4)
+    gaps = np.linalg.norm(latents[:, None] - codes[None], axis=-1)
+    assert len(np.unique(gaps.argmin(axis=1))) == 16
+    unplaced = np.asarray(state.generator.params["quantizer.codebook"])
+    before = np.linalg.norm(latents[:, None] - unplaced[None], axis=-1)
+    assert gaps.min(axis=1).mean() < 0.6 * before.min(axis=1).mean()
+
+
+def test_unused_codes_move_onto_latents(learner: TokenizerLearner, trained: Any, crops: np.ndarray) -> None:
+    state = copied(trained[0])
+    usage = jnp.asarray([100] * 12 + [0, 1, 5, 100], jnp.int32)
+    state = state._replace(generator=state.generator._replace(usage=usage))
+    revived, event = learner.before_step(17, copied(state), iter(crops[17:]))  # 2 + 5 * 3
+    assert event is None
+    moved = np.any(
+        np.asarray(revived.generator.params["quantizer.codebook"])
+        != np.asarray(state.generator.params["quantizer.codebook"]), axis=1,
+    )  # fmt: skip
+    assert moved.tolist() == [False] * 12 + [True, True, True, False]  # at most 0.1 of the mean, 81.6
+    assert not np.any(revived.generator.usage)
+    for name in ("params", "average"):
+        codes = np.asarray(getattr(revived.generator, name)["quantizer.codebook"])[12:15]
+        model = learner.vqgan.bind(state.generator.params, {})
+        latents = model.encoder(jnp.asarray(crops[17], jnp.float32) * (2 / 255) - 1)
+        gaps = np.linalg.norm(np.asarray(latents).reshape(-1, 1, 4) - codes[None], axis=-1).min(axis=0)
+        np.testing.assert_allclose(gaps, 0, atol=1e-5)
+
+
+def test_no_revival_late_in_the_run(learner: TokenizerLearner, trained: Any, crops: np.ndarray) -> None:
+    for step in (16, 35):  # not due; due, but in the last fifth
+        batches = iter(crops)
+        state, _ = learner.before_step(step, trained[0], batches)
+        assert same(state, trained[0])
+        assert np.array_equal(next(batches), crops[0])
+
+
+def test_parts_of_a_batch_give_its_gradient(
+    make_learner: Any, toy: TokenizerConfig, learner: TokenizerLearner, crops: np.ndarray
+) -> None:
+    """Without a discriminator, whose batch statistics are those of a part."""
+    halves = make_learner(train=dataclasses.replace(toy.train, accumulate=2))
+    start = learner.initial()
+    one, whole = learner.step(2, copied(start), crops[0])
+    two, parts = halves.step(2, copied(start), crops[0])
+    for name in ("pixel", "gradient_norm", "quantizer"):
+        assert float(parts[name]) == pytest.approx(float(whole[name]), rel=1e-4), name
+    assert same(one.generator.usage, two.generator.usage)
+    name = "encoder.encoder.conv_in.kernel"
+    mean = [np.asarray(state.generator.optimizer[1][0].mu[name]) for state in (one, two)]
+    np.testing.assert_allclose(mean[1], mean[0], rtol=1e-3, atol=1e-6)
+
+
+def test_gradient_checkpointing_changes_nothing(
+    make_learner: Any, toy: TokenizerConfig, learner: TokenizerLearner, crops: np.ndarray
+) -> None:
+    again = make_learner(train=dataclasses.replace(toy.train, remat=True))
+    start = learner.initial()
+    one, plain = learner.step(2, copied(start), crops[0])
+    _, saved = again.step(2, copied(start), crops[0])
+    assert float(saved["gradient_norm"]) == pytest.approx(float(plain["gradient_norm"]), rel=1e-5)
+    text = str(jax.make_jaxpr(lambda s: again._update(s, None, jnp.asarray(crops[0]), _draws(again),
+                                                      phase=Phase(True, False)))(start))  # fmt: skip
+    assert "remat" in text or "checkpoint" in text
+    del one
+
+
+def _draws(learner: TokenizerLearner) -> Any:
+    return tokenizer.Draws(learner._key(0), jnp.ones(()))
+
+
+def test_bfloat16_keeps_parameters_and_quantizer_in_float32(
+    make_learner: Any, toy: TokenizerConfig, learner: TokenizerLearner, crops: np.ndarray
+) -> None:
+    half = make_learner(train=dataclasses.replace(toy.train, dtype="bfloat16"))
+    start = learner.initial()
+    _, exact = learner.step(2, copied(start), crops[0])
+    state, rough = half.step(2, copied(start), crops[0])
+    assert all(leaf.dtype == jnp.float32 for leaf in state.generator.params.values())
+    assert float(rough["pixel"]) == pytest.approx(float(exact["pixel"]), rel=0.05)
+    assert float(rough["pixel"]) != float(exact["pixel"])
+
+
+def test_gumbel_temperature_falls_on_a_cosine(make_learner: Any, toy: TokenizerConfig) -> None:
+    settings = dataclasses.replace(
+        toy.codebook, start_temperature=1.0, final_temperature=0.5, temperature_steps=10
     )
-    assert evaluate(model, model_config, images) == evaluate(plain, MODEL, images)
+    learner = make_learner(codebook=settings)
+    assert [learner._temperature(step) for step in (0, 5, 10, 99)] == pytest.approx([1.0, 0.75, 0.5, 0.5])
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    "changes",
     [
-        ("steps", 0),
-        ("batch_size", 0),
-        ("crop_size", -1),
-        ("revive_every", 0),
-        ("warmup_steps", -1),
-        ("autoencoder_steps", -1),
-        ("autoencoder_steps", 2000),
-        ("commitment", -0.1),
-        ("learning_rate", 0.0),
-        ("learning_rate", float("nan")),
+        {"quantizer": "ema"},
+        {"quantizer": "cosine"},
+        {"quantizer": "gumbel"},
+        {"quantizer": "fsq", "embed_dim": 2, "fsq_levels": (4, 4)},
+        {"quantizer": "lfq"},
     ],
+    ids=lambda changes: changes["quantizer"],
 )
-def test_invalid_setting_is_named(field: str, value: Any, refused: Any) -> None:
-    with refused(rf"^train\.{field} is "):
-        TrainConfig(**{field: value})
+def test_every_quantizer_learns(
+    make_learner: Any, toy: TokenizerConfig, crops: np.ndarray, changes: dict[str, Any]
+) -> None:
+    learner = make_learner(
+        model=dataclasses.replace(toy.model, **changes),
+        adversarial=dataclasses.replace(toy.adversarial, weight=0.0),
+        codebook=dataclasses.replace(toy.codebook, autoencoder_steps=0),
+        loss=dataclasses.replace(toy.loss, entropy=0.1 if changes["quantizer"] == "lfq" else 0.0),
+        optimizer=dataclasses.replace(toy.optimizer, learning_rate=3e-3),
+    )
+    _, scalars = advance(learner, learner.initial(), np.stack([crops[0]] * 25), range(25))
+    assert scalars[-1]["pixel"] < 0.8 * scalars[0]["pixel"]
 
 
-def test_crop_must_fit_the_model(refused: Any) -> None:
-    with refused("images of 15x15 pixels do not fit this codec"):
-        train(MODEL, dataclasses.replace(TRAIN, crop_size=15), gradients(1))
+DEVICES = """
+import json, sys
+import jax, numpy as np
+sys.path.insert(0, "tests/vqgan/training")
+from conftest import TOY
+from vqgan.training.loop import Evaluation
+from vqgan.training.tokenizer import TokenizerLearner
+
+assert jax.device_count() == int(sys.argv[1])
+crops = np.load(sys.argv[2])
+learner = TokenizerLearner(TOY, None, lambda params: Evaluation({}, None), lambda *_: None)
+state, found = learner.initial(), []
+for step in range(6):
+    state, _ = learner.before_step(step, state, iter(crops[step:]))
+    state, scalars = learner.step(step, state, crops[step])
+    found.append({name: float(value) for name, value in scalars.items()})
+print(json.dumps(found))
+"""
 
 
-def test_pictures_are_wanted(refused: Any) -> None:
-    with refused("training data: there is no picture in it"):
-        train(MODEL, TRAIN, [])
+def test_four_devices_give_the_losses_of_one(crops: np.ndarray, tmp_path: Path) -> None:
+    """Placing the codebook, revival, batch statistics and all: six steps through all phases."""
+    np.save(tmp_path / "crops.npy", crops)
+    runs = []
+    for count in (1, 4):
+        env = {
+            **os.environ,
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+            "PYTHONPATH": ".",
+        }
+        argv = [sys.executable, "-c", DEVICES, str(count), str(tmp_path / "crops.npy")]
+        done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        runs.append(json.loads(done.stdout))
+    one, four = runs
+    assert "discriminator" in one[5]
+    for step in range(6):
+        assert four[step] == pytest.approx(one[step], rel=2e-3, abs=1e-4), step
 
 
-def test_pictures_must_hold_a_crop(refused: Any) -> None:
-    with refused("a picture has a side of 15 pixels; the least is train.crop_size, 16"):
-        train(MODEL, TRAIN, [*gradients(2), np.zeros((40, 15, 3), np.uint8)])
+def test_batch_that_devices_cannot_share(
+    make_learner: Any, toy: TokenizerConfig, refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Three:
+        size = 3
 
-
-def clusters() -> np.ndarray:
-    """Three tight clusters of very unlike sizes."""
-    rng = np.random.default_rng(0)
-    centres = np.repeat([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]], [300, 30, 30], axis=0)
-    return (centres + 0.1 * rng.standard_normal(centres.shape)).astype(np.float32)
-
-
-def spread(points: np.ndarray, centres: Any) -> float:
-    distances = ((points[:, None] - np.asarray(centres)[None]) ** 2).sum(axis=2)
-    return float(distances.min(axis=1).mean())
-
-
-def test_k_means_finds_the_clusters() -> None:
-    centres = k_means(clusters(), 12, np.random.default_rng(0))
-    assert centres.shape == (12, 2)
-    assert centres.dtype == jnp.float32
-    assert spread(clusters(), centres) < 0.02
-
-
-def test_k_means_improves_with_every_round() -> None:
-    points = np.random.default_rng(1).standard_normal((400, 3)).astype(np.float32)
-    spreads = [
-        spread(points, k_means(points, 8, np.random.default_rng(2), iterations=rounds))
-        for rounds in (0, 1, 3, 8)
-    ]
-    assert spreads == sorted(spreads, reverse=True)
-    assert spreads[-1] < 0.8 * spreads[0]
-
-
-def test_k_means_centres_are_means() -> None:
-    points = np.array([[0.0], [1.0], [10.0], [14.0]], np.float32)
-    for seed in range(5):
-        centres = k_means(points, 2, np.random.default_rng(seed))
-        assert sorted(np.ravel(centres).tolist()) == [0.5, 12.0]
-
-
-def test_k_means_of_fewer_points_than_clusters() -> None:
-    points = np.array([[1.0], [2.0]], np.float32)
-    centres = k_means(points, 4, np.random.default_rng(0))
-    assert set(np.ravel(centres).tolist()) <= {1.0, 2.0}
-
-
-def test_revive_moves_unused_codes_onto_latents_and_no_other() -> None:
-    codebook = np.arange(8, dtype=np.float32).reshape(4, 2)
-    latents = np.random.default_rng(0).uniform(50, 60, (2, 3, 3, 2)).astype(np.float32)
-    counts = np.array([3, 0, 1, 0])
-    revived = np.asarray(revive(codebook.copy(), counts, latents, np.random.default_rng(0)))
-    np.testing.assert_array_equal(revived[[0, 2]], codebook[[0, 2]])
-    flat = {tuple(latent) for latent in latents.reshape(-1, 2).tolist()}
-    assert {tuple(code) for code in revived[[1, 3]].tolist()} <= flat
-
-
-def test_revive_leaves_a_used_codebook_alone() -> None:
-    codebook = np.arange(8, dtype=np.float32).reshape(4, 2)
-    revived = revive(codebook.copy(), np.ones(4, int), np.zeros((1, 1, 1, 2)), np.random.default_rng(0))
-    np.testing.assert_array_equal(revived, codebook)
-
-
-def test_revive_moves_hardly_used_codes_too() -> None:
-    codebook = np.arange(8, dtype=np.float32).reshape(4, 2)
-    counts = np.array([100, 9, 11, 0])  # of a mean of 30, a third is 10
-    revived = revive(codebook.copy(), counts, np.full((1, 2), 7.5), np.random.default_rng(0), 1 / 3)
-    np.testing.assert_array_equal(revived, [[0, 1], [7.5, 7.5], [4, 5], [7.5, 7.5]])
-
-
-def test_least_share_evens_out_the_codebook() -> None:
-    """Of a dense and a sparse cloud: codes that serve few points are wanted in the dense one."""
-    rng = np.random.default_rng(0)
-    dense, sparse = rng.normal(0, 1, (3000, 2)), rng.uniform(20, 200, (800, 2))
-    points = np.concatenate([dense, sparse]).astype(np.float32)
-
-    def perplexity(least_share: float) -> float:
-        centres = np.asarray(k_means(points, 64, np.random.default_rng(1), least_share, iterations=30))
-        nearest = np.argmin(((points[:, None, :] - centres[None, :, :]) ** 2).sum(axis=2), axis=1)
-        return codebook_usage(np.bincount(nearest, minlength=64)).perplexity
-
-    assert perplexity(0.5) > perplexity(0.0) + 2
+    monkeypatch.setattr(tokenizer.devices, "data_mesh", Three)
+    with refused("train.batch_size is 4: it must be divisible by 3"):
+        make_learner()

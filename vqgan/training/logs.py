@@ -1,0 +1,277 @@
+"""What a run says while it goes on: metrics as JSON lines, TensorBoard, pictures, a progress line."""
+
+import io
+import json
+import math
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from vqgan.errors import UserError
+from vqgan.training.records import (
+    METRICS_FILE,
+    SHEETS_FOLDER,
+    drop_records,
+    drop_sheets,
+    read_metrics,
+    sheet_name,
+    write_atomically,
+    write_error,
+)
+
+__all__ = ["Logs", "ProgressLine", "clock", "read_metrics", "status"]
+
+PLAIN_INTERVAL = 10.0  # seconds between lines where nobody watches a terminal
+TERMINAL_INTERVAL = 0.1  # a line that changes more often costs time and cannot be read
+
+
+class _Sink(Protocol):
+    """A place that scalars, pictures and events go to."""
+
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None: ...
+    def images(self, step: int, name: str, sheet: np.ndarray) -> None: ...
+    def event(self, step: int, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class Logs:
+    """The records of one run, in its folder; use it as a context manager or call :meth:`close`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        quiet: bool,
+        tensorboard: bool = True,
+        wandb_project: str | None = None,
+        resume_step: int = 0,
+    ):
+        """Opens the records, without what an interrupted run has said after ``resume_step``.
+
+        Args:
+          folder: the run's folder, created if it is not there.
+          quiet: services print nothing.
+          tensorboard: write event files to ``tensorboard/``.
+          wandb_project: send everything to Weights & Biases too, under this project.
+          resume_step: steps done by the run that goes on; 0 starts anew and drops earlier records.
+
+        Raises:
+          UserError: a library is missing, or the folder cannot be written.
+        """
+        self._sinks: list[_Sink] = []
+        try:
+            self._sinks.append(_Files(folder, resume_step))
+            if tensorboard:
+                self._sinks.append(_TensorBoard(folder / "tensorboard", resume_step))
+            if wandb_project is not None:
+                self._sinks.append(_Wandb(folder, wandb_project, quiet, resume_step))
+        except BaseException:
+            self.close()
+            raise
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Records numbers (Python's, NumPy's or JAX's) under names such as ``train/pixel``."""
+        plain = {name: _plain(value) for name, value in values.items()}
+        for sink in self._sinks:
+            sink.scalars(step, plain)
+
+    def images(self, step: int, name: str, sheet: np.ndarray) -> None:
+        """Records a picture, uint8 ``[H, W, 3]``; its file is ``sheets/<name>-<step>.png``."""
+        for sink in self._sinks:
+            sink.images(step, name, sheet)
+
+    def event(self, step: int, text: str) -> None:
+        """Records something that happened once, such as ``discriminator starts``."""
+        for sink in self._sinks:
+            sink.event(step, text)
+
+    def close(self) -> None:
+        """Flushes and closes everything; a second call does nothing."""
+        while self._sinks:
+            self._sinks.pop().close()
+
+    def __enter__(self) -> "Logs":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _Files:
+    """``metrics.jsonl`` and ``sheets/``."""
+
+    def __init__(self, folder: Path, resume_step: int):
+        self._path = folder / METRICS_FILE
+        self._sheets = folder / SHEETS_FOLDER
+        try:
+            self._sheets.mkdir(parents=True, exist_ok=True)
+            drop_records(self._path, resume_step)
+            drop_sheets(self._sheets, resume_step)
+            self._file = self._path.open("ab")
+        except OSError as error:
+            raise write_error(self._path, error) from error
+
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        self._append({"step": step, "time": round(time.time(), 3), **values})
+
+    def event(self, step: int, text: str) -> None:
+        self._append({"step": step, "time": round(time.time(), 3), "event": text})
+
+    def images(self, step: int, name: str, sheet: np.ndarray) -> None:
+        data = io.BytesIO()
+        Image.fromarray(sheet).save(data, "PNG")
+        write_atomically(self._sheets / sheet_name(name, step), data.getvalue())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise write_error(self._path, error) from error
+
+
+class _TensorBoard:
+    """Event files, through tensorboardX."""
+
+    def __init__(self, folder: Path, resume_step: int):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise UserError(
+                f"{folder}: needs tensorboardX; install it with: pip install 'vqgan-pipelines[train]'"
+            ) from None
+        # The viewer drops what earlier files say from this step on.
+        first_step = resume_step + 1 if resume_step else 0
+        try:
+            self._writer = SummaryWriter(str(folder), purge_step=first_step)
+        except OSError as error:
+            raise write_error(folder, error) from error
+
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, step)
+
+    def images(self, step: int, name: str, sheet: np.ndarray) -> None:
+        self._writer.add_image(name, sheet, step, dataformats="HWC")
+
+    def event(self, step: int, text: str) -> None:
+        self._writer.add_text("events", text, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    """Weights & Biases; the run's name on their side is kept in ``wandb-run.txt``, so that it goes on."""
+
+    def __init__(self, folder: Path, project: str, quiet: bool, resume_step: int):
+        try:
+            import wandb
+        except ImportError:
+            raise UserError(f"wandb project {project}: install it with: pip install wandb") from None
+        known = folder / "wandb-run.txt"
+        if not (resume_step and known.is_file()):
+            write_atomically(known, uuid.uuid4().hex.encode())
+        settings = wandb.Settings(silent=quiet)
+        identity = known.read_text().strip()
+        try:
+            wandb.init(project=project, id=identity, resume="allow", dir=str(folder), settings=settings)
+        except Exception as error:  # the library raises many types: no key, no network, no such project
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"wandb project {project}: cannot be opened ({reason}); try: wandb login"
+            ) from error
+        self._wandb = wandb
+
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        finite = {name: value for name, value in values.items() if value is not None}
+        self._wandb.log(finite, step=step)
+
+    def images(self, step: int, name: str, sheet: np.ndarray) -> None:
+        self._wandb.log({name: self._wandb.Image(sheet)}, step=step)
+
+    def event(self, step: int, text: str) -> None:
+        self._wandb.log({"event": text}, step=step)
+
+    def close(self) -> None:
+        self._wandb.finish()
+
+
+class ProgressLine:
+    """Says how far a run is: one line that changes on a terminal, elsewhere a plain line now and then."""
+
+    def __init__(
+        self, stream: TextIO | None = None, *, quiet: bool = False, interval: float = PLAIN_INTERVAL
+    ):
+        self._stream = stream or sys.stderr
+        self._quiet = quiet
+        self._terminal = self._stream.isatty() and not quiet
+        self._interval = TERMINAL_INTERVAL if self._terminal else interval
+        self._last = -math.inf
+        self._bar: Any = None
+
+    def update(
+        self,
+        step: int,
+        steps: int,
+        values: Mapping[str, float],
+        images_per_second: float,
+        seconds_left: float,
+    ) -> None:
+        """Shows ``step`` of ``steps``; the last one always, others where the previous line is old enough."""
+        if self._quiet or (step < steps and time.monotonic() - self._last < self._interval):
+            return
+        self._last = time.monotonic()
+        rest = status(values, images_per_second, seconds_left)
+        if not self._terminal:
+            print(f"step {step} of {steps}, {rest}", file=self._stream, flush=True)
+            return
+        if self._bar is None:
+            form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{desc}]"
+            self._bar = tqdm(total=steps, file=self._stream, dynamic_ncols=True, bar_format=form)
+        self._bar.n = step
+        self._bar.set_description_str(rest)
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the one that changes."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        elif not self._quiet:
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Ends the changing line."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def status(values: Mapping[str, float], images_per_second: float, seconds_left: float) -> str:
+    """``pixel 0.1234, 35.2 images/s, 0:01:20 left``; names are shown from their last slash on."""
+    shown = [f"{name.rpartition('/')[2].replace('_', ' ')} {value:.4g}" for name, value in values.items()]
+    return ", ".join([*shown, f"{images_per_second:.1f} images/s", f"{clock(seconds_left)} left"])
+
+
+def clock(seconds: float) -> str:
+    """``h:mm:ss``."""
+    if not math.isfinite(seconds):
+        return "?:??:??"
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _plain(value: Any) -> float | None:
+    """A Python number, None where it is not finite."""
+    number = value if isinstance(value, int) and not isinstance(value, bool) else float(value)
+    return number if math.isfinite(number) else None

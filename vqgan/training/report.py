@@ -1,0 +1,278 @@
+"""``report.html`` of a training run, made only from the files in its folder, so at any time anew."""
+
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vqgan import page
+from vqgan.errors import UserError
+from vqgan.training import curves
+from vqgan.training.best import HIGHER_IS_BETTER
+from vqgan.training.curves import Mark, Series
+from vqgan.training.logs import clock
+from vqgan.training.records import (
+    METRICS_FILE,
+    SHEETS_FOLDER,
+    list_sheets,
+    read_metrics,
+    write_atomically,
+)
+
+REPORT_FILE = "report.html"
+SHEET_BYTES = 1_500_000  # of all sheets together; in the page they take a third more
+MOST_MARKS = 12
+LETTERS = "ABCDEFGHIJKL"
+WORDS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "l1": "L1",
+    "l2": "L2",
+    "r1": "R1",
+    "lecam": "LeCAM",
+}
+# What says how the run went rather than how well it learned comes last.
+RUN = ("learning_rate", "temperature", "images_per_second", "data_wait_share", "skipped", "skipped_in_row")
+
+Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""For each name: steps ``[N]`` int64, increasing, and values ``[N]`` float64, NaN for null."""
+
+
+def write_report(folder: Path) -> Path:
+    """Writes ``report.html`` from ``metrics.jsonl``, ``sheets/``, ``config.json`` and ``evaluation.json``.
+
+    Args:
+      folder: of the run; any of these files may be missing but the first.
+
+    Returns:
+      The page.
+
+    Raises:
+      UserError: there are no metrics, a file is damaged, or the page cannot be written.
+    """
+    records = read_metrics(folder / METRICS_FILE)
+    if not records:
+        raise UserError(f"{folder}: no {METRICS_FILE} with records here; give the folder of a training run")
+    path = folder / REPORT_FILE
+    # Names from a file system may hold what is no text.
+    write_atomically(path, render(folder, records).encode(errors="replace"))
+    return path
+
+
+def render(folder: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    """The whole page."""
+    found = to_curves(records)
+    end = max(record["step"] for record in records)
+    marks, more = to_marks(records)
+    held_back, training = split_quantities(found)
+    evaluation = _read_json(folder / "evaluation.json")
+    sections = [page.tiles(_figures(found, end, records))]
+    for title, quantities in (("Held-back pictures", held_back), ("Training", training)):
+        if quantities:
+            sections.append(_charts(title, quantities, found, marks, more, end))
+    sections += [page.section(title, body, "sheets") for title, body in _sheets(folder)]
+    if evaluation:
+        sections.append(page.section("Evaluation", page.table(("figure", "value"), _evaluated(evaluation))))
+    configuration = _read_json(folder / "config.json")
+    if configuration:
+        sections.append(page.section("Configuration", page.details(_parts(configuration))))
+    name = folder.resolve().name
+    return page.document(f"Training of {name}", _subtitle(records), sections, curves.STYLE + STYLE)
+
+
+def to_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The named numbers of all records; where a step occurs twice, the later record holds."""
+    points: dict[str, dict[int, float]] = {}
+    for record in records:
+        for name, value in record.items():
+            if name not in ("step", "time", "event") and (value is None or isinstance(value, (int, float))):
+                points.setdefault(name, {})[record["step"]] = np.nan if value is None else float(value)
+    return {name: _sorted(values) for name, values in points.items()}
+
+
+def _sorted(points: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    steps = np.array(sorted(points), np.int64)
+    return steps, np.array([points[step] for step in steps.tolist()], np.float64)
+
+
+def to_marks(records: Sequence[Mapping[str, Any]]) -> tuple[list[Mark], int]:
+    """Events in order, each once, as marks; and how many more there are than can be shown."""
+    events = sorted({(record["step"], str(record["event"])) for record in records if "event" in record})
+    shown = [Mark(step, LETTERS[index], text) for index, (step, text) in enumerate(events[:MOST_MARKS])]
+    return shown, len(events) - len(shown)
+
+
+def split_quantities(found: Curves) -> tuple[list[str], list[str]]:
+    """Quantities (names after the first slash) that only held-back pictures have, and all others."""
+    splits: dict[str, set[str]] = {}
+    for name, (_, values) in found.items():
+        if name.startswith("train/skipped") and not values.any():
+            continue  # as it should be: nothing to look at
+        split, _, quantity = name.partition("/") if "/" in name else ("", "", name)
+        splits.setdefault(quantity, set()).add(split)
+    held_back = [quantity for quantity, names in splits.items() if names == {"validation"}]
+    training = [quantity for quantity in splits if quantity not in held_back]
+    return held_back, sorted(training, key=lambda quantity: quantity in RUN)
+
+
+def best_of(quantity: str, values: np.ndarray) -> int:
+    """Index of the best finite value, the earliest of equals; of an unknown figure less is better."""
+    if HIGHER_IS_BETTER.get(quantity, False):
+        return int(np.nanargmax(values))
+    return int(np.nanargmin(values))
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested JSON as rows of dotted name and text; long lists (histograms) are left out."""
+    rows: list[tuple[str, str]] = []
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            rows += flatten(value, f"{prefix}{name} · ")
+        elif isinstance(value, float):
+            rows.append((prefix + name, f"{value:.6g}"))
+        elif not isinstance(value, list) or len(value) <= 8:
+            rows.append((prefix + name, f"{value:,}" if type(value) is int else str(value)))
+    return rows
+
+
+def _evaluated(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows for what ``vqgan evaluate`` has found, each with its reference set, or for any other JSON."""
+    rows: list[tuple[str, str]] = []
+    try:
+        for codec in evaluation["codecs"]:
+            for name, figure in codec["figures"].items():
+                value = figure["value"]
+                shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+                unit, images, where = figure["unit"], figure["images"], figure["reference_set"]
+                rows.append((name, f"{' '.join((shown, unit)).strip()} over {images:,} images: {where}"))
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return flatten(evaluation)
+    return rows
+
+
+def title_of(quantity: str) -> str:
+    """A quantity's name as people write it."""
+    return " ".join(WORDS.get(word, word) for word in quantity.replace("/", "_").split("_"))
+
+
+def _charts(
+    title: str, quantities: Sequence[str], found: Curves, marks: Sequence[Mark], more: int, end: int
+) -> str:
+    events = "".join(
+        f"<li><b>{mark.letter}</b> {html.escape(mark.text)}, step {mark.step:,}</li>" for mark in marks
+    )
+    events += f"<li>and {more:,} further events</li>" if more else ""
+    listed = f"<ul class=events>{events}</ul>" if events else ""
+    panels = (curves.panel(title_of(name), _series(name, found), marks, end) for name in quantities)
+    return page.section(title, f"{listed}<div class=charts>{''.join(panels)}</div>")
+
+
+def _series(quantity: str, found: Curves) -> list[Series]:
+    """The lines of one panel: those of training, then of held-back pictures, then others."""
+    kinds = {"train": "train", "validation": "validation"}
+    series = []
+    for name, (steps, values) in found.items():
+        split, slash, rest = name.partition("/")
+        if (rest if slash else name) == quantity:
+            kind = kinds.get(split, "other")
+            label = {"validation": "held back"}.get(split, split) if slash else "value"
+            series.append(Series(label, kind, steps, values, noisy=kind == "train"))
+    return sorted(series, key=lambda one: ["train", "validation", "other"].index(one.kind))
+
+
+def _figures(found: Curves, end: int, records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    figures = [("steps", f"{end:,}"), ("time", clock(_duration(records)))]
+    rate = found.get("train/images_per_second")
+    if rate is not None and np.isfinite(rate[1]).any():
+        figures.append(("images per second", f"{np.nanmedian(rate[1]):,.1f}"))
+    for name, (steps, values) in found.items():
+        split, _, quantity = name.partition("/")
+        if split == "validation" and np.isfinite(values).any():
+            best = best_of(quantity, values)
+            figures.append((f"{title_of(quantity)}, best at step {steps[best]:,}", _figure(values[best])))
+    return figures
+
+
+def _figure(value: float) -> str:
+    """Four digits, or all of a whole number."""
+    return f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _duration(records: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds of training: pauses between an interrupted run and its continuation do not count."""
+    times = np.array([record["time"] for record in records if isinstance(record.get("time"), (int, float))])
+    gaps = np.diff(times)
+    if not len(gaps):
+        return 0.0
+    usual = max(float(np.median(gaps)) * 50, 300.0)
+    return float(gaps[(gaps > 0) & (gaps <= usual)].sum())
+
+
+def _subtitle(records: Sequence[Mapping[str, Any]]) -> str:
+    times = [record["time"] for record in records if isinstance(record.get("time"), (int, float))]
+    if not times:
+        return "no times recorded"
+    last = np.datetime64(int(max(times)), "s")
+    return f"last record {str(last).replace('T', ' ')} UTC"
+
+
+def _sheets(folder: Path) -> list[tuple[str, str]]:
+    """For each name of sheets, title and body: the first, the middle one and the last."""
+    chosen = {name: _spread(sheets) for name, sheets in list_sheets(folder / SHEETS_FOLDER).items()}
+    share = SHEET_BYTES // max(sum(map(len, chosen.values())), 1)
+    sections = []
+    for name, sheets in chosen.items():
+        figures = "".join(_sheet(step, path, share) for step, path in sheets)
+        title = f"Originals above their reconstructions: {name.replace('-', ' ').replace('_', ' ')}"
+        sections.append((title, figures))
+    return sections
+
+
+def _spread(sheets: Sequence[tuple[int, Path]]) -> list[tuple[int, Path]]:
+    """First, middle (by step) and last."""
+    first, last = sheets[0], sheets[-1]
+    middle = min(sheets, key=lambda sheet: abs(2 * sheet[0] - first[0] - last[0]))
+    return sorted({first, middle, last})
+
+
+def _sheet(step: int, path: Path, most_bytes: int) -> str:
+    caption = f"<figcaption>step {step:,}</figcaption>"
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as opened:
+            pixels = np.asarray(opened.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return f"<figure><p>{html.escape(path.name)} cannot be read.</p>{caption}</figure>"
+    source = page.data_uri(pixels, most_bytes)
+    height, width = pixels.shape[:2]
+    size = f"width={width} height={height}"
+    return f"<figure><img alt='reconstructions at step {step}' {size} src='{source}'>{caption}</figure>"
+
+
+def _parts(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested parts of a configuration; what is not nested comes first, together."""
+    plain = {name: value for name, value in configuration.items() if not isinstance(value, Mapping)}
+    nested = {name: value for name, value in configuration.items() if isinstance(value, Mapping)}
+    return ({"run": plain} if plain else {}) | nested
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    """A JSON object; empty if there is no such file."""
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}); restore or delete it") from error
+    return data if isinstance(data, Mapping) else {"content": data}
+
+
+STYLE = """
+.sheets{display:grid;gap:16px}.sheets img{max-width:100%;height:auto;border-radius:4px;display:block}
+.sheets figcaption{margin-top:4px}
+"""

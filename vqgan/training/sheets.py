@@ -1,0 +1,40 @@
+"""Sheets of originals and reconstructions, to be looked at."""
+
+import numpy as np
+
+MARGIN = 2  # pixels between an original and its reconstruction, and between columns
+GAP = 8  # pixels between rows of pairs
+GREY = 128  # of margins: visible on a light page and on a dark one
+
+
+def reconstruction_sheet(originals: np.ndarray, reconstructions: np.ndarray, columns: int = 8) -> np.ndarray:
+    """One picture of all pairs: a row of originals, their reconstructions right below, and so on.
+
+    Args:
+      originals: uint8 ``[N, H, W, 3]``.
+      reconstructions: the same shape.
+      columns: the most pairs side by side.
+
+    Returns:
+      uint8 ``[height, width, 3]``; with fewer than ``columns`` pairs it is no wider than they are.
+    """
+    if originals.shape != reconstructions.shape or originals.ndim != 4 or not len(originals):
+        raise ValueError(f"expected pairs of images, got {originals.shape} and {reconstructions.shape}")
+    if originals.dtype != np.uint8 or reconstructions.dtype != np.uint8:
+        raise ValueError(f"expected uint8, got {originals.dtype} and {reconstructions.dtype}")
+    pairs = np.concatenate([originals, _bar(originals, MARGIN), reconstructions], axis=1)  # (N, 2H+m, W, 3)
+    count, height, width, _ = pairs.shape
+    across = min(count, columns)
+    down = -(-count // across)
+    sheet_size = (down * (height + GAP) - GAP, across * (width + MARGIN) - MARGIN, 3)
+    sheet = np.full(sheet_size, GREY, np.uint8)
+    for index, pair in enumerate(pairs):
+        row, column = divmod(index, across)
+        top, left = row * (height + GAP), column * (width + MARGIN)
+        sheet[top : top + height, left : left + width] = pair
+    return sheet
+
+
+def _bar(images: np.ndarray, height: int) -> np.ndarray:
+    count, _, width, channels = images.shape
+    return np.full((count, height, width, channels), GREY, np.uint8)
