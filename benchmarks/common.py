@@ -9,10 +9,9 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from vqgan import checkpoint
+from vqgan.checkpoint import model_weights, save_codec
 from vqgan.config import ModelConfig
 from vqgan.model import VQGAN
-from vqgan.training.tokenizer import model_weights
 
 PHOTOS = Path(__file__).parent.parent / "tests" / "testdata" / "photos"
 
@@ -48,7 +47,7 @@ def make_corpus(folder: Path, images: int, short_side: int = 480, photos: Path =
 def random_codec(folder: Path, config: ModelConfig) -> str:
     """A codec with random weights: as fast as a trained one."""
     model = VQGAN(config, rngs=nnx.Rngs(0))
-    checkpoint.save_codec(folder, config, model_weights(model))
+    save_codec(folder, config, model_weights(model))
     return str(folder)
 
 

@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_push(commands)
     _add_demo(commands)
     return parser
 
@@ -183,7 +184,7 @@ def _add_train(commands: Any) -> None:
         "--set", action="append", default=[], metavar="A.B=V", help="change a field, such as train.steps=1000"
     )
     add("--validation", help="held-back images; by default one in data.holdout of --data")
-    add("--init", metavar="CODEC", help="start from this codec instead of random weights")
+    add("--init", metavar="CODEC", help="start from this codec, its codebook included")
     add("--license", default="unspecified", help="licence of the codec, for its card")
     add("--push", metavar="OWNER/NAME", help="upload the codec to the Hugging Face Hub at the end")
     add("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
@@ -193,6 +194,7 @@ def _add_train(commands: Any) -> None:
 
 def _train(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.options import check_flags, source_config
+    from pipelines.pushing import check_can_push, push_codec
     from pipelines.training import TrainRequest, run
 
     check_flags(unknown, args.parser, beam=False)
@@ -208,9 +210,9 @@ def _train(args: argparse.Namespace, unknown: Sequence[str]) -> int:
         wandb_project=args.wandb,
         quiet=args.quiet,
     )
+    if args.push:
+        check_can_push(args.push)
     if run(request) and args.push:
-        from pipelines.pushing import push_codec
-
         print(push_codec(f"{args.output}/codec", args.push))
     return 0
 
@@ -257,6 +259,26 @@ def _evaluate(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     )
     result = evaluate(config)
     print(as_json(result).rstrip() if args.json else as_text(result))
+    return 0
+
+
+def _add_push(commands: Any) -> None:
+    parser = _command(commands, "push", "Upload a codec to the Hugging Face Hub, with its card.", _push)
+    add = parser.add_argument
+    add("codec", help="codec folder or name, or the folder of the run that trained it")
+    add("repository", metavar="OWNER/NAME", help="repository; created if it is not there")
+    add("--revision", help="branch (the repository's main one)")
+    add("--private", action="store_true", help="if the repository is created, make it private")
+    add("--message", help="of the commit")
+
+
+def _push(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.options import check_flags
+    from pipelines.pushing import push_codec
+
+    check_flags(unknown, args.parser, beam=False)
+    options = {"revision": args.revision, "private": args.private, "message": args.message}
+    print(push_codec(args.codec, args.repository, **options))
     return 0
 
 

@@ -39,13 +39,9 @@ def push_codec(
       UserError: a damaged codec or a checkpoint of another code base, a malformed name, no
         ``huggingface_hub``, no token, no permission, or the Hub cannot be reached.
     """
-    match = _REPO.fullmatch(repo)
-    if match is None:
-        raise UserError(f"{repo}: write the repository as owner/name")
+    name, hub = repository_name(repo), _library(repo)
     info = _checked(codec_path)
     files = codec_files(info)
-    hub = _library(repo)
-    name = match[1]
     message = message or f"Codec {info.fingerprint[:12]}"
     try:
         url = _upload(hub, name, files, codec_card(info), revision, private, message)
@@ -53,6 +49,28 @@ def push_codec(
         raise UserError(f"{name}: {_explain(error, name)}") from error
     address = f"hf://{name}" + (f"@{revision}" if revision else "")
     return f"{url}: codec {info.fingerprint[:12]}, {len(files)} files and a card; its name is {address}"
+
+
+def repository_name(repo: str) -> str:
+    """``owner/name`` of a repository given with or without ``hf://``.
+
+    Raises:
+      UserError: it has another form.
+    """
+    match = _REPO.fullmatch(repo)
+    if match is None:
+        raise UserError(f"{repo}: write the repository as owner/name")
+    return match[1]
+
+
+def check_can_push(repo: str) -> None:
+    """Finds before a long training what would stop the upload after it.
+
+    Raises:
+      UserError: a malformed name, or no ``huggingface_hub``.
+    """
+    repository_name(repo)
+    _library(repo)
 
 
 def codec_files(info: CodecInfo) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """``vqgan train``: a preset and settings, pictures of any source, and a codec trained on them."""
 
 import dataclasses
+import hashlib
 import json
 import sys
 import time
@@ -16,6 +17,7 @@ from transforms.sources import SourceConfig
 from vqgan.config import from_dict, to_dict
 from vqgan.errors import UserError
 from vqgan.training.presets import TRAINING_PRESETS
+from vqgan.training.records import write_atomically
 from vqgan.training.tokenizer_config import DataConfig, TokenizerConfig
 
 CHECK_EVERY = 100  # batches between looks at the number of rejects
@@ -70,6 +72,7 @@ def run(request: TrainRequest) -> bool:
         config=config,
         folder=Path(request.output),
         init=request.init,
+        data=_digest(training, validation),
         card=_card(request, training, images),
         quiet=request.quiet,
         wandb_project=request.wandb_project,
@@ -78,7 +81,7 @@ def run(request: TrainRequest) -> bool:
         outcome = train(job, batches, images)
     finally:
         batches.close()
-        _write_rejects(Path(request.output), {**training.rejects, **validation.rejects}, say)
+    _write_rejects(Path(request.output), {**training.rejects, **validation.rejects}, say)
     minutes = (time.monotonic() - started) / 60
     if not outcome.finished:
         say(f"stopped after step {outcome.step}; the same command goes on from there")
@@ -116,7 +119,9 @@ def validation_images(pictures: Pictures, config: DataConfig) -> np.ndarray:
     from vqgan.data.images import center_crop_resize
 
     size, found = config.evaluated_size, []
-    for number in range(min(len(pictures), config.validation_limit)):
+    # By a hash of the key: the first ones of a listing may all be of one class.
+    numbers = sorted(range(len(pictures)), key=lambda n: hashlib.sha1(pictures.keys[n].encode()).digest())
+    for number in numbers[: config.validation_limit]:
         picture = pictures[number]
         if picture is not None:
             found.append(center_crop_resize(picture, size))
@@ -131,8 +136,19 @@ def _pictures(request: TrainRequest, config: TokenizerConfig) -> tuple[Pictures,
         return Pictures(source, DecodeConfig(), data.max_short_side, data.crop_size, data.cache_mib << 20)
 
     if request.validation is not None:
-        return opened(request.source), opened(request.validation)
-    return split(opened(request.source), data.holdout)
+        return opened(request.source), opened(request.validation).uncached()
+    training, validation = split(opened(request.source), data.holdout)
+    return training, validation.uncached()
+
+
+def _digest(*sets: Pictures) -> str:
+    """sha256 over the keys of the pictures, set by set."""
+    digest = hashlib.sha256()
+    for pictures in sets:
+        for key in pictures.keys:
+            digest.update(key.encode() + b"\0")
+        digest.update(b"\1")
+    return digest.hexdigest()
 
 
 class _Watched:
@@ -195,14 +211,15 @@ def _card(request: TrainRequest, training: Pictures, validation: np.ndarray) -> 
 
 
 def _write_rejects(folder: Path, rejects: Mapping[str, str], say: Any) -> None:
-    """``rejects.jsonl``: a line for each picture that was of no use."""
-    if not rejects or not folder.is_dir():
+    """``rejects.jsonl``: a line for each picture that was of no use, before a stop as well as after it."""
+    path = folder / "rejects.jsonl"
+    earlier = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    known = {record["key"]: record["reason"] for record in earlier} | dict(rejects)
+    if not known:
         return
-    lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in sorted(rejects.items())]
-    temporary = folder / "rejects.jsonl.tmp"
-    temporary.write_text("".join(lines))
-    temporary.rename(folder / "rejects.jsonl")
-    say(f"{len(rejects)} pictures could not be used: {folder}/rejects.jsonl")
+    lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in sorted(known.items())]
+    write_atomically(path, "".join(lines).encode())
+    say(f"{len(known)} pictures could not be used: {path}")
 
 
 def _value(text: str) -> Any:

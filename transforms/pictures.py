@@ -150,6 +150,12 @@ class Pictures:
         part._take(entry for entry in self._entries if accept(entry.key))
         return part
 
+    def uncached(self) -> "Pictures":
+        """The same pictures, none of which is kept: for what is read once."""
+        part = self.subset(lambda key: True)
+        part._cache = _Cache(0)
+        return part
+
     def _is_final(self, key: str) -> bool:
         """Whether the picture is known to be of no use: only a failure to read may pass."""
         with self._lock:

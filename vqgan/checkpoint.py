@@ -3,6 +3,7 @@
 A codec folder holds::
 
     codec.json    configuration, fingerprint, sha256 of decoder and codebook, model card
+    README.md     the model card for people and the Hub; nothing reads it
     encoder/      weights that turn images into latents        (Orbax)
     quantizer/    the codebook (Orbax); absent for quantizers without weights, such as fsq
     decoder/      weights that turn code vectors into images   (Orbax)
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vqgan.card import render_card
 from vqgan.config import ModelConfig, from_dict, to_dict
 from vqgan.errors import UserError
 from vqgan.parameters import parameter_shapes
@@ -73,14 +75,18 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path | None:
     Raises:
       UserError: there is nothing of that name.
     """
-    from vqgan.importers.hub import is_hub
+    from vqgan.importers.hub import fetch, is_hub
     from vqgan.importers.source import split_source
 
     path = Path(path_or_name)
-    if (path / "codec.json").is_file():
-        return path
+    for folder in (path, path / "codec"):  # of a codec, or of the run that has trained it
+        if (folder / "codec.json").is_file():
+            return folder
     if str(path_or_name) in pretrained_names():
         return PRETRAINED_DIR / str(path_or_name)
+    if is_hub(str(path_or_name)) and "?" not in str(path_or_name):
+        folder = fetch(str(path_or_name))
+        return folder if (folder / "codec.json").is_file() else None
     if is_hub(str(path_or_name)) or Path(split_source(str(path_or_name))[0]).exists():
         return None
     raise UserError(
@@ -213,11 +219,27 @@ def save_codec(
             for part in filter(parameter_shapes(config).get, PARTS):  # Orbax takes no empty tree
                 checkpointer.save(staging / part, args=ocp.args.PyTreeSave(stored[part]))
         info = dataclasses.replace(info, files=_sizes(staging))
+        (staging / "README.md").write_text(render_card(info.card, config, info.fingerprint))
         (staging / "codec.json").write_text(_to_json(info))
         _replace_folder(staging, path)
+    except Exception as error:  # Orbax and TensorStore wrap a full disk in types of their own
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise UserError(
+            f"codec {path}: cannot be written ({reason}); free space or check permissions"
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return info
+
+
+def recover_codec(path: str | os.PathLike[str]) -> None:
+    """Puts back a codec whose replacement was killed between two renames, and removes what that left."""
+    path = Path(path).absolute()
+    former = sorted(path.parent.glob(f".{path.name}.*.old"), key=lambda old: old.stat().st_mtime)
+    if former and not path.exists():
+        former.pop().rename(path)
+    for leftover in (*former, *path.parent.glob(f".{path.name}.*.tmp")):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def load_weights(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
@@ -268,6 +290,11 @@ def _load_parts(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
             ) from error
         loaded[part] = {name: np.asarray(value, np.float32) for name, value in restored.items()}
     return loaded
+
+
+def model_weights(model: Any) -> dict[str, Weights]:
+    """Weights of each part of a :class:`vqgan.model.VQGAN`, as :func:`save_codec` takes them."""
+    return {part: module_weights(getattr(model, part)) for part in PARTS}
 
 
 def module_weights(module: "nnx.Module") -> Weights:

@@ -5,6 +5,7 @@ rounded to uint8 before it is measured, as a file of it would be.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -106,6 +107,18 @@ def _check_images(images: np.ndarray, reconstructions: np.ndarray) -> None:
             raise ValueError(f"images must be uint8 [N, H, W, 3], got {array.dtype} {array.shape}")
     if images.shape != reconstructions.shape:
         raise ValueError(f"images {images.shape} and reconstructions {reconstructions.shape} differ in shape")
+
+
+def mean_psnr(values: np.ndarray) -> float:
+    """Mean of the images' PSNR, in dB, over those that differ from their original at all.
+
+    An image that equals its original has no finite PSNR. Where all do, the mean is infinite.
+
+    Args:
+      values: ``[N]``, at least one, as :func:`psnr` gives them.
+    """
+    finite = values[np.isfinite(values)]
+    return float(np.mean(finite)) if len(finite) else math.inf
 
 
 @dataclasses.dataclass(frozen=True)

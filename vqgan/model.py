@@ -57,16 +57,12 @@ class TokenDecoder(nnx.Module):
         self.clip = config.input_range if config.clip_output else None
 
     def __call__(self, codes: jax.Array) -> jax.Array:
-        return self.last_layer(self.features(codes))
+        images = self.decoder.conv_out(self.features(codes))  # (B, H, W, 3)
+        return images if self.clip is None else jnp.clip(images, *self.clip)
 
     def features(self, codes: jax.Array) -> jax.Array:
         """``[B, h, w, D]`` code vectors to what the last layer reads, ``[B, H, W, ch]``."""
         return self.decoder.features(codes if self.post_quant_conv is None else self.post_quant_conv(codes))
-
-    def last_layer(self, features: jax.Array) -> jax.Array:
-        """``[B, H, W, ch]`` to images ``[B, H, W, 3]``."""
-        images = self.decoder.conv_out(features)
-        return images if self.clip is None else jnp.clip(images, *self.clip)
 
 
 class VQGAN(nnx.Module):

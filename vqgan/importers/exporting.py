@@ -4,6 +4,7 @@ The configuration stands in the file's metadata as well, so that importing it ag
 codec, fingerprint included, whatever the format itself can say.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,8 @@ def export(
         raise UserError(
             "export needs safetensors; install it with: pip install 'vqgan-pipelines[import]'"
         ) from None
+    if config.quantizer == "ema":  # the averages act in training only
+        config = dataclasses.replace(config, quantizer="nearest")
     layout = _layout(to, config)
     path = Path(folder)
     file = path / (WEIGHTS_FILE if to == "diffusers" else "model.safetensors")
@@ -73,6 +76,8 @@ def _layout(to: str, config: ModelConfig) -> Layout:
         layout = llamagen.LAYOUT
     else:
         layout = diffusers.LAYOUT if to == "diffusers" else taming.LAYOUT
+    if config.quantizer in ("fsq", "lfq"):
+        raise UserError(f"--to {to} cannot express this codec: quantizer {config.quantizer} has no codebook")
     cannot = [name for name in _MASKGIT_ONLY if getattr(config, name)]
     if not config.quant_conv or not config.bias or config.encoder_out_kernel != 3:
         cannot.append("layers without biases or without quant_conv")

@@ -12,6 +12,7 @@ from typing import Any
 from vqgan.errors import UserError
 
 SCHEME = "hf://"
+_CODEC = ["codec.json", "README.md", "encoder/*", "quantizer/*", "decoder/*"]  # a codec of ours
 _NAME = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>[^@?]+))?(?:@(?P<revision>[^?]+))?")
 # Weights and configurations; demonstrations and logs stay where they are.
 _PATTERNS = ["*.json", "*.yaml", "*.yml", "*.safetensors", "*.msgpack", "*.ckpt", "*.pt", "*.pth", "*.bin"]
@@ -41,10 +42,23 @@ def fetch(address: str) -> Path:
     return _fetch(huggingface_hub, address, match["repo"], match["file"], match["revision"])
 
 
+def _has_codec(hub: Any, repo: str, revision: str | None) -> bool:
+    """Whether a repository holds a codec of ours rather than a checkpoint of another code base."""
+    try:
+        hub.hf_hub_download(repo, "codec.json", revision=revision)
+    except Exception as error:
+        # By name: the library's types have moved between its releases.
+        if any("EntryNotFound" in kind.__name__ for kind in type(error).__mro__):
+            return False
+        raise
+    return True
+
+
 def _fetch(hub: Any, address: str, repo: str, file: str | None, revision: str | None) -> Path:
     try:
         if file is None:
-            return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=_PATTERNS))
+            patterns = _CODEC if _has_codec(hub, repo, revision) else _PATTERNS
+            return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
         path = Path(hub.hf_hub_download(repo, file, revision=revision))
     except Exception as error:  # the library and its HTTP client raise many types
         reason = " ".join(str(error).split())[:300]

@@ -11,8 +11,10 @@ import jax
 import orbax.checkpoint as ocp
 
 from vqgan.errors import UserError
+from vqgan.training.records import write_atomically
 
 S = TypeVar("S")
+CONFIG_FILE = "config.json"
 
 
 class Checkpoints:
@@ -77,7 +79,7 @@ class Checkpoints:
 
 
 def check_same_run(folder: Path, config: dict[str, Any], free: frozenset[str]) -> None:
-    """Writes ``config.json``, or compares it to the one that a run in this folder began with.
+    """Compares a configuration with that of the checkpoints in a folder, if any; writes ``config.json``.
 
     Args:
       folder: of the run.
@@ -87,24 +89,31 @@ def check_same_run(folder: Path, config: dict[str, Any], free: frozenset[str]) -
     Raises:
       UserError: the folder belongs to another run (with what differs), or to something else.
     """
-    path = folder / "config.json"
-    if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(
-                f"{folder}: there is something else than a training run; name a folder of its own"
-            )
+    path = folder / CONFIG_FILE
+    if any((folder / "checkpoints").glob("[0-9]*")):
+        _refuse_differences(folder, _flat(_read_json(path)), _flat(config), free)
+    elif not path.exists() and folder.is_dir() and any(not is_leftover(entry) for entry in folder.iterdir()):
+        raise UserError(f"{folder}: there is something else than a training run; name a folder of its own")
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-    else:
-        before = _flat(_read_json(path))
-        now = _flat(config)
-        names = sorted((before.keys() | now.keys()) - free)
-        differing = [name for name in names if before.get(name) != now.get(name)]
-        if differing:
-            listed = ", ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in differing)
-            raise UserError(f"{folder}: holds a run of another configuration ({listed}); name another folder")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    temporary.rename(path)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made a folder ({error.strerror}); name another one") from error
+    write_atomically(path, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what a killed process has left of a write."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _refuse_differences(
+    folder: Path, before: dict[str, Any], now: dict[str, Any], free: frozenset[str]
+) -> None:
+    names = sorted((before.keys() | now.keys()) - free)
+    differing = [name for name in names if before.get(name) != now.get(name)]
+    if differing:
+        listed = ", ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in differing)
+        raise UserError(f"{folder}: holds a run of another configuration ({listed}); name another folder")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -35,10 +35,10 @@ def k_means(
     Returns:
       ``[clusters, D]`` float32 centres.
     """
-    centres = jnp.asarray(points[rng.choice(len(points), clusters, replace=len(points) < clusters)])
+    held = jnp.asarray(points)
+    centres = held[rng.choice(len(points), clusters, replace=len(points) < clusters)]
     for _ in range(rounds):
-        fallback = points[rng.integers(len(points), size=clusters)]
-        centres = _lloyd_round(jnp.asarray(points), centres, jnp.asarray(fallback), least_share)
+        centres = _lloyd_round(held, centres, held[rng.integers(len(points), size=clusters)], least_share)
     return centres
 
 
@@ -60,10 +60,12 @@ def unused_codes(usage: jax.Array, least_share: float) -> jax.Array:
       least_share: 0 for codes that were never chosen.
     """
     counts = usage.astype(jnp.float32)
-    return counts <= least_share * jnp.mean(counts)
+    # Where nothing was counted, every step was skipped and nothing is known.
+    return (counts <= least_share * jnp.mean(counts)) & (jnp.sum(counts) > 0)
 
 
 def random_latents(latents: jax.Array, codes: int, key: jax.Array) -> jax.Array:
-    """``[codes, D]`` drawn from latents ``[B, h, w, D]``."""
+    """``[codes, D]`` drawn from latents ``[B, h, w, D]``, each once where there are enough of them."""
     flat = latents.reshape(-1, latents.shape[-1])
-    return flat[jax.random.randint(key, (codes,), 0, flat.shape[0])].astype(jnp.float32)
+    count = flat.shape[0]
+    return flat[jax.random.choice(key, count, (codes,), replace=count < codes)].astype(jnp.float32)

@@ -50,6 +50,7 @@ class LoopConfig:
         check_least("train", self, at_least_one, 1)
         check_least("train", self, ("keep", "max_skipped"), 1)
         check_choice("train", self, "dtype", DTYPES)
+        check_least("train", self, ("seed",), 0)
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay is {self.ema_decay}: it must lie in [0, 1)")
         if self.batch_size % self.accumulate:
@@ -83,7 +84,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise UserError(f"optimizer: learning_rate is {self.learning_rate}: it must be above 0")
         if self.schedule not in SCHEDULES:
             raise UserError(f"optimizer: schedule is {self.schedule!r}: give one of {', '.join(SCHEDULES)}")

@@ -40,6 +40,10 @@ class Functional(Generic[M]):
         """Random parameters, and the other variables as they start."""
         return jax.jit(lambda: self.values_of(self.build()))()  # one by one, drawing takes longer
 
+    def initial_others(self) -> Arrays:
+        """The other variables alone."""
+        return jax.jit(lambda: self.values_of(self.build())[1])()
+
     def bind(self, params: Arrays, others: Arrays, key: jax.Array | None = None) -> M:
         """The module with these values; its random streams follow from ``key``."""
         key = jax.random.key(0) if key is None else key
@@ -47,8 +51,8 @@ class Functional(Generic[M]):
             (path, variable.replace(_stream(variable, jax.random.fold_in(key, index))))
             for index, (path, variable) in enumerate(nnx.to_flat_state(self.random))
         ]
-        states = (_filled(self.params, params), nnx.from_flat_state(random), _filled(self.others, others))
-        module: M = nnx.merge(self.graph, *states)
+        params_state, others_state = _filled(self.params, params), _filled(self.others, others)
+        module: M = nnx.merge(self.graph, params_state, nnx.from_flat_state(random), others_state)
         return module
 
     def values_of(self, module: M) -> tuple[Arrays, Arrays]:
@@ -64,7 +68,8 @@ def take_apart(build: Callable[[], M]) -> Functional[M]:
 
 
 def _split(module: nnx.Module) -> tuple[Any, nnx.State, nnx.State, nnx.State]:
-    graph, params, random, others = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    graph, *states = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    params, random, others = states
     return graph, params, random, others
 
 

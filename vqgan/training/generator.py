@@ -16,11 +16,13 @@ from vqgan import losses
 from vqgan.lpips import Lpips, distance
 from vqgan.model import VQGAN
 from vqgan.quantizers import Quantized
+from vqgan.quantizers.nearest import NearestQuantizer
 from vqgan.training.functional import Arrays, Functional
 from vqgan.training.state import Phase
 from vqgan.training.tokenizer_config import TokenizerConfig
 
 LAST_KERNEL = "decoder.decoder.conv_out.kernel"
+GUMBEL_STREAM = 1 << 20  # far from the numbers of dropout's streams
 
 Scalars = dict[str, jax.Array]
 
@@ -88,16 +90,18 @@ class GeneratorLoss:
             model = self.vqgan.bind(params, others, draws.key)
             latents = model.encoder(self._to_input(images))
             quantized = self._quantize(model, latents, draws)
-            features = model.decoder.features(quantized.codes if phase.quantize else latents)
+            features = model.decoder.features(
+                quantized.codes if phase.quantize else _comparable(model, latents)
+            )
             vq = self._quantizer_loss(quantized) if phase.quantize else jnp.zeros(())
-            return (self._from_input(model.decoder.last_layer(features)), vq), (latents, quantized, features)
+            return (self._image(model, features), vq), (latents, quantized, features)
 
         (reconstruction, vq), pull_back, aux = jax.vjp(forward, params, has_aux=True)
         latents, quantized, features = aux
 
         def last_layer(kernel: jax.Array) -> jax.Array:
             model = self.vqgan.bind({**params, LAST_KERNEL: kernel}, others, draws.key)
-            return self._from_input(model.decoder.last_layer(features))
+            return self._image(model, features)
 
         gradient, scalars = self._at_image(reconstruction, images, last_layer, params[LAST_KERNEL], judge)
         (by_params,) = pull_back((gradient, jnp.ones_like(vq)))
@@ -115,7 +119,7 @@ class GeneratorLoss:
             pixel += weights.l2 * losses.l2(reconstruction, images)
         if self.perceptual is None:
             return pixel, {"pixel": pixel}
-        perceptual = jnp.mean(distance(self.perceptual, reconstruction, images))
+        perceptual = jnp.mean(distance(self.perceptual, reconstruction, images, jax.lax.Precision.DEFAULT))
         return pixel + weights.perceptual * perceptual, {"pixel": pixel, "perceptual": perceptual}
 
     def _at_image(
@@ -137,7 +141,8 @@ class GeneratorLoss:
         weight = jnp.ones(())
         if settings.adaptive:
             _, to_kernel = jax.vjp(last_layer, kernel)
-            weight = losses.adaptive_weight(*to_kernel(gradient), *to_kernel(from_judge), settings.ceiling)
+            (wanted,), (given,) = to_kernel(gradient), to_kernel(from_judge)
+            weight = losses.adaptive_weight(wanted, given, settings.ceiling)
             scalars["adaptive_weight"] = weight
         return gradient + settings.weight * weight * from_judge, scalars | {"adversarial": value}
 
@@ -147,20 +152,29 @@ class GeneratorLoss:
             latents,
             rotation=codebook.rotation,
             temperature=draws.temperature,
-            key=jax.random.fold_in(draws.key, 1),
+            key=jax.random.fold_in(draws.key, GUMBEL_STREAM),
             entropy_temperature=entropy.entropy_temperature if entropy.entropy else 0.0,
         )
 
     def _quantizer_loss(self, quantized: Quantized) -> jax.Array:
         weights = self.config.loss
         combine = losses.legacy_vq_loss if weights.legacy else losses.vq_loss
-        codes = combine(quantized.codebook_loss, quantized.commitment_loss, weights.commitment)
+        beta = weights.divergence if self.config.model.quantizer == "gumbel" else weights.commitment
+        codes = combine(quantized.codebook_loss, quantized.commitment_loss, beta)
         return weights.codebook * codes + weights.entropy * quantized.entropy_loss
 
     def _to_input(self, images: jax.Array) -> jax.Array:
         low, high = self.config.model.input_range
         return (images + 1) * ((high - low) / 2) + low
 
-    def _from_input(self, images: jax.Array) -> jax.Array:
+    def _image(self, model: VQGAN, features: jax.Array) -> jax.Array:
+        """The last layer's image in [-1, 1]. A pixel that is clipped would never learn to come back."""
         low, high = self.config.model.input_range
-        return (images.astype(jnp.float32) - low) * (2 / (high - low)) - 1
+        images = model.decoder.decoder.conv_out(features).astype(jnp.float32)
+        return (images - low) * (2 / (high - low)) - 1
+
+
+def _comparable(model: VQGAN, latents: jax.Array) -> jax.Array:
+    """Latents as the decoder will see them once they are quantized: of unit length for ``cosine``."""
+    quantizer = model.quantizer
+    return quantizer.comparable(latents) if isinstance(quantizer, NearestQuantizer) else latents

@@ -1,5 +1,6 @@
 """What a run says while it goes on: metrics as JSON lines, TensorBoard, pictures, a progress line."""
 
+import contextlib
 import io
 import json
 import math
@@ -130,7 +131,9 @@ class _Files:
         write_atomically(self._sheets / sheet_name(name, step), data.getvalue())
 
     def close(self) -> None:
-        self._file.close()
+        # Closing writes again what could not be written, and that has been reported.
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _append(self, record: Mapping[str, Any]) -> None:
         try:

@@ -24,6 +24,10 @@ PROGRESS_SCALARS = ("loss", "pixel", "perceptual", "adversarial", "discriminator
 class Batches(Protocol):
     """Endless batches whose position can be saved."""
 
+    def __iter__(self) -> Iterator[Any]:
+        """Itself."""
+        ...
+
     def __next__(self) -> Any:
         """The next batch, in host memory."""
         ...
@@ -49,6 +53,13 @@ class Evaluation(NamedTuple):
     sheet: np.ndarray | None
 
 
+class Done(NamedTuple):
+    """How far a run is: updates, and minutes in all the processes that worked on it."""
+
+    steps: int
+    minutes: float
+
+
 class Learner(Protocol[S]):
     """What is trained. A state is a pytree of arrays that holds all that changes."""
 
@@ -68,7 +79,7 @@ class Learner(Protocol[S]):
         """Figures of the model as it would be exported."""
         ...
 
-    def export(self, state: S, step: int, figures: Mapping[str, float]) -> None:
+    def export(self, state: S, done: "Done", figures: Mapping[str, float]) -> None:
         """Writes the model for use, in place of an earlier one."""
         ...
 
@@ -112,6 +123,7 @@ class Loop(Generic[S]):
         self._best_step: int | None = None
         self._best_figures: dict[str, float] = {}
         self._evaluated: int | None = None
+        self._started, self._minutes_before = time.monotonic(), 0.0
         self._state = learner.initial()
         self._done = self._resume()
         self._logs = Logs(folder, resume_step=self._done, **logs_options)
@@ -124,31 +136,38 @@ class Loop(Generic[S]):
         """
         config = self._config
         try:
+            if self._is_evaluation_due() and self._evaluated != self._done:
+                self._evaluate()  # the run was asked to stop where one was due
             watch = _Stopwatch(self._done, config.batch_size)
             while self._done < config.steps and not stopping.asked:
                 scalars = self._one_step(watch)
                 if self._done % config.log_every == 0 or self._done == config.steps:
                     self._log(scalars, watch)
-                if self._done % config.evaluate_every == 0:
+                if self._is_evaluation_due() and not stopping.asked:
                     self._evaluate()
                     watch.pause(self._done)
                 if self._done % config.save_every == 0:
                     self._save()
                     watch.pause(self._done)
-            if self._done == config.steps and self._evaluated != self._done:
-                self._evaluate()
             self._save()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise UserError(
+                "the device has too little memory for a step: lower train.batch_size, raise "
+                "train.accumulate, or set train.remat=true or train.dtype=bfloat16"
+            ) from error
         finally:
             self._progress.close()
             self._logs.close()
             self._checkpoints.close()
-        finished = self._done == config.steps
+        finished = self._done >= config.steps
         return Outcome(self._state, self._done, self._best_step, self._best_figures, finished)
 
     def _one_step(self, watch: "_Stopwatch") -> Mapping[str, jax.Array]:
         self._state, event = self._learner.before_step(self._done, self._state, self._batches)
         if event is not None:
-            self._logs.event(self._done, event)
+            self._logs.event(self._done + 1, event)  # a step that is done again logs it again
         with watch.waiting_for_data():
             batch = next(self._batches)
         self._state, scalars = self._learner.step(self._done, self._state, batch)
@@ -168,18 +187,21 @@ class Loop(Generic[S]):
         if values["skipped_in_row"] >= self._config.max_skipped:
             raise UserError(
                 f"step {self._done}: loss or gradients were not finite in {values['skipped_in_row']:.0f} "
-                "steps in a row; the last checkpoint is from before, lower the learning rate and go on from it"
+                "steps in a row; the last checkpoint is from before: lower the learning rate and go on"
             )
+
+    def _is_evaluation_due(self) -> bool:
+        every, last = self._config.evaluate_every, self._config.steps
+        return self._done > 0 and (self._done % every == 0 or self._done == last)
 
     def _evaluate(self) -> None:
         result = self._learner.evaluate(self._state)
         self._evaluated = self._done
         if not result.figures:
-            self._learner.export(self._state, self._done, {})
+            self._learner.export(self._state, self._so_far(), {})
             return
-        self._logs.scalars(
-            self._done, {f"validation/{name}": value for name, value in result.figures.items()}
-        )
+        named = {f"validation/{name}": value for name, value in result.figures.items()}
+        self._logs.scalars(self._done, named)
         if result.sheet is not None:
             self._logs.images(self._done, "validation", result.sheet)
         best = self._config.best
@@ -189,9 +211,12 @@ class Loop(Generic[S]):
                 "name one of them"
             )
         if is_better(best, result.figures[best], self._best):
-            self._learner.export(self._state, self._done, result.figures)
+            self._learner.export(self._state, self._so_far(), result.figures)
             self._best, self._best_step = result.figures[best], self._done
             self._best_figures = dict(result.figures)
+
+    def _so_far(self) -> Done:
+        return Done(self._done, self._minutes_before + (time.monotonic() - self._started) / 60)
 
     def _save(self) -> None:
         position = {
@@ -200,6 +225,7 @@ class Loop(Generic[S]):
             "best_step": self._best_step,
             "best_figures": self._best_figures,
             "evaluated": self._evaluated,
+            "minutes": self._so_far().minutes,
         }
         self._checkpoints.save(self._done, self._state, position)
 
@@ -213,6 +239,7 @@ class Loop(Generic[S]):
         self._best, self._best_step = position["best"], position["best_step"]
         self._best_figures = position["best_figures"]
         self._evaluated = position["evaluated"]
+        self._minutes_before = position["minutes"]
         return step
 
 

@@ -16,16 +16,16 @@ from vqgan.training.tokenizer_config import (
 _CPU_64 = TokenizerConfig(
     model=PRESETS["f4-512"],
     train=LoopConfig(
-        steps=3000, batch_size=16, ema_decay=0.995, log_every=25, evaluate_every=250, save_every=250,
+        steps=2400, batch_size=16, ema_decay=0.995, log_every=25, evaluate_every=200, save_every=200,
         best="lpips",
     ),
     data=DataConfig(crop_size=64, threads=2),
     optimizer=OptimizerConfig(learning_rate=1e-3, b1=0.9, b2=0.99),
     loss=LossConfig(l2=1.0, perceptual=0.5, perceptual_network="alex"),
-    codebook=CodebookConfig(autoencoder_steps=300, revive_every=50, revive_until=0.9),
-    adversarial=AdversarialConfig(weight=0.3, start=1800),
+    codebook=CodebookConfig(autoencoder_steps=200, revive_every=50),
+    adversarial=AdversarialConfig(weight=0.25, start=1500, lecam=0.03),
     discriminator=DiscriminatorConfig(channels=32, layers=2),
-    discriminator_optimizer=OptimizerConfig(learning_rate=5e-4, schedule="constant"),
+    discriminator_optimizer=OptimizerConfig(learning_rate=2.5e-4, schedule="constant"),
 )  # fmt: skip
 
 _TINY = TokenizerConfig(

@@ -4,7 +4,6 @@ Two functions make a step: :mod:`vqgan.training.generator` gives the autoencoder
 :mod:`vqgan.training.discriminator` the discriminator's; each sees the other side's values only.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -26,12 +25,13 @@ from vqgan.training import codebook, devices
 from vqgan.training.discriminator import DiscriminatorLoss
 from vqgan.training.functional import Arrays, take_apart
 from vqgan.training.generator import Draws, Forward, GeneratorLoss
-from vqgan.training.loop import Evaluation
-from vqgan.training.optimizers import make_optimizer
+from vqgan.training.loop import Done, Evaluation
+from vqgan.training.optimizers import make_optimizer, make_schedule
 from vqgan.training.state import DiscriminatorState, GeneratorState, Phase, TokenizerState
 from vqgan.training.tokenizer_config import TokenizerConfig
 
 Scalars = dict[str, jax.Array]
+REVIVAL_STREAM = 1 << 20  # far from the numbers of a batch's parts
 
 
 class TokenizerLearner:
@@ -41,7 +41,7 @@ class TokenizerLearner:
       config: of the run.
       perceptual: weights of LPIPS; None where ``config.loss.perceptual`` is 0.
       evaluate: parameters (averaged where there is an average) to figures and a sheet.
-      export: parameters, step and figures to a codec folder.
+      export: parameters, progress and figures to a codec folder.
       initial_params: parameters to start from instead of random ones.
     """
 
@@ -50,7 +50,7 @@ class TokenizerLearner:
         config: TokenizerConfig,
         perceptual: Lpips | None,
         evaluate: Callable[[Arrays], Evaluation],
-        export: Callable[[Arrays, int, Mapping[str, float]], None],
+        export: Callable[[Arrays, Done, Mapping[str, float]], None],
         initial_params: Arrays | None = None,
     ):
         self._config = config
@@ -61,10 +61,12 @@ class TokenizerLearner:
         self._discriminator = take_apart(functools.partial(_build_discriminator, config))
         steps = config.train.steps
         self._optimizer = make_optimizer(config.optimizer, steps)
+        self._learning_rate = make_schedule(config.optimizer, steps)
         self._discriminator_optimizer = make_optimizer(config.discriminator_optimizer, steps)
         self._perceptual = devices.replicate(perceptual, self._mesh)
         quantizer = nnx.eval_shape(lambda: make_quantizer(config.model, rngs=nnx.Rngs(0)))
         self._has_codebook = quantizer.has_codebook
+        self._compilations = 0
         # The state that a step is given is not needed after it: its memory is used again.
         self._update = jax.jit(self._whole_step, static_argnames="phase", donate_argnums=0)
         self._encode = jax.jit(self._latents)
@@ -74,8 +76,7 @@ class TokenizerLearner:
     @property
     def compilations(self) -> int:
         """How often an update was compiled: once for each phase that has been reached."""
-        count: int = self._update._cache_size()
-        return count
+        return self._compilations
 
     def initial(self) -> TokenizerState:
         """Random weights, or those to start from; averages equal to them."""
@@ -115,7 +116,7 @@ class TokenizerLearner:
             return self._place(state, codes), "codebook placed"
         if self._is_revival(step):
             batch = devices.shard(next(batches), self._mesh)
-            return self._revive(state, batch, jax.random.fold_in(self._key(step), 2)), None
+            state = self._revive(state, batch, jax.random.fold_in(self._key(step), REVIVAL_STREAM))
         starts = self._config.adversarial.weight > 0 and step == self._config.adversarial.start
         return state, "discriminator starts" if starts else None
 
@@ -125,19 +126,28 @@ class TokenizerLearner:
         draws = Draws(self._key(step), jnp.asarray(self._temperature(step), jnp.float32))
         return self._update(state, self._perceptual, images, draws, phase=self.phase(step))
 
+    def flops(self, step: int, state: TokenizerState, batch: np.ndarray) -> float:
+        """Floating-point operations of one update, as XLA counts them in the compiled program."""
+        images = devices.shard(batch, self._mesh)
+        draws = Draws(self._key(step), jnp.asarray(self._temperature(step), jnp.float32))
+        lowered = self._update.lower(state, self._perceptual, images, draws, phase=self.phase(step))
+        analysis = lowered.compile().cost_analysis()
+        return float(analysis["flops"]) if analysis else math.nan
+
     def evaluate(self, state: TokenizerState) -> Evaluation:
         """Figures of the averaged weights."""
         return self._evaluate(self._exported(state))
 
-    def export(self, state: TokenizerState, step: int, figures: Mapping[str, float]) -> None:
+    def export(self, state: TokenizerState, done: Done, figures: Mapping[str, float]) -> None:
         """Writes the averaged weights as a codec."""
-        self._export(self._exported(state), step, figures)
+        self._export(self._exported(state), done, figures)
 
     # One step, compiled.
 
     def _whole_step(
         self, state: TokenizerState, perceptual: Lpips | None, batch: jax.Array, draws: Draws, *, phase: Phase
     ) -> tuple[TokenizerState, Scalars]:
+        self._compilations += 1  # this line runs when JAX traces, not when the step runs
         images = batch.astype(jnp.float32) * (2 / 255) - 1  # (B, H, W, 3) in [-1, 1]
         loss = GeneratorLoss(self._config, self.vqgan, perceptual)
         generator, reconstruction, scalars = self._generator_step(loss, state, images, draws, phase)
@@ -171,7 +181,10 @@ class TokenizerLearner:
             counts = jnp.bincount(jnp.ravel(forward.tokens), length=usage.shape[0])
             usage = usage + counts.astype(jnp.int32)
         average = self._averaged(side.average, params, side.updates)
-        scalars = forward.scalars | {"gradient_norm": optax.tree.norm(gradients)}
+        scalars = forward.scalars | {
+            "gradient_norm": optax.tree.norm(gradients),
+            "learning_rate": self._learning_rate(side.updates),
+        }
         new = GeneratorState(params, average, others, optimizer, usage, side.updates + 1)
         return new, forward.reconstruction, scalars
 
@@ -282,8 +295,7 @@ def build_vqgan(config: TokenizerConfig) -> VQGAN:
 
 def _build_discriminator(config: TokenizerConfig) -> Any:
     dtype = jnp.dtype(config.train.dtype)
-    discriminator = dataclasses.replace(config.discriminator, resolution=config.data.crop_size)
-    return make_discriminator(discriminator, dtype=dtype, rngs=nnx.Rngs(config.train.seed + 1))
+    return make_discriminator(config.discriminator, dtype=dtype, rngs=nnx.Rngs(config.train.seed + 1))
 
 
 def _codebook_of(model: VQGAN) -> NearestQuantizer:
@@ -308,6 +320,9 @@ def _accumulated(
     shapes = jax.eval_shape(part, cut[0], jnp.zeros((), jnp.int32))[0]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     sums, stacked = jax.lax.scan(one, zeros, (cut, jnp.arange(parts)))
-    whole = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), stacked[:3])
+    reconstruction, latents, tokens = (
+        leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]) for leaf in stacked[:3]
+    )
     scalars = {name: jnp.mean(values, axis=0) for name, values in stacked.scalars.items()}
-    return jax.tree.map(lambda leaf: leaf / parts, sums), Forward(*whole, scalars)
+    means = jax.tree.map(lambda leaf: leaf / parts, sums)
+    return means, Forward(reconstruction, latents, tokens, scalars)

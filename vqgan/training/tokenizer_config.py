@@ -2,12 +2,14 @@
 
 import dataclasses
 
-from vqgan.config import ModelConfig
+from vqgan.config import CODEBOOK_QUANTIZERS, ModelConfig
 from vqgan.discriminators.config import DiscriminatorConfig
 from vqgan.errors import UserError
 from vqgan.training.config import LoopConfig, OptimizerConfig, check_choice, check_least
 
 PERCEPTUAL_NETWORKS = ("vgg", "alex")
+WEIGHTS = ("l1", "l2", "perceptual", "codebook", "commitment", "divergence", "entropy")
+LEAST_SIDE = {"vgg": 16, "alex": 31}  # of a picture, in pixels, for LPIPS
 ADVERSARIAL_LOSSES = ("hinge", "vanilla", "non-saturating")
 
 
@@ -70,6 +72,8 @@ class LossConfig:
       codebook: the quantizer's losses altogether.
       commitment: beta of arXiv 1711.00937, equation 3.
       legacy: beta on the codebook's term instead, as the first release of taming-transformers had it.
+      divergence: in place of ``commitment`` for the ``gumbel`` quantizer, whose loss is its choices' KL
+        divergence from an even use; the usual weight is far smaller.
       entropy: entropy loss of the quantizer (arXiv 2310.05737, equation 6).
       entropy_temperature: temperature of its softmax over codes.
     """
@@ -83,11 +87,12 @@ class LossConfig:
     codebook: float = 1.0
     commitment: float = 0.25
     legacy: bool = False
+    divergence: float = 5e-4
     entropy: float = 0.0
     entropy_temperature: float = 0.01
 
     def __post_init__(self) -> None:
-        check_least("loss", self, ("l1", "l2", "perceptual", "codebook", "commitment", "entropy"), 0)
+        check_least("loss", self, WEIGHTS, 0)
         check_choice("loss", self, "perceptual_network", PERCEPTUAL_NETWORKS)
         if not self.entropy_temperature > 0:
             raise UserError(f"loss.entropy_temperature is {self.entropy_temperature}: it must be above 0")
@@ -127,9 +132,11 @@ class CodebookConfig:
     def __post_init__(self) -> None:
         check_least("codebook", self, ("autoencoder_steps", "revive_every"), 0)
         check_least("codebook", self, ("temperature_steps",), 1)
-        for name in ("revive_until", "least_share", "ema_decay"):
+        for name in ("revive_until", "least_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"codebook.{name} is {getattr(self, name)}: it must lie in [0, 1]")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"codebook.ema_decay is {self.ema_decay}: it must lie in [0, 1)")
         for name in ("start_temperature", "final_temperature"):
             if not getattr(self, name) > 0:
                 raise UserError(f"codebook.{name} is {getattr(self, name)}: it must be above 0")
@@ -185,8 +192,49 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         for size in (self.data.crop_size, self.data.evaluated_size):
             self.model.grid(size, size)
-        if self.codebook.autoencoder_steps >= self.train.steps:
+            self._check_perceptual(size)
+        self._check_quantizer()
+        if self.adversarial.weight:
+            self._check_discriminator()
+        figures = ("psnr", "l1", "used_codes", "perplexity", *(("lpips",) if self.loss.perceptual else ()))
+        if self.train.best not in figures:
+            raise UserError(
+                f"train.best is {self.train.best!r}: this run measures {', '.join(figures)}; name one of them"
+            )
+
+    def _check_perceptual(self, size: int) -> None:
+        least = LEAST_SIDE[self.loss.perceptual_network]
+        if self.loss.perceptual and size < least:
+            raise UserError(
+                f"pictures of {size} pixels are too small for LPIPS over {self.loss.perceptual_network}, "
+                f"which takes {least} or more: enlarge data.crop_size and validation_size, or set "
+                "loss.perceptual=0"
+            )
+
+    def _check_quantizer(self) -> None:
+        quantizer, has_codebook = self.model.quantizer, self.model.quantizer in CODEBOOK_QUANTIZERS
+        if self.codebook.rotation and not has_codebook:
+            raise UserError(
+                f"codebook.rotation is on and model.quantizer is {quantizer!r}: the rotation "
+                f"trick is for {', '.join(CODEBOOK_QUANTIZERS)}"
+            )
+        if self.loss.entropy and quantizer in ("gumbel", "fsq"):
+            raise UserError(f"loss.entropy is {self.loss.entropy}: model.quantizer {quantizer!r} has none")
+        if has_codebook and self.codebook.autoencoder_steps >= self.train.steps:
             raise UserError(
                 f"codebook.autoencoder_steps is {self.codebook.autoencoder_steps}: it must be below "
                 f"train.steps ({self.train.steps}), or the codebook is never trained"
+            )
+
+    def _check_discriminator(self) -> None:
+        size, network = self.data.crop_size, self.discriminator
+        if network.kind == "stylegan" and network.resolution != size:
+            raise UserError(
+                f"discriminator.resolution is {network.resolution}: the stylegan kind takes crops of that "
+                f"size, and data.crop_size is {size}"
+            )
+        if network.kind == "patch" and size < 3 * 2**network.layers:
+            raise UserError(
+                f"data.crop_size is {size}: a patch discriminator of {network.layers} layers needs "
+                f"{3 * 2**network.layers} pixels; set discriminator.layers lower"
             )

@@ -8,7 +8,7 @@ import numpy as np
 
 from vqgan.config import ModelConfig
 from vqgan.lpips import Lpips, distance
-from vqgan.metrics import codebook_usage, psnr
+from vqgan.metrics import codebook_usage, mean_absolute_error, mean_psnr, psnr
 from vqgan.model import VQGAN, denormalize, normalize
 from vqgan.training.functional import Arrays, Functional
 from vqgan.training.loop import Evaluation
@@ -31,7 +31,7 @@ def make_evaluate(
       perceptual: weights for ``lpips``, left out without them.
       images: uint8 ``[N, H, W, 3]``; none give no figures.
     """
-    others = vqgan.initial()[1]
+    others = vqgan.initial_others()
 
     @jax.jit
     def forward(
@@ -43,32 +43,34 @@ def make_evaluate(
         tokens = model.quantizer.tokens(latents)
         decoded = model.decoder(model.quantizer.lookup(tokens))
         rounded = denormalize(decoded, config.input_range)
-        pair = [normalize(pixels, (-1.0, 1.0)) for pixels in (rounded, batch)]
-        lpips = jnp.zeros(len(batch)) if perceptual is None else distance(perceptual, *pair)
+        one, other = (normalize(pixels, (-1.0, 1.0)) for pixels in (rounded, batch))
+        lpips = jnp.zeros(len(batch)) if perceptual is None else distance(perceptual, one, other)
         return rounded, tokens, lpips
 
     def evaluate(params: Arrays) -> Evaluation:
         if not len(images):
             return Evaluation({}, None)
         histogram = np.zeros(config.codebook_size, np.int64)
-        reconstructions, distances = np.empty_like(images), np.empty(len(images))
+        values: list[np.ndarray] = []  # (n, 3) of each part: PSNR, L1, LPIPS
+        shown: list[np.ndarray] = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
             padded = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), np.uint8)])
             rounded, tokens, lpips = (np.asarray(v)[: len(part)] for v in forward(params, perceptual, padded))
-            reconstructions[start : start + len(part)] = rounded
-            distances[start : start + len(part)] = lpips
+            values.append(np.stack([psnr(part, rounded), mean_absolute_error(part, rounded), lpips], axis=1))
+            shown += [rounded] if start < SHEET_PICTURES else []
             histogram += np.bincount(np.ravel(tokens), minlength=len(histogram))
         usage = codebook_usage(histogram)
+        of_images = np.concatenate(values)
         figures = {
-            "psnr": float(np.mean(psnr(images, reconstructions))),
-            "l1": float(np.mean(np.abs(images.astype(np.float32) - reconstructions))),
+            "psnr": mean_psnr(of_images[:, 0]),
+            "l1": float(np.mean(of_images[:, 1])),
             "used_codes": float(usage.used),
             "perplexity": usage.perplexity,
         }
         if perceptual is not None:
-            figures["lpips"] = float(np.mean(distances))
-        shown = slice(SHEET_PICTURES)
-        return Evaluation(figures, reconstruction_sheet(images[shown], reconstructions[shown]))
+            figures["lpips"] = float(np.mean(of_images[:, 2]))
+        sheet = np.concatenate(shown)[:SHEET_PICTURES]
+        return Evaluation(figures, reconstruction_sheet(images[: len(sheet)], sheet))
 
     return evaluate

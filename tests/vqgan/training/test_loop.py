@@ -17,7 +17,7 @@ from vqgan.errors import UserError
 from vqgan.training import checkpoints
 from vqgan.training.config import LoopConfig
 from vqgan.training.logs import ProgressLine, read_metrics
-from vqgan.training.loop import Evaluation, Loop, Outcome
+from vqgan.training.loop import Done, Evaluation, Loop, Outcome
 from vqgan.training.stopping import Stopping
 
 CONFIG = LoopConfig(
@@ -80,8 +80,8 @@ class Summing:
         step = len(self.steps) if self.steps[0] == 0 else self.steps[-1] + 1
         return Evaluation({"psnr": self.figures[step]}, np.zeros((2, 2, 3), np.uint8))
 
-    def export(self, state: State, step: int, figures: Mapping[str, float]) -> None:
-        self.exported.append(step)
+    def export(self, state: State, done: Done, figures: Mapping[str, float]) -> None:
+        self.exported.append(done.steps)
 
 
 class Never:
@@ -116,7 +116,7 @@ def test_log(tmp_path: Path) -> None:
     assert logged == {step: expected(step) for step in (2, 4, 6, 8, 10, 12)}
     psnr = {record["step"]: record["validation/psnr"] for record in records if "validation/psnr" in record}
     assert psnr == PSNR
-    assert [record["step"] for record in records if record.get("event") == "half"] == [6]
+    assert [record["step"] for record in records if record.get("event") == "half"] == [7]
 
 
 class After:

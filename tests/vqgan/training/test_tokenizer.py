@@ -66,9 +66,23 @@ def test_scalars_of_each_phase(trained: Any) -> None:
 
 
 def test_one_compilation_for_each_phase(learner: TokenizerLearner, trained: Any, crops: np.ndarray) -> None:
-    before = learner.compilations
-    advance(learner, copied(trained[0]), crops, range(12, 16))
-    assert learner.compilations == before == 3
+    state = copied(trained[0])  # which may compile copies
+    state, _ = advance(learner, state, crops, range(12, 13))
+    compiled: list[str] = []
+
+    def listen(name: str, seconds: float, **_: Any) -> None:
+        if name == "/jax/core/compile/backend_compile_duration":
+            compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        advance(learner, state, crops, range(13, 18))
+        assert not compiled, "steps, a revival among them, compiled something anew"
+        jax.jit(lambda x: x * 12345)(1.0)
+        assert compiled, "the listener hears nothing"
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert learner.compilations == 3
 
 
 def test_discriminator_waits_for_its_start(learner: TokenizerLearner, crops: np.ndarray) -> None:
@@ -270,8 +284,11 @@ def test_every_quantizer_learns(
         loss=dataclasses.replace(toy.loss, entropy=0.1 if changes["quantizer"] == "lfq" else 0.0),
         optimizer=dataclasses.replace(toy.optimizer, learning_rate=3e-3),
     )
-    _, scalars = advance(learner, learner.initial(), np.stack([crops[0]] * 25), range(25))
+    start = copied(learner.initial())
+    state, scalars = advance(learner, learner.initial(), np.stack([crops[0]] * 25), range(25))
     assert scalars[-1]["pixel"] < 0.8 * scalars[0]["pixel"]
+    kernel = "encoder.encoder.conv_in.kernel"
+    assert not np.array_equal(state.generator.params[kernel], start.generator.params[kernel])
 
 
 DEVICES = """

@@ -1,0 +1,127 @@
+"""Speed of training: images per second, compilations, waiting for data, and share of the device's arithmetic.
+
+Each phase of a preset (autoencoder, quantized, adversarial) is timed over the real loader, on JPEG files
+made from the test photographs. The arithmetic is counted by XLA for the compiled step; what the
+device can do is taken from ``--peak-tflops``, or else measured with a large matrix product.
+
+    python benchmarks/train_step.py
+    python benchmarks/train_step.py --preset f8-1024 --peak-tflops 989   # one H100, bfloat16
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from common import make_corpus, parser, say, scratch
+
+from pipelines.training import configure
+from transforms.images import DecodeConfig
+from transforms.pictures import Pictures
+from transforms.sources import SourceConfig
+from vqgan.data.images import Batches, CropConfig, crop_batches
+from vqgan.training.loop import Evaluation
+from vqgan.training.tokenizer import TokenizerLearner
+from vqgan.training.tokenizer_config import TokenizerConfig
+from vqgan.training.tokenizer_run import load_perceptual
+
+
+def matrix_flops(dtype: str) -> float:
+    """Floating-point operations per second of a large matrix product, the best of five."""
+    size = 2048 if jax.default_backend() == "cpu" else 16384
+    matrix = jnp.ones((size, size), dtype)
+    product: Callable[[jax.Array], jax.Array] = jax.jit(lambda m: m @ m)
+    jax.block_until_ready(product(matrix))
+    best = float("inf")
+    for _ in range(5):
+        started = time.monotonic()
+        jax.block_until_ready(product(matrix))
+        best = min(best, time.monotonic() - started)
+    return 2 * size**3 / best
+
+
+def open_batches(folder: Path, config: TokenizerConfig) -> Batches:
+    """The loader that ``vqgan train`` uses."""
+    data, train = config.data, config.train
+    pictures = Pictures(
+        SourceConfig(str(folder)), DecodeConfig(), data.max_short_side, data.crop_size, data.cache_mib << 20
+    )
+    crop = CropConfig(data.crop_size, flip=data.flip)
+    return crop_batches(pictures, crop, train.batch_size, train.seed, threads=data.threads)
+
+
+def loader_rate(folder: Path, config: TokenizerConfig, batches: int) -> float:
+    """Crops per second of the loader alone, after a round that fills its cache."""
+    stream = open_batches(folder, config)
+    for _ in range(batches):
+        next(stream)
+    started = time.monotonic()
+    for _ in range(batches):
+        next(stream)
+    elapsed = time.monotonic() - started
+    stream.close()
+    return batches * config.train.batch_size / elapsed
+
+
+def time_phase(
+    learner: TokenizerLearner, step: int, state: Any, stream: Batches, steps: int
+) -> tuple[Any, float, float]:
+    """State, seconds per step, and the share of them spent in waiting for data."""
+    state, _ = learner.step(step, state, next(stream))
+    jax.block_until_ready(state)
+    waited, started = 0.0, time.monotonic()
+    for _ in range(steps):
+        asked = time.monotonic()
+        batch = next(stream)
+        waited += time.monotonic() - asked
+        state, _ = learner.step(step, state, batch)
+        jax.block_until_ready(state)
+    elapsed = time.monotonic() - started
+    return state, elapsed / steps, waited / elapsed
+
+
+def measure(preset: str, folder: Path, steps: int, peak: float | None) -> None:
+    """Prints the figures of one preset."""
+    config = configure(preset, [])
+    peak = peak or matrix_flops(config.train.dtype)
+    learner = TokenizerLearner(
+        config, load_perceptual(config.loss), lambda params: Evaluation({}, None), lambda *_: None
+    )
+    stream, state = open_batches(folder, config), learner.initial()
+    phases = {"autoencoder": 0, "quantized": config.codebook.autoencoder_steps}
+    if config.adversarial.weight:
+        phases["adversarial"] = config.adversarial.start
+    for name, step in phases.items():
+        flops = learner.flops(step, state, next(stream))
+        before = learner.compilations
+        state, seconds, waiting = time_phase(learner, step, state, stream, steps)
+        compiled = learner.compilations - before
+        rate = config.train.batch_size / seconds
+        say(
+            f"{preset} {name}: {seconds:.3f} s a step, {rate:.1f} images/s, waiting for data {waiting:.1%}, "
+            f"{compiled} compilations in {steps + 1} steps, {flops / 1e9:.1f} GFLOP a step, "
+            f"{flops / seconds / peak:.1%} of {peak / 1e12:.3f} TFLOP/s"
+        )
+    stream.close()
+    say(f"{preset} loader alone: {loader_rate(folder, config, 4 * steps):.0f} crops/s")
+
+
+def main() -> None:
+    """Makes the corpus and measures every preset asked for."""
+    flags = parser(__doc__ or "")
+    flags.add_argument("--preset", action="append", help="training presets (tiny and cpu-64)")
+    flags.add_argument("--images", type=int, default=100, help="pictures in the corpus")
+    flags.add_argument("--steps", type=int, default=10, help="timed steps of each phase")
+    flags.add_argument("--peak-tflops", type=float, help="what the device can do, from its data sheet")
+    args = flags.parse_args()
+    peak = args.peak_tflops * 1e12 if args.peak_tflops else None
+    with scratch() as folder:
+        make_corpus(Path(folder) / "corpus", args.images)
+        for preset in args.preset or ["tiny", "cpu-64"]:
+            measure(preset, Path(folder) / "corpus", args.steps, peak)
+
+
+if __name__ == "__main__":
+    main()
