@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from vqgan.config import ModelConfig
 from vqgan.errors import UserError
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
+
+# No test depends on how fast the machine is: Hypothesis would fail one that is slow once.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 Refused = Callable[[str], AbstractContextManager[None]]
 

@@ -61,7 +61,7 @@ def rendered(image: Image.Image, geometry: Geometry, key: str = "key") -> np.nda
 # -- boxes ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(sides, sides, geometries)
 def test_boxes(width: int, height: int, geometry: Geometry) -> None:
     found = views(width, height, geometry, "key")

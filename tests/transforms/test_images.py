@@ -116,7 +116,7 @@ def test_folder_of_hostile_files() -> None:
         assert outcome(path.read_bytes(), CONFIG).startswith(("row", "read:", "decode:", "filter:"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(table()), st.randoms(use_true_random=False), st.integers(1, 8))
 def test_damaged_file_is_a_row_or_a_reject(row: list[str], rng: random.Random, flips: int) -> None:
     data = bytearray((HOSTILE / row[0]).read_bytes())

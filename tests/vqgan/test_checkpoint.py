@@ -27,6 +27,7 @@ from vqgan.checkpoint import (
     module_state,
     module_weights,
     read_info,
+    recover_codec,
     resolve,
     save_codec,
 )
@@ -270,7 +271,7 @@ def test_json_that_is_not_text(copy: Path, refused: Any) -> None:
         read_info(copy)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_truncated_json_is_refused(toy_path: Path, tmp_path_factory: Any, data: st.DataObject) -> None:
     text = (toy_path / "codec.json").read_text().rstrip()
@@ -514,3 +515,40 @@ def test_strict_loading_lists_both_sides(refused: Any) -> None:
     )
     with refused(expected):
         module_state(abstract_conv(), weights, "here")
+
+
+def test_full_disk(
+    tmp_path: Path, toy_config: ModelConfig, toy_weights: Any, refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The codec that was there stays."""
+    before = save_codec(tmp_path / "codec", toy_config, toy_weights)
+
+    def no_space(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    changed = {**toy_weights, "decoder": {k: v + 1 for k, v in toy_weights["decoder"].items()}}
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.Checkpointer, "save", no_space)
+        with refused("codec .* cannot be written .*No space left"):
+            save_codec(tmp_path / "codec", toy_config, changed)
+    assert read_info(tmp_path / "codec").decoder_sha256 == before.decoder_sha256
+    assert [path.name for path in tmp_path.iterdir()] == ["codec"]
+
+
+def test_codec_whose_replacement_was_killed(
+    tmp_path: Path, toy_config: ModelConfig, toy_weights: Any
+) -> None:
+    path = save_codec(tmp_path / "codec", toy_config, toy_weights).path
+    path.rename(tmp_path / ".codec.123.old")
+    (tmp_path / ".codec.456.tmp").mkdir()
+    recover_codec(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["codec"]
+    assert load_weights(read_info(path), ("decoder",))["decoder"].keys() == toy_weights["decoder"].keys()
+    (tmp_path / ".codec.789.old").mkdir()
+    recover_codec(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["codec"]
+
+
+def test_run_folder_stands_for_its_codec(tmp_path: Path, toy_config: ModelConfig, toy_weights: Any) -> None:
+    saved = save_codec(tmp_path / "run" / "codec", toy_config, toy_weights)
+    assert read_info(tmp_path / "run").fingerprint == saved.fingerprint

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from vqgan.metrics import codebook_usage, mean_absolute_error, psnr, ssim
+from vqgan.metrics import codebook_usage, mean_absolute_error, mean_psnr, psnr, ssim
 
 
 def test_psnr_by_hand() -> None:
@@ -128,3 +128,8 @@ def test_usage_of_one_code() -> None:
 def test_usage_of_nothing(size: int) -> None:
     usage = codebook_usage(np.zeros(size, np.int64))
     assert (usage.used, usage.entropy, usage.perplexity) == (0, 0.0, 0.0)
+
+
+def test_mean_psnr_leaves_out_pictures_without_error() -> None:
+    assert mean_psnr(np.asarray([20.0, np.inf, 30.0])) == 25.0
+    assert mean_psnr(np.asarray([np.inf])) == np.inf

@@ -224,7 +224,7 @@ def test_a_row_larger_than_a_group_is_a_group(monkeypatch: pytest.MonkeyPatch) -
     assert pq.read_metadata(io.BytesIO(written(grids(3)))).num_row_groups == 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_bytes_do_not_depend_on_the_chunks(data: st.DataObject) -> None:
     rows = data.draw(st.integers(1, 60))

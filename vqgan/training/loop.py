@@ -143,7 +143,7 @@ class Loop(Generic[S]):
                 scalars = self._one_step(watch)
                 if self._done % config.log_every == 0 or self._done == config.steps:
                     self._log(scalars, watch)
-                if self._is_evaluation_due() and not stopping.asked:
+                if self._is_evaluation_due() and (not stopping.asked or self._done == config.steps):
                     self._evaluate()
                     watch.pause(self._done)
                 if self._done % config.save_every == 0:

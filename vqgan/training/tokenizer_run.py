@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqgan.card import Metric
+from vqgan.card import Metric, ModelCard
 from vqgan.checkpoint import PARTS, Weights, load_weights, read_info, recover_codec, save_codec
 from vqgan.config import ModelConfig, to_dict
 from vqgan.errors import UserError
@@ -166,14 +166,13 @@ def _export(
     """Puts the codec in its place, with its card."""
     size = run.config.data.evaluated_size
     reference = f"held-back pictures, centre-cropped and resized to {size} px"
+    metrics = {name: Metric(value, held_back, reference) for name, value in figures.items()}
     card = {
         **run.card,
         "steps": done.steps,
         "minutes": round(done.minutes, 1),
         "training": {name: value for name, value in to_dict(run.config).items() if name != "model"},
-        "metrics": {
-            name: dataclasses.asdict(Metric(value, held_back, reference)) for name, value in figures.items()
-        },
+        "metrics": ModelCard(metrics=metrics).to_json().get("metrics", {}),
         "parents": [] if run.init is None else [run.init],
     }
     save_codec(run.folder / "codec", run.config.model, split_parts(params), card=card)

@@ -47,7 +47,7 @@ def sides(crop: CropConfig, height: int, width: int) -> np.ndarray:
     return np.array([column[-1] - column[0] for column in crops])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(4, 60), st.integers(4, 60), st.integers(0, 2**32 - 1))
 def test_crop_is_a_square_inside_the_picture(height: int, width: int, seed: int) -> None:
     crop = random_crop(coordinates(height, width), CropConfig(size=4), np.random.default_rng(seed))

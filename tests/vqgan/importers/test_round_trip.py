@@ -127,7 +127,7 @@ def configs(draw: Any) -> ModelConfig:
 
 
 @given(configs())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_parameters_listed_without_jax_are_those_of_the_modules(config: ModelConfig) -> None:
     model = nnx.eval_shape(lambda: VQGAN(config, rngs=nnx.Rngs(0)))
     for part in checkpoint.PARTS:
@@ -137,7 +137,7 @@ def test_parameters_listed_without_jax_are_those_of_the_modules(config: ModelCon
 
 
 @given(configs())
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 def test_a_saved_codec_gives_the_same_tokens(
     tmp_path_factory: Any, foreign: Any, config: ModelConfig
 ) -> None:

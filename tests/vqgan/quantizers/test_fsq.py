@@ -36,7 +36,7 @@ def test_three_by_four_levels_by_hand(latents: list[float], token: int, code: li
 
 
 @given(levels_of_codebooks)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_tokens_number_the_whole_codebook(levels: tuple[int, ...]) -> None:
     """Digits in NumPy's own way (Fortran order: the first index runs fastest) and back."""
     tokens = np.arange(np.prod(levels))
@@ -52,7 +52,7 @@ def test_tokens_number_the_whole_codebook(levels: tuple[int, ...]) -> None:
 
 
 @given(levels_of_codebooks)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_every_code_is_reached_and_comes_back(levels: tuple[int, ...]) -> None:
     """Latents from the middle of each cell, by the inverse of the bound."""
     quantizer = FSQQuantizer(levels)

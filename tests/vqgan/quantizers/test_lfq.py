@@ -36,7 +36,7 @@ def test_bit_zero_is_dimension_zero(latents: list[float], token: int) -> None:
 
 
 @given(st.integers(1, 10))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_whole_codebook_there_and_back(bits: int) -> None:
     quantizer = LFQQuantizer(bits)
     tokens = np.arange(2**bits)

@@ -33,7 +33,7 @@ def test_equals_brute_force_in_float64() -> None:
     np.testing.assert_array_equal(tokens, distances(latents, codebook).argmin(axis=1))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_ties_go_to_the_lowest_index(seed: int) -> None:
     """Small integers: float32 is exact, and most latents have several nearest codes."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vqgan import losses
+from vqgan.quantizers import Quantized
 from vqgan.training.functional import Arrays
 from vqgan.training.generator import LAST_KERNEL, Draws, GeneratorLoss
 from vqgan.training.state import Phase
@@ -73,6 +74,20 @@ def test_gradient_is_that_of_the_whole_loss(
         expected = by_pixels[name] + toy.adversarial.weight * weight * by_judge[name] + by_codes[name]
         np.testing.assert_allclose(found[name], expected, rtol=2e-3, atol=2e-5, err_msg=name)
     assert float(jnp.abs(by_pixels["encoder.encoder.conv_in.kernel"]).max()) > 0  # straight through
+
+
+def test_quantizer_losses_by_hand(toy: TokenizerConfig, learner: TokenizerLearner) -> None:
+    def total(quantizer: str = "nearest", **weights: Any) -> float:
+        model = dataclasses.replace(toy.model, quantizer=quantizer)
+        config = dataclasses.replace(toy, model=model, loss=dataclasses.replace(toy.loss, **weights))
+        parts = Quantized(jnp.zeros(()), jnp.zeros(()), jnp.asarray(2.0), jnp.asarray(4.0), jnp.asarray(8.0))
+        return float(GeneratorLoss(config, learner.vqgan, None)._quantizer_loss(parts))
+
+    assert total() == 2 + 0.25 * 4
+    assert total(legacy=True) == 0.25 * 2 + 4
+    assert total(codebook=3.0, commitment=0.5) == 3 * (2 + 0.5 * 4)
+    assert total(entropy=0.5) == 2 + 0.25 * 4 + 0.5 * 8
+    assert total(quantizer="gumbel") == pytest.approx(2 + 5e-4 * 4)
 
 
 def test_weight_without_adapting(

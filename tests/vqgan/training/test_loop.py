@@ -77,11 +77,18 @@ class Summing:
         return State(total, skipped), {"loss": loss, "skipped_in_row": skipped}
 
     def evaluate(self, state: State) -> Evaluation:
-        step = len(self.steps) if self.steps[0] == 0 else self.steps[-1] + 1
+        step = self.steps[-1] + 1 if self.steps else 3  # made up for at the start
         return Evaluation({"psnr": self.figures[step]}, np.zeros((2, 2, 3), np.uint8))
 
     def export(self, state: State, done: Done, figures: Mapping[str, float]) -> None:
         self.exported.append(done.steps)
+
+
+class Greedy(Summing):
+    """Takes a batch for itself before every third step, as placing and reviving codes do."""
+
+    def before_step(self, step: int, state: State, batches: Any) -> tuple[State, str | None]:
+        return (state._replace(total=state.total + 1000 * next(batches)) if step % 3 == 2 else state), None
 
 
 class Never:
@@ -119,23 +126,26 @@ def test_log(tmp_path: Path) -> None:
     assert [record["step"] for record in records if record.get("event") == "half"] == [7]
 
 
-class After:
-    """Asks to stop once a number of steps is done."""
+def stopped_after(steps: int, learner: Summing, folder: Path) -> Outcome[State]:
+    """Runs a learner that is asked to stop during its last step."""
 
-    def __init__(self, steps: int) -> None:
-        self.left = steps + 1
+    class Stop:
+        asked = False
 
-    @property
-    def asked(self) -> bool:
-        self.left -= 1
-        return self.left == 0
+    stop = Stop()
+
+    def ask(step: int) -> None:
+        stop.asked = step == steps - 1
+
+    learner.during = ask
+    return run(folder, learner, stopping=stop)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 5, 8, 11])
 def test_stopped_and_resumed_is_the_same_run(tmp_path: Path, stop: int) -> None:
     whole, first, second = Summing(), Summing(), Summing()
     run(tmp_path / "whole", whole)
-    outcome = run(tmp_path / "parts", first, stopping=After(stop))
+    outcome = stopped_after(stop, first, tmp_path / "parts")
     assert (outcome.finished, outcome.step) == (False, stop)
     resumed = run(tmp_path / "parts", second)
     assert first.steps + second.steps == list(range(12))
@@ -148,6 +158,36 @@ def test_stopped_and_resumed_is_the_same_run(tmp_path: Path, stop: int) -> None:
         for part in ("whole", "parts")
     ]  # fmt: skip
     assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 6])
+def test_batches_taken_between_steps_are_not_taken_twice(tmp_path: Path, stop: int) -> None:
+    whole = run(tmp_path / "whole", Greedy())
+    stopped_after(stop, Greedy(), tmp_path / "parts")
+    assert float(run(tmp_path / "parts", Greedy()).state.total) == float(whole.state.total)
+
+
+def test_asked_to_stop_where_an_evaluation_is_due(tmp_path: Path) -> None:
+    """Saving goes first, since a scheduler may not wait; the evaluation is made up for."""
+
+    first, second = Summing(), Summing()
+    assert stopped_after(3, first, tmp_path).step == 3
+    assert first.exported == []
+    run(tmp_path, second)
+    assert second.exported == [3, 6]
+
+
+def test_shortened_run_is_finished(tmp_path: Path) -> None:
+    stopped_after(8, Summing(), tmp_path)
+    assert run(tmp_path, Summing(), LoopConfig(**{**vars(CONFIG), "steps": 5})).finished
+
+
+def test_too_little_memory(tmp_path: Path, refused: Any) -> None:
+    def exhausted(step: int) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+    with refused("too little memory for a step: lower train.batch_size"):
+        run(tmp_path, Summing(exhausted))
 
 
 def test_killed_between_checkpoints(tmp_path: Path) -> None:
@@ -222,7 +262,7 @@ def test_few_steps_that_are_not_finite_do_not(tmp_path: Path) -> None:
 def test_full_disk_leaves_the_last_checkpoint(
     tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path, Summing(), stopping=After(5))
+    stopped_after(5, Summing(), tmp_path)
     manager = checkpoints.ocp.CheckpointManager
     with monkeypatch.context() as patch:
         patch.setattr(manager, "save", _no_space)
@@ -236,7 +276,7 @@ def _no_space(*_: Any, **__: Any) -> None:
 
 
 def test_damaged_checkpoint(tmp_path: Path, refused: Any) -> None:
-    run(tmp_path, Summing(), stopping=After(8))
+    stopped_after(8, Summing(), tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "8" / "state" / "d")
     for path in (tmp_path / "checkpoints" / "8" / "state").rglob("*"):
         if path.is_file() and "ocdbt" in str(path):
@@ -256,6 +296,7 @@ def test_configuration_of_a_run_is_kept(tmp_path: Path, refused: Any) -> None:
     config = {"train": {"steps": 5, "seed": 1}, "model": {"ch": 8}}
     folder = tmp_path / "run"
     checkpoints.check_same_run(folder, config, frozenset({"train.steps"}))
+    (folder / "checkpoints" / "5").mkdir(parents=True)
     checkpoints.check_same_run(
         folder, {**config, "train": {"steps": 9, "seed": 1}}, frozenset({"train.steps"})
     )
@@ -269,3 +310,14 @@ def test_configuration_of_a_run_is_kept(tmp_path: Path, refused: Any) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         checkpoints.check_same_run(folder, config, frozenset())
+    (tmp_path / "file").write_text("")
+    with refused("cannot be made a folder"):
+        checkpoints.check_same_run(tmp_path / "file" / "run", config, frozenset())
+
+
+def test_run_that_never_got_to_a_checkpoint_may_be_corrected(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    checkpoints.check_same_run(folder, {"train": {"batch_size": 512}}, frozenset())
+    (folder / ".config.json.abc.tmp").write_text("{")  # of a killed process
+    checkpoints.check_same_run(folder, {"train": {"batch_size": 8}}, frozenset())
+    assert json.loads((folder / "config.json").read_text())["train"]["batch_size"] == 8

@@ -149,8 +149,11 @@ def test_better() -> None:
 
 
 def test_second_signal_acts_as_usual() -> None:
+    # A shell that runs tests in the background has them ignore SIGINT.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
     with Stopping() as stopping:
         signal.raise_signal(signal.SIGINT)
         assert stopping.asked
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, former)
