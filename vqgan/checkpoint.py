@@ -222,7 +222,10 @@ def save_codec(
         (staging / "README.md").write_text(render_card(info.card, config, info.fingerprint))
         (staging / "codec.json").write_text(_to_json(info))
         _replace_folder(staging, path)
-    except Exception as error:  # Orbax and TensorStore wrap a full disk in types of their own
+    except Exception as error:
+        # TensorStore reports a full disk as a ValueError.
+        if not isinstance(error, OSError) and "No space left" not in str(error):
+            raise
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise UserError(
             f"codec {path}: cannot be written ({reason}); free space or check permissions"
