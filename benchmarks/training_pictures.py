@@ -42,7 +42,7 @@ def main() -> None:
     stacked = np.concatenate([part for row in rows for part in (row[:, :width], gap)])
     picture = Image.fromarray(stacked)
     size = (picture.width * args.zoom, picture.height * args.zoom)
-    picture.resize(size, Image.Resampling.NEAREST).save(args.output, optimize=True)
+    picture.resize(size, Image.Resampling.NEAREST).quantize(256).save(args.output, optimize=True)
     say(f"{args.output}: originals, then steps {', '.join(map(str, args.steps))}")
 
 
