@@ -1,10 +1,6 @@
 """Updates of stage 1: who changes what, when, and that they can be stopped, cut and spread."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,6 @@ from vqgan.training.state import Phase, TokenizerState
 from vqgan.training.tokenizer import TokenizerLearner
 from vqgan.training.tokenizer_config import TokenizerConfig
 
-ROOT = Path(__file__).parents[3]
 ADVERSARIAL_STEP = 10
 
 
@@ -261,82 +256,3 @@ def test_gumbel_temperature_falls_on_a_cosine(make_learner: Any, toy: TokenizerC
     )
     learner = make_learner(codebook=settings)
     assert [learner._temperature(step) for step in (0, 5, 10, 99)] == pytest.approx([1.0, 0.75, 0.5, 0.5])
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"quantizer": "ema"},
-        {"quantizer": "cosine"},
-        {"quantizer": "gumbel"},
-        {"quantizer": "fsq", "embed_dim": 2, "fsq_levels": (4, 4)},
-        {"quantizer": "lfq"},
-    ],
-    ids=lambda changes: changes["quantizer"],
-)
-def test_every_quantizer_learns(
-    make_learner: Any, toy: TokenizerConfig, crops: np.ndarray, changes: dict[str, Any]
-) -> None:
-    learner = make_learner(
-        model=dataclasses.replace(toy.model, **changes),
-        adversarial=dataclasses.replace(toy.adversarial, weight=0.0),
-        codebook=dataclasses.replace(toy.codebook, autoencoder_steps=0),
-        loss=dataclasses.replace(toy.loss, entropy=0.1 if changes["quantizer"] == "lfq" else 0.0),
-        optimizer=dataclasses.replace(toy.optimizer, learning_rate=3e-3),
-    )
-    start = copied(learner.initial())
-    state, scalars = advance(learner, learner.initial(), np.stack([crops[0]] * 25), range(25))
-    assert scalars[-1]["pixel"] < 0.8 * scalars[0]["pixel"]
-    kernel = "encoder.encoder.conv_in.kernel"
-    assert not np.array_equal(state.generator.params[kernel], start.generator.params[kernel])
-
-
-DEVICES = """
-import json, sys
-import jax, numpy as np
-sys.path.insert(0, "tests/vqgan/training")
-from conftest import TOY
-from vqgan.training.loop import Evaluation
-from vqgan.training.tokenizer import TokenizerLearner
-
-assert jax.device_count() == int(sys.argv[1])
-crops = np.load(sys.argv[2])
-learner = TokenizerLearner(TOY, None, lambda params: Evaluation({}, None), lambda *_: None)
-state, found = learner.initial(), []
-for step in range(6):
-    state, _ = learner.before_step(step, state, iter(crops[step:]))
-    state, scalars = learner.step(step, state, crops[step])
-    found.append({name: float(value) for name, value in scalars.items()})
-print(json.dumps(found))
-"""
-
-
-def test_four_devices_give_the_losses_of_one(crops: np.ndarray, tmp_path: Path) -> None:
-    """Placing the codebook, revival, batch statistics and all: six steps through all phases."""
-    np.save(tmp_path / "crops.npy", crops)
-    runs = []
-    for count in (1, 4):
-        env = {
-            **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-            "PYTHONPATH": ".",
-        }
-        argv = [sys.executable, "-c", DEVICES, str(count), str(tmp_path / "crops.npy")]
-        done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        runs.append(json.loads(done.stdout))
-    one, four = runs
-    assert "discriminator" in one[5]
-    for step in range(6):
-        assert four[step] == pytest.approx(one[step], rel=2e-3, abs=1e-4), step
-
-
-def test_batch_that_devices_cannot_share(
-    make_learner: Any, toy: TokenizerConfig, refused: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Three:
-        size = 3
-
-    monkeypatch.setattr(tokenizer.devices, "data_mesh", Three)
-    with refused("train.batch_size is 4: it must be divisible by 3"):
-        make_learner()
