@@ -39,14 +39,16 @@ def refused() -> Refused:
 
 @pytest.fixture(scope="session", autouse=True)
 def _late_reads() -> Iterator[None]:
-    """Drops what TensorStore's threads say when Orbax gave up on a damaged folder before them.
+    """Drops what Orbax's reads say when it gave up on a damaged or unlike folder before them.
 
-    Their reads end after the event loop that waited for them, at any time, so in any test.
+    They end after the event loop that waited for them, or when their memory is collected: at any time, so
+    in any test.
     """
     plain = sys.unraisablehook
+    late = ("Event loop is closed", "Encountered error while reading array index")
 
     def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if not str(unraisable.exc_value).startswith(late):
             plain(unraisable)
 
     sys.unraisablehook = hook
