@@ -17,11 +17,9 @@ import jax
 import jax.numpy as jnp
 from common import make_corpus, parser, say, scratch
 
-from pipelines.training import configure
-from transforms.images import DecodeConfig
-from transforms.pictures import Pictures
+from pipelines.training import configure, open_batches, open_pictures
 from transforms.sources import SourceConfig
-from vqgan.data.images import Batches, CropConfig, crop_batches
+from vqgan.data.images import Batches
 from vqgan.training.loop import Evaluation
 from vqgan.training.tokenizer import TokenizerLearner
 from vqgan.training.tokenizer_config import TokenizerConfig
@@ -42,19 +40,14 @@ def matrix_flops(dtype: str) -> float:
     return 2 * size**3 / best
 
 
-def open_batches(folder: Path, config: TokenizerConfig) -> Batches:
+def open_loader(folder: Path, config: TokenizerConfig) -> Batches:
     """The loader that ``vqgan train`` uses."""
-    data, train = config.data, config.train
-    pictures = Pictures(
-        SourceConfig(str(folder)), DecodeConfig(), data.max_short_side, data.crop_size, data.cache_mib << 20
-    )
-    crop = CropConfig(data.crop_size, flip=data.flip)
-    return crop_batches(pictures, crop, train.batch_size, train.seed, threads=data.threads)
+    return open_batches(open_pictures(SourceConfig(str(folder)), config.data), config)
 
 
 def loader_rate(folder: Path, config: TokenizerConfig, batches: int) -> float:
     """Crops per second of the loader alone, after a round that fills its cache."""
-    stream = open_batches(folder, config)
+    stream = open_loader(folder, config)
     for _ in range(batches):
         next(stream)
     started = time.monotonic()
@@ -89,7 +82,7 @@ def measure(preset: str, folder: Path, steps: int, peak: float | None) -> None:
     learner = TokenizerLearner(
         config, load_perceptual(config.loss), lambda params: Evaluation({}, None), lambda *_: None
     )
-    stream, state = open_batches(folder, config), learner.initial()
+    stream, state = open_loader(folder, config), learner.initial()
     phases = {"autoencoder": 0, "quantized": config.codebook.autoencoder_steps}
     if config.adversarial.weight:
         phases["adversarial"] = config.adversarial.start
@@ -105,7 +98,6 @@ def measure(preset: str, folder: Path, steps: int, peak: float | None) -> None:
             f"{flops / seconds / peak:.1%} of {peak / 1e12:.3f} TFLOP/s"
         )
     stream.close()
-    say(f"{preset} loader alone: {loader_rate(folder, config, 4 * steps):.0f} crops/s")
 
 
 def main() -> None:
@@ -114,13 +106,17 @@ def main() -> None:
     flags.add_argument("--preset", action="append", help="training presets (tiny and cpu-64)")
     flags.add_argument("--images", type=int, default=100, help="pictures in the corpus")
     flags.add_argument("--steps", type=int, default=10, help="timed steps of each phase")
+    flags.add_argument("--loader-only", action="store_true", help="measure no steps")
     flags.add_argument("--peak-tflops", type=float, help="what the device can do, from its data sheet")
     args = flags.parse_args()
     peak = args.peak_tflops * 1e12 if args.peak_tflops else None
     with scratch() as folder:
         make_corpus(Path(folder) / "corpus", args.images)
         for preset in args.preset or ["tiny", "cpu-64"]:
-            measure(preset, Path(folder) / "corpus", args.steps, peak)
+            if not args.loader_only:
+                measure(preset, Path(folder) / "corpus", args.steps, peak)
+            rate = loader_rate(Path(folder) / "corpus", configure(preset, []), 4 * args.steps)
+            say(f"{preset} loader alone: {rate:.0f} crops/s")
 
 
 if __name__ == "__main__":

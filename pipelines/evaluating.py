@@ -6,7 +6,6 @@ of its entries and a few numbers for each image.
 """
 
 import dataclasses
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from transforms.progress import Progress
 from transforms.rejects import RejectRow
 from transforms.slices import Batch, Item, Job, batches, read_and_decode
 from transforms.sources import Entry, Source, SourceConfig, open_source
+from transforms.splitting import is_held_back, key_hash
 from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.errors import UserError
 from vqgan.frechet import FeatureStatistics
@@ -145,9 +145,8 @@ def _image_size(config: EvaluateConfig, infos: list[CodecInfo]) -> int:
 def select(entries: pa.Table, config: EvaluateConfig) -> pa.Table:
     """The entries of the split, and of them no more than the limit, in the order of the source.
 
-    A picture is held back if the sha1 of its key, read as an integer, is divisible by ``holdout``, which
-    is how ``vqgan train`` splits. The limit keeps those whose hashes are lowest: a random sample that
-    does not depend on the order of files.
+    The split is that of ``vqgan train``, see :mod:`transforms.splitting`. The limit keeps those whose
+    hashes are lowest: a random sample that does not depend on the order of files.
 
     Raises:
       UserError: keys occur twice, or nothing is left.
@@ -155,19 +154,19 @@ def select(entries: pa.Table, config: EvaluateConfig) -> pa.Table:
     if not len(entries):
         raise UserError(f"{config.source.input}: there are no images in it")
     check_keys(entries)
-    digests = [hashlib.sha1(key.encode()).digest() for key in entries.column("key").to_pylist()]
-    chosen = np.ones(len(digests), bool)
+    keys = entries.column("key").to_pylist()
+    chosen = np.ones(len(keys), bool)
     if config.split != "all":
-        held = [int.from_bytes(digest, "big") % config.holdout == 0 for digest in digests]
+        held = [is_held_back(key, config.holdout) for key in keys]
         chosen = np.array(held) == (config.split == "validation")
     if not chosen.any():
         raise UserError(
             f"{config.source.input}: --split {config.split} with --holdout {config.holdout} leaves none of "
-            f"its {len(digests)} images; use --split all"
+            f"its {len(keys)} images; use --split all"
         )
     rows = np.flatnonzero(chosen)
     if config.limit is not None:
-        first = sorted(rows, key=lambda row: digests[row])[: config.limit]
+        first = sorted(rows, key=lambda row: key_hash(keys[row]))[: config.limit]
         rows = np.array(sorted(first))
     return entries.take(pa.array(rows))
 

@@ -7,18 +7,22 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from transforms.images import DecodeConfig
 from transforms.pictures import Pictures, split
 from transforms.sources import SourceConfig
+from transforms.splitting import key_hash
 from vqgan.config import from_dict, to_dict
 from vqgan.errors import UserError
 from vqgan.training.presets import TRAINING_PRESETS
 from vqgan.training.records import write_atomically
 from vqgan.training.tokenizer_config import DataConfig, TokenizerConfig
+
+if TYPE_CHECKING:
+    from vqgan.data.images import Batches
 
 CHECK_EVERY = 100  # batches between looks at the number of rejects
 
@@ -120,7 +124,7 @@ def validation_images(pictures: Pictures, config: DataConfig) -> np.ndarray:
 
     size, found = config.evaluated_size, []
     # By a hash of the key: the first ones of a listing may all be of one class.
-    numbers = sorted(range(len(pictures)), key=lambda n: hashlib.sha1(pictures.keys[n].encode()).digest())
+    numbers = sorted(range(len(pictures)), key=lambda number: key_hash(pictures.keys[number]))
     for number in numbers[: config.validation_limit]:
         picture = pictures[number]
         if picture is not None:
@@ -130,15 +134,32 @@ def validation_images(pictures: Pictures, config: DataConfig) -> np.ndarray:
 
 def _pictures(request: TrainRequest, config: TokenizerConfig) -> tuple[Pictures, Pictures]:
     """Pictures to train on and pictures held back."""
-    data = config.data
-
-    def opened(source: SourceConfig) -> Pictures:
-        return Pictures(source, DecodeConfig(), data.max_short_side, data.crop_size, data.cache_mib << 20)
-
+    training = open_pictures(request.source, config.data)
     if request.validation is not None:
-        return opened(request.source), opened(request.validation).uncached()
-    training, validation = split(opened(request.source), data.holdout)
+        return training, open_pictures(request.validation, config.data).uncached()
+    training, validation = split(training, config.data.holdout)
     return training, validation.uncached()
+
+
+def open_pictures(source: SourceConfig, data: DataConfig) -> Pictures:
+    """The pictures of a source that are large enough to crop."""
+    return Pictures(source, DecodeConfig(), data.max_short_side, data.crop_size, data.cache_mib << 20)
+
+
+def open_batches(pictures: Pictures, config: TokenizerConfig) -> "Batches":
+    """Endless batches of training crops."""
+    from vqgan.data.images import CropConfig, crop_batches
+
+    data, train = config.data, config.train
+    return crop_batches(
+        pictures,
+        CropConfig(data.crop_size, flip=data.flip),
+        train.batch_size,
+        train.seed,
+        threads=data.threads,
+        blocks=pictures.blocks,
+        name=pictures.config.input,
+    )
 
 
 def _digest(*sets: Pictures) -> str:
@@ -155,19 +176,8 @@ class _Watched:
     """Batches of crops that stop the run when too many pictures are of no use."""
 
     def __init__(self, pictures: Pictures, config: TokenizerConfig):
-        from vqgan.data.images import CropConfig, crop_batches
-
-        data, train = config.data, config.train
-        self._pictures, self._limit, self._count = pictures, data.max_rejects, 0
-        self._batches = crop_batches(
-            pictures,
-            CropConfig(data.crop_size, flip=data.flip),
-            train.batch_size,
-            train.seed,
-            threads=data.threads,
-            blocks=pictures.blocks,
-            name=pictures.config.input,
-        )
+        self._pictures, self._limit, self._count = pictures, config.data.max_rejects, 0
+        self._batches = open_batches(pictures, config)
 
     def __iter__(self) -> "_Watched":
         return self

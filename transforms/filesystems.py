@@ -14,7 +14,7 @@ from typing import BinaryIO
 import pyarrow as pa
 from pyarrow import fs
 
-from vqgan.errors import UserError
+from vqgan.errors import UserError, first_line
 
 
 def resolve(path: str) -> tuple[fs.FileSystem, str]:
@@ -28,7 +28,7 @@ def resolve(path: str) -> tuple[fs.FileSystem, str]:
     try:
         return fs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot open this location ({_first_line(error)})") from error
+        raise UserError(f"{path}: cannot open this location ({first_line(error)})") from error
 
 
 def join(root: str, name: str) -> str:
@@ -49,7 +49,7 @@ def file_info(path: str) -> fs.FileInfo:
     try:
         return filesystem.get_file_info(inner)
     except OSError as error:
-        raise UserError(f"{path}: cannot be reached ({_first_line(error)})") from error
+        raise UserError(f"{path}: cannot be reached ({first_line(error)})") from error
 
 
 def exists(path: str) -> bool:
@@ -68,7 +68,7 @@ def list_names(folder: str) -> list[str]:
     try:
         infos = filesystem.get_file_info(selector)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({_first_line(error)}); give a folder") from error
+        raise UserError(f"{folder}: cannot be listed ({first_line(error)}); give a folder") from error
     return sorted(info.base_name for info in infos if info.is_file)
 
 
@@ -155,7 +155,7 @@ def write_error(path: str, error: OSError) -> UserError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"{path}: no permission to write there; choose another output or change it")
-    return UserError(f"{path}: cannot be written ({_first_line(error)})")
+    return UserError(f"{path}: cannot be written ({first_line(error)})")
 
 
 def _sync(filesystem: fs.FileSystem, path: str) -> None:
@@ -166,7 +166,3 @@ def _sync(filesystem: fs.FileSystem, path: str) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

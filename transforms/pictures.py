@@ -4,7 +4,6 @@ import bisect
 import copy
 import dataclasses
 import functools
-import hashlib
 import itertools
 import threading
 from collections import OrderedDict
@@ -18,6 +17,7 @@ from PIL import Image
 from transforms.images import DecodeConfig, Decoded, Reject, reject_reason, rejecting
 from transforms.images import decode as decode_image
 from transforms.sources import Entry, Loader, SourceConfig, open_source
+from transforms.splitting import is_held_back
 from vqgan.errors import UserError
 
 BLOCK_ENTRIES = 256
@@ -200,17 +200,14 @@ class Pictures:
 def split(pictures: Pictures, holdout: int) -> tuple[Pictures, Pictures]:
     """Pictures to train on, and pictures to validate with: one in ``holdout``, and none where that is 0.
 
-    The split is by image, never by crop, and depends on nothing but the key: held back is a picture
-    whose key's sha1, as an integer, is 0 modulo ``holdout``.
+    The split is by image, never by crop, and depends on nothing but the key; see
+    :mod:`transforms.splitting`.
 
     Raises:
       UserError: nothing is left to train on.
     """
-
-    def held_back(key: str) -> bool:
-        return holdout > 0 and int(hashlib.sha1(key.encode()).hexdigest(), 16) % holdout == 0
-
-    training, validation = pictures.subset(lambda key: not held_back(key)), pictures.subset(held_back)
+    training = pictures.subset(lambda key: not is_held_back(key, holdout))
+    validation = pictures.subset(lambda key: is_held_back(key, holdout))
     if not len(training):
         raise UserError(
             f"{pictures.config.input}: with one in {holdout} pictures held back none of {len(pictures)} is "

@@ -26,7 +26,7 @@ import numpy as np
 
 from vqgan.card import render_card
 from vqgan.config import ModelConfig, from_dict, to_dict
-from vqgan.errors import UserError
+from vqgan.errors import UserError, first_line
 from vqgan.parameters import parameter_shapes
 from vqgan.presets import PRETRAINED_DIR, pretrained_names
 
@@ -226,9 +226,8 @@ def save_codec(
         # TensorStore reports a full disk as a ValueError.
         if not isinstance(error, OSError) and "No space left" not in str(error):
             raise
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise UserError(
-            f"codec {path}: cannot be written ({reason}); free space or check permissions"
+            f"codec {path}: cannot be written ({first_line(error)[:200]}); free space or check permissions"
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -8,3 +8,8 @@ prints that line and exits with code 2; a library user catches it like any other
 
 class UserError(Exception):
     """Something that the user can put right. The message is one complete line."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vqgan.errors import UserError
+from vqgan.errors import UserError, first_line
 
 FORMAT_VERSION = 1
 METADATA_KEY = b"vqgan"
@@ -248,7 +248,7 @@ class Shard:
             self._file = pq.ParquetFile(file, page_checksum_verification=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
-                f"{name}: not a readable Parquet file ({_first_line(error)}); "
+                f"{name}: not a readable Parquet file ({first_line(error)}); "
                 "delete it and run the same tokenize command again"
             ) from error
         footer = self._file.schema_arrow.metadata or {}
@@ -308,7 +308,7 @@ class Shard:
         try:
             yield from self._file.iter_batches(batch_size=rows, columns=columns)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"{self.name}: damaged ({_first_line(error)})") from error
+            raise UserError(f"{self.name}: damaged ({first_line(error)})") from error
 
     def tokens(self, batch: pa.RecordBatch) -> np.ndarray:
         """The token grids of a batch that was read with its ``tokens`` column, int32 ``[rows, h, w]``."""
@@ -316,8 +316,4 @@ class Shard:
             flat = batch.column("tokens").flatten().to_numpy()
             return flat.astype(np.int32).reshape(-1, *self.metadata.grid)
         except ValueError as error:  # nulls, which no writer of ours leaves
-            raise UserError(f"{self.name}: damaged ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{self.name}: damaged ({first_line(error)})") from error

@@ -38,6 +38,11 @@ class DiscriminatorConfig:
         if self.kind == "stylegan":
             self._check_resolution()
 
+    @property
+    def least_side(self) -> int:
+        """Smallest side in pixels of an image from which the ``patch`` kind gives a logit."""
+        return 3 * 2**self.layers
+
     def _check_resolution(self) -> None:
         side = self.resolution
         if side < SMALLEST_STYLEGAN or side & (side - 1):

@@ -48,7 +48,7 @@ class PatchDiscriminator(nnx.Module):
         ]
         self.blocks = nnx.List([first, *inner])
         self.out = _conv(widths[-1], 1, spectral_norm=config.spectral_norm, dtype=dtype, rngs=rngs)
-        self.layers = config.layers
+        self.layers, self.least_side = config.layers, config.least_side
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits, float32.
@@ -64,7 +64,7 @@ class PatchDiscriminator(nnx.Module):
 
     def _check(self, images: jax.Array) -> None:
         _, height, width, _ = images.shape
-        least = 3 * 2**self.layers
+        least = self.least_side
         if min(height, width) < least:
             raise UserError(
                 f"images of {width}x{height} pixels are too small for this discriminator: "

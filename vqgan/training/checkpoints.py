@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from vqgan.errors import UserError
+from vqgan.errors import UserError, first_line
 from vqgan.training.records import write_atomically
 
 S = TypeVar("S")
@@ -52,8 +52,8 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax and TensorStore wrap a full disk in types of their own.
             raise UserError(
-                f"{self._folder}: checkpoint {step} cannot be written ({_first_line(error)}); earlier ones "
-                "are intact, free some space and run the same command again"
+                f"{self._folder}: checkpoint {step} cannot be written ({first_line(error)[:200]}); earlier "
+                "ones are intact, free some space and run the same command again"
             ) from error
 
     def restore(self, step: int, like: S) -> tuple[S, dict[str, Any]]:
@@ -69,7 +69,7 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many types for a damaged folder.
             raise UserError(
                 f"{self._folder / str(step)}: the checkpoint cannot be read or does not fit this "
-                f"configuration ({_first_line(error)}); remove that folder to go on from an earlier one"
+                f"configuration ({first_line(error)[:200]}); remove that folder to go on from an earlier one"
             ) from error
         return restored["state"], restored["data"]
 
@@ -121,7 +121,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         data: dict[str, Any] = json.loads(path.read_text())
         return data
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({_first_line(error)}); name another folder") from error
+        raise UserError(f"{path}: cannot be read ({first_line(error)[:200]}); name another folder") from error
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
@@ -129,7 +129,3 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: data}
     parts = [_flat(value, f"{prefix}.{name}" if prefix else name) for name, value in data.items()]
     return {name: value for part in parts for name, value in part.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -11,10 +11,8 @@ import jax.numpy as jnp
 
 from vqgan import losses
 from vqgan.losses import LecamState
-from vqgan.training.functional import Arrays, Functional
+from vqgan.training.functional import Arrays, Functional, Scalars
 from vqgan.training.tokenizer_config import AdversarialConfig
-
-Scalars = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)

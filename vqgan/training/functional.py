@@ -17,6 +17,9 @@ M = TypeVar("M", bound=nnx.Module)
 Arrays = dict[str, jax.Array]
 """Values of a module's variables by dotted name."""
 
+Scalars = dict[str, jax.Array]
+"""Figures of one step by name."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Functional(Generic[M]):

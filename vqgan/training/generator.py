@@ -17,14 +17,12 @@ from vqgan.lpips import Lpips, distance
 from vqgan.model import VQGAN
 from vqgan.quantizers import Quantized
 from vqgan.quantizers.nearest import NearestQuantizer
-from vqgan.training.functional import Arrays, Functional
+from vqgan.training.functional import Arrays, Functional, Scalars
 from vqgan.training.state import Phase
 from vqgan.training.tokenizer_config import TokenizerConfig
 
 LAST_KERNEL = "decoder.decoder.conv_out.kernel"
 GUMBEL_STREAM = 1 << 20  # far from the numbers of dropout's streams
-
-Scalars = dict[str, jax.Array]
 
 
 class Forward(NamedTuple):

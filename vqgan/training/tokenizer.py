@@ -16,21 +16,20 @@ import optax
 from flax import nnx
 
 from vqgan import losses
+from vqgan.config import CODEBOOK_QUANTIZERS
 from vqgan.discriminators import make_discriminator
 from vqgan.lpips import Lpips
 from vqgan.model import VQGAN
-from vqgan.quantizers import make_quantizer
 from vqgan.quantizers.nearest import NearestQuantizer
 from vqgan.training import codebook, devices
 from vqgan.training.discriminator import DiscriminatorLoss
-from vqgan.training.functional import Arrays, take_apart
+from vqgan.training.functional import Arrays, Scalars, take_apart
 from vqgan.training.generator import Draws, Forward, GeneratorLoss
 from vqgan.training.loop import Done, Evaluation
 from vqgan.training.optimizers import make_optimizer, make_schedule
 from vqgan.training.state import DiscriminatorState, GeneratorState, Phase, TokenizerState
 from vqgan.training.tokenizer_config import TokenizerConfig
 
-Scalars = dict[str, jax.Array]
 REVIVAL_STREAM = 1 << 20  # far from the numbers of a batch's parts
 
 
@@ -64,8 +63,7 @@ class TokenizerLearner:
         self._learning_rate = make_schedule(config.optimizer, steps)
         self._discriminator_optimizer = make_optimizer(config.discriminator_optimizer, steps)
         self._perceptual = devices.replicate(perceptual, self._mesh)
-        quantizer = nnx.eval_shape(lambda: make_quantizer(config.model, rngs=nnx.Rngs(0)))
-        self._has_codebook = quantizer.has_codebook
+        self._has_codebook = config.model.quantizer in CODEBOOK_QUANTIZERS
         self._compilations = 0
         # The state that a step is given is not needed after it: its memory is used again.
         self._update = jax.jit(self._whole_step, static_argnames="phase", donate_argnums=0)
@@ -122,15 +120,11 @@ class TokenizerLearner:
 
     def step(self, step: int, state: TokenizerState, batch: np.ndarray) -> tuple[TokenizerState, Scalars]:
         """One update from uint8 ``[B, H, W, 3]`` crops."""
-        images = devices.shard(batch, self._mesh)
-        draws = Draws(self._key(step), jnp.asarray(self._temperature(step), jnp.float32))
-        return self._update(state, self._perceptual, images, draws, phase=self.phase(step))
+        return self._update(state, *self._inputs(step, batch), phase=self.phase(step))
 
     def flops(self, step: int, state: TokenizerState, batch: np.ndarray) -> float:
         """Floating-point operations of one update, as XLA counts them in the compiled program."""
-        images = devices.shard(batch, self._mesh)
-        draws = Draws(self._key(step), jnp.asarray(self._temperature(step), jnp.float32))
-        lowered = self._update.lower(state, self._perceptual, images, draws, phase=self.phase(step))
+        lowered = self._update.lower(state, *self._inputs(step, batch), phase=self.phase(step))
         analysis = lowered.compile().cost_analysis()
         return float(analysis["flops"]) if analysis else math.nan
 
@@ -141,6 +135,11 @@ class TokenizerLearner:
     def export(self, state: TokenizerState, done: Done, figures: Mapping[str, float]) -> None:
         """Writes the averaged weights as a codec."""
         self._export(self._exported(state), done, figures)
+
+    def _inputs(self, step: int, batch: np.ndarray) -> tuple[Lpips | None, jax.Array, Draws]:
+        """What an update takes beside the state."""
+        draws = Draws(self._key(step), jnp.asarray(self._temperature(step), jnp.float32))
+        return self._perceptual, devices.shard(batch, self._mesh), draws
 
     # One step, compiled.
 

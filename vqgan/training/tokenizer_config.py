@@ -233,8 +233,8 @@ class TokenizerConfig:
                 f"discriminator.resolution is {network.resolution}: the stylegan kind takes crops of that "
                 f"size, and data.crop_size is {size}"
             )
-        if network.kind == "patch" and size < 3 * 2**network.layers:
+        if network.kind == "patch" and size < network.least_side:
             raise UserError(
                 f"data.crop_size is {size}: a patch discriminator of {network.layers} layers needs "
-                f"{3 * 2**network.layers} pixels; set discriminator.layers lower"
+                f"{network.least_side} pixels; set discriminator.layers lower"
             )
