@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from pipelines import evaluation_page, evaluation_results, scoring
 from pipelines.scoring import Instruments, MetricChoice, Scores
-from transforms import filesystems
 from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
 from transforms.plan import check_keys, collect
@@ -25,8 +24,9 @@ from transforms.progress import Progress
 from transforms.rejects import RejectRow
 from transforms.slices import Batch, Item, Job, batches, read_and_decode
 from transforms.sources import Entry, Source, SourceConfig, open_source
-from transforms.splitting import is_held_back, key_hash
+from vqgan import filesystems
 from vqgan.checkpoint import CodecInfo, read_info
+from vqgan.data.splitting import is_held_back, key_hash
 from vqgan.errors import UserError
 from vqgan.frechet import FeatureStatistics
 

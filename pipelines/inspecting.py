@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from transforms import filesystems
-from transforms.manifest import read_manifest
 from transforms.plan import read_plan
+from vqgan import filesystems
 from vqgan.checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
 from vqgan.importers import is_foreign_source, looks_foreign
+from vqgan.manifest import read_manifest
 from vqgan.parameters import parameter_count
 from vqgan.shards import Shard
 

@@ -10,11 +10,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from pipelines.beam_runs import RUNNER, answering, quiet_imports
-from transforms import filesystems, progress
+from transforms import progress
 from transforms.dedupe import mark_duplicates
 from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
-from transforms.manifest import MANIFEST_FILE, read_manifest
 from transforms.plan import (
     KEYS_FILE,
     Plan,
@@ -31,9 +30,11 @@ from transforms.sources import SourceConfig, open_source
 from transforms.sources.globbing import EVERYTHING
 from transforms.sources.locating import Location, locate
 from transforms.sources.recognising import recognise
+from vqgan import filesystems
 from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
+from vqgan.manifest import MANIFEST_FILE, read_manifest
 from vqgan.shards import shard_name
 
 DTYPES = ("float32", "bfloat16")

@@ -14,8 +14,8 @@ import numpy as np
 from transforms.images import DecodeConfig
 from transforms.pictures import Pictures, split
 from transforms.sources import SourceConfig
-from transforms.splitting import key_hash
 from vqgan.config import from_dict, to_dict
+from vqgan.data.splitting import key_hash
 from vqgan.errors import UserError
 from vqgan.training.presets import TRAINING_PRESETS
 from vqgan.training.records import write_atomically

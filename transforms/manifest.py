@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from transforms import filesystems
 from transforms.plan import Plan
 from transforms.summary import SliceSummary
 from vqgan.errors import UserError
+from vqgan.manifest import MANIFEST_VERSION
 from vqgan.metrics import codebook_usage
 
-FORMAT_VERSION = 1
-MANIFEST_FILE = "manifest.json"
 PACKAGES = ("vqgan-pipelines", "apache-beam", "jax", "jaxlib", "flax", "numpy", "pyarrow", "pillow")
 
 
@@ -109,7 +106,7 @@ def build_manifest(
     tokens = int(histogram.sum())
     rejected = sum(entry["rows"] for entry in totals.rejects)
     return {
-        "version": FORMAT_VERSION,
+        "version": MANIFEST_VERSION,
         "plan_hash": plan.hash,
         "identity": plan.identity,
         "codec": dict(codec),
@@ -144,33 +141,6 @@ def build_manifest(
         "versions": versions(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def write_manifest(output: str, manifest: Mapping[str, Any]) -> None:
-    """Publishes the manifest."""
-    text = json.dumps(manifest, indent=1) + "\n"
-    filesystems.write_bytes(filesystems.join(output, MANIFEST_FILE), text.encode())
-
-
-def read_manifest(output: str) -> dict[str, Any] | None:
-    """The manifest of a data set, or None where it is not complete.
-
-    Raises:
-      UserError: damaged, or of another format version.
-    """
-    path = filesystems.join(output, MANIFEST_FILE)
-    if not filesystems.exists(path):
-        return None
-    try:
-        manifest = json.loads(filesystems.read_bytes(path))
-        version = manifest["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged ({error}); delete it and run the same tokenize command again"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path}: format version {version}, this release reads {FORMAT_VERSION}")
-    return manifest
 
 
 def versions() -> dict[str, str]:

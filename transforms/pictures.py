@@ -17,7 +17,7 @@ from PIL import Image
 from transforms.images import DecodeConfig, Decoded, Reject, reject_reason, rejecting
 from transforms.images import decode as decode_image
 from transforms.sources import Entry, Loader, SourceConfig, open_source
-from transforms.splitting import is_held_back
+from vqgan.data.splitting import is_held_back
 from vqgan.errors import UserError
 
 BLOCK_ENTRIES = 256

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transforms import filesystems
 from transforms.sources.base import Entry
+from vqgan import filesystems
 from vqgan.errors import UserError
 
 FORMAT_VERSION = 1

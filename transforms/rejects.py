@@ -6,9 +6,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import filesystems
 from transforms.dedupe import DUPLICATE
 from transforms.sources.base import Entry
+from vqgan import filesystems
 
 REJECT_SCHEMA = pa.schema(
     [

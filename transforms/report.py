@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from transforms import filesystems
 from transforms.slices import Job
 from transforms.verifying import StoredRow, spread, stored_rows
-from vqgan import page
+from vqgan import filesystems, page
 from vqgan.metrics import psnr
 
 if TYPE_CHECKING:

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from transforms import filesystems, rejects
+from transforms import rejects
 from transforms.geometry import Geometry, View, count_views
 from transforms.images import DecodeConfig, Reject, prepare
 from transforms.plan import read_slice
 from transforms.rejects import RejectRow
 from transforms.sources import Entry, Loader, Source, SourceConfig, open_source
 from transforms.summary import SliceSummary, summarize
+from vqgan import filesystems
 from vqgan.config import to_dict
 from vqgan.errors import UserError
 from vqgan.shards import Shard, ShardMetadata, ShardWriter, rejects_name, shard_name

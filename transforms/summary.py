@@ -9,7 +9,8 @@ from collections import Counter
 
 import numpy as np
 
-from transforms import filesystems, rejects
+from transforms import rejects
+from vqgan import filesystems
 from vqgan.shards import Shard, rejects_name, shard_name
 
 CHUNK = 1 << 20

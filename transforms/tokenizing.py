@@ -14,11 +14,12 @@ from apache_beam.metrics import Metrics
 
 from transforms import progress
 from transforms.inference import load_codec
-from transforms.manifest import Totals, build_manifest, write_manifest
+from transforms.manifest import Totals, build_manifest
 from transforms.plan import Plan
 from transforms.slices import Job, make_shard
 from transforms.summary import SliceSummary
 from transforms.verifying import measure_agreement
+from vqgan.manifest import write_manifest
 
 AGREEMENT_SAMPLE = 64
 """Images encoded once more in float32 where the run computes in another type."""

@@ -9,17 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms import filesystems, rejects
+from transforms import rejects
 from transforms.geometry import Geometry, count_views
 from transforms.images import DecodeConfig
 from transforms.inference import load_codec
-from transforms.manifest import read_manifest
 from transforms.plan import Plan, all_keys, read_plan, read_slice
 from transforms.slices import Item, Job, read_and_decode
 from transforms.sources import SourceConfig, open_source
 from transforms.summary import describe_file
+from vqgan import filesystems
 from vqgan.config import from_dict
 from vqgan.errors import UserError
+from vqgan.manifest import read_manifest
 from vqgan.shards import Shard, rejects_name, shard_name
 
 if TYPE_CHECKING:

@@ -41,6 +41,7 @@ class ShardMetadata:
       planned: entries of the slice; each became an image with rows, or a reject.
       images: images that have rows here.
       rejects: entries in the rejects file of the slice.
+      sampling: for tokens drawn from a prior, which one and how, as JSON data; None for real pictures.
     """
 
     fingerprint: str
@@ -55,10 +56,13 @@ class ShardMetadata:
     planned: int
     images: int = 0
     rejects: int = 0
+    sampling: Mapping[str, Any] | None = None
 
     def to_json(self) -> bytes:
         """Canonical JSON: the same metadata gives the same bytes."""
         document = {"version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        if self.sampling is None:
+            del document["sampling"]
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod

@@ -18,7 +18,6 @@ from pyarrow import fs
 
 from pipelines import tokenize_images
 from pipelines.tokenize_images import Prepared, TokenizeConfig
-from transforms import filesystems
 from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
 from transforms.inference import load_codec
@@ -26,6 +25,7 @@ from transforms.manifest import total
 from transforms.slices import make_shard
 from transforms.sources import SourceConfig
 from transforms.tokenizing import finish
+from vqgan import filesystems
 from vqgan.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def source(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 MORTAL_PROGRAM = """
 import os, signal, sys, threading
 from pipelines import cli
-from transforms import filesystems
+from vqgan import filesystems
 
 left, delay, sync = int(sys.argv[1]), float(sys.argv[2]), filesystems._sync
 

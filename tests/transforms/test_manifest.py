@@ -13,15 +13,14 @@ from transforms.manifest import (
     PACKAGES,
     Totals,
     build_manifest,
-    read_manifest,
     total,
     versions,
-    write_manifest,
 )
 from transforms.plan import Plan
 from transforms.summary import FileSummary, SliceSummary
 from transforms.tokenizing import SumSummaries
 from vqgan.errors import UserError
+from vqgan.manifest import read_manifest, write_manifest
 
 PLAN = Plan({"version": 1}, slices=3, entries=30)
 

@@ -128,6 +128,11 @@ def test_key_may_not_be_null() -> None:
         writer.__exit__(None)
 
 
+def test_footer_says_how_tokens_were_sampled() -> None:
+    sampled = dataclasses.replace(metadata(), sampling={"prior": "ab", "seed": 7})
+    assert ShardMetadata.from_json(sampled.to_json(), "shard") == sampled
+
+
 def test_footer_round_trip(path: Path) -> None:
     expected = dataclasses.replace(metadata(), images=20, rejects=3)
     with Shard(str(path), "shard") as shard:

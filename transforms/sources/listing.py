@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from transforms.filesystems import resolve
 from transforms.sources.base import Entry, Example, Loader, SourceConfig
 from transforms.sources.columns import check_label, first_of, require
 from transforms.sources.locating import Location, locate
@@ -18,6 +17,7 @@ from transforms.sources.names import from_file, to_file, to_text
 from transforms.sources.reading import read_exact, to_label
 from transforms.sources.tables import Table, open_table
 from vqgan.errors import UserError
+from vqgan.filesystems import resolve
 
 PATH_COLUMNS = (
     *("path", "file", "filepath", "file_path", "filename", "file_name"),

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import pyarrow as pa
 from pyarrow import fs
 
-from transforms.filesystems import resolve
 from transforms.sources.globbing import EVERYTHING, Globs, State, expand_braces, is_pattern
 from transforms.sources.names import from_file, to_file, to_key
 from transforms.sources.reading import first_line
 from vqgan.errors import UserError
+from vqgan.filesystems import resolve
 
 _QUERY = re.compile(r"\?\w+=[^/]*$")
 """Options at the end of a URI (``s3://bucket/path?region=...``), which are no glob."""

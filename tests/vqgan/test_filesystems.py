@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyarrow import fs
 
-from transforms import filesystems
+from vqgan import filesystems
 from vqgan.errors import UserError
 
 BOTH = pytest.mark.parametrize("scheme", ["", "file://"])

@@ -1,0 +1,17 @@
+"""What all commands have in common."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Run = Callable[[argparse.Namespace, Sequence[str]], int]
+"""Carries out a command, given its flags and those that its parser does not know; gives the exit code."""
+
+
+def command(commands: Any, name: str, summary: str, run: Run) -> argparse.ArgumentParser:
+    """Adds a command to the program's ``commands``; gives its parser, for its flags."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=summary, allow_abbrev=False
+    )
+    parser.set_defaults(run=run, parser=parser)
+    return parser

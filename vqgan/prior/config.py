@@ -1,0 +1,123 @@
+"""Configuration of a prior's architecture. Imports the standard library and the package's errors only."""
+
+import dataclasses
+import math
+
+from vqgan.errors import UserError
+
+KINDS = ("autoregressive", "masked")
+BLOCKS = ("llama", "gpt")
+HIDDEN_MULTIPLE = 64  # widths of the gated layer that matrix units like
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorConfig:
+    """A transformer over the tokens of one grid, in raster order.
+
+    The sequence that it sees is a prefix (the tokens of a condition grid, if there are any, then one
+    start or class token) followed by the grid's tokens. Start and class tokens have embeddings of their
+    own: no id of the codebook stands for them.
+
+    Attributes:
+      kind: ``autoregressive`` predicts each token from those before it; ``masked`` predicts hidden
+        tokens from all others (MaskGIT, arXiv 2202.04200).
+      block: ``llama`` (RMSNorm, SwiGLU, rotary positions, normalised queries and keys) or ``gpt``
+        (LayerNorm, GELU, learned positions: the layout of *Taming Transformers*' prior, minGPT).
+      codebook_size: number of codes, K.
+      grid: ``(h, w)`` of the tokens; the sequence is ``h * w`` long.
+      classes: number of classes; 0 for a prior without labels.
+      condition_codebook_size: codes of the condition grid; 0 for a prior without one.
+      condition_grid: ``(h, w)`` of the condition grid; both 0 without one.
+      layers: transformer blocks.
+      heads: attention heads; they divide ``width``.
+      width: features of a token.
+      hidden: features inside a block's feed-forward part; 0 for the usual width of the block's kind.
+      dropout: of embeddings, attention's output and feed-forward output, in training.
+    """
+
+    kind: str = "autoregressive"
+    block: str = "llama"
+    codebook_size: int = 1024
+    grid: tuple[int, int] = (16, 16)
+    classes: int = 0
+    condition_codebook_size: int = 0
+    condition_grid: tuple[int, int] = (0, 0)
+    layers: int = 6
+    heads: int = 4
+    width: int = 256
+    hidden: int = 0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, known in (("kind", KINDS), ("block", BLOCKS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"model.{name} is {getattr(self, name)!r}: give one of {', '.join(known)}")
+        for name, least in (("codebook_size", 2), ("layers", 1), ("heads", 1), ("width", 4)):
+            self._check_least(name, getattr(self, name), least)
+        for name in ("classes", "condition_codebook_size", "hidden"):
+            self._check_least(name, getattr(self, name), 0)
+        self._check_least("grid", min(self.grid), 1)
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout is {self.dropout}: it must lie in [0, 1)")
+        if (self.condition_codebook_size > 0) != (min(self.condition_grid) > 0):
+            raise UserError(
+                f"model.condition_grid is {list(self.condition_grid)} and condition_codebook_size "
+                f"{self.condition_codebook_size}: give both, or leave both 0"
+            )
+        self._check_heads()
+
+    def _check_least(self, name: str, value: int, least: int) -> None:
+        if value < least:
+            raise UserError(f"model.{name} is {value}: it must be at least {least}")
+
+    def _check_heads(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"model.heads is {self.heads}: it must divide model.width, {self.width}")
+        if self.block == "llama" and self.head_width % 4:
+            raise UserError(
+                f"model.width / model.heads is {self.head_width}: rotary positions in two dimensions need a "
+                "multiple of 4"
+            )
+
+    @property
+    def head_width(self) -> int:
+        """Features of one attention head."""
+        return self.width // self.heads
+
+    @property
+    def length(self) -> int:
+        """Tokens of the grid, L."""
+        return math.prod(self.grid)
+
+    @property
+    def condition_length(self) -> int:
+        """Tokens of the condition grid."""
+        return math.prod(self.condition_grid)
+
+    @property
+    def prefix(self) -> int:
+        """Positions before the grid's first token, P: the condition's tokens and the start token."""
+        return self.condition_length + 1
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a position attends to earlier positions only."""
+        return self.kind == "autoregressive"
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the token embedding: the codes, and for the masked kind the id that hides a token, K."""
+        return self.codebook_size + (self.kind == "masked")
+
+    @property
+    def feed_forward_width(self) -> int:
+        """Features inside a block's feed-forward part.
+
+        Four times the width; for the gated one two thirds of that, so that both have as many parameters
+        (arXiv 2002.05202, section 3), rounded up to a multiple of :data:`HIDDEN_MULTIPLE`.
+        """
+        if self.hidden:
+            return self.hidden
+        if self.block == "gpt":
+            return 4 * self.width
+        return -(-8 * self.width // (3 * HIDDEN_MULTIPLE)) * HIDDEN_MULTIPLE
