@@ -140,7 +140,8 @@ def test_footer_round_trip(path: Path) -> None:
         assert shard.rows == 20
     footer = json.loads(pq.read_metadata(path).metadata[METADATA_KEY])
     assert footer["version"] == 1
-    assert {*footer} == {"version", *(field.name for field in dataclasses.fields(ShardMetadata))}
+    fields = {field.name for field in dataclasses.fields(ShardMetadata)}
+    assert {*footer} == {"version", *fields} - {"sampling"}  # which is for tokens drawn from a prior only
 
 
 def test_footer_is_canonical() -> None:
@@ -320,7 +321,7 @@ def test_damaged_footer(footer: bytes, refused: Any) -> None:
         opened(with_footer({METADATA_KEY: footer}))
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(ShardMetadata)])
+@pytest.mark.parametrize("name", sorted(json.loads(metadata().to_json()).keys() - {"version"}))
 def test_footer_without_a_field(name: str, refused: Any) -> None:
     document = json.loads(metadata().to_json())
     del document[name]
