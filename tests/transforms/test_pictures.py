@@ -23,7 +23,8 @@ from transforms import pictures as module
 from transforms.images import DecodeConfig
 from transforms.pictures import Pictures, split
 from transforms.sources import Entry, Loader, SourceConfig
-from vqgan.data.images import BLOCKS_MIXED, CropConfig, crop_batches, epoch_order
+from vqgan.data.images import CropConfig, crop_batches
+from vqgan.data.order import BLOCKS_MIXED, epoch_order
 
 TESTDATA = Path(__file__).parents[1] / "testdata"
 PHOTOS = TESTDATA / "photos"

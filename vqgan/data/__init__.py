@@ -1,1 +1,1 @@
-"""Data for training the tokenizer: random crops of pictures."""
+"""Data for training: random crops of pictures, and rows of tokens."""

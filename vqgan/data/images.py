@@ -22,10 +22,9 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from vqgan.data.order import EndlessOrder, epoch_order, layout
 from vqgan.errors import UserError
 
-BLOCKS_MIXED = 10
-"""Blocks whose pictures are mixed at any one time."""
 _BATCHES_AHEAD = 2
 _STATE_VERSION = 1
 
@@ -139,7 +138,7 @@ def crop_batches(
         picture or block at most.
       shard_count: number of hosts.
       blocks: ranges of pictures that are cheap to read together, which cover all once. The order then
-        mixes :data:`BLOCKS_MIXED` random blocks at a time. None: all pictures are mixed.
+        mixes :data:`vqgan.data.order.BLOCKS_MIXED` random blocks at a time. None: all pictures are mixed.
       name: what the pictures are, for messages.
 
     Raises:
@@ -148,15 +147,16 @@ def crop_batches(
     """
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} crops: it must be at least 1")
-    starts, sizes = _layout(len(pictures), blocks)
-    order = _Order(starts[shard_index::shard_count], sizes[shard_index::shard_count], (seed, shard_index))
+    starts, sizes = (part[shard_index::shard_count] for part in layout(len(pictures), blocks))
+    own_seed = (seed, shard_index)
+    order = EndlessOrder(int(sizes.sum()), functools.partial(epoch_order, starts, sizes, own_seed))
     if not order.count:
         parts = "" if blocks is None else f" in {len(blocks)} blocks"
         raise UserError(
             f"{name}: {len(pictures)} pictures{parts} are too few for shard {shard_index} of {shard_count}; "
             "add pictures"
         )
-    crops = _Crops(pictures, crop, order, name)
+    crops = _Crops(pictures, crop, order, own_seed, name)
     return Batches(crops, batch_size, threads or os.cpu_count() or 1, (seed, shard_index, shard_count))
 
 
@@ -211,51 +211,19 @@ class Batches:
         self._finalizer()
 
 
-def epoch_order(starts: np.ndarray, sizes: np.ndarray, seed: Sequence[int], epoch: int) -> np.ndarray:
-    """The order in which the pictures of some blocks come in one round.
-
-    Blocks are shuffled; each picture then moves from its block's place by a random distance of up to
-    :data:`BLOCKS_MIXED` blocks, round the end. So no more than that many blocks, and one, are in use at
-    a time, and a new one is needed now and then rather than all at once. Where all blocks are of one
-    picture, every order is equally likely.
-
-    Args:
-      starts: int ``[R]``, the first picture of each block.
-      sizes: int ``[R]``, the number of its pictures.
-      seed: with ``epoch`` decides on the order.
-      epoch: number of the round.
-
-    Returns:
-      int64 ``[N]``, the number of each picture once.
-    """
-    rng = np.random.default_rng([*seed, 0, epoch])
-    places = np.repeat(rng.permutation(len(sizes)), sizes)  # (N,)
-    distances = rng.random(len(places)) * min(BLOCKS_MIXED, len(sizes))
-    numbers = np.arange(len(places)) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
-    return numbers[np.argsort((places + distances) % len(sizes), kind="stable")]
-
-
-class _Order:
-    """Which picture each position of the endless stream shows."""
-
-    def __init__(self, starts: np.ndarray, sizes: np.ndarray, seed: tuple[int, ...]) -> None:
-        self.count = int(sizes.sum())
-        self.seed = seed
-        # Two rounds are in use while prefetching reaches over the end of one.
-        self._round = functools.lru_cache(2)(functools.partial(epoch_order, starts, sizes, seed))
-        self._lock = threading.Lock()
-
-    def number(self, position: int) -> int:
-        epoch, place = divmod(position, self.count)
-        with self._lock:  # one thread makes a round, the others wait for it
-            return int(self._round(epoch)[place])
-
-
 class _Crops:
     """The endless stream of crops by position, as Grain wants a source; None where a picture is rejected."""
 
-    def __init__(self, pictures: PictureSequence, crop: CropConfig, order: _Order, name: str) -> None:
+    def __init__(
+        self,
+        pictures: PictureSequence,
+        crop: CropConfig,
+        order: EndlessOrder,
+        seed: tuple[int, ...],
+        name: str,
+    ) -> None:
         self.order = order
+        self._seed = seed
         self._pictures = pictures
         self._crop = crop
         self._name = name
@@ -271,7 +239,7 @@ class _Crops:
         self._note(number, picture is None)
         if picture is None:
             return None
-        return random_crop(picture, self._crop, np.random.default_rng([*self.order.seed, 1, position]))
+        return random_crop(picture, self._crop, np.random.default_rng([*self._seed, 1, position]))
 
     def _note(self, number: int, rejected: bool) -> None:
         """Remembers rejects: where there is nothing else, Grain would look for ever."""
@@ -282,16 +250,6 @@ class _Crops:
                     f"{self._name}: not one of {self.order.count} pictures can be used; see the reasons of "
                     "the rejects and correct the input"
                 )
-
-
-def _layout(count: int, blocks: Sequence[range] | None) -> tuple[np.ndarray, np.ndarray]:
-    """First picture and size of each block; every picture is one of its own where there are none."""
-    if blocks is None:
-        return np.arange(count), np.ones(count, np.int64)
-    if sum(map(len, blocks)) != count:
-        raise ValueError(f"the blocks do not cover {count} pictures once each")
-    starts = np.array([block.start for block in blocks], np.int64)
-    return starts, np.array([len(block) for block in blocks], np.int64)
 
 
 def _close(iterators: list[Any]) -> None:

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqgan.data.images import (
-    BLOCKS_MIXED,
     Batches,
     CropConfig,
     center_crop_resize,
     crop_batches,
-    epoch_order,
     random_crop,
 )
 
@@ -276,46 +273,6 @@ def test_hosts_draw_differently(batches: Any) -> None:
     same = noise(1) * 2
     first, second = (batches(same, 1, shard_index=index, shard_count=2) for index in (0, 1))
     assert not np.array_equal(next(first), next(second))
-
-
-def test_every_order_of_single_pictures_is_equally_likely() -> None:
-    starts, sizes = np.arange(3), np.ones(3, int)
-    found = Counter(tuple(epoch_order(starts, sizes, (0,), epoch)) for epoch in range(3000))
-    assert len(found) == 6
-    # Binomial(3000, 1/6): mean 500, standard deviation 20.4.
-    assert all(abs(count - 500) < 5 * 20.4 for count in found.values())
-
-
-def loads(order: np.ndarray, owner: np.ndarray, kept: int) -> int:
-    """How often a reader that keeps the blocks used last has to read one."""
-    recent: list[int] = []
-    count = 0
-    for block in owner[order].tolist():
-        if block in recent:
-            recent.remove(block)
-        else:
-            count += 1
-        recent = [*recent, block][-kept:]
-    return count
-
-
-def test_blocks_stay_together_yet_mix() -> None:
-    sizes = np.array([30, 50, 40, 7] * 15)
-    starts = np.cumsum(sizes) - sizes
-    owner = np.repeat(np.arange(60), sizes)
-    order = epoch_order(starts, sizes, (1,), 4)
-    assert sorted(order.tolist()) == list(range(sizes.sum()))
-    # Each of 60 blocks once, and those that reach round the end once more; a plain shuffle: nearly each time.
-    assert loads(order, owner, BLOCKS_MIXED + 4) <= 60 + BLOCKS_MIXED + 5
-    assert loads(np.random.default_rng(0).permutation(len(owner)), owner, BLOCKS_MIXED + 4) > 1000
-    windows = [len(set(owner[order[start : start + 32]].tolist())) for start in range(0, len(order) - 32, 32)]
-    assert min(windows) >= 5  # blocks in a batch of 32
-
-
-def test_few_blocks_are_shuffled_as_a_whole() -> None:
-    starts, sizes = np.array([10, 0]), np.array([20, 10])
-    firsts = [int(epoch_order(starts, sizes, (0,), epoch)[0]) for epoch in range(300)]
-    assert set(firsts) == set(range(30))
 
 
 def test_pictures_of_which_none_can_be_used_end_it(batches: Any, refused: Any) -> None:
