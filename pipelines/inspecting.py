@@ -1,4 +1,4 @@
-"""``vqgan inspect``: what a codec, a data set or one shard is."""
+"""``vqgan inspect``: what a codec, a prior, a data set or one shard is."""
 
 import os
 from pathlib import Path
@@ -12,6 +12,8 @@ from vqgan.errors import UserError
 from vqgan.importers import is_foreign_source, looks_foreign
 from vqgan.manifest import read_manifest
 from vqgan.parameters import parameter_count
+from vqgan.prior import parameters
+from vqgan.prior.checkpoint import find_prior, read_prior
 from vqgan.shards import Shard
 
 
@@ -24,17 +26,20 @@ def describe(path: str) -> dict[str, Any]:
     if (path in pretrained_names() and not os.path.exists(path)) or is_foreign_source(path):
         return describe_codec(path)
     if not filesystems.exists(path):
-        raise UserError(f"{path}: nothing there; give a codec, a data set's folder or a shard")
+        raise UserError(f"{path}: nothing there; give a codec, a prior, a data set's folder or a shard")
     if filesystems.file_info(path).is_file:
         return describe_shard(path) if _is_parquet(path) else describe_codec(path)
     if filesystems.exists(filesystems.join(path, "codec.json")):
         return describe_codec(path)
+    if find_prior(path) is not None:
+        return describe_prior(path)
     if read_plan(path) is not None:
         return describe_data_set(path)
     if looks_foreign(Path(path)):
         return describe_codec(path)
     raise UserError(
-        f"{path}: neither a codec (codec.json) nor a data set (plan/plan.json) nor a checkpoint that we know"
+        f"{path}: neither a codec (codec.json) nor a data set (plan/plan.json) nor a prior (prior.json) nor "
+        "a checkpoint that we know"
     )
 
 
@@ -60,6 +65,29 @@ def describe_codec(path: str) -> dict[str, Any]:
         "fingerprint": info.fingerprint,
         "config": to_dict(info.config),
         "downsampling": info.config.downsampling,
+        "card": dict(info.card),
+    }
+
+
+def describe_prior(path: str) -> dict[str, Any]:
+    """Architecture, size, fingerprint, codec and card of a prior, or of the one that a run has trained."""
+    info = read_prior(path)
+    height, width = info.config.grid
+    return {
+        "kind": "prior",
+        "path": str(info.path),
+        "model": info.config.kind,
+        "parameters": parameters.parameter_count(info.config),
+        "grid": f"{height} x {width} tokens of {info.config.codebook_size} codes",
+        "classes": info.config.classes,
+        "class names": list(info.class_names),
+        "fingerprint": info.fingerprint,
+        "codec": {
+            "name": info.codec.name,
+            "fingerprint": info.codec.fingerprint,
+            "image size": info.codec.image_size,
+        },
+        "config": to_dict(info.config),
         "card": dict(info.card),
     }
 

@@ -1,7 +1,7 @@
-"""Model cards: what a codec was trained on, how, and how good it is; as JSON and as the Hub's ``README.md``.
+"""Model cards: what a model was trained on, how, and how good it is; as JSON and as the Hub's ``README.md``.
 
-The JSON lies in ``codec.json`` as ``card``. It is free-form there, and older releases and importers wrote
-less, so reading it takes what it understands and never fails.
+The JSON lies in ``codec.json`` or ``prior.json`` as ``card``. It is free-form there, and older releases and
+importers wrote less, so reading it takes what it understands and never fails.
 """
 
 import dataclasses
@@ -15,6 +15,8 @@ from vqgan.config import ModelConfig, to_dict
 from vqgan.parameters import parameter_count
 
 UNSPECIFIED = "unspecified"
+CODEC_TASK = "image-feature-extraction"
+CODEC_TAGS = ("vqgan", "image-tokenizer", "vector-quantization", "jax")
 # What the Hub's ``license`` field takes, of those that codecs are likely to have; others are ``other``.
 LICENCES = (
     "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-sa-4.0",
@@ -40,10 +42,10 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """What is known of a codec.
+    """What is known of a codec or a prior.
 
     Attributes:
-      name: of the codec; may be empty.
+      name: of the model; may be empty.
       data: description of the training images.
       training_images: how many; 0 if not known.
       held_back_images: how many were kept for validation.
@@ -53,7 +55,7 @@ class ModelCard:
       metrics: figures by name.
       licence: an SPDX-like name, or free text.
       origin: where converted weights come from, as importers record it.
-      parents: fingerprints or names of codecs that training started from.
+      parents: fingerprints or names of models that training started from.
     """
 
     name: str = ""
@@ -69,7 +71,7 @@ class ModelCard:
     parents: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The mapping for ``codec.json``: without what is not known; a figure that is not finite is null."""
+        """The mapping for the JSON: without what is not known; a figure that is not finite is null."""
         figures = {name: dataclasses.asdict(metric) for name, metric in self.metrics.items()}
         for figure in figures.values():
             figure["value"] = figure["value"] if math.isfinite(figure["value"]) else None
@@ -88,7 +90,7 @@ class ModelCard:
 
     @classmethod
     def from_json(cls, card: Mapping[str, Any]) -> "ModelCard":
-        """The card in a ``codec.json`` of this or an older release; what is of another form is left out."""
+        """The card in the JSON of this or an older release; what is of another form is left out."""
         data, training = _mapping(card, "data"), _mapping(card, "training")
         nested = _mapping(training, "train")
         parents = card.get("parents")
@@ -121,18 +123,35 @@ def render_card(card: Mapping[str, Any], config: ModelConfig, fingerprint: str) 
         front_matter(card),
         f"# {title}\n\n{_summary(config)}\n",
         _usage(),
-        _section("Training", _training(known)),
-        _section("Figures", _figures(known)),
-        _section("Origin", _origin(known)),
-        _section("Licence", f"Weights: {escape(known.licence)}"),
-        _section("Configuration", _configuration(known, config)),
+        *common_sections(known, to_dict(config)),
         f"Fingerprint: `{escape(fingerprint)}`\n",
     ]
     return "\n".join(section for section in sections if section)
 
 
-def front_matter(card: Mapping[str, Any]) -> str:
+def common_sections(card: ModelCard, config: Mapping[str, Any]) -> list[str]:
+    """Training, figures, origin, licence and configuration; empty where nothing is known.
+
+    Args:
+      card: what is known.
+      config: the architecture as JSON data.
+    """
+    return [
+        _section("Training", _training(card)),
+        _section("Figures", _figures(card)),
+        _section("Origin", _origin(card)),
+        _section("Licence", f"Weights: {escape(card.licence)}"),
+        _section("Configuration", _configuration(card, config)),
+    ]
+
+
+def front_matter(card: Mapping[str, Any], task: str = CODEC_TASK, tags: Iterable[str] = CODEC_TAGS) -> str:
     """The YAML block at the head of a card.
+
+    Args:
+      card: ``card`` of the folder's JSON, of any release.
+      task: the Hub's name of what the model does.
+      tags: words for the Hub's search.
 
     It holds only words of our own and what :func:`_slug` leaves of a user's, so that nothing needs quotes.
     """
@@ -140,9 +159,9 @@ def front_matter(card: Mapping[str, Any]) -> str:
     lines = [
         *_licence(known.licence),
         "library_name: vqgan-pipelines",
-        "pipeline_tag: image-feature-extraction",
+        f"pipeline_tag: {task}",
     ]
-    lines += _list("tags", ["vqgan", "image-tokenizer", "vector-quantization", "jax"])
+    lines += _list("tags", list(tags))
     lines += _list("metrics", sorted({slug for name in known.metrics if (slug := _slug(name))}))
     return "\n".join(["---", *lines, "---", ""])
 
@@ -204,10 +223,8 @@ def _origin(card: ModelCard) -> str:
     return "Converted from published weights.\n\n" + _table(["", "of the origin"], rows) if rows else ""
 
 
-def _configuration(card: ModelCard, config: ModelConfig) -> str:
-    parts = {"model": to_dict(config)} | (
-        {"training": dict(card.configuration)} if card.configuration else {}
-    )
+def _configuration(card: ModelCard, config: Mapping[str, Any]) -> str:
+    parts = {"model": dict(config)} | ({"training": dict(card.configuration)} if card.configuration else {})
     # JSON of ASCII: a text in it holds no line break, so none can end the block.
     return f"```json\n{json.dumps(parts, indent=2, default=str)}\n```"
 

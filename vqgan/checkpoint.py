@@ -13,27 +13,26 @@ Reading ``codec.json`` needs neither JAX nor Orbax.
 """
 
 import dataclasses
-import hashlib
-import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vqgan import folders
 from vqgan.card import render_card
 from vqgan.config import ModelConfig, from_dict, to_dict
-from vqgan.errors import UserError, first_line
+from vqgan.errors import UserError
+from vqgan.folders import replace_folder as _replace_folder
+from vqgan.folders import weights_sha256
 from vqgan.parameters import parameter_shapes
 from vqgan.presets import PRETRAINED_DIR, pretrained_names
 
 if TYPE_CHECKING:
     from flax import nnx
 
-FORMAT_VERSION = 1
+FOLDER = folders.Kind("codec", "codec.json", 1)
 PARTS = ("encoder", "quantizer", "decoder")
 
 Weights = dict[str, np.ndarray]
@@ -105,13 +104,7 @@ def read_info(path_or_name: str | os.PathLike[str]) -> CodecInfo:
     path = resolve(path_or_name)
     if path is None:
         return _foreign_info(str(path_or_name))
-    try:
-        data = json.loads((path / "codec.json").read_text())
-        if data["version"] != FORMAT_VERSION:
-            raise UserError(
-                f"codec {path}: codec.json has format version {data['version']}, this release reads "
-                f"{FORMAT_VERSION}; upgrade vqgan-pipelines"
-            )
+    with folders.reading_document(FOLDER, path) as data:
         return CodecInfo(
             path=path,
             config=from_dict(ModelConfig, data["config"], where=f"{path}/codec.json"),
@@ -121,10 +114,6 @@ def read_info(path_or_name: str | os.PathLike[str]) -> CodecInfo:
             files=dict(data.get("files", {})),
             quantizer_sha256=str(data.get("quantizer_sha256", "")),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"codec {path}: codec.json cannot be read ({error!r}); copy the codec again"
-        ) from error
 
 
 def _foreign_info(source: str) -> CodecInfo:
@@ -143,31 +132,14 @@ def _foreign_info(source: str) -> CodecInfo:
     )
 
 
-def weights_sha256(*parts: Mapping[str, np.ndarray], prefix: bytes = b"") -> str:
-    """sha256 over names, shapes and float32 little-endian values, in the order of the names."""
-    digest = hashlib.sha256(prefix)
-    for weights in parts:
-        for name in sorted(weights):
-            value = np.ascontiguousarray(weights[name], dtype="<f4")
-            digest.update(f"{name}{list(value.shape)}".encode())
-            digest.update(value.tobytes())
-    return digest.hexdigest()
-
-
 def fingerprint(config: ModelConfig, encoder: Weights, quantizer: Weights) -> str:
     """sha256 over the configuration and the weights that determine tokens.
 
     Dropout acts in training only and is left out; so are the decoder's weights: two codecs with
-    the same fingerprint give the same tokens. Fields at their default are left out as well, so that
-    a field added in a later release does not change the fingerprint of codecs that do not use it.
+    the same fingerprint give the same tokens.
     """
-    defaults = to_dict(ModelConfig())
-    fields = {
-        name: value
-        for name, value in to_dict(config).items()
-        if name != "dropout" and value != defaults[name]
-    }
-    prefix = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    fields = {name: value for name, value in to_dict(config).items() if name != "dropout"}
+    prefix = folders.config_bytes(fields, to_dict(ModelConfig()))
     return weights_sha256(encoder, quantizer, prefix=prefix)
 
 
@@ -193,13 +165,10 @@ def save_codec(
     Raises:
       UserError: a file, or a folder that is neither empty nor a codec, is at ``path``.
     """
-    import orbax.checkpoint as ocp
-
     if set(weights) != set(PARTS):
         raise ValueError(f"expected the parts {PARTS}, got {sorted(weights)}")
     path = Path(path).absolute()
-    if path.exists() and not (path / "codec.json").is_file() and (path.is_file() or any(path.iterdir())):
-        raise UserError(f"codec {path}: there is something else than a codec; name a folder of its own")
+    folders.check_place(FOLDER, path)
     stored = {
         part: {name: np.asarray(value).astype(storage) for name, value in weights[part].items()}
         for part in PARTS
@@ -212,36 +181,19 @@ def save_codec(
         card=dict(card or {}),
         quantizer_sha256=weights_sha256(stored["quantizer"]),
     )
-    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        staging.mkdir(parents=True)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            for part in filter(parameter_shapes(config).get, PARTS):  # Orbax takes no empty tree
-                checkpointer.save(staging / part, args=ocp.args.PyTreeSave(stored[part]))
-        info = dataclasses.replace(info, files=_sizes(staging))
+    with folders.staging(FOLDER, path) as staging:
+        for part in filter(parameter_shapes(config).get, PARTS):  # Orbax takes no empty tree
+            folders.write_arrays(staging / part, stored[part])
+        info = dataclasses.replace(info, files=folders.file_sizes(staging))
         (staging / "README.md").write_text(render_card(info.card, config, info.fingerprint))
-        (staging / "codec.json").write_text(_to_json(info))
+        folders.write_document(FOLDER, staging, _document(info))
         _replace_folder(staging, path)
-    except Exception as error:
-        # TensorStore reports a full disk as a ValueError.
-        if not isinstance(error, OSError) and "No space left" not in str(error):
-            raise
-        raise UserError(
-            f"codec {path}: cannot be written ({first_line(error)[:200]}); free space or check permissions"
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return info
 
 
 def recover_codec(path: str | os.PathLike[str]) -> None:
     """Puts back a codec whose replacement was killed between two renames, and removes what that left."""
-    path = Path(path).absolute()
-    former = sorted(path.parent.glob(f".{path.name}.*.old"), key=lambda old: old.stat().st_mtime)
-    if former and not path.exists():
-        former.pop().rename(path)
-    for leftover in (*former, *path.parent.glob(f".{path.name}.*.tmp")):
-        shutil.rmtree(leftover, ignore_errors=True)
+    folders.recover_folder(Path(path).absolute())
 
 
 def load_weights(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
@@ -255,11 +207,16 @@ def load_weights(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
     """
     loaded = _load_parts(info, parts) if info.source is None else _foreign_parts(info.source, parts)
     if "encoder" in loaded and "quantizer" in loaded:
-        _check_sum(info, info.fingerprint, fingerprint(info.config, loaded["encoder"], loaded["quantizer"]))
+        folders.check_sum(
+            FOLDER,
+            info.path,
+            info.fingerprint,
+            fingerprint(info.config, loaded["encoder"], loaded["quantizer"]),
+        )
     elif "quantizer" in loaded and info.quantizer_sha256:
-        _check_sum(info, info.quantizer_sha256, weights_sha256(loaded["quantizer"]))
+        folders.check_sum(FOLDER, info.path, info.quantizer_sha256, weights_sha256(loaded["quantizer"]))
     if "decoder" in loaded:
-        _check_sum(info, info.decoder_sha256, weights_sha256(loaded["decoder"]))
+        folders.check_sum(FOLDER, info.path, info.decoder_sha256, weights_sha256(loaded["decoder"]))
     return loaded
 
 
@@ -270,28 +227,11 @@ def _foreign_parts(source: str, parts: Iterable[str]) -> dict[str, Weights]:
 
 
 def _load_parts(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
-    import orbax.checkpoint as ocp
-
-    loaded: dict[str, Weights] = {}
     shapes = parameter_shapes(info.config)
-    for part in parts:
-        if not shapes[part]:
-            loaded[part] = {}
-            continue
-        folder = (info.path / part).absolute()
-        _check_files(info, part)
-        try:
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-                names = checkpointer.metadata(folder).item_metadata.tree
-                args = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-                restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=args))
-        except Exception as error:  # Orbax and TensorStore raise many types for a damaged folder.
-            raise UserError(
-                f"codec {info.path}: the weights in {part}/ cannot be read "
-                f"({type(error).__name__}); copy the codec again"
-            ) from error
-        loaded[part] = {name: np.asarray(value, np.float32) for name, value in restored.items()}
-    return loaded
+    return {
+        part: folders.read_arrays(FOLDER, info.path, part, info.files) if shapes[part] else {}
+        for part in parts
+    }
 
 
 def model_weights(model: Any) -> dict[str, Weights]:
@@ -335,9 +275,8 @@ def module_state(abstract: "nnx.Module", weights: Weights, where: str) -> "nnx.S
     return nnx.from_flat_state(filled)
 
 
-def _to_json(info: CodecInfo) -> str:
-    document = {
-        "version": FORMAT_VERSION,
+def _document(info: CodecInfo) -> dict[str, Any]:
+    return {
         "config": to_dict(info.config),
         "fingerprint": info.fingerprint,
         "quantizer_sha256": info.quantizer_sha256,
@@ -345,43 +284,3 @@ def _to_json(info: CodecInfo) -> str:
         "card": info.card,
         "files": info.files,
     }
-    return json.dumps(document, indent=2) + "\n"
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
-
-
-def _check_files(info: CodecInfo, part: str) -> None:
-    """Finds a missing or truncated file before Orbax does, whose background tasks print tracebacks."""
-    for name, size in info.files.items():
-        file = info.path / name
-        if name.startswith(f"{part}/") and not (file.is_file() and file.stat().st_size == size):
-            found = f"{file.stat().st_size} bytes" if file.is_file() else "missing"
-            raise UserError(
-                f"codec {info.path}: {name} is {found}, expected {size} bytes; copy the codec again"
-            )
-
-
-def _check_sum(info: CodecInfo, recorded: str, found: str) -> None:
-    if recorded != found:
-        raise UserError(
-            f"codec {info.path}: weights and codec.json do not belong together "
-            f"(recorded {recorded[:12]}, found {found[:12]}); copy the codec again"
-        )
-
-
-def _replace_folder(new: Path, path: Path) -> None:
-    """Renames ``new`` to ``path``; a folder that was there goes only once the new one is in place."""
-    if not path.exists():
-        new.rename(path)
-        return
-    old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
-    path.rename(old)
-    try:
-        new.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    shutil.rmtree(old)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vqgan.errors import UserError
+from vqgan.files import write_atomically, write_error
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, LookupError, OSError)
 
@@ -150,20 +151,12 @@ def _read_zip(archive: Path, pinned: PinnedFile) -> bytes:
 
 def _write(path: Path, data: bytes) -> None:
     """Writes all or nothing: readers in other processes see the old file or the whole new one."""
-    temporary: Path | None = None
+    advice = "set VQGAN_CACHE to another folder"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-        temporary.chmod(0o644)  # temporary files are private, but a cache may serve several users
-        temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); set VQGAN_CACHE to another folder"
-        ) from error
+        raise write_error(path, error, advice) from error
+    write_atomically(path, data, advice)
 
 
 def _reason(stderr: str) -> str:

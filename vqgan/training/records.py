@@ -4,15 +4,14 @@
 numbers (null where a value was not finite: JSON knows no NaN) or ``event``, a text.
 """
 
-import contextlib
 import json
-import os
 import re
-import uuid
 from pathlib import Path
 from typing import Any
 
 from vqgan.errors import UserError
+from vqgan.files import write_atomically as write_atomically
+from vqgan.files import write_error as write_error
 
 METRICS_FILE = "metrics.jsonl"
 SHEETS_FOLDER = "sheets"
@@ -48,33 +47,6 @@ def list_sheets(folder: Path) -> dict[str, list[tuple[int, Path]]]:
         if match is not None:
             found.setdefault(match["name"], []).append((int(match["step"]), path))
     return {name: sorted(found[name]) for name in sorted(found)}
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file that is there whole or not at all; what was there stays if it fails.
-
-    Raises:
-      UserError: the disk is full, or the place cannot be written to.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def write_error(path: Path, error: OSError) -> UserError:
-    """The one-line answer to a failed write."""
-    return UserError(
-        f"{path}: cannot be written ({error.strerror or error}); free space or check permissions"
-    )
 
 
 def sheet_name(name: str, step: int) -> str:

@@ -1,0 +1,165 @@
+"""Folders of weights and single files: whole or not at all, put back, and checked."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vqgan import folders
+from vqgan.errors import UserError
+from vqgan.files import write_atomically
+
+THING = folders.Kind("thing", "thing.json", 3)
+ARRAYS = {"a.kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16)}
+
+
+def publish(path: Path, text: str) -> None:
+    with folders.staging(THING, path) as staging:
+        (staging / "text").write_text(text)
+        folders.write_document(THING, staging, {"text": text})
+        folders.replace_folder(staging, path)
+
+
+def test_published_and_replaced(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        publish(tmp_path / "new" / "x", text)
+        assert (tmp_path / "new" / "x" / "text").read_text() == text
+        assert os.listdir(tmp_path / "new") == ["x"]
+    with folders.reading_document(THING, tmp_path / "new" / "x") as data:
+        assert data == {"version": 3, "text": "two"}
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(28, "No space left on device"), UserError),
+        (ValueError("Writing failed: No space left on device\nand so on"), UserError),
+        (ValueError("a mistake of ours"), ValueError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_failing_write_leaves_what_was_there(
+    tmp_path: Path, error: BaseException, raised: type[BaseException]
+) -> None:
+    publish(tmp_path / "x", "before")
+
+    def write_half() -> None:
+        with folders.staging(THING, tmp_path / "x") as staging:
+            (staging / "text").write_text("half")
+            raise error
+
+    with pytest.raises(raised) as caught:
+        write_half()
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["x"]
+    assert (tmp_path / "x" / "text").read_text() == "before"
+
+
+def test_folder_in_a_file(tmp_path: Path, refused: Any) -> None:
+    (tmp_path / "file").write_text("")
+    with refused("thing .*file/x: cannot be written .*; free space or check permissions"):
+        publish(tmp_path / "file" / "x", "one")
+
+
+def test_failing_exchange_puts_the_old_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path / "x", "before")
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError("cannot be renamed")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(UserError, match="cannot be renamed"):
+        publish(tmp_path / "x", "after")
+    assert (tmp_path / "x" / "text").read_text() == "before"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_recovery_takes_the_newest_and_clears_up(tmp_path: Path) -> None:
+    for age, name in enumerate((".x.1.old", ".x.2.old", ".x.3.tmp", ".y.4.tmp")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(name)
+        os.utime(tmp_path / name, (age, age))
+    folders.recover_folder(tmp_path / "x")
+    assert sorted(os.listdir(tmp_path)) == [".y.4.tmp", "x"]
+    assert (tmp_path / "x" / "name").read_text() == ".x.2.old"
+    (tmp_path / ".x.5.old").mkdir()
+    folders.recover_folder(tmp_path / "x")
+    assert (tmp_path / "x" / "name").read_text() == ".x.2.old"
+    assert sorted(os.listdir(tmp_path)) == [".y.4.tmp", "x"]
+
+
+def test_place(tmp_path: Path, refused: Any) -> None:
+    folders.check_place(THING, tmp_path / "nothing")
+    folders.check_place(THING, tmp_path)
+    (tmp_path / "other").write_text("")
+    for path in (tmp_path, tmp_path / "other"):
+        with refused("thing .*: there is something else than a thing; name a folder of its own"):
+            folders.check_place(THING, path)
+    (tmp_path / "thing.json").write_text("damaged, but a thing")
+    folders.check_place(THING, tmp_path)
+
+
+def test_another_version(tmp_path: Path, refused: Any) -> None:
+    (tmp_path / "thing.json").write_text(json.dumps({"version": 4}))
+    with (
+        refused(r"thing\.json has format version 4, this release reads 3; upgrade"),
+        folders.reading_document(THING, tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("error", [KeyError("name"), TypeError(), ValueError("x"), AttributeError("x")])
+def test_fields_that_are_not_as_expected(tmp_path: Path, error: Exception, refused: Any) -> None:
+    (tmp_path / "thing.json").write_text(json.dumps({"version": 3}))
+    with (
+        refused(r"thing\.json cannot be read .*; copy the thing again"),
+        folders.reading_document(THING, tmp_path),
+    ):
+        raise error
+
+
+def test_arrays(tmp_path: Path, refused: Any) -> None:
+    folders.write_arrays(tmp_path / "weights", ARRAYS)
+    sizes = folders.file_sizes(tmp_path)
+    assert sizes
+    assert all((tmp_path / name).stat().st_size == size for name, size in sizes.items())
+    found = folders.read_arrays(THING, tmp_path, "weights", sizes)
+    assert found.keys() == ARRAYS.keys()
+    assert all(np.array_equal(found[name], ARRAYS[name]) for name in ARRAYS)
+    assert {value.dtype for value in found.values()} == {np.dtype("float32")}
+    name = max(sizes, key=lambda name: sizes[name])
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
+    with refused(rf"thing .*: \S+ is {sizes[name] - 1} bytes, expected {sizes[name]} bytes; copy the thing"):
+        folders.read_arrays(THING, tmp_path, "weights", sizes)
+    with refused(r"thing .*: the weights in others/ cannot be read .*; copy the thing again"):
+        folders.read_arrays(THING, tmp_path, "others", sizes)
+
+
+def test_sums() -> None:
+    """The sum of one float32 zero named ``a``, computed from the bytes that it is defined over."""
+    expected = hashlib.sha256(b'{"x":2}' + b"a[1]" + b"\0\0\0\0").hexdigest()
+    prefix = folders.config_bytes({"x": 2, "y": 1}, {"x": 1, "y": 1})
+    assert folders.weights_sha256({"a": np.zeros(1)}, prefix=prefix) == expected
+
+
+def test_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
+) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with refused("file: cannot be written .No space left on device.; tidy up"):
+        write_atomically(path, b"after", "tidy up")
+    assert path.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["file"]

@@ -1,0 +1,214 @@
+"""Folders with weights, of codecs and of priors: there whole or not at all, and checked when read.
+
+Such a folder holds a JSON document, which says what the folder is, and arrays stored by Orbax. It is written
+beside its place and renamed at the end. Only writing and reading arrays loads JAX and Orbax.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vqgan.errors import UserError, first_line
+
+Arrays = dict[str, np.ndarray]
+"""Named arrays, such as the parameters of a model by dotted name."""
+
+
+class Kind(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+      name: for messages.
+      document: name of its JSON document; a folder with it is one of this kind.
+      version: of the document's format.
+    """
+
+    name: str
+    document: str
+    version: int
+
+
+# Writing
+
+
+def check_place(kind: Kind, path: Path) -> None:
+    """Refuses to write to a place where something else is.
+
+    Raises:
+      UserError: a file, or a folder that is neither empty nor of this kind.
+    """
+    if path.exists() and not (path / kind.document).is_file() and (path.is_file() or any(path.iterdir())):
+        raise UserError(
+            f"{kind.name} {path}: there is something else than a {kind.name}; name a folder of its own"
+        )
+
+
+@contextlib.contextmanager
+def staging(kind: Kind, path: Path) -> Iterator[Path]:
+    """A new folder beside ``path`` to write into. It is removed at the end, unless it was renamed by then.
+
+    Raises:
+      UserError: the disk is full, or the place cannot be written to.
+    """
+    folder = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+    except Exception as error:
+        # TensorStore reports a full disk as a ValueError.
+        if not isinstance(error, OSError) and "No space left" not in str(error):
+            raise
+        raise UserError(
+            f"{kind.name} {path}: cannot be written ({first_line(error)[:200]}); "
+            "free space or check permissions"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Renames ``new`` to ``path``; a folder that was there goes only once the new one is in place."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old)
+
+
+def recover_folder(path: Path) -> None:
+    """Puts back a folder whose replacement was killed between two renames, and removes what that left."""
+    former = sorted(path.parent.glob(f".{path.name}.*.old"), key=lambda old: old.stat().st_mtime)
+    if former and not path.exists():
+        former.pop().rename(path)
+    for leftover in (*former, *path.parent.glob(f".{path.name}.*.tmp")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_document(kind: Kind, folder: Path, fields: Mapping[str, Any]) -> None:
+    """Writes the JSON document, with the format's version first."""
+    (folder / kind.document).write_text(json.dumps({"version": kind.version, **fields}, indent=2) + "\n")
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Stores named arrays, at least one, as an Orbax item in a folder that is not there yet."""
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(folder, args=ocp.args.PyTreeSave(dict(arrays)))
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Size in bytes of every file, by its path in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+
+
+# Reading
+
+
+@contextlib.contextmanager
+def reading_document(kind: Kind, path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON document of a folder; a field that is missing or of the wrong type is an error of the file.
+
+    Raises:
+      UserError: damaged, or of another format version.
+    """
+    try:
+        data = json.loads((path / kind.document).read_text())
+        if data["version"] != kind.version:
+            raise UserError(
+                f"{kind.name} {path}: {kind.document} has format version {data['version']}, this release "
+                f"reads {kind.version}; upgrade vqgan-pipelines"
+            )
+        yield data
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{kind.name} {path}: {kind.document} cannot be read ({error!r}); copy the {kind.name} again"
+        ) from error
+
+
+def read_arrays(kind: Kind, path: Path, part: str, sizes: Mapping[str, int]) -> Arrays:
+    """Named arrays in a subfolder, as float32.
+
+    Args:
+      kind: what the folder is.
+      path: the folder.
+      part: name of the subfolder.
+      sizes: of the folder's files as they were written; a file that is not in it is not checked.
+
+    Raises:
+      UserError: they are missing or damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    _check_sizes(kind, path, part, sizes)
+    folder = (path / part).absolute()
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            names = checkpointer.metadata(folder).item_metadata.tree
+            args = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+            restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=args))
+    except Exception as error:  # Orbax and TensorStore raise many types for a damaged folder.
+        raise UserError(
+            f"{kind.name} {path}: the weights in {part}/ cannot be read ({type(error).__name__}); "
+            f"copy the {kind.name} again"
+        ) from error
+    return {name: np.asarray(value, np.float32) for name, value in restored.items()}
+
+
+def check_sum(kind: Kind, path: Path, recorded: str, found: str) -> None:
+    """Compares the sum of the weights with the recorded one.
+
+    Raises:
+      UserError: they differ.
+    """
+    if recorded != found:
+        raise UserError(
+            f"{kind.name} {path}: weights and {kind.document} do not belong together "
+            f"(recorded {recorded[:12]}, found {found[:12]}); copy the {kind.name} again"
+        )
+
+
+def weights_sha256(*parts: Mapping[str, np.ndarray], prefix: bytes = b"") -> str:
+    """sha256 over names, shapes and float32 little-endian values, in the order of the names."""
+    digest = hashlib.sha256(prefix)
+    for weights in parts:
+        for name in sorted(weights):
+            value = np.ascontiguousarray(weights[name], dtype="<f4")
+            digest.update(f"{name}{list(value.shape)}".encode())
+            digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def config_bytes(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> bytes:
+    """What a configuration adds to a fingerprint.
+
+    Fields at their default are left out, so that a field added in a later release does not change the
+    fingerprint of what does not use it.
+    """
+    changed = {name: value for name, value in fields.items() if value != defaults[name]}
+    return json.dumps(changed, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _check_sizes(kind: Kind, path: Path, part: str, sizes: Mapping[str, int]) -> None:
+    """Finds a missing or truncated file before Orbax does, whose background tasks print tracebacks."""
+    for name, size in sizes.items():
+        file = path / name
+        if name.startswith(f"{part}/") and not (file.is_file() and file.stat().st_size == size):
+            found = f"{file.stat().st_size} bytes" if file.is_file() else "missing"
+            raise UserError(
+                f"{kind.name} {path}: {name} is {found}, expected {size} bytes; copy the {kind.name} again"
+            )

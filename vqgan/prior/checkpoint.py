@@ -1,0 +1,226 @@
+"""Prior checkpoints: the weights as one Orbax item, configuration, fingerprint and codec beside them.
+
+A prior folder holds::
+
+    prior.json    configuration, fingerprint, the codec whose tokens it speaks, class names, model card
+    README.md     the model card for people and the Hub; nothing reads it
+    weights/      parameters by dotted name, float32 (Orbax)
+
+Reading ``prior.json`` needs neither JAX nor Orbax.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqgan import folders
+from vqgan.config import from_dict, to_dict
+from vqgan.errors import UserError
+from vqgan.prior.card import render_prior_card
+from vqgan.prior.config import PriorConfig
+from vqgan.prior.parameters import parameter_shapes
+
+FOLDER = folders.Kind("prior", "prior.json", 1)
+WEIGHTS = "weights"
+
+Weights = dict[str, np.ndarray]
+"""Parameters of a prior: dotted name to float32 array."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecIdentity:
+    """The codec whose tokens a prior speaks.
+
+    Attributes:
+      fingerprint: of the codec.
+      name: path or name that it was opened by; may be empty.
+      config: its :class:`vqgan.config.ModelConfig` as JSON.
+      image_size: side in pixels of the images behind the tokens; 0 where it is not known.
+    """
+
+    fingerprint: str
+    name: str
+    config: Mapping[str, Any]
+    image_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorInfo:
+    """What ``prior.json`` says.
+
+    Attributes:
+      path: the prior's folder.
+      config: architecture.
+      fingerprint: sha256 over the configuration and the weights.
+      codec: whose tokens it speaks.
+      class_names: names of classes 0, 1, ..., where they are known.
+      card: what it was trained on and how good it is, as :class:`vqgan.card.ModelCard` reads it.
+      files: size in bytes of every file of the weights, by its path in the folder.
+    """
+
+    path: Path
+    config: PriorConfig
+    fingerprint: str
+    codec: CodecIdentity
+    class_names: tuple[str, ...] = ()
+    card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+def save_prior(
+    path: str | os.PathLike[str],
+    config: PriorConfig,
+    weights: Mapping[str, np.ndarray],
+    *,
+    codec: CodecIdentity,
+    class_names: Sequence[str] = (),
+    card: Mapping[str, Any] | None = None,
+) -> PriorInfo:
+    """Writes a prior folder; it is there whole or not at all.
+
+    Args:
+      path: folder to create. An existing prior there is replaced once the new one is complete;
+        anything else there is refused.
+      config: architecture.
+      weights: all parameters by dotted name, as :func:`vqgan.prior.parameters.parameter_shapes` names them.
+      codec: whose tokens the prior speaks.
+      class_names: names of classes; those beyond ``config.classes`` are left out.
+      card: free-form JSON for the model card, best made by :meth:`vqgan.card.ModelCard.to_json`.
+
+    Raises:
+      UserError: a file, or a folder that is neither empty nor a prior, is at ``path``; the place cannot be
+        written to; or a weight is not finite.
+      ValueError: names or shapes that are not those of the configuration.
+    """
+    path = Path(path).absolute()
+    folders.check_place(FOLDER, path)
+    stored = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    _check_shapes(config, stored)
+    _check_finite(path, stored, "train with a smaller learning rate, or go back to an earlier checkpoint")
+    names = tuple(class_names)[: config.classes]
+    info = PriorInfo(path, config, fingerprint(config, stored), codec, names, dict(card or {}))
+    with folders.staging(FOLDER, path) as staging:
+        folders.write_arrays(staging / WEIGHTS, stored)
+        info = dataclasses.replace(info, files=folders.file_sizes(staging))
+        readme = render_prior_card(info.card, config, info.fingerprint, codec.name, codec.fingerprint)
+        (staging / "README.md").write_text(readme)
+        folders.write_document(FOLDER, staging, _document(info))
+        folders.replace_folder(staging, path)
+    return info
+
+
+def recover_prior(path: str | os.PathLike[str]) -> None:
+    """Puts back a prior whose replacement was killed between two renames, and removes what that left."""
+    folders.recover_folder(Path(path).absolute())
+
+
+def read_prior(path: str | os.PathLike[str]) -> PriorInfo:
+    """Reads ``prior.json`` of a prior's folder, or of the run that has trained it; the weights stay unread.
+
+    Raises:
+      UserError: no prior there, or a damaged or newer ``prior.json``.
+    """
+    folder = find_prior(path)
+    if folder is None:
+        raise UserError(f"prior {path}: {_instead(Path(path))}")
+    with folders.reading_document(FOLDER, folder) as data:
+        codec = data["codec"]
+        return PriorInfo(
+            path=folder,
+            config=from_dict(PriorConfig, data["config"], where=f"{folder}/{FOLDER.document}"),
+            fingerprint=str(data["fingerprint"]),
+            codec=CodecIdentity(
+                fingerprint=str(codec["fingerprint"]),
+                name=str(codec["name"]),
+                config=dict(codec["config"]),
+                image_size=int(codec["image_size"]),
+            ),
+            class_names=tuple(map(str, data["class_names"])),
+            card=dict(data["card"]),
+            files=dict(data["files"]),
+        )
+
+
+def find_prior(path: str | os.PathLike[str]) -> Path | None:
+    """The folder with ``prior.json`` that a path means: itself, or ``prior`` in the folder of a run."""
+    for folder in (Path(path), Path(path) / "prior"):
+        if (folder / FOLDER.document).is_file():
+            return folder
+    return None
+
+
+def load_prior_weights(info: PriorInfo) -> Weights:
+    """Reads the weights as float32 and checks them against the fingerprint.
+
+    Raises:
+      UserError: a file is missing or damaged, or a weight is not finite.
+    """
+    weights = folders.read_arrays(FOLDER, info.path, WEIGHTS, info.files)
+    folders.check_sum(FOLDER, info.path, info.fingerprint, fingerprint(info.config, weights))
+    _check_finite(info.path, weights, "copy or train the prior again")
+    return weights
+
+
+def require_codec(info: PriorInfo, fingerprint: str, name: str) -> None:
+    """Refuses a codec, or tokens of a codec, whose tokens the prior does not speak.
+
+    Args:
+      info: of the prior.
+      fingerprint: of the other codec.
+      name: of the other codec, or of the data set with its tokens.
+
+    Raises:
+      UserError: the fingerprints differ.
+    """
+    if fingerprint != info.codec.fingerprint:
+        raise UserError(
+            f"prior {info.path} speaks the tokens of codec {info.codec.name or 'without a name'} "
+            f"({info.codec.fingerprint[:12]}), not those of {name or 'a codec without a name'} "
+            f"({fingerprint[:12]}); give the codec or data set that belongs to it"
+        )
+
+
+def fingerprint(config: PriorConfig, weights: Mapping[str, np.ndarray]) -> str:
+    """sha256 over the configuration, but for dropout, which acts in training only, and the weights."""
+    fields = {name: value for name, value in to_dict(config).items() if name != "dropout"}
+    return folders.weights_sha256(weights, prefix=folders.config_bytes(fields, to_dict(PriorConfig())))
+
+
+def _document(info: PriorInfo) -> dict[str, Any]:
+    return {
+        "config": to_dict(info.config),
+        "fingerprint": info.fingerprint,
+        "codec": to_dict(info.codec),
+        "class_names": list(info.class_names),
+        "card": info.card,
+        "files": info.files,
+    }
+
+
+def _instead(path: Path) -> str:
+    """What is at a path without a prior."""
+    if not path.exists():
+        return "nothing there; give the folder of a prior, or of the run that has trained it"
+    if (path / "codec.json").is_file() or (path / "codec" / "codec.json").is_file():
+        return "this is a codec; give the folder of a prior, which vqgan train-prior makes"
+    return f"there is no {FOLDER.document}; give the folder of a prior, or of the run that has trained it"
+
+
+def _check_shapes(config: PriorConfig, weights: Weights) -> None:
+    expected = parameter_shapes(config)
+    found = {name: value.shape for name, value in weights.items()}
+    if found != expected:
+        differing = sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
+        raise ValueError(f"weights that are not those of the configuration: {', '.join(differing)}")
+
+
+def _check_finite(path: Path, weights: Weights, advice: str) -> None:
+    for name, value in weights.items():
+        if not np.isfinite(value).all():
+            raise UserError(f"prior {path}: {name} has values that are not finite; {advice}")
