@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.settings import configure as apply_settings
 from transforms.images import DecodeConfig
 from transforms.pictures import Pictures, split
 from transforms.sources import SourceConfig
-from vqgan.config import from_dict, to_dict
 from vqgan.data.splitting import key_hash
 from vqgan.errors import UserError
 from vqgan.training.presets import TRAINING_PRESETS
@@ -104,18 +104,7 @@ def configure(preset: str, settings: Sequence[str]) -> TokenizerConfig:
     Raises:
       UserError: unknown preset, section or field, or a wrong value.
     """
-    if preset not in TRAINING_PRESETS:
-        raise UserError(f"--preset {preset}: known are {', '.join(sorted(TRAINING_PRESETS))}")
-    data = to_dict(TRAINING_PRESETS[preset])
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        section, dot, field = name.partition(".")
-        if not equals or not dot or "." in field:
-            raise UserError(f"--set {setting}: write SECTION.FIELD=VALUE, such as train.steps=1000")
-        if section not in data:
-            raise UserError(f"--set {setting}: there is no section {section!r}; known: {', '.join(data)}")
-        data[section][field] = _value(text)
-    return from_dict(TokenizerConfig, data, where="--set")
+    return apply_settings(TRAINING_PRESETS, preset, settings)
 
 
 def validation_images(pictures: Pictures, config: DataConfig) -> np.ndarray:
@@ -230,13 +219,6 @@ def _write_rejects(folder: Path, rejects: Mapping[str, str], say: Any) -> None:
     lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in sorted(known.items())]
     write_atomically(path, "".join(lines).encode())
     say(f"{len(known)} pictures could not be used: {path}")
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _say(line: str) -> None:

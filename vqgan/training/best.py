@@ -11,6 +11,7 @@ HIGHER_IS_BETTER = {
     "l1": False,
     "lpips": False,
     "loss": False,
+    "bits": False,
 }
 """Figures that a run can choose its best model by."""
 

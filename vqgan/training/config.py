@@ -20,7 +20,7 @@ class LoopConfig:
       accumulate: parts that a batch is worked through in, one after the other, to save memory.
       seed: of weights, data order and all random draws.
       dtype: type of activations; parameters, quantizer and losses stay float32.
-      remat: gradient checkpointing: residual blocks are computed again in the backward pass.
+      remat: gradient checkpointing: the model's blocks are computed again in the backward pass.
       ema_decay: decay of the averaged weights that are evaluated and exported; 0 for none.
       log_every: steps between entries of the log.
       evaluate_every: steps between evaluations on held-back data.

@@ -1,10 +1,14 @@
-"""Data parallelism: the state on every device, each batch cut over all of them.
+"""Devices of a training run: batches cut over all of them, the state on each or cut over some.
 
 Compiled functions see whole arrays, so losses, batch statistics and codebook averages are those of the
 whole batch, whatever the number of devices; XLA puts in the communication.
+
+The mesh has two axes. Batches are cut over both. A state is the same along ``data``; along ``fsdp`` its
+arrays may be cut too (fully-sharded data parallelism, ZeRO, arXiv 1910.02054): each device then keeps a
+share of parameters, averages and moments, and a step gathers weights while it computes.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,17 +18,25 @@ from vqgan.errors import UserError
 
 T = TypeVar("T")
 AXIS = "data"
+FSDP_AXIS = "fsdp"
+BATCH = PartitionSpec((AXIS, FSDP_AXIS))
 
 
-def data_mesh() -> Mesh:
-    """All devices along one axis.
+def data_mesh(fsdp: int = 1) -> Mesh:
+    """All devices, in rows of ``fsdp`` that share one copy of the state.
 
     Raises:
-      UserError: JAX runs on several hosts, which the loader and the checkpoints do not know yet.
+      UserError: ``fsdp`` does not divide the number of devices, or JAX runs on several hosts, which the
+        loader and the checkpoints do not know yet.
     """
     if jax.process_count() > 1:
         raise UserError(f"training runs on one host with any number of devices, not on {jax.process_count()}")
-    return Mesh(np.array(jax.devices()), (AXIS,))
+    devices = np.array(jax.devices())
+    if fsdp < 1 or len(devices) % fsdp:
+        raise UserError(
+            f"train.fsdp is {fsdp}: it must divide the number of devices, and there are {len(devices)}"
+        )
+    return Mesh(devices.reshape(-1, fsdp), (AXIS, FSDP_AXIS))
 
 
 def replicate(tree: T, mesh: Mesh) -> T:
@@ -34,7 +46,25 @@ def replicate(tree: T, mesh: Mesh) -> T:
 
 def shard(batch: np.ndarray, mesh: Mesh) -> jax.Array:
     """A batch cut along its first axis."""
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(AXIS)))
+    return jax.device_put(batch, NamedSharding(mesh, BATCH))
+
+
+def state_shardings(tree: Any, mesh: Mesh) -> Any:
+    """For each array of a pytree (abstract or not), how it lies on the devices.
+
+    It is cut along its largest axis that the ``fsdp`` axis of the mesh divides, the first of equals; an
+    array without such an axis is the same everywhere.
+    """
+    parts = mesh.shape[FSDP_AXIS]
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, _cut(leaf.shape, parts)), tree)
+
+
+def _cut(shape: tuple[int, ...], parts: int) -> PartitionSpec:
+    divisible = [axis for axis, size in enumerate(shape) if size >= parts and size % parts == 0]
+    if parts == 1 or not divisible:
+        return PartitionSpec()
+    chosen = max(divisible, key=lambda axis: shape[axis])
+    return PartitionSpec(*(FSDP_AXIS if axis == chosen else None for axis in range(len(shape))))
 
 
 def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:

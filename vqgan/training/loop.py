@@ -47,10 +47,13 @@ class Evaluation(NamedTuple):
     Attributes:
       figures: by the names of :data:`vqgan.training.best.HIGHER_IS_BETTER` and others.
       sheet: uint8 ``[H, W, 3]``, or None.
+      sheet_name: what the sheet shows; ``validation`` is originals above their reconstructions,
+        ``samples`` pictures that a prior has made up.
     """
 
     figures: dict[str, float]
     sheet: np.ndarray | None
+    sheet_name: str = "validation"
 
 
 class Done(NamedTuple):
@@ -197,13 +200,15 @@ class Loop(Generic[S]):
     def _evaluate(self) -> None:
         result = self._learner.evaluate(self._state)
         self._evaluated = self._done
+        if result.sheet is not None:
+            self._logs.images(self._done, result.sheet_name, result.sheet)
         if not result.figures:
             self._learner.export(self._state, self._so_far(), {})
             return
         named = {f"validation/{name}": value for name, value in result.figures.items()}
         self._logs.scalars(self._done, named)
-        if result.sheet is not None:
-            self._logs.images(self._done, "validation", result.sheet)
+        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.figures.items())
+        self._progress.say(f"step {self._done}, held back: {shown}")
         best = self._config.best
         if best not in result.figures:
             raise UserError(

@@ -37,6 +37,9 @@ WORDS = {
     "r1": "R1",
     "lecam": "LeCAM",
 }
+SHEET_TITLES = {"samples": "Samples of the prior"}
+# What a model that knows frequencies only would reach: a line to compare another quantity with.
+BASELINES = {"unigram": "loss", "unigram_bits": "bits"}
 # What says how the run went rather than how well it learned comes last.
 RUN = ("learning_rate", "temperature", "images_per_second", "data_wait_share", "skipped", "skipped_in_row")
 
@@ -73,7 +76,7 @@ def render(folder: Path, records: Sequence[Mapping[str, Any]]) -> str:
     held_back, training = split_quantities(found)
     evaluation = _read_json(folder / "evaluation.json")
     sections = [page.tiles(_figures(found, end, records))]
-    for title, quantities in (("Held-back pictures", held_back), ("Training", training)):
+    for title, quantities in (("Held-back data", held_back), ("Training", training)):
         if quantities:
             sections.append(_charts(title, quantities, found, marks, more, end))
     sections += [page.section(title, body, "sheets") for title, body in _sheets(folder)]
@@ -109,12 +112,14 @@ def to_marks(records: Sequence[Mapping[str, Any]]) -> tuple[list[Mark], int]:
 
 
 def split_quantities(found: Curves) -> tuple[list[str], list[str]]:
-    """Quantities (names after the first slash) that only held-back pictures have, and all others."""
+    """Quantities (names after the first slash) that only held-back data has, and all others."""
     splits: dict[str, set[str]] = {}
     for name, (_, values) in found.items():
         if name.startswith("train/skipped") and not values.any():
             continue  # as it should be: nothing to look at
         split, _, quantity = name.partition("/") if "/" in name else ("", "", name)
+        if quantity in BASELINES:
+            continue  # drawn beside what it is compared with
         splits.setdefault(quantity, set()).add(split)
     held_back = [quantity for quantity, names in splits.items() if names == {"validation"}]
     training = [quantity for quantity in splits if quantity not in held_back]
@@ -174,12 +179,14 @@ def _charts(
 
 
 def _series(quantity: str, found: Curves) -> list[Series]:
-    """The lines of one panel: those of training, then of held-back pictures, then others."""
+    """The lines of one panel: those of training, then of held-back data, then others."""
     kinds = {"train": "train", "validation": "validation"}
     series = []
     for name, (steps, values) in found.items():
         split, slash, rest = name.partition("/")
-        if (rest if slash else name) == quantity:
+        if BASELINES.get(rest) == quantity:
+            series.append(Series("unigram entropy", "other", steps, values, noisy=False))
+        elif (rest if slash else name) == quantity:
             kind = kinds.get(split, "other")
             label = {"validation": "held back"}.get(split, split) if slash else "value"
             series.append(Series(label, kind, steps, values, noisy=kind == "train"))
@@ -195,7 +202,8 @@ def _figures(found: Curves, end: int, records: Sequence[Mapping[str, Any]]) -> l
         split, _, quantity = name.partition("/")
         if split == "validation" and np.isfinite(values).any():
             best = best_of(quantity, values)
-            figures.append((f"{title_of(quantity)}, best at step {steps[best]:,}", _figure(values[best])))
+            when = "" if quantity in BASELINES else f", best at step {steps[best]:,}"
+            figures.append((f"{title_of(quantity)}{when}", _figure(values[best])))
     return figures
 
 
@@ -228,8 +236,10 @@ def _sheets(folder: Path) -> list[tuple[str, str]]:
     share = SHEET_BYTES // max(sum(map(len, chosen.values())), 1)
     sections = []
     for name, sheets in chosen.items():
-        figures = "".join(_sheet(step, path, share) for step, path in sheets)
-        title = f"Originals above their reconstructions: {name.replace('-', ' ').replace('_', ' ')}"
+        alt = "samples" if name in SHEET_TITLES else "reconstructions"
+        figures = "".join(_sheet(alt, step, path, share) for step, path in sheets)
+        words = name.replace("-", " ").replace("_", " ")
+        title = SHEET_TITLES.get(name, f"Originals above their reconstructions: {words}")
         sections.append((title, figures))
     return sections
 
@@ -241,7 +251,7 @@ def _spread(sheets: Sequence[tuple[int, Path]]) -> list[tuple[int, Path]]:
     return sorted({first, middle, last})
 
 
-def _sheet(step: int, path: Path, most_bytes: int) -> str:
+def _sheet(shows: str, step: int, path: Path, most_bytes: int) -> str:
     caption = f"<figcaption>step {step:,}</figcaption>"
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as opened:
@@ -251,7 +261,7 @@ def _sheet(step: int, path: Path, most_bytes: int) -> str:
     source = page.data_uri(pixels, most_bytes)
     height, width = pixels.shape[:2]
     size = f"width={width} height={height}"
-    return f"<figure><img alt='reconstructions at step {step}' {size} src='{source}'>{caption}</figure>"
+    return f"<figure><img alt='{shows} at step {step}' {size} src='{source}'>{caption}</figure>"
 
 
 def _parts(configuration: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sheets of originals and reconstructions, to be looked at."""
+"""Sheets of pictures, and of originals with their reconstructions, to be looked at."""
 
 import numpy as np
 
@@ -32,6 +32,30 @@ def reconstruction_sheet(originals: np.ndarray, reconstructions: np.ndarray, col
         row, column = divmod(index, across)
         top, left = row * (height + GAP), column * (width + MARGIN)
         sheet[top : top + height, left : left + width] = pair
+    return sheet
+
+
+def contact_sheet(images: np.ndarray, columns: int = 8) -> np.ndarray:
+    """One picture of all images, side by side in rows.
+
+    Args:
+      images: uint8 ``[N, H, W, 3]``, at least one.
+      columns: images in a row, at most.
+
+    Returns:
+      uint8 ``[height, width, 3]``.
+    """
+    if images.ndim != 4 or not len(images) or images.dtype != np.uint8:
+        raise ValueError(f"expected uint8 images, got {images.dtype} {images.shape}")
+    count, height, width, _ = images.shape
+    across = min(count, columns)
+    down = -(-count // across)
+    sheet_size = (down * (height + MARGIN) - MARGIN, across * (width + MARGIN) - MARGIN, 3)
+    sheet = np.full(sheet_size, GREY, np.uint8)
+    for index, image in enumerate(images):
+        row, column = divmod(index, across)
+        top, left = row * (height + MARGIN), column * (width + MARGIN)
+        sheet[top : top + height, left : left + width] = image
     return sheet
 
 

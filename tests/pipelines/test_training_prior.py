@@ -1,0 +1,242 @@
+"""``vqgan train-prior``: settings, data sets, refusals, stopping and going on."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.training_prior import configure, split_weights
+from vqgan.errors import UserError
+from vqgan.prior.checkpoint import load_prior_weights, read_prior
+from vqgan.training.prior_presets import PRIOR_PRESETS
+
+Vqgan = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
+TOY_SETTINGS = (
+    "model.layers=1", "model.heads=2", "model.width=16", "model.hidden=16", "train.steps=6",
+    "train.batch_size=4", "train.log_every=2", "train.evaluate_every=3", "train.save_every=2",
+    "data.holdout=5", "data.samples=3", "data.validation_limit=5",
+)  # fmt: skip
+
+
+def command(tokens: Any, run: Path, *more: Any) -> list[Any]:
+    settings = [part for setting in TOY_SETTINGS for part in ("--set", setting)]
+    return ["train-prior", "--tokens", tokens, "--output", run, *settings, *more]
+
+
+def argv(tokens: Path, run: Path, *more: Any) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", *map(str, command(tokens, run, *more))]
+
+
+@pytest.fixture(scope="module")
+def trained(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, in a process of its own."""
+    run = tmp_path_factory.mktemp("prior") / "run"
+    done = subprocess.run(argv(finished / "out", run), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "step 6, held back: loss" in done.stderr
+    assert "no classes" in done.stderr
+    return run
+
+
+def test_settings_reach_their_section() -> None:
+    config = configure("tiny", ["model.layers=2", "train.fsdp=2", "objective.keep=0.9"])
+    assert (config.model.layers, config.train.fsdp, config.objective.keep) == (2, 2, 0.9)
+    assert configure("small", []) == PRIOR_PRESETS["small"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("model.layer=3", "unknown field 'layer'"),
+        ("model.grid=[8,8]", "model.grid follows from the data; leave it out"),
+        ("model.classes=3", "model.classes follows from the data"),
+        ("model.heads=3", "model.heads is 3: it must divide"),
+        ("model.kind=diffusion", "give one of autoregressive, masked"),
+        ("loss.l1=1", "there is no section 'loss'"),
+        ("train.best=psnr", "give one of loss, bits"),
+        ("train.fsdp=0", "train.fsdp is 0"),
+        ("train.fsdp=7", "train.fsdp is 7: it must divide the number of devices"),
+        ("data.views=some", "give one of all, one"),
+        ("data.holdout=1", "all would be held back"),
+        ("data.holdout=100000", "none of the 40 rows is held back"),
+        ("objective.keep=1.5", "it must lie in [0, 1]"),
+        ("steps=3", "write SECTION.FIELD=VALUE"),
+    ],
+)
+def test_wrong_settings(vqgan: Vqgan, finished: Path, tmp_path: Path, setting: str, says: str) -> None:
+    result = vqgan(*command(finished / "out", tmp_path / "run", "--set", setting, "--quiet"))
+    assert (result.code, says in result.line) == (2, True), result.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_masked_priors_hide_tokens_instead_of_replacing_them() -> None:
+    with pytest.raises(UserError, match=r"objective\.keep is 0\.9: a masked prior hides"):
+        configure("tiny", ["model.kind=masked", "objective.keep=0.9"])
+
+
+def test_unknown_preset(vqgan: Vqgan, finished: Path, tmp_path: Path) -> None:
+    result = vqgan(*command(finished / "out", tmp_path / "run", "--preset", "huge"))
+    assert (result.code, "--preset huge: known are llamagen-b" in result.line) == (2, True)
+
+
+def test_weights_of_data_sets(tmp_path: Path) -> None:
+    odd = tmp_path / "a=3"
+    odd.mkdir()
+    assert split_weights(["x", "y"]) == (["x", "y"], None)
+    assert split_weights(["x=0.3", "y=7"]) == (["x", "y"], (0.3, 7.0))
+    assert split_weights([str(odd), "b=c"]) == ([str(odd), "b=c"], None)
+    assert split_weights([f"{odd}=2"]) == ([str(odd)], (2.0,))
+    with pytest.raises(UserError, match="give every data set a weight"):
+        split_weights(["x=0.3", "y"])
+    with pytest.raises(UserError, match="the weight must be above 0"):
+        split_weights(["x=0"])
+
+
+def test_what_a_run_leaves(trained: Path, finished: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert names == {
+        "checkpoints", "prior", "config.json", "metrics.jsonl", "report.html", "sheets", "tensorboard"
+    }  # fmt: skip
+    manifest = json.loads((finished / "out" / "manifest.json").read_text())
+    info = read_prior(trained)
+    assert (info.config.codebook_size, info.config.grid, info.config.classes) == (64, (16, 16), 0)
+    assert info.codec.fingerprint == manifest["codec"]["fingerprint"]
+    assert info.codec.image_size == 32
+    held_back = info.card["data"]["held_back_images"]
+    assert info.card["data"]["training_images"] + held_back >= 35
+    assert info.card["metrics"]["loss"]["samples"] == held_back == 5  # no more than data.validation_limit
+    records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    figures = [record for record in records if "validation/loss" in record]
+    assert [record["step"] for record in figures] == [3, 6]
+    entropy = manifest["codebook"]["entropy_bits"]  # of all rows, held-back ones too
+    assert figures[0]["validation/unigram_bits"] == pytest.approx(entropy, rel=0.02)
+    assert sorted(path.name for path in (trained / "sheets").iterdir()) == ["samples-3.png", "samples-6.png"]
+    page = (trained / "report.html").read_text()
+    assert "Samples of the prior" in page
+    assert "unigram entropy" in page
+    assert "reconstructions" not in page
+
+
+def test_stopped_by_sigterm_and_continued(trained: Path, finished: Path, tmp_path: Path) -> None:
+    """The prior has the fingerprint of the run that was never stopped: every bit of it is the same."""
+    run = tmp_path / "run"
+    process = subprocess.Popen(argv(finished / "out", run), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while process.poll() is None and not _begun(run) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "the same command goes on from there" in err
+    done = subprocess.run(argv(finished / "out", run), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert read_prior(run).fingerprint == read_prior(trained).fingerprint
+
+
+def _begun(run: Path) -> bool:
+    return (run / "metrics.jsonl").exists() and "train/loss" in (run / "metrics.jsonl").read_text()
+
+
+def test_finished_run_goes_no_further(vqgan: Vqgan, trained: Path, finished: Path) -> None:
+    before = load_prior_weights(read_prior(trained))
+    assert vqgan(*command(finished / "out", trained, "--quiet")).code == 0
+    after = load_prior_weights(read_prior(trained))
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_another_configuration_in_the_same_folder(vqgan: Vqgan, trained: Path, finished: Path) -> None:
+    result = vqgan(*command(finished / "out", trained, "--set", "model.width=32", "--quiet"))
+    assert (result.code, "model.width was 16, is 32" in result.line) == (2, True)
+
+
+def test_tokens_of_another_codec(
+    vqgan: Vqgan, tokenize: Vqgan, trained: Path, finished: Path, few: Path, other_codec: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    assert tokenize(few, "--codec", other_codec, output=other).code == 0
+    first, second = (json.loads((path / "manifest.json").read_text())["codec"]["fingerprint"][:12]
+                     for path in (finished / "out", other))  # fmt: skip
+    goes_on = vqgan(*command(other, trained, "--quiet"))
+    assert (goes_on.code, f"learns tokens of codec {first} (" in goes_on.line) == (2, True), goes_on.err
+    assert second in goes_on.line
+    validated = vqgan(*command(finished / "out", tmp_path / "run", "--validation", other, "--quiet"))
+    assert (validated.code, first in validated.line, second in validated.line) == (2, True, True)
+    mixed = vqgan(*command(finished / "out", tmp_path / "run", "--tokens", other, "--quiet"))
+    assert (mixed.code, first in mixed.line, second in mixed.line) == (2, True, True)
+    decoded = vqgan(*command(finished / "out", tmp_path / "run", "--codec", other_codec, "--quiet"))
+    assert (decoded.code, "but the tokens were made by" in decoded.line) == (2, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tokens_of_another_grid(
+    vqgan: Vqgan, tokenize: Vqgan, finished: Path, few: Path, tmp_path: Path
+) -> None:
+    smaller = tmp_path / "smaller"
+    assert tokenize(few, "--image-size", 16, output=smaller).code == 0
+    result = vqgan(*command(finished / "out", tmp_path / "run", "--tokens", smaller, "--quiet"))
+    assert (result.code, "16 rows of 16 and 8 rows of 8 tokens" in result.line) == (2, True), result.err
+
+
+def test_not_a_data_set(vqgan: Vqgan, tmp_path: Path) -> None:
+    result = vqgan(*command(tmp_path / "none", tmp_path / "run"))
+    assert (result.code, "nothing there" in result.line) == (2, True)
+    (tmp_path / "none").mkdir()
+    result = vqgan(*command(tmp_path / "none", tmp_path / "run"))
+    assert (result.code, "not a finished data set" in result.line) == (2, True)
+
+
+@pytest.fixture
+def labelled(tokenize: Vqgan, photos: Path, tmp_path: Path) -> Path:
+    """20 photographs in two classes."""
+    for number, path in enumerate(sorted(photos.iterdir())[:20]):
+        folder = tmp_path / "pictures" / ("cats", "dogs")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    assert tokenize(tmp_path / "pictures", "--folder-labels", output=tmp_path / "labelled").code == 0
+    return tmp_path / "labelled"
+
+
+def test_classes_and_a_condition(vqgan: Vqgan, labelled: Path, tmp_path: Path) -> None:
+    """Here every picture is its own condition; without a codec there are no sheets."""
+    once = ["--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "data.samples=0"]
+    result = vqgan(*command(labelled, tmp_path / "run", *once, "--condition", labelled))
+    assert result.code == 0, result.err
+    assert "2 classes" in result.err
+    info = read_prior(tmp_path / "run")
+    assert (info.config.classes, info.class_names) == (2, ("cats", "dogs"))
+    assert (info.config.condition_grid, info.config.condition_codebook_size) == ((16, 16), 64)
+    assert list((tmp_path / "run" / "sheets").iterdir()) == []
+
+
+def test_condition_without_partners(
+    vqgan: Vqgan, tokenize: Vqgan, finished: Path, few: Path, tmp_path: Path
+) -> None:
+    assert tokenize(few, output=tmp_path / "condition").code == 0
+    result = vqgan(
+        *command(finished / "out", tmp_path / "run", "--condition", tmp_path / "condition", "--quiet")
+    )
+    tokens = pa.concat_tables(pq.read_table(path) for path in sorted((finished / "out").glob("tokens-*")))
+    keys = pc.unique(tokens["key"]).to_pylist()
+    assert len(keys) == 40
+    assert result.code == 2
+    assert "partner of the same key and view" in result.line
+    assert "(such as key " in result.line
+
+
+def test_unconditional(vqgan: Vqgan, labelled: Path, tmp_path: Path) -> None:
+    once = ["--set", "train.steps=1", "--set", "data.samples=0", "--set", "data.holdout=0"]
+    result = vqgan(*command(labelled, tmp_path / "run", *once, "--unconditional"))
+    assert result.code == 0, result.err
+    assert "nothing held back" in result.err
+    assert read_prior(tmp_path / "run").config.classes == 0
