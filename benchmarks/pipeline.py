@@ -16,10 +16,11 @@ import numpy as np
 from common import LARGE, make_corpus, parser, random_codec, say, scratch
 
 from pipelines import tokenize_images
+from transforms.batching import BATCHES_IN_FLIGHT
 from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
 from transforms.inference import load_codec
-from transforms.slices import BATCHES_IN_FLIGHT, Batch, encode
+from transforms.slices import Batch, encode
 from transforms.sources import SourceConfig
 from vqgan.codec import Codec
 

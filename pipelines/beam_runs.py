@@ -3,11 +3,43 @@
 import contextlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+from transforms import progress
 from vqgan.errors import UserError
 
 RUNNER = "FnApiRunner"  # Beam's own default tries to download a runner at every start
+
+
+def run_pipeline(build: Callable[[], Any], beam_args: Sequence[str], images: int, quiet: bool) -> None:
+    """Runs one transform from a pipeline's root to its end, with progress.
+
+    Args:
+      build: makes the transform; called when Beam is imported, so that it may import Beam itself.
+      beam_args: flags for Beam.
+      images: how many there are to be done, for the progress.
+      quiet: show none.
+
+    Raises:
+      UserError: what a worker raised for the user.
+    """
+    with quiet_imports():
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        transform = build()
+    args = list(beam_args)
+    if not any(arg.split("=")[0] == "--runner" for arg in args):
+        args.append(f"--runner={RUNNER}")
+    shown = progress.Progress(images, quiet=quiet)
+    progress.show(shown)
+    try:
+        with answering(), beam.Pipeline(options=PipelineOptions(args)) as pipeline:
+            pipeline | transform
+    finally:
+        progress.show(None)
+        shown.close()
 
 
 @contextlib.contextmanager

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pipelines.commands import (
+    decode_tokens,
     demo,
     evaluate_codecs,
     export_codec,
     import_codec,
+    import_prior,
     inspect_path,
     push_codec,
+    sample_prior,
     tokenize_images,
+    train_prior,
     train_vqgan,
     verify_tokens,
 )
@@ -28,6 +32,10 @@ COMMANDS = (
     train_vqgan,
     evaluate_codecs,
     push_codec,
+    train_prior,
+    sample_prior,
+    decode_tokens,
+    import_prior,
     demo,
 )
 """In the order in which the program's help lists them."""

@@ -1,43 +1,99 @@
-"""``vqgan demo``: photographs to tokens and back, with a report to look at."""
+"""``vqgan demo``: the full circle. Photographs to tokens and back, a prior of them, and new pictures."""
 
+import html
+import math
 import sys
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
-from pipelines import tokenize_images
+from pipelines import decode_tokens, sample_prior, tokenize_images, training_prior
 from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
-from transforms.inference import load_codec
 from transforms.sources import SourceConfig
 from transforms.verifying import verify
+from vqgan import page
 from vqgan.errors import UserError
-from vqgan.shards import Shard
+from vqgan.prior.checkpoint import read_prior
+from vqgan.prior.sampling_config import SamplingConfig
 
 PHOTOS = Path(__file__).parent / "photos"
 CODEC = "tiny"
 IMAGE_SIZE = 256
 BATCH_SIZE = 4
+CROP_SIZE = 64
+CROPS_PER_IMAGE = 48
+PRIOR_SETTINGS = (
+    "train.steps=300",
+    "train.evaluate_every=100",
+    "train.save_every=100",
+    "optimizer.learning_rate=0.002",
+    "data.holdout=5",
+)
+SAMPLES = 48
+TOP_P = 0.95
+REPORT_FILE = "report.html"
 
 
 def run(output: str, images: str | None) -> None:
-    """Tokenizes photographs, checks the shards, and renders pictures from them.
+    """Tokenizes photographs, decodes them again, trains a small prior, and samples new pictures.
+
+    Every part is a run of its own, so a demo that was stopped goes on where it was.
 
     Args:
-      output: folder for shards (``tokens/``) and pictures (``pictures/``).
+      output: folder for everything.
       images: the user's own images, or None for those that come along.
 
     Raises:
-      UserError: as ``vqgan tokenize`` does.
+      UserError: as the commands do that it runs.
     """
     folder = Path(output)
+    source = SourceConfig(input=images or f"{PHOTOS}/*.jpg")
+    _say("== 1 of 5: photographs to tokens")
+    tokens = tokenize(source, folder / "tokens", Geometry(image_size=IMAGE_SIZE))
+    _say("== 2 of 5: tokens back to pictures")
+    decode_tokens.run(
+        decode_tokens.DecodeTokensConfig(tokens, str(folder / "pictures"), batch_size=BATCH_SIZE), []
+    )
+    _say(f"== 3 of 5: tokens of {CROP_SIZE}-pixel crops, to learn from")
+    views = Geometry(image_size=CROP_SIZE, views="random-crops", random_crops=CROPS_PER_IMAGE)
+    crops = tokenize(source, folder / "crops", views)
+    _say("== 4 of 5: a small prior")
+    request = training_prior.TrainPriorRequest((crops,), str(folder / "prior"), settings=PRIOR_SETTINGS)
+    if not training_prior.run(request):
+        raise UserError(f"{folder}: the demo was stopped; the same command goes on")
+    _say("== 5 of 5: new pictures")
+    sample_prior.run(
+        sample_prior.SampleConfig(
+            prior=str(folder / "prior"),
+            output=str(folder / "samples"),
+            count=SAMPLES,
+            settings=SamplingConfig(top_p=TOP_P),
+        )
+    )
+    write_report(folder)
+    _say(
+        f"\n{folder.resolve()}\n"
+        f"  report.html              all of it on one page: open this first\n"
+        f"  tokens/                  the shards of the photographs, and originals beside reconstructions\n"
+        f"  pictures/                decoded from the shards alone\n"
+        f"  prior/                   the prior, its curves and its sheets\n"
+        f"  samples/                 tokens that the prior has drawn, and their pictures"
+    )
+
+
+def tokenize(source: SourceConfig, output: Path, geometry: Geometry) -> str:
+    """Makes a token data set and checks it. Gives its folder.
+
+    Raises:
+      UserError: as ``vqgan tokenize`` does, or the data set is damaged.
+    """
     config = tokenize_images.TokenizeConfig(
-        source=SourceConfig(input=images or f"{PHOTOS}/*.jpg"),
-        output=str(folder / "tokens"),
+        source=source,
+        output=str(output),
         codec=CODEC,
-        geometry=Geometry(image_size=IMAGE_SIZE),
+        geometry=geometry,
         decode=DecodeConfig(),
         batch_size=BATCH_SIZE,
     )
@@ -46,41 +102,58 @@ def run(output: str, images: str | None) -> None:
     if problems:
         raise UserError(f"{config.output}: {problems[0]}; delete the folder and run the demo again")
     _say(f"verified: {summary}")
-    count = render(config.output, folder / "pictures")
-    _say(
-        f"\n{folder.resolve()}\n"
-        f"  tokens/tokens-*.parquet  the shards\n"
-        f"  tokens/report.html       originals beside reconstructions: open this first\n"
-        f"  pictures/                {count} pictures, decoded from the shards alone"
-    )
+    return config.output
 
 
-def render(tokens: str, pictures: Path) -> int:
-    """Decodes every row of a data set's shards to a PNG. Gives their number."""
-    codec = load_codec(CODEC, BATCH_SIZE, "float32")
-    pictures.mkdir(parents=True, exist_ok=True)
-    count = 0
-    for path in sorted(Path(tokens).glob("tokens-*.parquet")):
-        with Shard(str(path), path.name) as shard:
-            shard.require(codec.fingerprint)
-            for batch in shard.batches(["key", "view", "tokens"]):
-                decoded = codec.decode(shard.tokens(batch))
-                for key, view, pixels in zip(
-                    batch.column("key").to_pylist(), batch.column("view").to_pylist(), decoded, strict=True
-                ):
-                    _save(pictures / _file_name(key, view), pixels)
-                    count += 1
-    return count
+def write_report(folder: Path) -> None:
+    """One page that shows what each part has made."""
+    metrics = read_prior(folder / "prior").card.get("metrics", {})
+    figures: list[tuple[str, str]] = []
+    if "loss" in metrics:
+        loss, unigram = (metrics[name]["value"] / math.log(2) for name in ("loss", "unigram"))
+        figures = [
+            ("bits per token, held back", f"{loss:.2f}"),
+            ("knowing frequencies only", f"{unigram:.2f}"),
+        ]
+    with Image.open(folder / "samples" / sample_prior.SHEET_FILE) as opened:
+        sheet = np.asarray(opened.convert("RGB"))
+    rows = [
+        (f"{name}/{REPORT_FILE}", what)
+        for name, what in (
+            ("tokens", "originals beside reconstructions, use of the codebook, rejects"),
+            ("pictures", "the decoded pictures"),
+            ("prior", "curves, and samples during training"),
+        )
+    ]
+    sections = [
+        page.tiles(figures),
+        page.section("Photographs, decoded from their tokens", _pictures(folder / "pictures"), "pictures"),
+        page.section("New pictures, drawn from the prior", _figure(sheet, "samples"), "samples"),
+        page.section("More", page.table(("page", "what it shows"), rows)),
+    ]
+    text = page.document("From photographs to new pictures", f"codec {CODEC}", sections, STYLE)
+    (folder / REPORT_FILE).write_text(text)
 
 
-def _file_name(key: str, view: int) -> str:
-    """A name that stays inside the folder whatever the key, and differs for different keys."""
-    return f"{quote(key, safe=' ')}-{view}.png"
+def _pictures(folder: Path) -> str:
+    paths = sorted(path for path in folder.rglob("*.png") if not path.name.startswith("."))
+    return "".join(_figure(_reduced(path), path.stem) for path in paths[:12])
 
 
-def _save(path: Path, pixels: np.ndarray) -> None:
-    Image.fromarray(pixels).save(path)
+def _reduced(path: Path) -> np.ndarray:
+    with Image.open(path) as opened:
+        return np.asarray(opened.convert("RGB"))
+
+
+def _figure(pixels: np.ndarray, name: str) -> str:
+    return f"<img alt='{html.escape(name, quote=True)}' src='{page.data_uri(pixels, 200_000)}'>"
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+STYLE = """
+.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px}
+.pictures img{width:100%;border-radius:4px}.samples img{width:100%;image-rendering:auto}
+"""

@@ -2,15 +2,21 @@
 
 import dataclasses
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
-from pipelines.beam_runs import RUNNER, answering, quiet_imports
-from transforms import progress
+from pipelines.beam_runs import run_pipeline
+from pipelines.planned_runs import (
+    check_same_plan,
+    finished_manifest,
+    make_folders,
+    missing_files,
+    result,
+    speaker,
+)
 from transforms.dedupe import mark_duplicates
 from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
@@ -20,7 +26,6 @@ from transforms.plan import (
     check_keys,
     collect,
     cut,
-    differences,
     make_plan,
     read_plan,
     write_plan,
@@ -34,7 +39,7 @@ from vqgan import filesystems
 from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
-from vqgan.manifest import MANIFEST_FILE, read_manifest
+from vqgan.manifest import MANIFEST_FILE
 from vqgan.shards import shard_name
 
 DTYPES = ("float32", "bfloat16")
@@ -165,73 +170,40 @@ def run(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     """
     if config.output == "":
         raise UserError("--output is empty: give a folder")
+    say = speaker(config.quiet)
     existing = read_plan(config.output)
     prepared = prepare(config)
-    _check_same_plan(config.output, existing, prepared.plan)
-    if existing is not None and (manifest := read_manifest(config.output)) is not None:
-        missing = _missing_files(config.output, manifest)
-        if not missing:
-            _say(config, f"{config.output} is complete ({_counts(manifest)}); nothing to do")
+    check_same_plan(config.output, existing, prepared.plan)
+    if existing is not None:
+        manifest = finished_manifest(config.output, lambda m: missing_files(config.output, m), _counts, say)
+        if manifest is not None:
             return manifest
-        _say(config, f"{config.output}: {len(missing)} files are missing, such as {missing[0]}; made again")
-        filesystems.delete(filesystems.join(config.output, MANIFEST_FILE))
-    for folder in (config.output, filesystems.join(config.output, "plan")):
-        filesystems.make_folder(folder)
-        filesystems.delete_temporaries(folder)
+    make_folders(config.output)
     if existing is None:
         write_plan(config.output, prepared.plan, prepared.slices)
     _run_pipeline(prepared, beam_args)
-    manifest = read_manifest(config.output)
-    if manifest is None:
-        raise UserError(f"{config.output}: the pipeline ended without a manifest; see its log")
-    _say(config, f"{config.output}: {_counts(manifest)}")
+    manifest = result(config.output)
+    say(f"{config.output}: {_counts(manifest)}")
     for reason, count in manifest["reject_reasons"].items():
-        _say(config, f"  rejected, {reason}: {count}")
+        say(f"  rejected, {reason}: {count}")
     if agreement := manifest.get("agreement_with_float32"):
-        _say(
-            config,
+        say(
             f"{config.dtype}: {agreement['share']:.2%} of the tokens of {agreement['images']} images "
-            "are those of float32",
+            "are those of float32"
         )
     return manifest
 
 
 def _run_pipeline(prepared: Prepared, beam_args: Sequence[str]) -> None:
-    with quiet_imports():
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-
+    def build() -> Any:
         from transforms.tokenizing import TokenizeCorpus
 
-    config, plan = prepared.config, prepared.plan
-    args = list(beam_args)
-    if not any(arg.split("=")[0] == "--runner" for arg in args):
-        args.append(f"--runner={RUNNER}")
-    _say(config, f"{plan.entries} images in {plan.slices} slices, codec {prepared.codec.fingerprint[:12]}")
-    shown = progress.Progress(plan.entries, quiet=config.quiet)
-    progress.show(shown)
-    try:
-        with answering(), beam.Pipeline(options=PipelineOptions(args)) as pipeline:
-            pipeline | TokenizeCorpus(prepared.job, plan, config.report)
-    finally:
-        progress.show(None)
-        shown.close()
+        return TokenizeCorpus(prepared.job, prepared.plan, prepared.config.report)
 
-
-def _check_same_plan(output: str, existing: Plan | None, plan: Plan) -> None:
-    """Refuses to mix two plans in one output.
-
-    Raises:
-      UserError: another plan lies there, or shards without a plan.
-    """
-    if existing is None:
-        shards = [name for name in filesystems.list_names(output) if name.startswith("tokens-")]
-        if shards:
-            raise UserError(f"{output}: there are shards but no plan in it; choose another output")
-        return
-    if existing.hash != plan.hash:
-        what = "; ".join(differences(existing.identity, plan.identity))
-        raise UserError(f"{output}: belongs to another run ({what}); choose another output")
+    plan, quiet = prepared.plan, prepared.config.quiet
+    fingerprint = prepared.codec.fingerprint[:12]
+    speaker(quiet)(f"{plan.entries} images in {plan.slices} slices, codec {fingerprint}")
+    run_pipeline(build, beam_args, plan.entries, quiet)
 
 
 def _check_apart(source: str, output: str) -> None:
@@ -259,20 +231,9 @@ def _takes(location: Location, parts: Sequence[str]) -> bool:
     return named or state is EVERYTHING
 
 
-def _missing_files(output: str, manifest: dict[str, Any]) -> list[str]:
-    there = set(filesystems.list_names(output))
-    names = [entry["name"] for entry in (*manifest["shards"], *manifest["rejects"])]
-    return [name for name in names if name not in there]
-
-
-def _counts(manifest: dict[str, Any]) -> str:
+def _counts(manifest: Mapping[str, Any]) -> str:
     counts, codebook = manifest["counts"], manifest["codebook"]
     return (
         f"{counts['images']} images, {counts['rows']} rows, {counts['rejects']} rejects, "
         f"{len(manifest['shards'])} shards, {codebook['used']} of {codebook['size']} codes used"
     )
-
-
-def _say(config: TokenizeConfig, line: str) -> None:
-    if not config.quiet:
-        print(line, file=sys.stderr, flush=True)

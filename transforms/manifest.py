@@ -20,15 +20,13 @@ PACKAGES = ("vqgan-pipelines", "apache-beam", "jax", "jaxlib", "flax", "numpy", 
 
 
 @dataclasses.dataclass
-class Totals:
-    """Sum of many slices' summaries; order of adding does not matter.
+class SliceTotals:
+    """Sum of many slices' summaries, whatever they hold; order of adding does not matter.
 
     Attributes:
       shards: JSON entry of each shard.
       rejects: JSON entry of each rejects file.
       planned, images, rows: over all slices.
-      token_bytes: size of all token columns.
-      histogram: ``[K]`` how often each code occurs, or None before the first slice.
       reasons: how often each reason for a reject occurs.
       new_images: images of slices made in this run.
       seconds: workers' time for them.
@@ -39,13 +37,11 @@ class Totals:
     planned: int = 0
     images: int = 0
     rows: int = 0
-    token_bytes: int = 0
-    histogram: np.ndarray | None = None
     reasons: Counter[str] = dataclasses.field(default_factory=Counter)
     new_images: int = 0
     seconds: float = 0.0
 
-    def add(self, summary: SliceSummary) -> None:
+    def add(self, summary: Any) -> None:
         """Adds one slice."""
         self.shards.append(dataclasses.asdict(summary.shard))
         if summary.reject_file is not None:
@@ -56,22 +52,43 @@ class Totals:
         self.planned += summary.planned
         self.images += summary.images
         self.rows += summary.shard.rows
-        self.token_bytes += summary.token_bytes
-        self.histogram = _add(self.histogram, summary.histogram)
         self.reasons.update(summary.reject_reasons)
 
-    def merge(self, other: "Totals") -> None:
+    def merge(self, other: Any) -> None:
         """Adds all that another sum holds."""
         self.shards += other.shards
         self.rejects += other.rejects
         self.planned += other.planned
         self.images += other.images
         self.rows += other.rows
-        self.token_bytes += other.token_bytes
-        self.histogram = _add(self.histogram, other.histogram)
         self.reasons.update(other.reasons)
         self.new_images += other.new_images
         self.seconds += other.seconds
+
+
+@dataclasses.dataclass
+class Totals(SliceTotals):
+    """Sum of slices of tokens.
+
+    Attributes:
+      token_bytes: size of all token columns.
+      histogram: ``[K]`` how often each code occurs, or None before the first slice.
+    """
+
+    token_bytes: int = 0
+    histogram: np.ndarray | None = None
+
+    def add(self, summary: SliceSummary) -> None:
+        """Adds one slice."""
+        super().add(summary)
+        self.token_bytes += summary.token_bytes
+        self.histogram = _add(self.histogram, summary.histogram)
+
+    def merge(self, other: "Totals") -> None:
+        """Adds all that another sum holds."""
+        super().merge(other)
+        self.token_bytes += other.token_bytes
+        self.histogram = _add(self.histogram, other.histogram)
 
 
 def total(summaries: Iterable[SliceSummary]) -> Totals:
@@ -96,11 +113,7 @@ def build_manifest(
     Raises:
       UserError: the shards do not add up to the plan.
     """
-    if len(totals.shards) != plan.slices or totals.planned != plan.entries:
-        raise UserError(
-            f"{len(totals.shards)} shards of {totals.planned} entries do not make the plan's "
-            f"{plan.slices} of {plan.entries}; run the same command again"
-        )
+    check_complete(plan, totals)
     histogram = totals.histogram if totals.histogram is not None else np.zeros(0, np.int64)
     usage = codebook_usage(histogram)
     tokens = int(histogram.sum())
@@ -118,9 +131,9 @@ def build_manifest(
             "rows": totals.rows,
             "tokens": tokens,
         },
-        "shards": sorted(totals.shards, key=lambda entry: entry["name"]),
-        "rejects": sorted(totals.rejects, key=lambda entry: entry["name"]),
-        "reject_reasons": dict(sorted(totals.reasons.items(), key=lambda item: (-item[1], item[0]))),
+        "shards": by_name(totals.shards),
+        "rejects": by_name(totals.rejects),
+        "reject_reasons": reasons(totals),
         "codebook": {
             "size": len(histogram),
             "used": usage.used,
@@ -133,14 +146,47 @@ def build_manifest(
             "token_bytes": totals.token_bytes,
             "bits_per_token": 8 * totals.token_bytes / tokens if tokens else 0.0,
         },
-        "throughput": {
-            "images": totals.new_images,
-            "worker_seconds": round(totals.seconds, 3),
-            "images_per_second": round(totals.new_images / totals.seconds, 3) if totals.seconds else 0.0,
-        },
+        "throughput": throughput(totals),
         "versions": versions(),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "finished": now(),
     }
+
+
+def check_complete(plan: Plan, totals: SliceTotals) -> None:
+    """Refuses sums that are not those of the whole plan.
+
+    Raises:
+      UserError: the shards do not add up to the plan.
+    """
+    if len(totals.shards) != plan.slices or totals.planned != plan.entries:
+        raise UserError(
+            f"{len(totals.shards)} shards of {totals.planned} entries do not make the plan's "
+            f"{plan.slices} of {plan.entries}; run the same command again"
+        )
+
+
+def by_name(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """JSON entries of files in the order of their names."""
+    return sorted(entries, key=lambda entry: entry["name"])
+
+
+def reasons(totals: SliceTotals) -> dict[str, int]:
+    """How often each reason for a reject occurs, the commonest first."""
+    return dict(sorted(totals.reasons.items(), key=lambda item: (-item[1], item[0])))
+
+
+def throughput(totals: SliceTotals) -> dict[str, Any]:
+    """Speed of what was made in this run."""
+    return {
+        "images": totals.new_images,
+        "worker_seconds": round(totals.seconds, 3),
+        "images_per_second": round(totals.new_images / totals.seconds, 3) if totals.seconds else 0.0,
+    }
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:

@@ -135,6 +135,11 @@ def write_plan(output: str, plan: Plan, slices: list[pa.Table]) -> None:
     ):
         for part in slices:
             writer.write_table(part, row_group_size=max(1, part.num_rows))
+    write_plan_file(output, plan)
+
+
+def write_plan_file(output: str, plan: Plan) -> None:
+    """Publishes ``plan.json``; what it refers to has to be in place before."""
     document = {**dataclasses.asdict(plan), "hash": plan.hash}
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
     filesystems.write_bytes(filesystems.join(output, PLAN_FILE), text.encode())

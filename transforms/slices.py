@@ -5,20 +5,17 @@ thread pool, ahead of the device by a bounded number of images, and the device w
 while the next is being filled.
 """
 
-import contextlib
 import dataclasses
 import os
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from transforms import rejects
+from transforms.batching import fill, in_order, on_device
 from transforms.geometry import Geometry, View, count_views
 from transforms.images import DecodeConfig, Reject, prepare
 from transforms.plan import read_slice
@@ -33,10 +30,6 @@ from vqgan.shards import Shard, ShardMetadata, ShardWriter, rejects_name, shard_
 if TYPE_CHECKING:
     from vqgan.codec import Codec
 
-BATCHES_IN_FLIGHT = 2
-"""Batches handed to the device whose tokens were not fetched yet."""
-DECODE_NICENESS = 10
-"""Priority of decoding threads, as ``nice`` counts: they get what the device's threads leave."""
 BATCHES_DECODED_AHEAD = 2
 """Batches' worth of images being read and decoded ahead of the one that is filled."""
 UNREADABLE_SLICE = 8
@@ -80,6 +73,17 @@ class Job:
     def preprocessing(self) -> dict[str, Any]:
         """How pixels are made from a source's bytes, as JSON data."""
         return {"decode": to_dict(self.decode), "geometry": to_dict(self.geometry)}
+
+
+class SlicesOfPlan(Protocol):
+    """What any job over the slices of a plan tells: the output, its plan's hash and the number of slices."""
+
+    @property
+    def output(self) -> str: ...
+    @property
+    def plan_hash(self) -> str: ...
+    @property
+    def slices(self) -> int: ...
 
 
 class Row(NamedTuple):
@@ -162,7 +166,7 @@ def make_shard(job: Job, number: int, codec: "Codec", progress: Progress) -> Sli
     return summarize(job.output, number, job.slices, seconds=time.monotonic() - started)
 
 
-def finished(job: Job, number: int) -> SliceSummary | None:
+def finished(job: SlicesOfPlan, number: int) -> SliceSummary | None:
     """The slice as a former run of this plan has left it; None where it has to be made."""
     path = filesystems.join(job.output, shard_name(number, job.slices))
     if not filesystems.exists(path):
@@ -180,23 +184,9 @@ def finished(job: Job, number: int) -> SliceSummary | None:
 def read_and_decode(job: Job, source: Source, entries: list[Entry]) -> Iterator[Item | RejectRow]:
     """Every entry in order, decoded or rejected; a bounded number of them ahead of the caller."""
     loaders = source.read([entry for entry in entries if entry.error is None])
+    pairs = ((entry, None if entry.error is not None else next(loaders)) for entry in entries)
     window = job.threads + BATCHES_DECODED_AHEAD * max(1, job.batch_size // count_views(job.geometry))
-    with ThreadPoolExecutor(job.threads, "decode", initializer=_yield_to_device) as pool:
-        ahead: deque[Future[Item | RejectRow] | RejectRow] = deque()
-        try:
-            for entry in entries:
-                if entry.error is None:
-                    ahead.append(pool.submit(load_item, job, entry, next(loaders)))
-                else:
-                    ahead.append(rejects.from_plan(entry))
-                if len(ahead) >= window:
-                    yield _result(ahead.popleft())
-            while ahead:
-                yield _result(ahead.popleft())
-        finally:
-            for pending in ahead:
-                if isinstance(pending, Future):
-                    pending.cancel()
+    return in_order(lambda pair: _item(job, *pair), pairs, job.threads, window, "decode")
 
 
 def load_item(job: Job, entry: Entry, load: Loader) -> Item | RejectRow:
@@ -220,44 +210,17 @@ def load_item(job: Job, entry: Entry, load: Loader) -> Item | RejectRow:
 
 def batches(items: Iterator[Item], batch_size: int) -> Iterator[Batch]:
     """Fixed batches in order; views of one image may fall into two batches. The last is padded."""
-    rows: list[Row] = []
-    pixels: np.ndarray | None = None
-    for item in items:
-        for row, image in zip(item.rows, item.pixels, strict=True):
-            if pixels is None:
-                # Fresh memory for each batch: the device may still be reading the one before.
-                pixels = np.zeros((batch_size, *image.shape), np.uint8)
-            pixels[len(rows)] = image
-            rows.append(row)
-            if len(rows) == batch_size:
-                yield Batch(rows, pixels)
-                rows, pixels = [], None
-    if pixels is not None:
-        yield Batch(rows, pixels)
+    pairs = (pair for item in items for pair in zip(item.rows, item.pixels, strict=True))
+    return (Batch(rows, pixels) for rows, pixels in fill(pairs, batch_size))
 
 
 def encode(filled: Iterator[Batch], codec: "Codec") -> Iterator[tuple[list[Row], np.ndarray]]:
-    """Rows and their int32 tokens ``[rows, h, w]``, batch by batch.
-
-    The next batches are filled while the device still works on the ones before.
-    """
-    in_flight: deque[tuple[list[Row], Any]] = deque()
-    for batch in filled:
-        in_flight.append((batch.rows, codec.encode_batch(batch.pixels)))
-        if len(in_flight) > BATCHES_IN_FLIGHT:
-            rows, tokens = in_flight.popleft()
-            yield rows, np.asarray(tokens)[: len(rows)]
-    for rows, tokens in in_flight:
-        yield rows, np.asarray(tokens)[: len(rows)]
+    """Rows and their int32 tokens ``[rows, h, w]``, batch by batch, those ahead being filled meanwhile."""
+    return on_device(filled, codec.encode_batch)
 
 
-def _yield_to_device() -> None:
-    """Lowers the calling thread's priority, so that decoding fills the gaps that XLA's threads leave.
-
-    Where the device is the CPU itself, an equal share would stall every parallel step of the encoder.
-    """
-    with contextlib.suppress(AttributeError, OSError):  # per thread on Linux only
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), DECODE_NICENESS)
+def _item(job: Job, entry: Entry, load: Loader | None) -> Item | RejectRow:
+    return rejects.from_plan(entry) if load is None else load_item(job, entry, load)
 
 
 def _accepted(
@@ -310,7 +273,3 @@ def _check_rejects(job: Job, number: int, planned: int, found: list[RejectRow]) 
         f"{job.max_reject_rate:.0%} allowed, such as {first.key!r} ({first.message}); "
         "raise --max-reject-rate or mend the input"
     )
-
-
-def _result(pending: "Future[Item | RejectRow] | RejectRow") -> Item | RejectRow:
-    return pending.result() if isinstance(pending, Future) else pending

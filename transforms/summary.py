@@ -34,18 +34,16 @@ class FileSummary:
 
 
 @dataclasses.dataclass(frozen=True)
-class SliceSummary:
-    """One finished slice.
+class FinishedSlice:
+    """One finished slice, whatever it holds.
 
     Attributes:
       number: of the slice.
       planned: entries in the plan.
-      images: those that have rows.
-      shard: the token shard.
+      images: those that were made.
+      shard: the Parquet file whose presence says that the slice is finished.
       reject_file: the rejects, or None where there are none.
       reject_reasons: how often each ``stage: error`` occurs.
-      token_bytes: size of the token column.
-      histogram: ``[K]`` how often each code occurs.
       seconds: time it took to make, or None where a former run had made it.
     """
 
@@ -55,14 +53,25 @@ class SliceSummary:
     shard: FileSummary
     reject_file: FileSummary | None
     reject_reasons: Counter[str]
-    token_bytes: int
-    histogram: np.ndarray
     seconds: float | None
 
     @property
     def rejects(self) -> int:
         """Number of rejects."""
         return 0 if self.reject_file is None else self.reject_file.rows
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceSummary(FinishedSlice):
+    """One finished slice of tokens.
+
+    Attributes:
+      token_bytes: size of the token column.
+      histogram: ``[K]`` how often each code occurs.
+    """
+
+    token_bytes: int
+    histogram: np.ndarray
 
 
 def summarize(output: str, number: int, slices: int, seconds: float | None) -> SliceSummary:
@@ -79,12 +88,7 @@ def summarize(output: str, number: int, slices: int, seconds: float | None) -> S
         for batch in shard.batches():  # all columns, though only tokens are counted: damage must not pass
             histogram += np.bincount(shard.tokens(batch).reshape(-1), minlength=len(histogram))
         rows, token_bytes = shard.rows, shard.token_bytes()
-    reasons: Counter[str] = Counter()
-    reject_file = None
-    if metadata.rejects:
-        rejected = rejects.read(filesystems.join(output, rejects_name(number, slices)))
-        reasons.update(f"{row.stage}: {row.error}" for row in rejected)
-        reject_file = describe_file(output, rejects_name(number, slices), len(rejected))
+    reject_file, reasons = summarize_rejects(output, number, slices, metadata.rejects)
     return SliceSummary(
         number=number,
         planned=metadata.planned,
@@ -96,6 +100,17 @@ def summarize(output: str, number: int, slices: int, seconds: float | None) -> S
         histogram=histogram,
         seconds=seconds,
     )
+
+
+def summarize_rejects(
+    output: str, number: int, slices: int, expected: int
+) -> tuple[FileSummary | None, Counter[str]]:
+    """The rejects file of a slice, and how often each reason occurs; None where no rejects are expected."""
+    if not expected:
+        return None, Counter()
+    name = rejects_name(number, slices)
+    rows = rejects.read(filesystems.join(output, name))
+    return describe_file(output, name, len(rows)), Counter(f"{row.stage}: {row.error}" for row in rows)
 
 
 def describe_file(output: str, name: str, rows: int) -> FileSummary:

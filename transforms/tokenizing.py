@@ -1,18 +1,15 @@
 """The tokenize pipeline as Beam transforms: thin wrappers around :mod:`transforms.slices`.
 
-The graph is linear and carries slice numbers and summaries only, never pixels, so every runner gives
-the same bytes::
-
-    Impulse -> slice numbers -> Reshuffle -> make shard -> sum -> report -> manifest
+What both directions share of the graph is in :mod:`transforms.beam_slices`.
 """
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
 
-from transforms import progress
+from transforms.beam_slices import MakeSlice, SumSummaries, over_slices
 from transforms.inference import load_codec
 from transforms.manifest import Totals, build_manifest
 from transforms.plan import Plan
@@ -42,57 +39,16 @@ class TokenizeCorpus(beam.PTransform):
 
     def expand(self, root: Any) -> Any:
         """The linear graph from the root to the manifest."""
-        return (
-            root
-            | "Start" >> beam.Impulse()
-            | "SliceNumbers" >> beam.FlatMap(_numbers, self._job.slices)
-            | "Spread" >> beam.Reshuffle()
-            | "MakeShard" >> beam.ParDo(MakeShard(self._job))
-            # Without the default for empty inputs, whose side input would make the graph branch.
-            | "Sum" >> beam.CombineGlobally(SumSummaries()).without_defaults()
-            | "Finish" >> beam.Map(finish, self._job, self._plan, self._write_report)
-        )
+        finishing = functools.partial(finish, job=self._job, plan=self._plan, with_report=self._write_report)
+        return over_slices(root, self._job.slices, MakeShard(self._job), SumSummaries(Totals), finishing)
 
 
-class MakeShard(beam.DoFn):
+class MakeShard(MakeSlice):
     """Slice number to the summary of its finished shard."""
 
-    def __init__(self, job: Job):
-        super().__init__()
-        self._job = job
-        self._images = Metrics.counter("vqgan", "images")
-        self._rejects = Metrics.counter("vqgan", "rejects")
-
-    def setup(self) -> None:
-        self._codec = load_codec(self._job.codec, self._job.batch_size, self._job.dtype)
-
-    def process(self, number: int) -> Iterator[SliceSummary]:
-        yield make_shard(self._job, number, self._codec, self._report)
-
-    def _report(self, images: int, rejects: int) -> None:
-        self._images.inc(images)
-        self._rejects.inc(rejects)
-        progress.report(images, rejects)
-
-
-class SumSummaries(beam.CombineFn):
-    """Slice summaries to their :class:`~transforms.manifest.Totals`."""
-
-    def create_accumulator(self) -> Totals:
-        return Totals()
-
-    def add_input(self, accumulator: Totals, summary: SliceSummary) -> Totals:
-        accumulator.add(summary)
-        return accumulator
-
-    def merge_accumulators(self, accumulators: Any) -> Totals:
-        merged = Totals()
-        for accumulator in accumulators:
-            merged.merge(accumulator)
-        return merged
-
-    def extract_output(self, accumulator: Totals) -> Totals:
-        return accumulator
+    def make(self, number: int) -> SliceSummary:
+        """Makes the shard, or keeps it."""
+        return make_shard(self._job, number, self._codec, self._report)
 
 
 def finish(totals: Totals, job: Job, plan: Plan, with_report: bool) -> Mapping[str, Any]:
@@ -118,7 +74,3 @@ def finish(totals: Totals, job: Job, plan: Plan, with_report: bool) -> Mapping[s
         write_report(job, manifest, codec)
     write_manifest(job.output, manifest)
     return manifest
-
-
-def _numbers(_: bytes, slices: int) -> Iterator[int]:
-    yield from range(slices)

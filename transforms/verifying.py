@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,13 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms import rejects
+from transforms.checking import check_file, check_listing, expect
 from transforms.geometry import Geometry, count_views
 from transforms.images import DecodeConfig
 from transforms.inference import load_codec
 from transforms.plan import Plan, all_keys, read_plan, read_slice
+from transforms.render_plan import IMAGES_KIND
 from transforms.slices import Item, Job, read_and_decode
 from transforms.sources import SourceConfig, open_source
-from transforms.summary import describe_file
+from transforms.verifying_images import verify_images
 from vqgan import filesystems
 from vqgan.config import from_dict
 from vqgan.errors import UserError
@@ -53,18 +55,22 @@ def verify(output: str) -> tuple[list[str], str]:
     """
     manifest = require_manifest(output)
     plan = read_plan(output)
-    problems: list[str] = []
     if plan is None:
         raise UserError(f"{output}: plan/plan.json is missing; nothing can be checked against it")
+    check = verify_images if manifest.get("kind") == IMAGES_KIND else verify_tokens
+    problems, summary = check(output, manifest, plan)
     if plan.hash != manifest["plan_hash"]:
-        problems.append("manifest.json and plan/plan.json are of different plans")
+        problems.insert(0, "manifest.json and plan/plan.json are of different plans")
+    return problems, summary
+
+
+def verify_tokens(output: str, manifest: dict[str, Any], plan: Plan) -> tuple[list[str], str]:
+    """Checks a data set of tokens; the result is that of :func:`verify`."""
     slices = plan.slices
     expected = [shard_name(number, slices) for number in range(slices)]
     listed = {entry["name"]: entry for entry in [*manifest["shards"], *manifest["rejects"]]}
-    problems += [f"{name} is not in the manifest" for name in expected if name not in listed]
-    strays = [name for name in filesystems.list_names(output) if name.endswith(".parquet")]
-    problems += [f"{name} belongs to no manifest entry" for name in strays if name not in listed]
-    broken = {name for name, entry in listed.items() if not _check_file(output, entry, problems)}
+    problems = check_listing(output, expected, listed, (".parquet",))
+    broken = {name for name, entry in listed.items() if not check_file(output, entry, problems)}
     keys = [_KEYS.empty_table()]
     histogram = np.zeros(manifest["codebook"]["size"], np.int64)
     for number, name in enumerate(expected):
@@ -94,6 +100,8 @@ def check_agreement(output: str, source: SourceConfig, codec_name: str, sample: 
       UserError: another codec, or another source.
     """
     manifest = require_manifest(output)
+    if manifest["identity"].get("source", {}).get("kind") in (None, "prior"):
+        raise UserError(f"{output}: its tokens were not made of images; leave out --codec and --input")
     # The batch size is that of the data set's slices only by chance; agreement does not need it.
     codec = load_codec(codec_name, 16, manifest["identity"]["dtype"])
     if codec.fingerprint != manifest["codec"]["fingerprint"]:
@@ -196,22 +204,10 @@ def require_manifest(output: str) -> dict[str, Any]:
     if manifest is not None:
         return manifest
     if read_plan(output) is not None:
-        raise UserError(f"{output}: not finished (no manifest.json); run the same tokenize command again")
-    raise UserError(f"{output}: no data set there (no manifest.json); give the output of vqgan tokenize")
-
-
-def _check_file(output: str, entry: dict[str, Any], problems: list[str]) -> bool:
-    """Whether a file is there with the recorded size and sha256."""
-    if not filesystems.exists(filesystems.join(output, entry["name"])):
-        problems.append(f"{entry['name']} is missing")
-        return False
-    found = describe_file(output, entry["name"], entry["rows"])
-    if found.sha256 != entry["sha256"]:
-        problems.append(
-            f"{entry['name']} has changed: {found.bytes} bytes and sha256 {found.sha256[:12]}, "
-            f"recorded {entry['bytes']} and {entry['sha256'][:12]}"
-        )
-    return found.sha256 == entry["sha256"]
+        raise UserError(f"{output}: not finished (no manifest.json); run the same command again")
+    raise UserError(
+        f"{output}: no data set there (no manifest.json); give the output of vqgan tokenize or decode"
+    )
 
 
 def _check_slice(
@@ -232,14 +228,13 @@ def _check_slice(
     seen: list[pa.Table] = []
     with filesystem.open_input_file(inner) as file, Shard(file, name) as shard:
         metadata = shard.metadata
-        _expect(problems, name, "plan hash", metadata.plan_hash, manifest["plan_hash"])
-        _expect(problems, name, "codec", metadata.fingerprint, manifest["codec"]["fingerprint"])
-        _expect(problems, name, "slice number", metadata.slice_number, number)
-        _expect(problems, name, "rows", shard.rows, listed[name]["rows"])
-        _expect(problems, name, "images + rejects", metadata.images + metadata.rejects, metadata.planned)
-        _expect(problems, name, "codebook size", metadata.codebook_size, len(histogram))
-        views = count_views(from_dict(Geometry, manifest["identity"]["preprocessing"]["geometry"]))
-        _expect(problems, name, "rows", shard.rows, metadata.images * views)
+        expect(problems, name, "plan hash", metadata.plan_hash, manifest["plan_hash"])
+        expect(problems, name, "codec", metadata.fingerprint, manifest["codec"]["fingerprint"])
+        expect(problems, name, "slice number", metadata.slice_number, number)
+        expect(problems, name, "rows", shard.rows, listed[name]["rows"])
+        expect(problems, name, "images + rejects", metadata.images + metadata.rejects, metadata.planned)
+        expect(problems, name, "codebook size", metadata.codebook_size, len(histogram))
+        expect(problems, name, "rows", shard.rows, metadata.images * _views(manifest))
         for batch in shard.batches(["key", "view", "tokens"]):
             tokens = shard.tokens(batch)
             valid = tokens[(tokens >= 0) & (tokens < len(histogram))]
@@ -250,11 +245,17 @@ def _check_slice(
     rejected = listed.get(rejects_name(number, slices))
     if rejected is not None:
         rows = rejects.read(filesystems.join(output, rejected["name"]))
-        _expect(problems, rejected["name"], "rows", len(rows), metadata.rejects)
+        expect(problems, rejected["name"], "rows", len(rows), metadata.rejects)
         seen.append(pa.table({"key": [row.key for row in rows], "view": [None] * len(rows)}, schema=_KEYS))
     elif metadata.rejects:
         problems.append(f"{name}: {metadata.rejects} rejects, but no rejects file in the manifest")
     return pa.concat_tables([_KEYS.empty_table(), *seen])
+
+
+def _views(manifest: Mapping[str, Any]) -> int:
+    """Rows of each image; tokens drawn from a prior have one."""
+    geometry = manifest["identity"]["preprocessing"].get("geometry")
+    return 1 if geometry is None else count_views(from_dict(Geometry, geometry))
 
 
 def _check_keys(output: str, found: pa.Table, problems: list[str]) -> None:
@@ -280,15 +281,10 @@ def _check_counts(manifest: dict[str, Any], plan: Plan, histogram: np.ndarray, p
     counts, where = manifest["counts"], "manifest.json"
     rows = sum(entry["rows"] for entry in manifest["shards"])
     rejected = sum(entry["rows"] for entry in manifest["rejects"])
-    _expect(problems, where, "number of planned images", counts["planned"], plan.entries)
-    _expect(problems, where, "number of images and rejects", counts["images"] + rejected, plan.entries)
-    _expect(problems, where, "number of rejects", counts["rejects"], rejected)
-    _expect(problems, where, "number of rows", counts["rows"], rows)
-    _expect(problems, where, "number of tokens", counts["tokens"], rows * int(np.prod(manifest["grid"])))
+    expect(problems, where, "number of planned images", counts["planned"], plan.entries)
+    expect(problems, where, "number of images and rejects", counts["images"] + rejected, plan.entries)
+    expect(problems, where, "number of rejects", counts["rejects"], rejected)
+    expect(problems, where, "number of rows", counts["rows"], rows)
+    expect(problems, where, "number of tokens", counts["tokens"], rows * int(np.prod(manifest["grid"])))
     if manifest["codebook"]["histogram"] != histogram.tolist():
         problems.append(f"{where}: the codebook's histogram is not that of the tokens")
-
-
-def _expect(problems: list[str], name: str, what: str, found: Any, expected: Any) -> None:
-    if found != expected:
-        problems.append(f"{name}: {what} is {found}, expected {expected}")

@@ -1,0 +1,261 @@
+"""``vqgan decode``: a token data set, tokenized or sampled, becomes pictures."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyarrow import fs
+
+from pipelines.beam_runs import run_pipeline
+from pipelines.planned_runs import (
+    check_same_plan,
+    finished_manifest,
+    make_folders,
+    missing_files,
+    result,
+    speaker,
+)
+from transforms.image_forms import ImageForm
+from transforms.image_index import open_index
+from transforms.image_summary import lost_pictures
+from transforms.image_writers import FOLDER
+from transforms.plan import Plan, read_plan
+from transforms.render_plan import (
+    VIEWS,
+    Part,
+    TokenInput,
+    make_render_plan,
+    plan_parts,
+    read_token_manifest,
+    token_input,
+    write_render_plan,
+)
+from transforms.rendering import RenderJob
+from vqgan import filesystems
+from vqgan.checkpoint import CodecInfo, read_info
+from vqgan.errors import UserError
+
+DTYPES = ("float32", "bfloat16")
+FORMATS = ("png", "webp", "jpeg", "tar", "parquet")
+"""The first three are a file for each picture."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeTokensConfig:
+    """All settings of a decode run.
+
+    Attributes:
+      tokens: folder or URI of a finished token data set.
+      output: folder or URI of the pictures.
+      codec: path or name; None for the one that the data set names.
+      form: how and where pictures are written.
+      views: ``all``, or the ``first`` of each image.
+      limit: decode no more rows than this; None for all.
+      batch_size: grids per device call.
+      dtype: type that convolutions compute in.
+      threads: encoders of pictures per worker.
+      report: write ``report.html``.
+      quiet: no progress.
+    """
+
+    tokens: str
+    output: str
+    codec: str | None = None
+    form: ImageForm = dataclasses.field(default_factory=ImageForm)
+    views: str = "all"
+    limit: int | None = None
+    batch_size: int = 32
+    dtype: str = "float32"
+    threads: int = os.cpu_count() or 1
+    report: bool = True
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "threads", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
+        for name, known in (("dtype", DTYPES), ("views", VIEWS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"--{name} {getattr(self, name)}: known are {', '.join(known)}")
+        for name in ("tokens", "output"):
+            if not getattr(self, name):
+                raise UserError(f"--{name} is empty: give a folder")
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedDecode:
+    """A run, planned but not yet begun: nothing has been written."""
+
+    config: DecodeTokensConfig
+    codec: CodecInfo
+    tokens: TokenInput
+    plan: Plan
+    parts: list[Part]
+
+    @property
+    def job(self) -> RenderJob:
+        """What workers need to know."""
+        config = self.config
+        return RenderJob(
+            tokens=self.tokens,
+            output=config.output,
+            form=config.form,
+            views=config.views,
+            codec=config.codec or self.tokens.codec,
+            batch_size=config.batch_size,
+            dtype=config.dtype,
+            threads=config.threads,
+            plan_hash=self.plan.hash,
+            slices=self.plan.slices,
+        )
+
+
+def form_of(chosen: str, image_format: str | None, quality: int | None) -> ImageForm:
+    """The form that ``--format``, ``--image-format`` and ``--quality`` describe.
+
+    Raises:
+      UserError: they contradict each other.
+    """
+    if chosen in ("tar", "parquet"):
+        return ImageForm(chosen, image_format or "png", quality)
+    if image_format not in (None, chosen):
+        raise UserError(
+            f"--image-format {image_format}: is for tar and parquet; give --format {image_format}"
+        )
+    return ImageForm("files", chosen, quality)
+
+
+def prepare(config: DecodeTokensConfig) -> PreparedDecode:
+    """Opens the token data set and its codec, checks both, and plans; writes nothing.
+
+    Raises:
+      UserError: no finished data set, a shard that is not the manifest's, no codec or another one.
+    """
+    manifest = read_token_manifest(config.tokens)
+    tokens = token_input(config.tokens, manifest)
+    _check_apart(config.tokens, config.output)
+    codec = _open_codec(config, tokens)
+    factor = codec.config.downsampling
+    config.form.check_size(tokens.grid[0] * factor, tokens.grid[1] * factor)
+    parts = plan_parts(tokens, manifest["shards"], config.views, config.limit)
+    settings = {
+        "kind": "images",
+        "codec": {
+            "fingerprint": codec.fingerprint,
+            "decoder_sha256": codec.decoder_sha256,
+            "quantizer_sha256": codec.quantizer_sha256,
+        },
+        "form": dataclasses.asdict(config.form),
+        "views": config.views,
+        "limit": config.limit,
+        "dtype": config.dtype,
+        # Of the images behind the tokens, for people: their plan's hash stands for it already.
+        "preprocessing": manifest.get("identity", {}).get("preprocessing", {}),
+    }
+    return PreparedDecode(config, codec, tokens, make_render_plan(parts, settings, tokens), parts)
+
+
+def run(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str, Any]:
+    """Makes the pictures of a token data set, or continues a run that was interrupted.
+
+    Args:
+      config: all settings.
+      beam_args: flags for Beam.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      UserError: whatever the user can put right.
+    """
+    say = speaker(config.quiet)
+    existing = read_plan(config.output)
+    prepared = prepare(config)
+    check_same_plan(config.output, existing, prepared.plan, "images-")
+    if existing is not None:
+        manifest = finished_manifest(config.output, lambda m: _missing(config.output, m), _counts, say)
+        if manifest is not None:
+            return manifest
+    make_folders(config.output)
+    if existing is None:
+        write_render_plan(config.output, prepared.plan, prepared.parts)
+    elif config.form.container == "files":
+        _delete_temporaries(filesystems.join(config.output, FOLDER))
+    _run_pipeline(prepared, beam_args)
+    manifest = result(config.output)
+    say(f"{config.output}: {_counts(manifest)}")
+    for reason, count in manifest["reject_reasons"].items():
+        say(f"  rejected, {reason}: {count}")
+    return manifest
+
+
+def _run_pipeline(prepared: PreparedDecode, beam_args: Sequence[str]) -> None:
+    def build() -> Any:
+        from transforms.decoding import DecodeTokens
+
+        return DecodeTokens(prepared.job, prepared.plan, prepared.config.report)
+
+    plan, quiet = prepared.plan, prepared.config.quiet
+    fingerprint = prepared.codec.fingerprint[:12]
+    speaker(quiet)(f"{plan.entries} rows of tokens in {plan.slices} slices, codec {fingerprint}")
+    run_pipeline(build, beam_args, plan.entries, quiet)
+
+
+def _open_codec(config: DecodeTokensConfig, tokens: TokenInput) -> CodecInfo:
+    """The codec that was given, or the one that the data set names."""
+    name, made = config.codec or tokens.codec, f"{tokens.codec} ({tokens.fingerprint[:12]})"
+    try:
+        codec = read_info(name)
+    except UserError as error:
+        if config.codec is not None:
+            raise
+        raise UserError(
+            f"{config.tokens}: its codec {made} cannot be opened from here; give it with --codec"
+        ) from error
+    if codec.fingerprint != tokens.fingerprint:
+        raise UserError(
+            f"{config.tokens}: its tokens were made by codec {made}, not by {name} "
+            f"({codec.fingerprint[:12]}); give the codec that made them with --codec"
+        )
+    return codec
+
+
+def _check_apart(tokens: str, output: str) -> None:
+    """Refuses to write into the folder of the tokens: both have a plan and a manifest."""
+    places = []
+    for path in (tokens, output):
+        filesystem, inner = filesystems.resolve(path)
+        local = isinstance(filesystem, fs.LocalFileSystem)
+        places.append((filesystem.type_name, os.path.realpath(inner) if local else inner.rstrip("/")))
+    if places[0] == places[1]:
+        raise UserError(f"{output}: is the folder of the tokens themselves; choose another output")
+
+
+def _missing(output: str, manifest: Mapping[str, Any]) -> list[str]:
+    """Files that are gone; of pictures in files of their own also those of another size."""
+    missing = missing_files(output, manifest, ("shards", "archives", "rejects"))
+    if manifest["identity"]["form"]["container"] == "files":
+        for entry in manifest["shards"]:
+            if entry["name"] not in missing:
+                with open_index(output, entry["name"]) as index:
+                    missing += lost_pictures(output, index)
+    return missing
+
+
+def _delete_temporaries(folder: str) -> None:
+    """Removes what killed writers left anywhere below ``folder``, while nobody writes there."""
+    filesystem, inner = filesystems.resolve(folder)
+    selector = fs.FileSelector(inner, recursive=True, allow_not_found=True)
+    for info in filesystem.get_file_info(selector):
+        if info.is_file and info.base_name.startswith(".") and info.base_name.endswith(".tmp"):
+            filesystem.delete_file(info.path)
+
+
+def _counts(manifest: Mapping[str, Any]) -> str:
+    counts, storage = manifest["counts"], manifest["storage"]
+    return (
+        f"{counts['images']} pictures, {counts['rejects']} rejects, {len(manifest['shards'])} slices, "
+        f"{storage['image_bytes'] / 1e6:.1f} MB"
+    )

@@ -1,0 +1,95 @@
+"""What runs that carry out a plan have in common: the same command continues, another is refused."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from transforms.plan import Plan, differences
+from vqgan import filesystems
+from vqgan.errors import UserError
+from vqgan.manifest import MANIFEST_FILE, read_manifest
+
+Say = Callable[[str], None]
+
+
+def speaker(quiet: bool) -> Say:
+    """Prints lines for people to standard error, or nothing."""
+    return _silent if quiet else _say
+
+
+def check_same_plan(output: str, existing: Plan | None, plan: Plan, prefix: str = "tokens-") -> None:
+    """Refuses to mix two plans in one output.
+
+    Args:
+      output: folder.
+      existing: the plan that lies there.
+      plan: the one to be carried out.
+      prefix: with which names of the files of such a run begin.
+
+    Raises:
+      UserError: another plan lies there, or files without a plan.
+    """
+    if existing is None:
+        if any(name.startswith(prefix) for name in filesystems.list_names(output)):
+            raise UserError(f"{output}: there are shards but no plan in it; choose another output")
+        return
+    if existing.hash != plan.hash:
+        what = "; ".join(differences(existing.identity, plan.identity))
+        raise UserError(f"{output}: belongs to another run ({what}); choose another output")
+
+
+def finished_manifest(
+    output: str,
+    find_missing: Callable[[Mapping[str, Any]], Sequence[str]],
+    counts: Callable[[Mapping[str, Any]], str],
+    say: Say,
+) -> dict[str, Any] | None:
+    """The manifest of an output in which nothing is left to do; None where there is.
+
+    A manifest whose files are not all there is deleted: what is missing will be made again.
+    """
+    manifest = read_manifest(output)
+    if manifest is None:
+        return None
+    missing = find_missing(manifest)
+    if not missing:
+        say(f"{output} is complete ({counts(manifest)}); nothing to do")
+        return manifest
+    say(f"{output}: {len(missing)} files are missing, such as {missing[0]}; made again")
+    filesystems.delete(filesystems.join(output, MANIFEST_FILE))
+    return None
+
+
+def make_folders(output: str) -> None:
+    """The folders of an output, without what killed writers left in them."""
+    for folder in (output, filesystems.join(output, "plan")):
+        filesystems.make_folder(folder)
+        filesystems.delete_temporaries(folder)
+
+
+def result(output: str) -> dict[str, Any]:
+    """The manifest that a pipeline has written.
+
+    Raises:
+      UserError: it has not.
+    """
+    manifest = read_manifest(output)
+    if manifest is None:
+        raise UserError(f"{output}: the pipeline ended without a manifest; see its log")
+    return manifest
+
+
+def missing_files(
+    output: str, manifest: Mapping[str, Any], lists: Sequence[str] = ("shards", "rejects")
+) -> list[str]:
+    """Files that these lists of a manifest name and that are not in the output."""
+    there = set(filesystems.list_names(output))
+    return [entry["name"] for name in lists for entry in manifest[name] if entry["name"] not in there]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _silent(line: str) -> None:
+    """Says nothing."""

@@ -1,0 +1,407 @@
+"""``vqgan decode`` through the command line: what comes out, what is refused, and runs that were killed."""
+
+import dataclasses
+import hashlib
+import json
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import fs
+
+from pipelines import decode_tokens
+from pipelines.decode_tokens import DecodeTokensConfig, PreparedDecode
+from transforms.decoding import DecodeTokens, MakeImages, finish_images
+from transforms.image_forms import ImageForm
+from transforms.image_summary import ImageTotals
+from transforms.inference import load_codec
+from transforms.rendering import make_images
+from vqgan import filesystems
+from vqgan.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+TIMES = ("throughput", "finished", "versions")
+Vqgan = Callable[..., Any]
+
+
+@pytest.fixture
+def decode(vqgan: Vqgan, finished: Path, tmp_path: Path) -> Vqgan:
+    """Runs ``vqgan decode`` over the finished data set with small batches; later flags override."""
+
+    def decode(*flags: Any) -> Any:
+        where = ["--tokens", finished / "out", "--output", tmp_path / "pictures"]
+        report = [] if "--report" in flags else ["--no-report"]
+        rest = [flag for flag in flags if flag != "--report"]
+        return vqgan("decode", *where, "--batch-size", 4, "--threads", 2, "--quiet", *report, *rest)
+
+    return decode
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """sha256 of every file; of the manifest, without what a clock has to do with."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "report.html":
+            data = path.read_bytes()
+            if path.name == "manifest.json":
+                manifest = {name: value for name, value in json.loads(data).items() if name not in TIMES}
+                data = json.dumps(manifest).encode()
+            found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def test_a_run(decode: Vqgan, vqgan: Vqgan, finished: Path, tmp_path: Path, manifest: Any) -> None:
+    output = tmp_path / "pictures"
+    result = decode("--report")
+    assert (result.code, result.err) == (0, "")
+    assert sorted(path.name for path in output.iterdir()) == [
+        *("images", *(f"images-0000{number}-of-00004.parquet" for number in range(4))),
+        *("manifest.json", "plan", "report.html"),
+    ]
+    made, tokens = manifest(output), manifest(finished / "out")
+    assert made["counts"] == {"planned": 40, "images": 40, "rejects": 0, "rows": 40}
+    assert made["tokens"]["plan_hash"] == tokens["plan_hash"]
+    assert made["codec"]["fingerprint"] == tokens["codec"]["fingerprint"]
+    assert len(list((output / "images").iterdir())) == 40
+    page = (output / "report.html").read_text()
+    assert page.count("<img ") == 24
+    assert "40 pictures from tokens" in page
+    verified = vqgan("verify", output)
+    assert (verified.code, verified.out.splitlines()[-1]) == (0, "ok")
+    inspected = vqgan("inspect", output, "--json")
+    assert inspected.code == 0, inspected.err
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    assert decode("--report").code == 0
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+
+
+def test_pictures_can_be_tokenized_again(
+    decode: Vqgan, tokenize: Vqgan, tmp_path: Path, manifest: Any
+) -> None:
+    """The Parquet form is a source like any other."""
+    assert decode("--format", "parquet", "--limit", 13).code == 0
+    source = tmp_path / "pictures" / "images-*.parquet"
+    again = tokenize(str(source), "--image-column", "image", "--key-column", "file", "--image-size", 32)
+    assert again.code == 0, again.err
+    assert manifest(tmp_path / "out")["counts"]["images"] == 13
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--quality", "90"], "--quality 90: png loses nothing"),
+        (["--format", "jpeg", "--quality", "0"], "--quality 0: it must lie between 1 and 100"),
+        (["--format", "png", "--image-format", "webp"], "--image-format webp: is for tar and parquet"),
+        (["--limit", "0"], "--limit 0: it must be at least 1"),
+        (["--output", ""], "--output is empty"),
+        (["--threads", "0"], "--threads 0"),
+        (["--batchsize", "3"], "unknown flag --batchsize: did you mean --batch-size?"),
+        (["--codec", "no-such-codec"], "codec no-such-codec: nothing there"),
+    ],
+)
+def test_wrong_flags(decode: Vqgan, tmp_path: Path, flags: list[str], message: str) -> None:
+    result = decode(*flags)
+    assert result.code == 2
+    assert message in result.line
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_wrong_inputs(decode: Vqgan, finished: Path, other_codec: str, copied: Path, tmp_path: Path) -> None:
+    ours = json.loads((finished / "out" / "manifest.json").read_text())["codec"]["fingerprint"]
+    refused = decode("--codec", other_codec)
+    assert refused.code == 2
+    assert ours[:12] in refused.line
+    assert other_codec in refused.line
+    assert "not by" in refused.line
+    assert "no token data set there" in decode("--tokens", tmp_path).line
+    assert "is the folder of the tokens themselves" in decode("--output", finished / "out").line
+    (copied / "manifest.json").unlink()
+    assert "not finished" in decode("--tokens", copied).line
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_pictures_are_no_tokens(decode: Vqgan, tmp_path: Path) -> None:
+    assert decode("--limit", 2).code == 0
+    refused = decode("--tokens", tmp_path / "pictures", "--output", tmp_path / "more")
+    assert "holds pictures already" in refused.line
+
+
+def test_a_codec_that_is_gone(decode: Vqgan, copied: Path, codec_path: str, manifest: Any) -> None:
+    """The data set names the codec's folder of another machine: it has to be given."""
+    document = manifest(copied)
+    document["codec"]["name"] = "/elsewhere/codec"
+    (copied / "manifest.json").write_text(json.dumps(document))
+    refused = decode("--tokens", copied)
+    assert refused.code == 2
+    assert "its codec /elsewhere/codec" in refused.line
+    assert "give it with --codec" in refused.line
+    assert decode("--tokens", copied, "--codec", codec_path, "--limit", 1).code == 0
+
+
+def _lose(path: Path) -> None:
+    path.unlink()
+
+
+def _shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _replace(path: Path) -> None:
+    shutil.copy(path.with_name(path.name.replace("00002-", "00003-")), path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_lose, "missing, though the manifest names it"),
+        (_shorten, "bytes, but the manifest says"),
+        (_replace, "but the manifest says"),
+    ],
+)
+def test_damaged_shards(
+    decode: Vqgan, copied: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    """Found before any work."""
+    damage(copied / "tokens-00002-of-00004.parquet")
+    result = decode("--tokens", copied)
+    assert result.code == 2
+    assert "tokens-00002-of-00004.parquet" in result.line
+    assert message in result.line
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_another_row_count(decode: Vqgan, copied: Path, manifest: Any) -> None:
+    document = manifest(copied)
+    document["shards"][1]["rows"] += 1
+    (copied / "manifest.json").write_text(json.dumps(document))
+    assert "00001-of-00004.parquet: rows is" in decode("--tokens", copied).line
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda document: document.pop("grid"),
+        lambda document: document.pop("codec"),
+        lambda document: document["shards"][0].pop("sha256"),
+        lambda document: document.update(grid=3),
+    ],
+)
+def test_damaged_manifest(decode: Vqgan, copied: Path, manifest: Any, damage: Callable[[Any], Any]) -> None:
+    document = manifest(copied)
+    damage(document)
+    (copied / "manifest.json").write_text(json.dumps(document))
+    result = decode("--tokens", copied)
+    assert result.code == 2
+    assert "manifest.json: damaged" in result.line
+
+
+def test_another_plan_is_refused(decode: Vqgan, tmp_path: Path) -> None:
+    assert decode("--limit", 2).code == 0
+    before = contents(tmp_path / "pictures")
+    for flags, difference in (
+        (["--limit", 3], "limit: 2, now 3"),
+        (["--limit", 2, "--views", "first"], "views: all, now first"),
+        (["--limit", 2, "--format", "tar"], "form.container: files, now tar"),
+        (["--limit", 2, "--dtype", "bfloat16"], "dtype: float32, now bfloat16"),
+    ):
+        result = decode(*flags)
+        assert result.code == 2
+        assert "belongs to another run" in result.line
+        assert difference in result.line
+    assert contents(tmp_path / "pictures") == before
+
+
+def test_another_decoder_is_another_plan(
+    decode: Vqgan, codec_path: str, other_codec: str, tmp_path: Path
+) -> None:
+    """Same tokens, same fingerprint, other weights in the decoder: other pictures."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(codec_path, mixed)
+    document = json.loads((mixed / "codec.json").read_text())
+    document["decoder_sha256"] = "f" * 64
+    (mixed / "codec.json").write_text(json.dumps(document))
+    assert decode("--limit", 2).code == 0
+    result = decode("--limit", 2, "--codec", mixed)
+    assert "codec.decoder_sha256" in result.line
+
+
+def config_of(finished: Path, output: Path, **changes: Any) -> DecodeTokensConfig:
+    config = DecodeTokensConfig(
+        tokens=str(finished / "out"),
+        output=str(output),
+        batch_size=4,
+        threads=2,
+        limit=17,
+        report=False,
+        quiet=True,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def test_job_and_transform_can_be_pickled(finished: Path, tmp_path: Path) -> None:
+    prepared = decode_tokens.prepare(config_of(finished, tmp_path / "out"))
+    assert not (tmp_path / "out").exists(), "preparing writes nothing"
+    assert pickle.loads(pickle.dumps(prepared.job)) == prepared.job
+    assert len(pickle.dumps(prepared.job)) < 2000, "slices are read by workers, not sent to them"
+    assert pickle.loads(pickle.dumps(MakeImages(prepared.job)))._job == prepared.job
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    pipeline | DecodeTokens(prepared.job, prepared.plan, False)
+    leaves = [t for t in pipeline.to_runner_api().components.transforms.values() if not t.subtransforms]
+    assert all(len(transform.inputs) <= 1 and len(transform.outputs) == 1 for transform in leaves)
+
+
+# Killed by the system.
+
+# The program, in a process that kills itself when its n-th file was written, but not yet renamed.
+MORTAL_PROGRAM = """
+import os, signal, sys
+from pipelines import cli
+from vqgan import filesystems
+
+left, sync = int(sys.argv[1]), filesystems._sync
+
+def dying(filesystem, path):
+    global left
+    sync(filesystem, path)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+filesystems._sync = dying
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def start(finished: Path, output: Path, files: int) -> int:
+    where = ["decode", "--tokens", finished / "out", "--output", output, "--limit", "17"]
+    flags = ["--batch-size", "4", "--threads", "2", "--quiet", "--no-report"]
+    argv = [sys.executable, "-c", MORTAL_PROGRAM, files, *where, *flags]
+    return subprocess.run([*map(str, argv)], cwd=ROOT, timeout=300, check=False).returncode
+
+
+def test_killed_processes(finished: Path, tmp_path: Path) -> None:
+    decode_tokens.run(config_of(finished, tmp_path / "reference"), [])
+    output = tmp_path / "run"
+    for files in (2, 9, 16):  # at the plan, inside the first slice, inside the second
+        assert start(finished, output, files) == -signal.SIGKILL, "it was not killed at work"
+    assert list(output.rglob("*.tmp"))
+    decode_tokens.run(config_of(finished, output), [])
+    assert contents(output) == contents(tmp_path / "reference")
+
+
+# Killed at every single step, in this process.
+
+
+class KilledError(BaseException):
+    """The process is gone: nothing that would run after this may have an effect."""
+
+
+class Mortal:
+    """A local file system that dies at its ``last`` operation; nothing works any more after that."""
+
+    def __init__(self, last: int | None):
+        self.steps = 0
+        self._last = last
+        self._inner = fs.LocalFileSystem()
+
+    def step(self) -> None:
+        self.steps += 1
+        if self._last is not None and self.steps > self._last:
+            raise KilledError
+
+    def open_output_stream(self, path: str) -> Any:
+        self.step()
+        return self._inner.open_output_stream(path)
+
+    def move(self, source: str, target: str) -> None:
+        self.step()
+        self._inner.move(source, target)
+        self.step()
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        self.step()
+        self._inner.create_dir(path, recursive=recursive)
+
+    def delete_file(self, path: str) -> None:
+        self.step()
+        self._inner.delete_file(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def carry_out(prepared: PreparedDecode, beam_args: Any) -> None:
+    """What the pipeline does, in a plain loop."""
+    job, totals = prepared.job, ImageTotals()
+    codec = load_codec(job.codec, job.batch_size, job.dtype)
+    for number in range(job.slices):
+        totals.add(make_images(job, number, codec, lambda images, rejects: None))
+    finish_images(totals, job, prepared.plan, prepared.config.report)
+
+
+def live(config: DecodeTokensConfig, last: int | None, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Runs for ``last`` operations on the output. Gives their number."""
+    mortal = Mortal(last)
+    resolve = filesystems.resolve
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystems, "resolve", lambda path: (mortal, resolve(path)[1]))
+        patch.setattr(decode_tokens, "_run_pipeline", carry_out)
+        decode_tokens.run(config, [])
+    return mortal.steps
+
+
+@pytest.mark.parametrize(
+    ("container", "every"), [("files", 4), ("tar", 1), ("parquet", 1)], ids=["files", "tar", "parquet"]
+)
+def test_killed_at_any_step(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: str, every: int
+) -> None:
+    form = ImageForm(container)
+    steps = live(config_of(finished, tmp_path / "reference", form=form), None, monkeypatch)
+    reference = contents(tmp_path / "reference")
+    assert sum(name.startswith("images-") and name.endswith(".parquet") for name in reference) == 2
+    for last in range(0, steps, every):
+        config = config_of(finished, tmp_path / "run", form=form)
+        with pytest.raises(KilledError):
+            live(config, last, monkeypatch)
+        live(config, None, monkeypatch)
+        assert contents(tmp_path / "run") == reference, f"killed at step {last} of {steps}"
+        shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.parametrize("container", ["files", "tar", "parquet"])
+def test_a_full_disk(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: str) -> None:
+    """One line; what was complete is kept, and the run goes on afterwards."""
+
+    class FullDisk(Mortal):
+        def open_output_stream(self, path: str) -> Any:
+            self.steps += ".png." in path
+            if "-00001-of" in path or self.steps > 13:
+                raise OSError(28, "No space left on device")
+            return self._inner.open_output_stream(path)
+
+        def step(self) -> None:
+            """Only pictures count."""
+
+    disk = FullDisk(None)
+    config = config_of(finished, tmp_path / "run", form=ImageForm(container))
+    resolve = filesystems.resolve
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystems, "resolve", lambda path: (disk, resolve(path)[1]))
+        patch.setattr(decode_tokens, "_run_pipeline", carry_out)
+        with pytest.raises(UserError, match="no space left to write it; free some and run the same command"):
+            decode_tokens.run(config, [])
+    kept = tmp_path / "run" / "images-00000-of-00002.parquet"
+    time = kept.stat().st_mtime_ns
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    live(config, None, monkeypatch)
+    assert kept.stat().st_mtime_ns == time
+    assert pq.read_table(kept).num_rows == 10

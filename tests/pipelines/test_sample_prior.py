@@ -1,0 +1,313 @@
+"""``vqgan sample``: what it writes, that seeds decide it, that it goes on, and what it refuses."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipelines import sample_prior
+from vqgan.checkpoint import read_info
+from vqgan.codec import Codec
+from vqgan.config import to_dict
+from vqgan.prior import loading
+from vqgan.prior.checkpoint import CodecIdentity, PriorInfo, save_prior
+from vqgan.prior.config import PriorConfig
+from vqgan.prior.parameters import parameter_shapes
+from vqgan.shards import METADATA_KEY
+
+from .conftest import Vqgan
+
+GRID = (4, 4)
+NAMES = ("cat", "dog", "fish")
+
+
+def save_random_prior(folder: Path, codec_path: str, kind: str = "autoregressive", classes: int = 3) -> Path:
+    """A prior with random weights, large enough to tell inputs apart."""
+    config = PriorConfig(kind=kind, codebook_size=64, grid=GRID, classes=classes, layers=1, heads=2, width=16)
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.normal(size=shape).astype(np.float32) for name, shape in parameter_shapes(config).items()
+    }
+    info = read_info(codec_path)
+    codec = CodecIdentity(info.fingerprint, codec_path, to_dict(info.config), 8)
+    save_prior(folder, config, weights, codec=codec, class_names=NAMES[:classes])
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once() -> Iterator[None]:
+    """One sampler for all tests of the same prior and batch size: compiling takes most of their time."""
+    made: dict[tuple[str, int, str], loading.AnySampler] = {}
+    load = loading.load_sampler
+
+    def load_once(info: PriorInfo, *, batch_size: int, dtype: Any) -> loading.AnySampler:
+        wanted = (info.fingerprint, batch_size, str(dtype))
+        if wanted not in made:
+            made[wanted] = load(info, batch_size=batch_size, dtype=dtype)
+        return made[wanted]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "load_sampler", load_once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory, codec_path: str) -> Path:
+    return save_random_prior(tmp_path_factory.mktemp("prior") / "prior", codec_path)
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory, codec_path: str) -> Path:
+    return save_random_prior(tmp_path_factory.mktemp("prior") / "masked", codec_path, kind="masked")
+
+
+@pytest.fixture
+def sample(vqgan: Vqgan, prior: Path, tmp_path: Path) -> Vqgan:
+    """Runs ``vqgan sample`` with small batches; later flags override."""
+
+    def sample(*flags: Any, output: Any = None) -> Any:
+        where = ["--prior", prior, "--output", output or tmp_path / "out"]
+        common = ["--count", 10, "--batch-size", 4, "--slice-size", 5, "--quiet"]
+        return vqgan("sample", *where, *common, *flags)
+
+    return sample
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [
+        row for path in sorted(folder.glob("tokens-*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def test_what_is_written(
+    sample: Vqgan, vqgan: Vqgan, tmp_path: Path, codec_path: str, manifest: Callable[[Path], dict[str, Any]]
+) -> None:
+    out = tmp_path / "out"
+    assert sample("--seed", 7, "--temperature", 0.9, "--top-k", 9).code == 0
+    rows = rows_of(out)
+    assert [row["seed"] for row in rows] == [*range(7, 17)]
+    assert [row["label"] for row in rows] == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+    assert len({row["key"] for row in rows}) == 10
+    codec = Codec.load(codec_path, batch_size=5)
+    pictures = codec.decode(np.array([row["tokens"] for row in rows]).reshape(-1, *GRID))
+    for row, pixels in zip(rows, pictures, strict=True):
+        with Image.open(out / "pictures" / f"{row['key']}.png") as opened:
+            np.testing.assert_array_equal(np.asarray(opened), pixels)
+        assert (row["width"], row["height"]) == pixels.shape[1::-1]
+    footer = json.loads(pq.read_metadata(out / "tokens-00000-of-00002.parquet").metadata[METADATA_KEY])
+    assert footer["sampling"]["settings"]["temperature"] == 0.9
+    assert footer["sampling"]["settings"]["top_k"] == 9
+    assert footer["sampling"]["first_seed"] == 7
+    assert footer["fingerprint"] == codec.fingerprint
+    assert manifest(out)["counts"]["rows"] == 10
+    with Image.open(out / "sheet.png") as sheet:
+        assert sheet.width == 3 * 8 + 2 * 2  # a column for each class
+    verified = vqgan("verify", out)
+    assert verified.code == 0, verified
+    assert vqgan("inspect", out).code == 0
+    assert vqgan("inspect", out / "tokens-00000-of-00002.parquet").code == 0
+
+
+def test_a_seed_decides_on_its_sample(sample: Vqgan, tmp_path: Path) -> None:
+    """Whatever the batch, the slices, the neighbours and the number of samples."""
+    assert sample("--class", "dog").code == 0
+    flags = ["--class", "dog", "--seed", 4, "--count", 3, "--batch-size", 3, "--slice-size", 100]
+    assert sample(*flags, "--no-pictures", output=tmp_path / "few").code == 0
+    all_rows, few = rows_of(tmp_path / "out"), rows_of(tmp_path / "few")
+    assert [row["tokens"] for row in few] == [row["tokens"] for row in all_rows[4:7]]
+    assert len({tuple(row["tokens"]) for row in all_rows}) == 10
+    assert not (tmp_path / "few" / "pictures").exists()
+    assert not (tmp_path / "few" / "sheet.png").exists()
+
+
+def test_classes_by_name_and_number(sample: Vqgan, tmp_path: Path) -> None:
+    assert sample("--class", "fish", "--class", "1", "--class", "none", "--count", 3).code == 0
+    assert [row["label"] for row in rows_of(tmp_path / "out")] == [2, 1, None]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files but those that say when and how fast."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_goes_on_after_an_interruption(
+    sample: Vqgan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sample(output=tmp_path / "whole").code == 0
+    made = sample_prior.make_sampled_shard
+    numbers: list[int] = []
+
+    def once(job: Any, number: int, *rest: Any) -> Any:
+        numbers.append(number)
+        if len(numbers) == 2:
+            raise KeyboardInterrupt
+        return made(job, number, *rest)
+
+    monkeypatch.setattr(sample_prior, "make_sampled_shard", once)
+    stopped = sample()
+    assert stopped.code == 130
+    assert "same command continues" in stopped.line
+    first = tmp_path / "out" / "tokens-00000-of-00002.parquet"
+    stamp = first.stat().st_mtime_ns
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert sample().code == 0
+    assert first.stat().st_mtime_ns == stamp
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_finished_run_is_left_alone_and_a_lost_shard_made_again(sample: Vqgan, tmp_path: Path) -> None:
+    assert sample().code == 0
+    before = contents(tmp_path / "out")
+    again = sample()
+    assert (again.code, contents(tmp_path / "out")) == (0, before)
+    (tmp_path / "out" / "tokens-00001-of-00002.parquet").unlink()
+    assert sample().code == 0
+    assert contents(tmp_path / "out") == before
+
+
+def test_another_run_in_the_same_place(sample: Vqgan) -> None:
+    assert sample().code == 0
+    refused = sample("--temperature", 0.5)
+    assert refused.code == 2
+    assert "temperature: 1.0, now 0.5" in refused.line
+
+
+def test_guidance_changes_samples(sample: Vqgan, tmp_path: Path) -> None:
+    assert sample("--no-pictures").code == 0
+    assert sample("--no-pictures", "--guidance", 3, output=tmp_path / "guided").code == 0
+    assert [row["tokens"] for row in rows_of(tmp_path / "out")] != [
+        row["tokens"] for row in rows_of(tmp_path / "guided")
+    ]
+
+
+@pytest.fixture
+def given(sample: Vqgan, tmp_path: Path) -> Path:
+    """Token grids to start from."""
+    folder = tmp_path / "given"
+    assert sample("--no-pictures", "--seed", 100, "--count", 4, output=folder).code == 0
+    return folder
+
+
+def grids(folder: Path) -> np.ndarray:
+    return np.array([row["tokens"] for row in rows_of(folder)]).reshape(-1, *GRID)
+
+
+def test_the_upper_half_is_kept(sample: Vqgan, given: Path, tmp_path: Path) -> None:
+    assert sample("--given", given, "--keep-rows", 2, "--no-pictures").code == 0
+    start, found = grids(given), grids(tmp_path / "out")
+    wanted = start[np.arange(10) % 4]  # from the first row again
+    np.testing.assert_array_equal(found[:, :2], wanted[:, :2])
+    assert (found[:, 2:] != wanted[:, 2:]).any(axis=(1, 2)).all()
+
+
+def test_a_region_is_filled_in(sample: Vqgan, masked: Path, given: Path, tmp_path: Path) -> None:
+    flags = ["--prior", masked, "--given", given, "--inpaint", "1,1,3,4", "--count", 4, "--steps", 3]
+    assert sample(*flags, "--no-pictures").code == 0
+    start, found = grids(given), grids(tmp_path / "out")
+    outside = np.ones(GRID, bool)
+    outside[1:3, 1:4] = False
+    np.testing.assert_array_equal(found[:, outside], start[:, outside])
+    assert (found[:, ~outside] != start[:, ~outside]).any(axis=1).all()
+
+
+def test_a_larger_grid(sample: Vqgan, tmp_path: Path) -> None:
+    assert sample("--grid", "6x5", "--count", 2).code == 0
+    rows = rows_of(tmp_path / "out")
+    assert {len(row["tokens"]) for row in rows} == {30}
+    with Image.open(tmp_path / "out" / "pictures" / f"{rows[0]['key']}.png") as opened:
+        assert opened.size == (10, 12)
+
+
+def test_a_prior_without_classes(vqgan: Vqgan, codec_path: str, tmp_path: Path) -> None:
+    prior = save_random_prior(tmp_path / "plain", codec_path, classes=0)
+    common = ["sample", "--prior", prior, "--count", 2, "--quiet", "--no-pictures"]
+    assert vqgan(*common, "--output", tmp_path / "out").code == 0
+    assert [row["label"] for row in rows_of(tmp_path / "out")] == [None, None]
+    for flags, match in ((["--class", "1"], "without classes"), (["--guidance", 2], "without classes")):
+        refused = vqgan(*common, "--output", tmp_path / "other", *flags)
+        assert refused.code == 2
+        assert match in refused.line
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (["--class", "fsh"], "did you mean fish"),
+        (["--class", "3"], "from 0 to 2"),
+        (["--count", 0], "--count 0"),
+        (["--seed", 2**32 - 9], "--seed"),
+        (["--top-p", 0], "top_p is 0"),
+        (["--grid", "3x8"], "at least that"),
+        (["--grid", "3by8"], "whole numbers"),
+        (["--keep-rows", 2], "--given"),
+        (["--prior", "nowhere"], "nowhere"),
+        (["--dtype", "float8"], "--dtype float8"),
+        (["--condition", "somewhere"], "without a condition"),
+        (["--codec", "tiny"], "tiny"),
+        (["--tempratur", 1], "did you mean --temperature"),
+    ],
+)
+def test_refusals(sample: Vqgan, tmp_path: Path, flags: list[Any], match: str) -> None:
+    refused = sample(*flags)
+    assert refused.code == 2
+    assert match in refused.line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        ([], "--keep-rows or by --inpaint"),
+        (["--keep-rows", 4], "give 1 to 3"),
+        (["--inpaint", "0,0,2,2"], "masked prior"),
+        (["--inpaint", "0,0,2"], "4 whole numbers"),
+    ],
+)
+def test_refused_starts(sample: Vqgan, given: Path, flags: list[Any], match: str) -> None:
+    refused = sample("--given", given, *flags)
+    assert refused.code == 2
+    assert match in refused.line
+
+
+def test_tokens_of_another_codec_to_start_from(sample: Vqgan, finished: Path) -> None:
+    refused = sample("--given", finished / "out", "--keep-rows", 2)  # of the same codec, on another grid
+    assert refused.code == 2
+    assert "16" in refused.line
+
+
+def test_the_codec_of_another_prior(sample: Vqgan, other_codec: str, codec_path: str) -> None:
+    refused = sample("--codec", other_codec)
+    assert refused.code == 2
+    for path in (other_codec, codec_path):
+        assert read_info(path).fingerprint[:12] in refused.line
+
+
+def test_a_damaged_shard_is_made_again(sample: Vqgan, tmp_path: Path) -> None:
+    assert sample().code == 0
+    before = contents(tmp_path / "out")
+    shard = tmp_path / "out" / "tokens-00001-of-00002.parquet"
+    shard.write_bytes(shard.read_bytes()[:100])
+    (tmp_path / "out" / "manifest.json").unlink()
+    assert sample().code == 0
+    assert contents(tmp_path / "out") == before
+
+
+def test_pictures_need_the_named_codec(vqgan: Vqgan, prior: Path, tmp_path: Path, codec_path: str) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(prior, moved)
+    document = json.loads((moved / "prior.json").read_text())
+    document["codec"]["name"] = str(tmp_path / "gone")
+    (moved / "prior.json").write_text(json.dumps(document))
+    common = ["sample", "--prior", moved, "--count", 1, "--quiet", "--output", tmp_path / "out"]
+    refused = vqgan(*common)
+    assert refused.code == 2
+    assert "--codec" in refused.line
+    assert vqgan(*common, "--codec", codec_path).code == 0

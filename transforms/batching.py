@@ -1,0 +1,95 @@
+"""Keeping the device busy: fixed batches, a bounded number of them under way, threads ahead of them.
+
+What turns pictures into tokens and what turns tokens into pictures share these; none of them knows which
+of the two it serves.
+"""
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+BATCHES_IN_FLIGHT = 2
+"""Batches handed to the device whose results were not fetched yet."""
+THREAD_NICENESS = 10
+"""Priority of worker threads, as ``nice`` counts: they get what the device's threads leave."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def fill(pairs: Iterable[tuple[R, np.ndarray]], batch_size: int) -> Iterator[tuple[list[R], np.ndarray]]:
+    """Fixed batches of rows with their arrays, in order.
+
+    Yields:
+      Rows, and a full batch ``[batch_size, …]`` whose first items are theirs; the last is padded with zeros.
+    """
+    rows: list[R] = []
+    items: np.ndarray | None = None
+    for row, item in pairs:
+        if items is None:
+            # Fresh memory for each batch: the device may still be reading the one before.
+            items = np.zeros((batch_size, *item.shape), item.dtype)
+        items[len(rows)] = item
+        rows.append(row)
+        if len(rows) == batch_size:
+            yield rows, items
+            rows, items = [], None
+    if items is not None:
+        yield rows, items
+
+
+def on_device(
+    filled: Iterable[tuple[list[R], np.ndarray]], start: Callable[[np.ndarray], Any]
+) -> Iterator[tuple[list[R], np.ndarray]]:
+    """Rows and what the device made of their items, batch by batch, without the padding.
+
+    The next batches are filled while the device still works on the ones before.
+
+    Args:
+      filled: full batches with the rows of their first items.
+      start: gives a batch to the device and returns at once with a promise of the result.
+    """
+    in_flight: deque[tuple[list[R], Any]] = deque()
+    for rows, items in filled:
+        in_flight.append((rows, start(items)))
+        if len(in_flight) > BATCHES_IN_FLIGHT:
+            done, result = in_flight.popleft()
+            yield done, np.asarray(result)[: len(done)]
+    for done, result in in_flight:
+        yield done, np.asarray(result)[: len(done)]
+
+
+def in_order(
+    function: Callable[[T], R], items: Iterable[T], threads: int, window: int, name: str
+) -> Iterator[R]:
+    """``function`` of every item in order, by threads that are at most ``window`` items ahead.
+
+    ``items`` itself is read in the caller's thread. ``name`` is that of the threads.
+    """
+    with ThreadPoolExecutor(threads, name, initializer=yield_to_device) as pool:
+        ahead: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(function, item))
+                if len(ahead) >= window:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for pending in ahead:
+                pending.cancel()
+
+
+def yield_to_device() -> None:
+    """Lowers the calling thread's priority, so that it fills the gaps that XLA's threads leave.
+
+    Where the device is the CPU itself, an equal share would stall every parallel step of the model.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # per thread on Linux only
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), THREAD_NICENESS)

@@ -1,0 +1,74 @@
+"""The decode pipeline as Beam transforms: thin wrappers around :mod:`transforms.rendering`.
+
+What both directions share of the graph is in :mod:`transforms.beam_slices`.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import apache_beam as beam
+
+from transforms.beam_slices import MakeSlice, SumSummaries, over_slices
+from transforms.image_manifest import build_image_manifest
+from transforms.image_summary import ImageSlice, ImageTotals
+from transforms.inference import load_codec
+from transforms.plan import Plan
+from transforms.rendering import RenderJob, make_images
+from vqgan.config import to_dict
+from vqgan.manifest import write_manifest
+
+
+class DecodeTokens(beam.PTransform):
+    """From the pipeline's root to one manifest, with all pictures written on the way.
+
+    Args:
+      job: the plan and how to carry it out.
+      plan: the plan itself, for the manifest.
+      write_report: also write ``report.html``.
+    """
+
+    def __init__(self, job: RenderJob, plan: Plan, write_report: bool = True):
+        super().__init__()
+        self._job = job
+        self._plan = plan
+        self._write_report = write_report
+
+    def expand(self, root: Any) -> Any:
+        """The linear graph from the root to the manifest."""
+        finishing = functools.partial(
+            finish_images, job=self._job, plan=self._plan, with_report=self._write_report
+        )
+        return over_slices(
+            root, self._job.slices, MakeImages(self._job), SumSummaries(ImageTotals), finishing
+        )
+
+
+class MakeImages(MakeSlice):
+    """Slice number to the summary of its finished pictures."""
+
+    def make(self, number: int) -> ImageSlice:
+        """Makes the pictures, or keeps them."""
+        return make_images(self._job, number, self._codec, self._report)
+
+
+def finish_images(totals: ImageTotals, job: RenderJob, plan: Plan, with_report: bool) -> Mapping[str, Any]:
+    """Writes the report and, last, the manifest; gives the manifest back.
+
+    Both are published whole under fixed names, so a retry of this step does no harm.
+    """
+    info = load_codec(job.codec, job.batch_size, job.dtype).info
+    described = {
+        "name": job.codec,
+        "fingerprint": info.fingerprint,
+        "decoder_sha256": info.decoder_sha256,
+        "config": to_dict(info.config),
+        "card": dict(info.card),
+    }
+    manifest = build_image_manifest(plan, totals, described, job.tokens)
+    if with_report:
+        from transforms.image_report import write_image_report
+
+        write_image_report(job.output, manifest)
+    write_manifest(job.output, manifest)
+    return manifest

@@ -1,0 +1,208 @@
+"""What to decode: the shards of a finished token data set, checked and written down before any work.
+
+``plan/shards.parquet`` holds a row for each slice, ``plan/plan.json``, written after it, what identifies
+the plan. A worker reads its own row, and hashes the shard before it trusts it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from transforms.batching import in_order
+from transforms.plan import Plan, read_plan, write_plan_file
+from vqgan import filesystems
+from vqgan.errors import UserError
+from vqgan.manifest import MANIFEST_FILE, read_manifest
+from vqgan.shards import Shard, ShardMetadata
+
+PARTS_FILE = "plan/shards.parquet"
+IMAGES_KIND = "images"
+"""``kind`` in the manifest of decoded pictures; that of tokens has none."""
+VIEWS = ("all", "first")
+_READERS = 8
+
+
+class Part(NamedTuple):
+    """The slice of one shard.
+
+    Attributes:
+      name: of the shard in the token data set.
+      sha256: of its bytes, as the manifest has it.
+      rows: that it holds.
+      planned: rows to decode, the first ones of the chosen views.
+    """
+
+    name: str
+    sha256: str
+    rows: int
+    planned: int
+
+
+class TokenInput(NamedTuple):
+    """A finished token data set.
+
+    Attributes:
+      path: its folder.
+      plan_hash: of its plan.
+      grid: ``(h, w)`` of every row.
+      codec: path or name of the codec that made its tokens.
+      fingerprint: of that codec.
+    """
+
+    path: str
+    plan_hash: str
+    grid: tuple[int, int]
+    codec: str
+    fingerprint: str
+
+
+def read_token_manifest(path: str) -> dict[str, Any]:
+    """The manifest of a finished token data set.
+
+    Raises:
+      UserError: there is none, it is not finished, or it holds something else.
+    """
+    manifest = read_manifest(path)
+    if manifest is None and read_plan(path) is not None:
+        raise UserError(f"{path}: not finished (no manifest.json); run the command that makes it again")
+    if manifest is None:
+        raise UserError(f"{path}: no token data set there (no manifest.json); give a finished one")
+    if manifest.get("kind") == IMAGES_KIND:
+        raise UserError(f"{path}: holds pictures already; give the token data set that they were made of")
+    return manifest
+
+
+def token_input(path: str, manifest: Mapping[str, Any]) -> TokenInput:
+    """What a manifest says of its tokens.
+
+    Raises:
+      UserError: it lacks something, or there are no shards.
+    """
+    try:
+        height, width = manifest["grid"]
+        codec, plan_hash = manifest["codec"], str(manifest["plan_hash"])
+        grid = (int(height), int(width))
+        found = TokenInput(path, plan_hash, grid, str(codec["name"]), str(codec["fingerprint"]))
+        facts = [
+            (entry["name"], entry["sha256"], entry["rows"], entry["bytes"]) for entry in manifest["shards"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        where = filesystems.join(path, MANIFEST_FILE)
+        raise UserError(f"{where}: damaged ({error} is not as it should be); restore it") from error
+    if not facts:
+        raise UserError(f"{path}: there are no shards in it")
+    return found
+
+
+def plan_parts(
+    tokens: TokenInput, shards: Iterable[Mapping[str, Any]], views: str, limit: int | None
+) -> list[Part]:
+    """Checks the shards against the manifest, and says what of each is to be decoded.
+
+    Args:
+      tokens: the data set.
+      shards: its shards, as its manifest lists them.
+      views: ``all`` rows, or the ``first`` view of each image.
+      limit: decode no more rows than this, in the order of the shards; None for all.
+
+    Returns:
+      One part for each shard, or for as many of the first as the limit takes.
+
+    Raises:
+      UserError: a shard is missing, or is not the one of the manifest.
+    """
+    entries = sorted(shards, key=lambda entry: entry["name"])
+    _check_sizes(tokens.path, entries)
+    parts: list[Part] = []
+    left = sum(entry["rows"] for entry in entries) if limit is None else limit
+    counts = in_order(lambda entry: _count(tokens, entry, views), entries, _READERS, 2 * _READERS, "footers")
+    for entry, chosen in zip(entries, counts, strict=False):  # the rest is not wanted beyond the limit
+        parts.append(Part(entry["name"], entry["sha256"], entry["rows"], min(chosen, left)))
+        left -= parts[-1].planned
+        if limit is not None and not left:
+            break
+    return parts
+
+
+def make_render_plan(parts: list[Part], settings: Mapping[str, Any], tokens: TokenInput) -> Plan:
+    """The plan of these parts.
+
+    Args:
+      parts: of each slice.
+      settings: everything else that determines the pictures.
+      tokens: the data set.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update("\0".join(map(str, part)).encode() + b"\n")
+    identity = {
+        "version": 1,
+        **settings,
+        "tokens": {"plan_hash": tokens.plan_hash, "shards_sha256": digest.hexdigest()},
+    }
+    return Plan(identity=identity, slices=len(parts), entries=sum(part.planned for part in parts))
+
+
+def write_render_plan(output: str, plan: Plan, parts: list[Part]) -> None:
+    """Writes the parts, then ``plan.json``; the latter's presence means that both are complete."""
+    filesystems.make_folder(filesystems.join(output, "plan"))
+    with filesystems.publish(filesystems.join(output, PARTS_FILE)) as stream:
+        pq.write_table(pa.Table.from_pylist([part._asdict() for part in parts]), stream)
+    write_plan_file(output, plan)
+
+
+def read_part(output: str, number: int) -> Part:
+    """The part of one slice."""
+    filesystem, inner = filesystems.resolve(filesystems.join(output, PARTS_FILE))
+    with filesystem.open_input_file(inner) as file:
+        return Part(**pq.read_table(file).slice(number, 1).to_pylist()[0])
+
+
+def check_footer(path: str, metadata: ShardMetadata, rows: int, tokens: TokenInput, expected: int) -> None:
+    """Refuses a shard that is not the one of the manifest.
+
+    Raises:
+      UserError: says in what it differs.
+    """
+    facts = [
+        ("plan", metadata.plan_hash[:12], tokens.plan_hash[:12]),
+        ("codec", metadata.fingerprint[:12], tokens.fingerprint[:12]),
+        ("grid", tuple(metadata.grid), tokens.grid),
+        ("rows", rows, expected),
+    ]
+    for what, found, wanted in facts:
+        if found != wanted:
+            raise UserError(f"{path}: {what} is {found}, but the manifest says {wanted}; restore the shard")
+
+
+def _count(tokens: TokenInput, entry: Mapping[str, Any], views: str) -> int:
+    """Rows of the chosen views in a shard whose footer agrees with the manifest."""
+    path = filesystems.join(tokens.path, entry["name"])
+    filesystem, inner = filesystems.resolve(path)
+    with filesystem.open_input_file(inner) as file, Shard(file, path) as shard:
+        check_footer(path, shard.metadata, shard.rows, tokens, entry["rows"])
+        if views == "all":
+            return shard.rows
+        return sum(
+            pc.sum(pc.equal(batch.column(0), 0)).as_py() or 0 for batch in shard.batches(["view"], 1 << 16)
+        )
+
+
+def _check_sizes(path: str, entries: Iterable[Mapping[str, Any]]) -> None:
+    """One listing of the folder tells of shards that are missing or of another size."""
+    filesystem, inner = filesystems.resolve(path)
+    infos = filesystem.get_file_info(fs.FileSelector(inner))
+    sizes = {info.base_name: info.size for info in infos if info.is_file}
+    for entry in entries:
+        found = sizes.get(entry["name"])
+        if found is None:
+            raise UserError(f"{path}/{entry['name']}: missing, though the manifest names it; restore it")
+        if found != entry["bytes"]:
+            raise UserError(
+                f"{path}/{entry['name']}: {found} bytes, but the manifest says {entry['bytes']}; restore it"
+            )

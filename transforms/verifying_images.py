@@ -1,0 +1,136 @@
+"""Checking decoded pictures against their indexes, their manifest and their plan."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from pyarrow import fs
+
+from transforms import rejects
+from transforms.checking import check_file, check_listing, expect
+from transforms.image_index import IndexMetadata, archive_name, index_name, open_index
+from transforms.image_reading import stored_pictures
+from transforms.image_writers import FOLDER
+from transforms.plan import Plan
+from vqgan import filesystems
+from vqgan.errors import UserError
+from vqgan.shards import rejects_name
+
+
+def verify_images(output: str, manifest: Mapping[str, Any], plan: Plan) -> tuple[list[str], str]:
+    """Checks files, footers, counts and the sum of every picture.
+
+    Args:
+      output: folder of the pictures.
+      manifest: of it.
+      plan: of it.
+
+    Returns:
+      Problems, one line each, and one line that says what was checked.
+    """
+    container = plan.identity["form"]["container"]
+    slices = range(plan.slices)
+    expected = [index_name(number, plan.slices) for number in slices]
+    if container == "tar":
+        expected += [archive_name(number, plan.slices) for number in slices]
+    entries = [*manifest["shards"], *manifest["archives"], *manifest["rejects"]]
+    listed = {entry["name"]: entry for entry in entries}
+    problems = check_listing(output, expected, listed, (".parquet", ".tar"))
+    broken = {name for name, entry in listed.items() if not check_file(output, entry, problems)}
+    for number in slices:
+        names = {make(number, plan.slices) for make in (index_name, archive_name, rejects_name)}
+        if index_name(number, plan.slices) in listed and not names & broken:
+            _check_slice(output, number, plan.slices, manifest, listed, problems)
+    if container == "files":
+        _check_strays(output, manifest["counts"]["images"], problems)
+    _check_counts(manifest, plan, problems)
+    counts = manifest["counts"]
+    summary = (
+        f"{plan.slices} slices of pictures ({container}), {len(manifest['rejects'])} rejects files: "
+        f"{counts['planned']} planned, {counts['images']} pictures, {counts['rejects']} rejects"
+    )
+    return problems, summary
+
+
+def _check_slice(
+    output: str,
+    number: int,
+    slices: int,
+    manifest: Mapping[str, Any],
+    listed: Mapping[str, Any],
+    problems: list[str],
+) -> None:
+    name = index_name(number, slices)
+    try:
+        with open_index(output, name) as index:
+            metadata, rows = index.metadata, index.rows
+        _check_footer(name, metadata, rows, number, manifest, listed, problems)
+        _check_pictures(output, name, problems)
+    except UserError as error:
+        problems.append(str(error))
+        return
+    rejected = listed.get(rejects_name(number, slices))
+    if rejected is not None:
+        found = len(rejects.read(filesystems.join(output, rejected["name"])))
+        expect(problems, rejected["name"], "rows", found, metadata.rejects)
+    elif metadata.rejects:
+        problems.append(f"{name}: {metadata.rejects} rejects, but no rejects file in the manifest")
+
+
+def _check_footer(
+    name: str,
+    metadata: IndexMetadata,
+    rows: int,
+    number: int,
+    manifest: Mapping[str, Any],
+    listed: Mapping[str, Any],
+    problems: list[str],
+) -> None:
+    expect(problems, name, "plan hash", metadata.plan_hash, manifest["plan_hash"])
+    expect(problems, name, "codec", metadata.fingerprint, manifest["codec"]["fingerprint"])
+    expect(problems, name, "decoder", metadata.decoder_sha256, manifest["codec"]["decoder_sha256"])
+    expect(problems, name, "slice number", metadata.slice_number, number)
+    expect(problems, name, "rows", rows, listed[name]["rows"])
+    expect(problems, name, "rows", rows, metadata.images)
+    expect(problems, name, "pictures + rejects", metadata.images + metadata.rejects, metadata.planned)
+    if metadata.archive is not None:
+        archive = listed.get(metadata.archive["name"], {})
+        expect(problems, name, "sha256 of its tar", archive.get("sha256"), metadata.archive["sha256"])
+
+
+def _check_pictures(output: str, name: str, problems: list[str]) -> None:
+    """Every picture has the sum that the index tells, and none is named twice."""
+    changed = [
+        row.file
+        for row, data in stored_pictures(output, name)
+        if hashlib.sha256(data).hexdigest() != row.sha256
+    ]
+    if changed:
+        problems.append(f"{name}: {len(changed)} pictures have changed, such as {changed[0]}")
+    with open_index(output, name) as index:
+        rows = [(row.key, row.view) for row, _ in index.read()]
+    if len(set(rows)) < len(rows):
+        problems.append(f"{name}: {len(rows) - len(set(rows))} rows occur more than once")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check_strays(output: str, images: int, problems: list[str]) -> None:
+    filesystem, inner = filesystems.resolve(filesystems.join(output, FOLDER))
+    selector = fs.FileSelector(inner, recursive=True, allow_not_found=True)
+    found = sum(info.is_file for info in filesystem.get_file_info(selector))
+    if found > images:
+        problems.append(f"{FOLDER}/: {found - images} files belong to no index")
+
+
+def _check_counts(manifest: Mapping[str, Any], plan: Plan, problems: list[str]) -> None:
+    """The manifest's sums are those of its files."""
+    counts, where = manifest["counts"], "manifest.json"
+    rows = sum(entry["rows"] for entry in manifest["shards"])
+    rejected = sum(entry["rows"] for entry in manifest["rejects"])
+    expect(problems, where, "number of planned rows", counts["planned"], plan.entries)
+    expect(problems, where, "number of pictures and rejects", counts["images"] + rejected, plan.entries)
+    expect(problems, where, "number of rejects", counts["rejects"], rejected)
+    expect(problems, where, "number of pictures", counts["images"], rows)
