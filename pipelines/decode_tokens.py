@@ -16,12 +16,10 @@ from pipelines.planned_runs import (
     result,
     speaker,
 )
-from transforms.image_forms import ImageForm
-from transforms.image_index import open_index
-from transforms.image_summary import lost_pictures
-from transforms.image_writers import FOLDER
 from transforms.plan import Plan, read_plan
-from transforms.render_plan import (
+from transforms.rendering.forms import ImageForm
+from transforms.rendering.index import open_index
+from transforms.rendering.plan import (
     VIEWS,
     Part,
     TokenInput,
@@ -31,7 +29,9 @@ from transforms.render_plan import (
     token_input,
     write_render_plan,
 )
-from transforms.rendering import RenderJob
+from transforms.rendering.slices import RenderJob
+from transforms.rendering.summary import lost_pictures
+from transforms.rendering.writers import FOLDER
 from vqgan import filesystems
 from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.errors import UserError

@@ -1,4 +1,4 @@
-"""The decode pipeline as Beam transforms: thin wrappers around :mod:`transforms.rendering`.
+"""The decode pipeline as Beam transforms: thin wrappers around :mod:`transforms.rendering.slices`.
 
 What both directions share of the graph is in :mod:`transforms.beam_slices`.
 """
@@ -10,11 +10,11 @@ from typing import Any
 import apache_beam as beam
 
 from transforms.beam_slices import MakeSlice, SumSummaries, over_slices
-from transforms.image_manifest import build_image_manifest
-from transforms.image_summary import ImageSlice, ImageTotals
 from transforms.inference import load_codec
 from transforms.plan import Plan
-from transforms.rendering import RenderJob, make_images
+from transforms.rendering.manifest import build_image_manifest
+from transforms.rendering.slices import RenderJob, make_images
+from transforms.rendering.summary import ImageSlice, ImageTotals
 from vqgan.config import to_dict
 from vqgan.manifest import write_manifest
 
@@ -67,7 +67,7 @@ def finish_images(totals: ImageTotals, job: RenderJob, plan: Plan, with_report: 
     }
     manifest = build_image_manifest(plan, totals, described, job.tokens)
     if with_report:
-        from transforms.image_report import write_image_report
+        from transforms.rendering.report import write_image_report
 
         write_image_report(job.output, manifest)
     write_manifest(job.output, manifest)

@@ -15,10 +15,10 @@ from transforms.geometry import Geometry, count_views
 from transforms.images import DecodeConfig
 from transforms.inference import load_codec
 from transforms.plan import Plan, all_keys, read_plan, read_slice
-from transforms.render_plan import IMAGES_KIND
+from transforms.rendering.plan import IMAGES_KIND
+from transforms.rendering.verifying import verify_images
 from transforms.slices import Item, Job, read_and_decode
 from transforms.sources import SourceConfig, open_source
-from transforms.verifying_images import verify_images
 from vqgan import filesystems
 from vqgan.config import from_dict
 from vqgan.errors import UserError

@@ -11,8 +11,8 @@ from pipelines.commands.base import command
 def add(commands: Any) -> None:
     """Adds ``vqgan decode``."""
     from pipelines.decode_tokens import DTYPES, FORMATS
-    from transforms.image_forms import EXTENSIONS
-    from transforms.render_plan import VIEWS
+    from transforms.rendering.forms import EXTENSIONS
+    from transforms.rendering.plan import VIEWS
 
     summary = "Turn a token data set, tokenized or sampled, into pictures. Further flags go to Apache Beam."
     parser = command(commands, "decode", summary, _run)

@@ -20,10 +20,10 @@ from pyarrow import fs
 from pipelines import decode_tokens
 from pipelines.decode_tokens import DecodeTokensConfig, PreparedDecode
 from transforms.decoding import DecodeTokens, MakeImages, finish_images
-from transforms.image_forms import ImageForm
-from transforms.image_summary import ImageTotals
 from transforms.inference import load_codec
-from transforms.rendering import make_images
+from transforms.rendering.forms import ImageForm
+from transforms.rendering.slices import make_images
+from transforms.rendering.summary import ImageTotals
 from vqgan import filesystems
 from vqgan.errors import UserError
 

@@ -15,10 +15,10 @@ from pipelines import decode_tokens
 from pipelines.decode_tokens import DecodeTokensConfig, PreparedDecode
 from pipelines.tokenize_images import TokenizeConfig
 from transforms.decoding import finish_images
-from transforms.image_forms import ImageForm
-from transforms.image_summary import ImageTotals
 from transforms.inference import load_codec
-from transforms.rendering import make_images
+from transforms.rendering.forms import ImageForm
+from transforms.rendering.slices import make_images
+from transforms.rendering.summary import ImageTotals
 from transforms.sources import SourceConfig
 from transforms.verifying import check_agreement, verify
 from vqgan.errors import UserError

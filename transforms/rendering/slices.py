@@ -17,12 +17,12 @@ import pyarrow as pa
 
 from transforms import rejects
 from transforms.batching import fill, in_order, on_device
-from transforms.image_forms import ImageForm
-from transforms.image_index import IndexMetadata, IndexRow, IndexWriter, index_name
-from transforms.image_summary import ImageSlice, finished_images, summarize_images
-from transforms.image_writers import Picture, Writer, open_writer
 from transforms.rejects import RejectRow
-from transforms.render_plan import Part, TokenInput, check_footer, read_part
+from transforms.rendering.forms import ImageForm
+from transforms.rendering.index import IndexMetadata, IndexRow, IndexWriter, index_name
+from transforms.rendering.plan import Part, TokenInput, check_footer, read_part
+from transforms.rendering.summary import ImageSlice, finished_images, summarize_images
+from transforms.rendering.writers import Picture, Writer, open_writer
 from transforms.slices import Progress
 from transforms.summary import describe_file
 from vqgan import filesystems

@@ -4,7 +4,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from transforms.image_index import IndexRow, open_index
+from transforms.rendering.index import IndexRow, open_index
 from vqgan import filesystems
 from vqgan.errors import UserError, first_line
 

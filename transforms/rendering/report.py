@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from transforms.image_reading import stored_pictures
+from transforms.rendering.reading import stored_pictures
 from transforms.report import REPORT_FILE
 from transforms.verifying import spread
 from vqgan import filesystems, page

@@ -6,8 +6,8 @@ from typing import Any
 
 from pyarrow import fs
 
-from transforms.image_index import Index, IndexRow, index_name, open_index
 from transforms.manifest import SliceTotals
+from transforms.rendering.index import Index, IndexRow, index_name, open_index
 from transforms.slices import SlicesOfPlan
 from transforms.summary import FinishedSlice, describe_file, summarize_rejects
 from vqgan import filesystems

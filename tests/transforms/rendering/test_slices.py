@@ -22,12 +22,12 @@ from pipelines.tokenize_images import TokenizeConfig
 from transforms import rejects
 from transforms.decoding import finish_images
 from transforms.geometry import Geometry
-from transforms.image_forms import ImageForm
-from transforms.image_index import INDEX_SCHEMA
-from transforms.image_reading import stored_pictures
-from transforms.image_summary import ImageTotals, finished_images
 from transforms.inference import load_codec
-from transforms.rendering import make_images
+from transforms.rendering.forms import ImageForm
+from transforms.rendering.index import INDEX_SCHEMA
+from transforms.rendering.reading import stored_pictures
+from transforms.rendering.slices import make_images
+from transforms.rendering.summary import ImageTotals, finished_images
 from vqgan.codec import Codec
 from vqgan.errors import UserError
 from vqgan.shards import METADATA_KEY, Shard

@@ -12,9 +12,9 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from transforms.file_names import file_name, member_name
-from transforms.image_forms import ImageForm
-from transforms.image_index import IndexRow, archive_name
+from transforms.rendering.forms import ImageForm
+from transforms.rendering.index import IndexRow, archive_name
+from transforms.rendering.names import file_name, member_name
 from vqgan import filesystems
 
 FOLDER = "images"

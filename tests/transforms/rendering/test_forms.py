@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transforms.image_forms import ImageForm
+from transforms.rendering.forms import ImageForm
 from vqgan.errors import UserError
 
 

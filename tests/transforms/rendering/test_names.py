@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.file_names import file_name, member_name
+from transforms.rendering.names import file_name, member_name
 
 NASTY = [
     *("", ".", "..", "/", "//", "a", "a/", "/a", "a//b", "a/b", "./a", "../../etc/passwd", "/etc/passwd"),

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from transforms.image_summary import ImageTotals
 from transforms.manifest import by_name, check_complete, now, reasons, throughput, versions
 from transforms.plan import Plan
-from transforms.render_plan import IMAGES_KIND, TokenInput
+from transforms.rendering.plan import IMAGES_KIND, TokenInput
+from transforms.rendering.summary import ImageTotals
 from vqgan.manifest import MANIFEST_VERSION
 
 

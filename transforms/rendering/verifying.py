@@ -8,10 +8,10 @@ from pyarrow import fs
 
 from transforms import rejects
 from transforms.checking import check_file, check_listing, expect
-from transforms.image_index import IndexMetadata, archive_name, index_name, open_index
-from transforms.image_reading import stored_pictures
-from transforms.image_writers import FOLDER
 from transforms.plan import Plan
+from transforms.rendering.index import IndexMetadata, archive_name, index_name, open_index
+from transforms.rendering.reading import stored_pictures
+from transforms.rendering.writers import FOLDER
 from vqgan import filesystems
 from vqgan.errors import UserError
 from vqgan.shards import rejects_name

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transforms import image_index
-from transforms.image_index import METADATA_KEY, IndexMetadata, IndexRow, IndexWriter, open_index
+from transforms.rendering import index as image_index
+from transforms.rendering.index import METADATA_KEY, IndexMetadata, IndexRow, IndexWriter, open_index
 
 METADATA = IndexMetadata("plan", 1, 3, "parquet", "png", "f" * 64, "d" * 64, planned=5)
 ROWS = [IndexRow(f"k{n}", n, None if n == 1 else n, f"k{n}.png", 8, 6, n + 3, f"sum {n}") for n in range(4)]
