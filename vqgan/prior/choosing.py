@@ -57,20 +57,23 @@ def guided(logits: jax.Array, unconditional: jax.Array, scale: jax.Array) -> jax
       unconditional: ``[..., K]`` without.
       scale: scalar s; 1 gives ``logits`` back.
     """
-    return unconditional + scale * (logits - unconditional)
+    # Written so that a scale of 1 gives the logits back to the last bit.
+    return logits + (scale - 1) * (logits - unconditional)
 
 
 def scaled(logits: jax.Array, choice: Choice, *, truncates: bool) -> jax.Array:
     """Logits after temperature and truncation; minus infinity for tokens that are not to be drawn.
 
-    Truncation keeps tokens that are as probable as the last one kept.
+    ``top_p`` counts probabilities among the ``top_k`` tokens. Truncation keeps tokens that are as probable as
+    the last one kept.
 
     Args:
       logits: float32 ``[B, K]``.
       choice: numbers.
       truncates: whether to look at ``top_k`` and ``top_p`` at all, which takes a sort.
     """
-    # Greedy choice divides by 1: the order stays.
+    # No logit is above 0 from here on: a tiny temperature sends none to infinity. Greedy choice divides by 1.
+    logits = logits - jnp.max(logits, axis=-1, keepdims=True)
     logits = logits / jnp.where(choice.temperature > 0, choice.temperature, 1.0)
     if not truncates:
         return logits
@@ -97,7 +100,8 @@ def draw(logits: jax.Array, keys: jax.Array, temperature: jax.Array) -> jax.Arra
     Returns:
       int32 ``[B]``.
     """
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:]))(keys)
+    # The type and the mode are named so that no global setting of JAX changes what a seed gives.
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:], jnp.float32, mode="low"))(keys)
     return jnp.argmax(jnp.where(temperature > 0, logits + noise, logits), axis=-1).astype(jnp.int32)
 
 

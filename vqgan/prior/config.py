@@ -56,19 +56,28 @@ class PriorConfig:
             self._check_least(name, getattr(self, name), least)
         for name in ("classes", "condition_codebook_size", "hidden"):
             self._check_least(name, getattr(self, name), 0)
-        self._check_least("grid", min(self.grid), 1)
+        self._check_grids()
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}: it must lie in [0, 1)")
-        if (self.condition_codebook_size > 0) != (min(self.condition_grid) > 0):
-            raise UserError(
-                f"model.condition_grid is {list(self.condition_grid)} and condition_codebook_size "
-                f"{self.condition_codebook_size}: give both, or leave both 0"
-            )
         self._check_heads()
 
     def _check_least(self, name: str, value: int, least: int) -> None:
         if value < least:
             raise UserError(f"model.{name} is {value}: it must be at least {least}")
+
+    def _check_grids(self) -> None:
+        for name, least in (("grid", 1), ("condition_grid", 0)):
+            sides = getattr(self, name)
+            if len(sides) != 2 or min(sides) < least:
+                raise UserError(
+                    f"model.{name} is {list(sides)}: it must be a height and a width of at least {least}"
+                )
+        given = self.condition_codebook_size > 0
+        if any((side > 0) != given for side in self.condition_grid):
+            raise UserError(
+                f"model.condition_grid is {list(self.condition_grid)} and condition_codebook_size "
+                f"{self.condition_codebook_size}: give both, or leave both 0"
+            )
 
     def _check_heads(self) -> None:
         if self.width % self.heads:

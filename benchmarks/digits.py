@@ -1,0 +1,114 @@
+"""Whether samples of a class-conditional prior show their class: real digits, judged by their neighbours.
+
+Tokenizes the digits of the tests, trains a prior, samples every class at some scales of guidance, and lets
+the real digits nearest to each sample vote on what it is. Prints the share that is voted to be of the class
+that was asked for, beside that of real digits which were encoded and decoded (each judged without itself).
+
+    python benchmarks/digits.py --steps 1000
+"""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from common import parser, say, scratch
+from PIL import Image
+
+from pipelines.sample_prior import SampleConfig
+from pipelines.sample_prior import run as sample
+from pipelines.tokenize_images import TokenizeConfig
+from pipelines.tokenize_images import run as tokenize
+from pipelines.training_prior import TrainPriorRequest
+from pipelines.training_prior import run as train
+from transforms.geometry import Geometry
+from transforms.images import DecodeConfig
+from transforms.sources import SourceConfig
+from vqgan.codec import Codec
+from vqgan.prior.sampling_config import SamplingConfig
+
+DIGITS = Path(__file__).parent.parent / "tests" / "testdata" / "digits" / "digits.parquet"
+SIDE = 8
+NEIGHBOURS = 5
+
+
+def real_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels ``[N, 64]`` and classes ``[N]``."""
+    table = pq.read_table(DIGITS)
+    images = [np.asarray(Image.open(io.BytesIO(data))) for data in table.column("image").to_pylist()]
+    return np.stack(images).reshape(-1, SIDE * SIDE).astype(np.float32), table.column("label").to_numpy()
+
+
+def reduced(pictures: np.ndarray) -> np.ndarray:
+    """Pictures ``[N, H, W, 3]`` at the digits' own size, ``[N, 64]``."""
+    grey = (Image.fromarray(picture).convert("L") for picture in pictures)
+    small = [np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX)) for image in grey]
+    return np.stack(small).reshape(-1, SIDE * SIDE).astype(np.float32)
+
+
+def voted(found: np.ndarray, pixels: np.ndarray, classes: np.ndarray, skip: int = 0) -> np.ndarray:
+    """The class that most of the nearest real digits are of, leaving out the ``skip`` nearest ones."""
+    distances = ((found[:, None] - pixels[None]) ** 2).sum(axis=-1)
+    nearest = np.argsort(distances, axis=1)[:, skip : skip + NEIGHBOURS]
+    return np.array([np.bincount(classes[row], minlength=10).argmax() for row in nearest])
+
+
+def read_rows(folder: str) -> tuple[np.ndarray, np.ndarray]:
+    """Token grids and classes of a data set."""
+    manifest = json.loads((Path(folder) / "manifest.json").read_text())
+    tables = [pq.read_table(Path(folder) / entry["name"]) for entry in manifest["shards"]]
+    tokens = np.concatenate([np.stack(table.column("tokens").to_numpy()) for table in tables])
+    labels = np.concatenate([table.column("label").to_numpy() for table in tables])
+    return tokens.reshape(-1, *manifest["grid"]).astype(np.int32), labels
+
+
+def main() -> None:
+    """Runs all parts and prints a row for each scale."""
+    flags = parser(__doc__ or "")
+    flags.add_argument("--steps", type=int, default=1000, help="training steps")
+    flags.add_argument("--count", type=int, default=200, help="samples at each scale")
+    flags.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0, 4.0])
+    flags.add_argument("--keep", help="folder to work in, kept and continued; a temporary one by default")
+    args = flags.parse_args()
+    with scratch() as temporary:
+        folder = args.keep or temporary
+        tokenize(
+            TokenizeConfig(
+                source=SourceConfig(str(DIGITS), key_column="key", label_column="label"),
+                output=f"{folder}/tokens",
+                codec="tiny",
+                geometry=Geometry(image_size=64),
+                decode=DecodeConfig(),
+                quiet=True,
+            ),
+            [],
+        )
+        settings = (
+            f"train.steps={args.steps}",
+            "train.batch_size=32",
+            "data.holdout=10",
+            "optimizer.learning_rate=0.002",
+        )
+        train(TrainPriorRequest((f"{folder}/tokens",), f"{folder}/run", settings=settings))
+        pixels, classes = real_digits()
+        codec = Codec.load("tiny", batch_size=50)
+        tokens, labels = read_rows(f"{folder}/tokens")
+        chosen = np.arange(0, len(tokens), max(1, len(tokens) // args.count))
+        votes = voted(reduced(codec.decode(tokens[chosen])), pixels, classes, skip=1)
+        say("| pictures | voted to be of their class |\n|---|---|")
+        say(f"| real, encoded and decoded | {np.mean(votes == labels[chosen]):.1%} |")
+        for scale in args.guidance:
+            output = f"{folder}/samples-{scale:g}"
+            sample(
+                SampleConfig(
+                    f"{folder}/run", output, args.count, settings=SamplingConfig(guidance=scale), quiet=True
+                )
+            )
+            tokens, labels = read_rows(output)
+            share = np.mean(voted(reduced(codec.decode(tokens)), pixels, classes) == labels)
+            say(f"| samples, guidance {scale:g} | {share:.1%} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Speed of sampling: tokens per second with the cache of keys and values, and of the same model without it.
+
+Both draw the same tokens with the same random weights, in turns, in one process. Without the cache, a
+token costs a pass over all tokens before it; lengths are rounded up to an eighth of the grid, so that such a
+pass reads about half the grid on average and not all of it. Guidance doubles the batch of both.
+
+    python benchmarks/sampling.py
+    python benchmarks/sampling.py --preset llamagen-b --dtype bfloat16 --batch 64   # a GPU
+"""
+
+import dataclasses
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import parser, say
+from flax import nnx
+
+from vqgan.prior.choosing import sample_keys
+from vqgan.prior.config import PriorConfig
+from vqgan.prior.request import Request, SampleInputs
+from vqgan.prior.sampling import Draws, Kind, Loop, RasterLoop, Sampler, kind_of
+from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.transformer import Prior
+from vqgan.training.functional import Arrays, take_apart
+
+PRESETS = {
+    "tiny": PriorConfig(layers=4, heads=4, width=128, classes=10),
+    "small": PriorConfig(layers=6, heads=4, width=256, classes=10),
+    "llamagen-b": PriorConfig(layers=12, heads=12, width=768, classes=1000, codebook_size=16384),
+}
+PARTS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class UncachedLoop:
+    """Every token from a pass over all tokens before it."""
+
+    kind: Kind
+
+    def __call__(self, prior: Prior, inputs: SampleInputs, draws: Draws) -> jax.Array:
+        """int32 ``[B, L]``."""
+        kind, keys = self.kind, sample_keys(jnp.asarray(inputs.seeds))
+        labels, tokens = jnp.asarray(inputs.labels), jnp.maximum(jnp.asarray(inputs.known), 0)
+        if kind.is_guided:
+            labels = jnp.concatenate([labels, jnp.full_like(labels, prior.config.classes)])
+        for part in range(PARTS):
+            begin, end = (n * tokens.shape[1] // PARTS for n in (part, part + 1))
+
+            def step(k: jax.Array, tokens: jax.Array, end: int = end) -> jax.Array:
+                logits = prior(kind.halves(tokens[:, :end]), labels)[:, k]
+                return tokens.at[:, k].set(kind.choose(logits, keys, k, draws))
+
+            tokens = jax.lax.fori_loop(begin, end, step, tokens)
+        return tokens
+
+
+def random_params(config: PriorConfig) -> Arrays:
+    """Random weights; the last layer's, which start at zero, too."""
+    params, _ = take_apart(lambda: Prior(config, rngs=nnx.Rngs(0))).initial()
+    kernel = params["head.kernel"]
+    return params | {"head.kernel": jax.random.normal(jax.random.key(1), kernel.shape) / config.width**0.5}
+
+
+def timed(
+    sampler: Sampler, loop: Loop, request: Request, settings: SamplingConfig
+) -> tuple[float, np.ndarray]:
+    """Seconds that a batch takes, and its tokens."""
+    started = time.monotonic()
+    tokens = sampler.run(loop, sampler.config, request, settings)
+    return time.monotonic() - started, tokens
+
+
+def measure(config: PriorConfig, batch: int, rounds: int, dtype: str, settings: SamplingConfig) -> None:
+    """Prints tokens per second of both, and their ratio, at one grid."""
+    sampler = Sampler(config, random_params(config), batch_size=batch, dtype=dtype)
+    request = Request(np.arange(sampler.batch_size), np.arange(sampler.batch_size) % config.classes)
+    kind = kind_of(request, settings)
+    loops: dict[str, Loop] = {"cached": RasterLoop(kind), "uncached": UncachedLoop(kind)}
+    tokens = {name: timed(sampler, loop, request, settings)[1] for name, loop in loops.items()}  # compiles
+    same = (tokens["cached"] == tokens["uncached"]).mean()
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(rounds):
+        for name, loop in loops.items():
+            seconds[name].append(timed(sampler, loop, request, settings)[0])
+    rate = {name: sampler.batch_size * config.length / statistics.median(s) for name, s in seconds.items()}
+    say(
+        f"{config.length} tokens, batch {sampler.batch_size}: {rate['cached']:.0f} tokens/s with the cache, "
+        f"{rate['uncached']:.0f} without, {rate['cached'] / rate['uncached']:.1f} times as fast; "
+        f"{same:.2%} of tokens equal"
+    )
+
+
+def main() -> None:
+    """Measures every grid asked for."""
+    flags = parser(__doc__ or "")
+    flags.add_argument("--preset", choices=sorted(PRESETS), default="tiny", help="size of the model")
+    flags.add_argument("--side", type=int, action="append", help="sides of square grids (16 and 32)")
+    flags.add_argument("--batch", type=int, default=2, help="samples at a time")
+    flags.add_argument("--rounds", type=int, default=2, help="timed batches of each")
+    flags.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of activations")
+    flags.add_argument("--guidance", type=float, default=1.0, help="scale of guidance")
+    flags.add_argument("--top-k", type=int, default=0, help="tokens that may be drawn; 0 for all")
+    args = flags.parse_args()
+    settings = SamplingConfig(guidance=args.guidance, top_k=args.top_k)
+    say(f"{args.preset}, {args.dtype}, {jax.devices()[0].device_kind}")
+    for side in args.side or [16, 32]:
+        config = dataclasses.replace(PRESETS[args.preset], grid=(side, side))
+        measure(config, args.batch, args.rounds, args.dtype, settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Sliding windows against a plain loop that searches for each token's window by trying all."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vqgan.prior.choosing import choice_of, draw, guided, scaled
+from vqgan.prior.config import PriorConfig
+from vqgan.prior.request import Request
+from vqgan.prior.sampling import Sampler, kind_of
+from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.transformer import Prior
+from vqgan.prior.windows import WindowLoop, place_of, sample_large
+from vqgan.training.functional import Arrays, take_apart
+
+LLAMA = PriorConfig(
+    codebook_size=9,
+    grid=(3, 3),
+    classes=3,
+    condition_codebook_size=5,
+    condition_grid=(3, 6),
+    layers=1,
+    heads=2,
+    width=16,
+    hidden=16,
+)
+GPT = dataclasses.replace(
+    LLAMA, block="gpt", grid=(4, 2), classes=0, condition_codebook_size=0, condition_grid=(0, 0)
+)
+PLAIN = SamplingConfig()
+ALL = SamplingConfig(temperature=1.2, top_k=6, guidance=2.0)
+
+
+def random_params(config: PriorConfig) -> Arrays:
+    rng = np.random.default_rng(0)
+    abstract = nnx.to_flat_state(take_apart(lambda: Prior(config, rngs=nnx.Rngs(0))).params)
+    shapes = {".".join(map(str, path)): param.shape for path, param in abstract}
+    return {
+        name: jnp.asarray(rng.normal(size=shape) * 0.5 + name.endswith("scale"), jnp.float32)
+        for name, shape in shapes.items()
+    }
+
+
+@functools.cache
+def sampler(config: PriorConfig) -> Sampler:
+    return Sampler(config, random_params(config), batch_size=3)
+
+
+@functools.cache
+def forward(config: PriorConfig) -> Callable[..., jax.Array]:
+    parts, params = take_apart(lambda: Prior(config, rngs=nnx.Rngs(0))), random_params(config)
+    return jax.jit(lambda *inputs: parts.bind(params, {})(*inputs))
+
+
+def first_row(at: int, size: int, window: int) -> int:
+    """The first row (or column) of the window in which ``at`` is nearest to the middle, by trying all."""
+    return min(range(size - window + 1), key=lambda top: abs(at - (top + window // 2)))
+
+
+def large_request(config: PriorConfig, grid: tuple[int, int], count: int) -> Request:
+    rng = np.random.default_rng(1)
+    conditioned = config.condition_length > 0
+    condition = rng.integers(0, 5, (count, grid[0] * grid[1] * 2)) if conditioned else None
+    return Request(np.arange(count) + 5, rng.integers(-1, 3, count) if config.classes else None, condition)
+
+
+def sample_plainly(
+    config: PriorConfig, grid: tuple[int, int], request: Request, settings: SamplingConfig
+) -> np.ndarray:
+    """Token after token, each from a pass over the whole of its window."""
+    (high, wide), count = config.grid, len(request.seeds)
+    known = np.full((count, *grid), -1) if request.known is None else request.known.reshape(count, *grid)
+    tokens = np.maximum(known, 0).astype(np.int32)
+    none = np.full(count, config.classes)
+    labels = none if request.labels is None else np.where(request.labels < 0, config.classes, request.labels)
+    for k, (row, column) in enumerate(np.ndindex(grid)):
+        if known[0, row, column] >= 0:
+            continue
+        top, left = first_row(row, grid[0], high), first_row(column, grid[1], wide)
+        window = tokens[:, top : top + high, left : left + wide].reshape(count, -1)
+        condition = None
+        if request.condition is not None:  # twice as wide as the tokens' grid
+            whole = request.condition.reshape(count, grid[0], 2 * grid[1])
+            condition = whole[:, top : top + high, 2 * left : 2 * (left + wide)].reshape(count, -1)
+        at = (row - top) * wide + column - left
+        logits, without = (forward(config)(window, one, condition)[:, at] for one in (labels, none))
+        choice = choice_of(settings)
+        logits = scaled(
+            guided(logits, without, jnp.float32(settings.guidance)), choice, truncates=settings.truncates
+        )
+        keys = jnp.stack([jax.random.fold_in(jax.random.key(int(seed)), k) for seed in request.seeds])
+        tokens[:, row, column] = draw(logits, keys, choice.temperature)
+    return tokens
+
+
+@pytest.mark.parametrize(
+    ("config", "grid", "settings"),
+    [(LLAMA, (5, 7), ALL), (GPT, (6, 5), PLAIN), (GPT, (4, 3), PLAIN), (GPT, (7, 2), PLAIN)],
+    ids=["guided-5x7", "6x5", "wider", "higher"],
+)
+def test_large_grids(config: PriorConfig, grid: tuple[int, int], settings: SamplingConfig) -> None:
+    request = large_request(config, grid, 4)
+    tokens = sample_large(sampler(config), grid, request, settings)
+    assert tokens.shape == (4, *grid)
+    assert tokens.dtype == np.int32
+    np.testing.assert_array_equal(tokens, sample_plainly(config, grid, request, settings))
+
+
+def test_given_rows_are_completed() -> None:
+    request = large_request(GPT, (6, 5), 2)
+    known = np.full((2, 30), -1)
+    known[:, :12] = np.random.default_rng(2).integers(0, 9, (2, 12))
+    request = request._replace(known=known)
+    tokens = sample_large(sampler(GPT), (6, 5), request, PLAIN)
+    np.testing.assert_array_equal(tokens.reshape(2, 30)[:, :12], known[:, :12])
+    np.testing.assert_array_equal(tokens, sample_plainly(GPT, (6, 5), request, PLAIN))
+
+
+@pytest.mark.parametrize(("config", "settings"), [(LLAMA, ALL), (GPT, PLAIN)], ids=["guided", "plain"])
+def test_the_trained_grid_gives_what_plain_sampling_gives(
+    config: PriorConfig, settings: SamplingConfig
+) -> None:
+    request = large_request(config, config.grid, 4)
+    tokens = sampler(config).sample(request, settings)
+    np.testing.assert_array_equal(sample_large(sampler(config), config.grid, request, settings), tokens)
+    loop = WindowLoop(kind_of(request, settings), config.grid)  # the sliding loop itself, too
+    np.testing.assert_array_equal(sampler(config).run(loop, config, request, settings), tokens)
+
+
+def test_a_sample_is_its_seeds_and_numbers_compile_nothing_anew() -> None:
+    own = Sampler(GPT, random_params(GPT), batch_size=2)
+    request = large_request(GPT, (6, 5), 5)
+    whole = sample_large(own, (6, 5), request, PLAIN)
+    np.testing.assert_array_equal(
+        sample_large(own, (6, 5), Request(request.seeds[[4, 1]]), PLAIN), whole[[4, 1]]
+    )
+    assert (sample_large(own, (6, 5), request, SamplingConfig(temperature=0.3)) != whole).any()
+    assert own.compilations == 1
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 5), st.integers(0, 5), st.data())
+def test_places(high: int, wide: int, more: int, wider: int, data: st.DataObject) -> None:
+    grid = (high + more, wide + wider)
+    row, column = data.draw(st.integers(0, grid[0] - 1)), data.draw(st.integers(0, grid[1] - 1))
+    place = place_of(jnp.int32(row * grid[1] + column), grid, (high, wide))
+    top, left = int(place.top), int(place.left)
+    assert 0 <= top <= row < top + high <= grid[0]
+    assert 0 <= left <= column < left + wide <= grid[1]
+    assert (top, left) == (first_row(row, grid[0], high), first_row(column, grid[1], wide))
+    assert divmod(int(place.local), wide) == (row - top, column - left)
+
+
+@pytest.mark.parametrize(
+    ("config", "grid", "known", "message"),
+    [
+        (GPT, (3, 5), None, "a grid of 3x5 tokens is smaller than the 4x2"),
+        (GPT, (4, 3), np.zeros((2, 8), int), "known tokens are int64 of shape .2, 8.: .* .2, 12."),
+        (
+            dataclasses.replace(LLAMA, condition_grid=(2, 3)),
+            (4, 4),
+            None,
+            "cannot slide over a condition of 2x3",
+        ),
+        (LLAMA, (4, 4), None, "give 32 tokens of its 4x8 grid"),
+    ],
+)
+def test_refusals(
+    config: PriorConfig, grid: tuple[int, int], known: np.ndarray | None, message: str, refused: Any
+) -> None:
+    with refused(message):
+        sample_large(sampler(config), grid, Request(np.arange(2), known=known), PLAIN)
