@@ -15,7 +15,7 @@ from vqgan.prior.checkpoint import read_prior
 from vqgan.prior.loading import load_sampler
 from vqgan.prior.request import Request
 from vqgan.prior.sampling_config import SamplingConfig
-from vqgan.training.sheets import contact_sheet
+from vqgan.sheets import contact_sheet
 
 VARIED = ("temperature", "top_k", "top_p", "guidance")
 

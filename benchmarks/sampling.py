@@ -18,13 +18,13 @@ import numpy as np
 from common import parser, say
 from flax import nnx
 
+from vqgan.functional import Arrays, take_apart
 from vqgan.prior.choosing import sample_keys
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.request import Request, SampleInputs
 from vqgan.prior.sampling import Draws, Kind, Loop, RasterLoop, Sampler, kind_of
 from vqgan.prior.sampling_config import SamplingConfig
 from vqgan.prior.transformer import Prior
-from vqgan.training.functional import Arrays, take_apart
 
 PRESETS = {
     "tiny": PriorConfig(layers=4, heads=4, width=128, classes=10),

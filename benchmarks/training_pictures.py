@@ -9,8 +9,8 @@ import numpy as np
 from common import parser, say
 from PIL import Image
 
+from vqgan.sheets import GAP, MARGIN
 from vqgan.training.records import list_sheets
-from vqgan.training.sheets import GAP, MARGIN
 
 
 def rows_of(sheet: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,8 @@ class ImportPrior:
       output: folder to create.
       heads: attention heads; None to read them from the configuration beside the checkpoint.
       classes: number of classes; 0 for a prior without labels.
+      condition_codes: codes of the condition's tokens; 0 for a prior without a condition grid.
+      condition_grid: ``(h, w)`` of the condition's tokens; both 0 without one.
       config: the checkpoint's own configuration file, if it lies elsewhere.
     """
 
@@ -30,12 +32,18 @@ class ImportPrior:
     output: str
     heads: int | None = None
     classes: int = 0
+    condition_codes: int = 0
+    condition_grid: tuple[int, int] = (0, 0)
     config: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (("heads", self.heads, 1), ("classes", self.classes, 0)):
             if value is not None and value < least:
                 raise UserError(f"--{name} is {value}: it must be at least {least}")
+        if (self.condition_codes > 0) != (min(self.condition_grid) > 0):
+            raise UserError("--condition-codes and --condition-grid belong together; give both, or neither")
+        if self.condition_codes and self.classes:
+            raise UserError("--classes and --condition-codes exclude each other: the original knows either")
 
 
 def import_prior(config: ImportPrior) -> str:
@@ -55,11 +63,25 @@ def import_prior(config: ImportPrior) -> str:
     return "\n".join(_lines(config, saved, found.notes))
 
 
+def read_grid(text: str) -> tuple[int, int]:
+    """``HxW`` as numbers.
+
+    Raises:
+      UserError: it is of another form.
+    """
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise UserError(f"--condition-grid is {text!r}: give height and width in tokens, such as 16x16")
+    return int(height), int(width)
+
+
 def _wanted(config: ImportPrior, codec: CodecInfo) -> importing.Wanted:
     return importing.Wanted(
         codebook_size=codec.config.codebook_size,
         grid=codec.config.grid(config.image_size, config.image_size),
         classes=config.classes,
+        condition_codebook_size=config.condition_codes,
+        condition_grid=config.condition_grid,
         heads=config.heads,
         codebook=load_weights(codec, ["quantizer"])["quantizer"].get("codebook"),
         config=config.config,

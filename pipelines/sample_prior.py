@@ -408,7 +408,7 @@ def _drawing(prepared: Prepared) -> Draw:
 
 def _write_sheet(prepared: Prepared) -> None:
     """``sheet.png``: the first samples; a column for each class where there are a few."""
-    from vqgan.training.sheets import contact_sheet
+    from vqgan.sheets import contact_sheet
 
     config = prepared.config
     classes = len(class_numbers(prepared.prior, config.classes))

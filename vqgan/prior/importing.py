@@ -1,8 +1,9 @@
 """Priors of *Taming Transformers* (arXiv 2012.09841): checkpoints of its Net2NetTransformer as ours.
 
 That model is a GPT after minGPT: learned positions, LayerNorm before each part, exact GELU. One table of
-embeddings serves the tokens of the picture, class ids and the start token, by the same numbers; ours has a
-table for each, so rows are copied. NumPy does the conversion; nothing in a file is executed.
+embeddings serves the tokens of the picture, those of a condition, class ids and the start token, by the same
+numbers; ours has a table for each, so rows are copied. NumPy does the conversion; nothing in a file is
+executed.
 """
 
 import hashlib
@@ -54,6 +55,8 @@ class Wanted:
       codebook_size: codes of the codec, K.
       grid: ``(h, w)`` of the tokens.
       classes: number of classes; 0 for a prior without labels.
+      condition_codebook_size: codes of the condition's tokens; 0 for a prior without a condition grid.
+      condition_grid: ``(h, w)`` of the condition's tokens; both 0 without one.
       heads: attention heads; None to read them from the model's configuration.
       codebook: float32 ``[K, D]`` codes of the codec, to be compared with those of a first stage in the file;
         None not to compare.
@@ -63,6 +66,8 @@ class Wanted:
     codebook_size: int
     grid: tuple[int, int]
     classes: int = 0
+    condition_codebook_size: int = 0
+    condition_grid: tuple[int, int] = (0, 0)
     heads: int | None = None
     codebook: np.ndarray | None = None
     config: str | None = None
@@ -125,13 +130,14 @@ def _check_conditioning(file: Path, wanted: Wanted, settings: Settings | None) -
     """Compares what was asked for with what the model's configuration says, where there is one."""
     if settings is None or settings.conditioned is None:
         return
-    if settings.conditioned and not wanted.classes:
+    is_conditioned = wanted.classes > 0 or wanted.condition_codebook_size > 0
+    if settings.conditioned and not is_conditioned:
         raise UserError(
             f"{file}: this prior was trained with a condition ({settings.condition}); "
-            "give the number of its classes with --classes; conditions other than classes are not supported"
+            "give --classes for labels, or --condition-codes and --condition-grid for another token grid"
         )
-    if wanted.classes and not settings.conditioned:
-        raise UserError(f"{file}: this prior was trained without classes; leave --classes out")
+    if is_conditioned and not settings.conditioned:
+        raise UserError(f"{file}: this prior was trained without a condition; leave its flags out")
     if settings.classes is not None and settings.classes != wanted.classes:
         raise UserError(
             f"{file}: this prior was trained with {settings.classes} classes, not {wanted.classes}; "
@@ -174,12 +180,17 @@ def _check_codebook(gpt: Gpt, wanted: Wanted) -> None:
 
 def _config(gpt: Gpt, wanted: Wanted, settings: Settings | None) -> PriorConfig:
     vocabulary, width = gpt.shape(TOKENS, 2)
-    if wanted.codebook_size > vocabulary or wanted.classes > vocabulary:
-        raise UserError(
-            f"{gpt.file}: its vocabulary is {vocabulary}, but the codec has {wanted.codebook_size} codes"
-            f"{f' and there are {wanted.classes} classes' if wanted.classes else ''}; "
-            "give the codec that it was trained with"
-        )
+    wanted_rows = {
+        "codes of the codec": wanted.codebook_size,
+        "classes": wanted.classes,
+        "codes of the condition": wanted.condition_codebook_size,
+    }
+    for what, rows in wanted_rows.items():
+        if rows > vocabulary:
+            raise UserError(
+                f"{gpt.file}: its vocabulary is {vocabulary}, too small for {rows} {what}; give what it was "
+                "trained with"
+            )
     blocks = {int(name.split(".")[1]) for name in gpt.tensors if re.match(r"blocks\.\d+\.", name)}
     hidden = gpt.shape("blocks.0.mlp.0.weight", 2)[0]
     return PriorConfig(
@@ -187,6 +198,9 @@ def _config(gpt: Gpt, wanted: Wanted, settings: Settings | None) -> PriorConfig:
         codebook_size=wanted.codebook_size,
         grid=wanted.grid,
         classes=wanted.classes,
+        condition_codebook_size=wanted.condition_codebook_size,
+        condition_grid=wanted.condition_grid,
+        start_token=not wanted.condition_codebook_size,
         layers=len(blocks),
         heads=_heads(gpt, wanted, settings),
         width=width,
@@ -212,7 +226,9 @@ def _convert(
     gpt: Gpt, config: PriorConfig, start_token: int
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Our weights, and what is to be said of them."""
-    own = {"token_embedding", "class_embedding", "position_embedding", "head.kernel"}
+    own = {
+        "token_embedding", "class_embedding", "condition_embedding", "position_embedding", "head.kernel",
+    }  # fmt: skip
     expected = parameter_shapes(config)
     linear = {ours: _their_name(ours) for ours in expected if ours not in own}
     _check_names(gpt, {*linear.values(), TOKENS, "pos_emb", "head.weight"})
@@ -225,6 +241,8 @@ def _convert(
         "position_embedding": _position_rows(config, positions.reshape(-1, config.width)),
         "head.kernel": np.ascontiguousarray(head[: config.codebook_size].T),
     }
+    if config.condition_codebook_size:
+        weights["condition_embedding"] = table[: config.condition_codebook_size]
     wrong = [
         f"{linear.get(n, n)} is {list(weights[n].shape)}" for n in expected if weights[n].shape != expected[n]
     ]
@@ -271,7 +289,8 @@ def _check_tables(
     if positions.ndim != 3 or positions.shape[::2] != (1, config.width) or positions.shape[1] < needed:
         raise UserError(
             f"{gpt.file}: pos_emb is {list(positions.shape)}, but a grid of {config.grid[0]} x "
-            f"{config.grid[1]} tokens needs {needed} positions; give the image size that it was trained at"
+            f"{config.grid[1]} tokens needs {needed} positions; "
+            "give the image size and condition that it was trained with"
         )
 
 
@@ -280,6 +299,8 @@ def _class_rows(gpt: Gpt, config: PriorConfig, table: np.ndarray, start_token: i
     if config.classes:
         classes = table[: config.classes]
         return np.concatenate([classes, classes.mean(axis=0, keepdims=True)])
+    if not config.start_token:
+        return np.zeros((1, config.width), np.float32)  # never read
     if not 0 <= start_token < len(table):
         raise UserError(f"{gpt.file}: its start token {start_token} is not in its vocabulary of {len(table)}")
     return table[start_token : start_token + 1]

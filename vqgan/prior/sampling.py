@@ -16,12 +16,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from vqgan.errors import UserError
+from vqgan.functional import Arrays, take_apart
 from vqgan.prior.choosing import Choice, choice_of, draw, guidance_scales, guided, sample_keys, scaled
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.request import Request, SampleInputs, check_request, check_settings, full_batches
 from vqgan.prior.sampling_config import SamplingConfig
 from vqgan.prior.transformer import Cache, Prior
-from vqgan.training.functional import Arrays, take_apart
 
 BATCH_AXIS = "batch"
 

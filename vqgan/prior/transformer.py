@@ -86,7 +86,7 @@ class Prior(nnx.Module):
         if labels is None:
             labels = jnp.full((batch,), self.config.classes, jnp.int32)
         start = jnp.take(self.class_embedding[...], labels, axis=0)[:, None]  # (B, 1, D)
-        parts = [start]
+        parts = [start] if self.config.start_token else []
         if condition is not None and self.condition_embedding is not None:
             parts.insert(0, jnp.take(self.condition_embedding[...], condition, axis=0))
         return self._placed(jnp.concatenate(parts, axis=1), 0)

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from vqgan import losses
+from vqgan.functional import Arrays, Functional, Scalars
 from vqgan.losses import LecamState
-from vqgan.training.functional import Arrays, Functional, Scalars
 from vqgan.training.tokenizer_config import AdversarialConfig
 
 

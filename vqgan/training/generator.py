@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from vqgan import losses
+from vqgan.functional import Arrays, Functional, Scalars
 from vqgan.lpips import Lpips, distance
 from vqgan.model import VQGAN
 from vqgan.quantizers import Quantized
 from vqgan.quantizers.nearest import NearestQuantizer
-from vqgan.training.functional import Arrays, Functional, Scalars
 from vqgan.training.state import Phase
 from vqgan.training.tokenizer_config import TokenizerConfig
 

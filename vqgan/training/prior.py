@@ -11,10 +11,10 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vqgan.functional import Arrays, Scalars, take_apart
 from vqgan.prior.objectives import Objective, training_loss
 from vqgan.prior.transformer import Prior
 from vqgan.training import devices
-from vqgan.training.functional import Arrays, Scalars, take_apart
 from vqgan.training.loop import Done, Evaluation
 from vqgan.training.optimizers import make_optimizer, make_schedule
 from vqgan.training.prior_config import PriorTrainConfig

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vqgan.codec import Codec
+from vqgan.functional import Arrays, Functional
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.masked_sampling import MaskedSampler
 from vqgan.prior.objectives import validation_loss
@@ -16,12 +17,11 @@ from vqgan.prior.request import Request
 from vqgan.prior.sampling import Sampler
 from vqgan.prior.sampling_config import SamplingConfig
 from vqgan.prior.transformer import Prior
+from vqgan.sheets import contact_sheet
 from vqgan.training import devices
-from vqgan.training.functional import Arrays, Functional
 from vqgan.training.loop import Evaluation
 from vqgan.training.prior import gathered
 from vqgan.training.prior_rows import PriorRows
-from vqgan.training.sheets import contact_sheet
 
 Sheet = Callable[[Arrays], np.ndarray]
 """Parameters to a picture of samples, uint8 ``[H, W, 3]``."""

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from vqgan.functional import Arrays
 from vqgan.losses import LecamState
-from vqgan.training.functional import Arrays
 
 
 class GeneratorState(NamedTuple):

@@ -18,12 +18,12 @@ from flax import nnx
 from vqgan import losses
 from vqgan.config import CODEBOOK_QUANTIZERS
 from vqgan.discriminators import make_discriminator
+from vqgan.functional import Arrays, Scalars, take_apart
 from vqgan.lpips import Lpips
 from vqgan.model import VQGAN
 from vqgan.quantizers.nearest import NearestQuantizer
 from vqgan.training import codebook, devices
 from vqgan.training.discriminator import DiscriminatorLoss
-from vqgan.training.functional import Arrays, Scalars, take_apart
 from vqgan.training.generator import Draws, Forward, GeneratorLoss
 from vqgan.training.loop import Done, Evaluation
 from vqgan.training.optimizers import make_optimizer, make_schedule

@@ -14,10 +14,10 @@ from vqgan.card import Metric, ModelCard
 from vqgan.checkpoint import PARTS, Weights, load_weights, read_info, recover_codec, save_codec
 from vqgan.config import ModelConfig, to_dict
 from vqgan.errors import UserError
+from vqgan.functional import Arrays, take_apart
 from vqgan.lpips import Lpips, load_lpips
 from vqgan.parameters import parameter_shapes
 from vqgan.training.checkpoints import check_same_run
-from vqgan.training.functional import Arrays, take_apart
 from vqgan.training.logs import ProgressLine, read_metrics
 from vqgan.training.loop import Batches, Done, Loop, Outcome
 from vqgan.training.records import METRICS_FILE

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqgan.config import ModelConfig
+from vqgan.functional import Arrays, Functional
 from vqgan.lpips import Lpips, distance
 from vqgan.metrics import codebook_usage, mean_absolute_error, mean_psnr, psnr
 from vqgan.model import VQGAN, denormalize, normalize
-from vqgan.training.functional import Arrays, Functional
+from vqgan.sheets import reconstruction_sheet
 from vqgan.training.loop import Evaluation
-from vqgan.training.sheets import reconstruction_sheet
 
 BATCH = 16
 SHEET_PICTURES = 16

@@ -91,6 +91,9 @@ def test_round_trip(saved: PriorInfo, weights: Weights) -> None:
         PriorConfig(kind="masked", codebook_size=5, grid=(2, 2), layers=2, heads=2, width=8, hidden=12),
         dataclasses.replace(CONFIG, condition_codebook_size=4, condition_grid=(1, 2), block="gpt"),
         dataclasses.replace(CONFIG, condition_codebook_size=4, condition_grid=(1, 2)),
+        PriorConfig(
+            block="gpt", heads=1, width=8, condition_codebook_size=4, condition_grid=(1, 2), start_token=False
+        ),
     ],
 )
 def test_names_and_shapes_are_those_of_the_module(config: PriorConfig) -> None:

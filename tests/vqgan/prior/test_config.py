@@ -24,6 +24,11 @@ def test_sizes_of_a_conditional_masked_prior() -> None:
     assert config.vocabulary == 8  # and the id that hides a token
 
 
+def test_prefix_without_a_start_token() -> None:
+    config = PriorConfig(block="gpt", condition_codebook_size=9, condition_grid=(2, 3), start_token=False)
+    assert config.prefix == 6
+
+
 @pytest.mark.parametrize(
     ("block", "width", "hidden", "expected"),
     [
@@ -54,6 +59,11 @@ def test_feed_forward_width(block: str, width: int, hidden: int, expected: int) 
         ({"condition_grid": (2, 0)}, "give both"),
         ({"condition_grid": (-2, -2)}, "model.condition_grid is"),
         ({"condition_codebook_size": 4}, "give both"),
+        ({"start_token": False, "block": "gpt"}, "model.start_token is False"),
+        (
+            {"start_token": False, "condition_codebook_size": 4, "condition_grid": (2, 2)},
+            "model.start_token is False: only an autoregressive prior of block gpt",
+        ),
         ({"heads": 3}, "model.heads is 3: it must divide model.width, 256"),
         ({"width": 24, "heads": 4}, "multiple of 4"),
     ],

@@ -18,9 +18,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from vqgan.functional import take_apart
 from vqgan.prior.importing import ImportedPrior, Wanted, import_prior
+from vqgan.prior.request import Request
+from vqgan.prior.sampling import Sampler
+from vqgan.prior.sampling_config import SamplingConfig
 from vqgan.prior.transformer import Prior
-from vqgan.training.functional import take_apart
 
 VOCABULARY, CODES, GRID, WIDTH, HEADS = 20, 16, (2, 3), 8, 2
 LENGTH = 6
@@ -100,12 +103,17 @@ def gpt(tensors: Tensors, ids: np.ndarray) -> np.ndarray:
     return layer_norm(x, inner, "ln_f") @ inner["head.weight"].T
 
 
-def logits(prior: ImportedPrior, tokens: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+def logits(
+    prior: ImportedPrior,
+    tokens: np.ndarray,
+    labels: np.ndarray | None = None,
+    condition: np.ndarray | None = None,
+) -> np.ndarray:
     """What our transformer gives with the imported weights."""
     functional = take_apart(lambda: Prior(prior.config, rngs=nnx.Rngs(0)))
     params = {name: jnp.asarray(value) for name, value in prior.weights.items()}
     model = functional.bind(params, {})
-    return np.asarray(jax.jit(model)(tokens, labels))
+    return np.asarray(jax.jit(model)(tokens, labels, condition))
 
 
 TOKENS = np.random.default_rng(5).integers(0, CODES, (3, LENGTH)).astype(np.int32)
@@ -169,6 +177,38 @@ def test_class_conditional(foreign: ModuleType, tmp_path: Path) -> None:
     assert any("mean of all classes" in note for note in prior.notes)
 
 
+@pytest.fixture
+def conditioned(foreign: ModuleType, tmp_path: Path) -> tuple[Tensors, ImportedPrior]:
+    """A prior of 4 tokens of a condition, of 18 codes, before the 6 of the picture."""
+    tensors = net2net(positions=4 + LENGTH - 1)
+    path = write(foreign, tmp_path, tensors)
+    return tensors, import_prior(path, wanted(condition_codebook_size=18, condition_grid=(2, 2)))
+
+
+CONDITION = np.random.default_rng(6).integers(0, 18, (3, 4)).astype(np.int32)
+
+
+def test_condition_grid(conditioned: tuple[Tensors, ImportedPrior]) -> None:
+    """The condition's tokens stand before those of the picture, with no start token between."""
+    tensors, prior = conditioned
+    ids = np.concatenate([CONDITION, TOKENS[:, :-1]], axis=1)
+    expected = gpt(tensors, ids)[:, 3:, :CODES]
+    np.testing.assert_allclose(logits(prior, TOKENS, condition=CONDITION), expected, atol=1e-4)
+
+
+def test_sampling_with_a_condition_grid(conditioned: tuple[Tensors, ImportedPrior]) -> None:
+    """Greedily, with the cache, against the reference that is run anew for every token."""
+    tensors, prior = conditioned
+    ids = CONDITION
+    for _ in range(LENGTH):
+        ids = np.concatenate([ids, gpt(tensors, ids)[:, -1:, :CODES].argmax(-1)], axis=1)
+    params = {name: jnp.asarray(value) for name, value in prior.weights.items()}
+    sampler = Sampler(prior.config, params, batch_size=3)
+    request = Request(np.arange(3, dtype=np.uint32), None, CONDITION, None)
+    sampled = sampler.sample(request, SamplingConfig(temperature=0.0))
+    np.testing.assert_array_equal(sampled.reshape(3, LENGTH), ids[:, 4:])
+
+
 def test_heads_in_hyperparameters(foreign: ModuleType, tmp_path: Path) -> None:
     hyper = {"transformer_config": {"params": {"n_head": 4}}}
     path = write(foreign, tmp_path, net2net(), hyper_parameters=hyper)
@@ -183,8 +223,16 @@ def test_heads_in_hyperparameters(foreign: ModuleType, tmp_path: Path) -> None:
     [
         ({"heads": None}, "number of attention heads is not in the file; give --heads"),
         ({"heads": 3}, "heads is 3: it must divide"),
-        ({"codebook_size": 21}, "vocabulary is 20, but the codec has 21 codes"),
-        ({"classes": 21}, "vocabulary is 20, but .* there are 21 classes"),
+        ({"codebook_size": 21}, "vocabulary is 20, too small for 21 codes of the codec"),
+        ({"classes": 21}, "vocabulary is 20, too small for 21 classes"),
+        (
+            {"condition_codebook_size": 21, "condition_grid": (1, 1)},
+            "vocabulary is 20, too small for 21 codes of the condition",
+        ),
+        (
+            {"condition_codebook_size": 9, "condition_grid": (2, 2)},
+            "a grid of 2 x 3 tokens needs 9 positions; give the image size and condition",
+        ),
         ({"grid": (3, 3)}, r"pos_emb is \[1, 6, 8\], but a grid of 3 x 3 tokens needs 9 positions"),
     ],
 )
@@ -199,8 +247,12 @@ def test_another_model_than_was_asked_for(
     ("params", "changes", "says"),
     [
         ({}, {"heads": 4}, "configuration says 2 heads, not 4; leave --heads out"),
-        ({"cond_stage_config": "__is_unconditional__"}, {"classes": 3}, "without classes; leave --classes"),
-        ({"unconditional": True}, {"classes": 3}, "without classes; leave --classes"),
+        ({"cond_stage_config": "__is_unconditional__"}, {"classes": 3}, "without a condition; leave its"),
+        (
+            {"unconditional": True},
+            {"condition_codebook_size": 3, "condition_grid": (2, 2)},
+            "without a condition; leave its flags out",
+        ),
         ({"cond_stage_config": {"target": "a.Labels"}}, {}, r"with a condition \(a.Labels\); give"),
         (
             {"cond_stage_config": {"target": "a.Labels", "params": {"n_classes": 7}}},

@@ -14,13 +14,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from vqgan.errors import UserError
+from vqgan.functional import Arrays, take_apart
 from vqgan.prior.choosing import choice_of
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.masked_sampling import MaskedSampler, fill_in, plan_passes
 from vqgan.prior.request import Request
 from vqgan.prior.sampling_config import MASK_SCHEDULES, MaskedSamplingConfig, SamplingConfig
 from vqgan.prior.transformer import Prior
-from vqgan.training.functional import Arrays, take_apart
 
 CODES, LENGTH, CLASSES = 6, 12, 3
 CONFIG = PriorConfig(

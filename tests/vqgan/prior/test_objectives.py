@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from vqgan.errors import UserError
+from vqgan.functional import Arrays, Functional, take_apart
 from vqgan.prior import objectives
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.objectives import (
@@ -24,7 +25,6 @@ from vqgan.prior.objectives import (
     validation_loss,
 )
 from vqgan.prior.transformer import Prior
-from vqgan.training.functional import Arrays, Functional, take_apart
 
 CODES, LENGTH, CLASSES = 5, 16, 3
 CONFIG = PriorConfig(codebook_size=CODES, grid=(4, 4), classes=CLASSES, layers=1, heads=1, width=8)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from vqgan.functional import Arrays, take_apart
 from vqgan.prior.choosing import choice_of, draw, guidance_scales, guided, scaled
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.request import Request
 from vqgan.prior.sampling import Sampler
 from vqgan.prior.sampling_config import SamplingConfig
 from vqgan.prior.transformer import Prior
-from vqgan.training.functional import Arrays, take_apart
 
 LLAMA = PriorConfig(
     codebook_size=9,

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from vqgan.functional import Arrays, Functional, take_apart
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.positions import coordinates
 from vqgan.prior.transformer import Prior
-from vqgan.training.functional import Arrays, Functional, take_apart
 
 LLAMA = PriorConfig(
     codebook_size=7,

@@ -13,6 +13,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vqgan.functional import Arrays, take_apart
 from vqgan.prior.choosing import choice_of, draw, guided, scaled
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.request import Request
@@ -20,7 +21,6 @@ from vqgan.prior.sampling import Sampler, kind_of
 from vqgan.prior.sampling_config import SamplingConfig
 from vqgan.prior.transformer import Prior
 from vqgan.prior.windows import WindowLoop, place_of, sample_large
-from vqgan.training.functional import Arrays, take_apart
 
 LLAMA = PriorConfig(
     codebook_size=9,

@@ -10,9 +10,9 @@ import pytest
 
 from vqgan import losses
 from vqgan.discriminators import DiscriminatorConfig, make_discriminator
+from vqgan.functional import Arrays, take_apart
 from vqgan.losses import LecamState
 from vqgan.training.discriminator import DiscriminatorLoss
-from vqgan.training.functional import Arrays, take_apart
 from vqgan.training.tokenizer_config import AdversarialConfig
 
 LECAM = LecamState(jnp.asarray(0.2), jnp.asarray(-0.1))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vqgan import losses
+from vqgan.functional import Arrays
 from vqgan.quantizers import Quantized
-from vqgan.training.functional import Arrays
 from vqgan.training.generator import LAST_KERNEL, Draws, GeneratorLoss
 from vqgan.training.state import Phase
 from vqgan.training.tokenizer import TokenizerLearner

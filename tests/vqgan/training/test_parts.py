@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqgan.discriminators import DiscriminatorConfig, make_discriminator
+from vqgan.functional import take_apart
 from vqgan.model import VQGAN
 from vqgan.training import codebook
 from vqgan.training.best import HIGHER_IS_BETTER, is_better
 from vqgan.training.config import OptimizerConfig
-from vqgan.training.functional import take_apart
 from vqgan.training.optimizers import make_optimizer, make_schedule
 from vqgan.training.stopping import Stopping
 from vqgan.training.tokenizer_config import TokenizerConfig

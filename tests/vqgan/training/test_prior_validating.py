@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from vqgan.functional import take_apart
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.transformer import Prior
 from vqgan.training.devices import data_mesh
-from vqgan.training.functional import take_apart
 from vqgan.training.prior_data import joined
 from vqgan.training.prior_rows import PriorRows
 from vqgan.training.prior_validating import make_evaluate

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vqgan.training.sheets import GAP, GREY, MARGIN, reconstruction_sheet
+from vqgan.sheets import GAP, GREY, MARGIN, contact_sheet, reconstruction_sheet
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 8), (3, 8), (8, 8), (9, 8), (5, 2), (3, 1)])
@@ -35,3 +35,16 @@ def test_what_is_no_pair() -> None:
     ):
         with pytest.raises(ValueError, match="expected"):
             reconstruction_sheet(originals, reconstructions)
+
+
+def test_contact_sheet() -> None:
+    images = np.arange(5 * 2 * 3 * 3, dtype=np.uint8).reshape(5, 2, 3, 3)
+    sheet = contact_sheet(images, columns=3)
+    assert sheet.shape == (2 + MARGIN + 2, 3 * 3 + 2 * MARGIN, 3)
+    np.testing.assert_array_equal(sheet[:2, 3 + MARGIN : 6 + MARGIN], images[1])
+    np.testing.assert_array_equal(sheet[2 + MARGIN :, :3], images[3])
+    assert (sheet[2 + MARGIN :, 2 * (3 + MARGIN) :] == GREY).all()  # there is no sixth
+    assert contact_sheet(images[:2], columns=3).shape == (2, 3 * 2 + MARGIN, 3)
+    for wrong in (images[:0], images[0], images.astype(np.float32)):
+        with pytest.raises(ValueError, match="expected uint8"):
+            contact_sheet(wrong)
