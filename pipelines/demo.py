@@ -23,16 +23,17 @@ CODEC = "tiny"
 IMAGE_SIZE = 256
 BATCH_SIZE = 4
 CROP_SIZE = 64
-CROPS_PER_IMAGE = 48
+CROPS_PER_IMAGE = 100
+LEAST_CROP = 0.6  # share of the shorter side: crops of whole scenes
 PRIOR_SETTINGS = (
-    "train.steps=300",
+    "train.steps=400",
     "train.evaluate_every=100",
     "train.save_every=100",
-    "optimizer.learning_rate=0.002",
+    "optimizer.learning_rate=0.003",
     "data.holdout=5",
 )
 SAMPLES = 48
-TOP_P = 0.95
+TOP_P = 0.9
 REPORT_FILE = "report.html"
 
 
@@ -57,7 +58,9 @@ def run(output: str, images: str | None) -> None:
         decode_tokens.DecodeTokensConfig(tokens, str(folder / "pictures"), batch_size=BATCH_SIZE), []
     )
     _say(f"== 3 of 5: tokens of {CROP_SIZE}-pixel crops, to learn from")
-    views = Geometry(image_size=CROP_SIZE, views="random-crops", random_crops=CROPS_PER_IMAGE)
+    views = Geometry(
+        image_size=CROP_SIZE, views="random-crops", random_crops=CROPS_PER_IMAGE, min_crop=LEAST_CROP
+    )
     crops = tokenize(source, folder / "crops", views)
     _say("== 4 of 5: a small prior")
     request = training_prior.TrainPriorRequest((crops,), str(folder / "prior"), settings=PRIOR_SETTINGS)

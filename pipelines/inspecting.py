@@ -98,16 +98,18 @@ def describe_data_set(path: str) -> dict[str, Any]:
     plan = read_plan(path)
     if manifest is None:
         assert plan is not None  # the caller has seen it
-        shards = [name for name in filesystems.list_names(path) if name.startswith("tokens-")]
+        pictures = plan.identity.get("kind") == "images"
+        prefix = "images-" if pictures else "tokens-"
+        shards = [name for name in filesystems.list_names(path) if name.startswith(prefix)]
         return {
-            "kind": "unfinished data set",
+            "kind": "unfinished pictures" if pictures else "unfinished data set",
             "path": path,
             "planned": plan.entries,
             "shards": f"{len(shards)} of {plan.slices}",
         }
     codebook = {name: value for name, value in manifest["codebook"].items() if name != "histogram"}
     return {
-        "kind": "data set",
+        "kind": "pictures of a token data set" if manifest.get("kind") == "images" else "data set",
         "path": path,
         "grid": manifest["grid"],
         **manifest["counts"],
@@ -143,6 +145,7 @@ def describe_shard(path: str) -> dict[str, Any]:
             "codec_origin": dict(metadata.codec_origin),
             "plan_hash": metadata.plan_hash,
             "preprocessing": dict(metadata.preprocessing),
+            **({} if metadata.sampling is None else {"sampling": dict(metadata.sampling)}),
         }
 
 

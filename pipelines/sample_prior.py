@@ -337,13 +337,20 @@ def _open_condition(config: SampleConfig, prior: PriorInfo) -> "TokenSet | None"
         raise UserError(f"--condition: this prior {needed} a condition grid")
     if config.condition is None:
         return None
-    from vqgan.data.tokens import open_tokens
+    from vqgan.data.tokens import called, open_tokens
 
     tokens = open_tokens(config.condition, grid=prior.config.condition_grid)
     if tokens.codebook_size != prior.config.condition_codebook_size:
         raise UserError(
             f"{config.condition}: its codebook has {tokens.codebook_size} codes, the prior's condition "
             f"{prior.config.condition_codebook_size}"
+        )
+    trained = prior.card.get("data", {}).get("condition_codec", {})
+    if trained.get("fingerprint", tokens.fingerprint) != tokens.fingerprint:
+        raise UserError(
+            f"{config.condition}: its tokens were made by codec "
+            f"{called(tokens.fingerprint, str(tokens.codec.get('name') or ''))}, the prior's condition by "
+            f"{called(trained['fingerprint'], str(trained.get('name') or ''))}; give tokens of that codec"
         )
     return tokens
 

@@ -17,8 +17,8 @@ from transforms.pictures import Pictures, split
 from transforms.sources import SourceConfig
 from vqgan.data.splitting import key_hash
 from vqgan.errors import UserError
+from vqgan.files import write_atomically
 from vqgan.training.presets import TRAINING_PRESETS
-from vqgan.training.records import write_atomically
 from vqgan.training.tokenizer_config import DataConfig, TokenizerConfig
 
 if TYPE_CHECKING:

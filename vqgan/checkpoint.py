@@ -24,7 +24,6 @@ from vqgan import folders
 from vqgan.card import render_card
 from vqgan.config import ModelConfig, from_dict, to_dict
 from vqgan.errors import UserError
-from vqgan.folders import replace_folder as _replace_folder
 from vqgan.folders import weights_sha256
 from vqgan.parameters import parameter_shapes
 from vqgan.presets import PRETRAINED_DIR, pretrained_names
@@ -187,7 +186,7 @@ def save_codec(
         info = dataclasses.replace(info, files=folders.file_sizes(staging))
         (staging / "README.md").write_text(render_card(info.card, config, info.fingerprint))
         folders.write_document(FOLDER, staging, _document(info))
-        _replace_folder(staging, path)
+        folders.replace_folder(staging, path)
     return info
 
 

@@ -31,7 +31,7 @@ def read_manifest(output: str) -> dict[str, Any] | None:
         version = manifest["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: damaged ({error}); delete it and run the same tokenize command again"
+            f"{path}: damaged ({error}); delete it and run the command that has made it again"
         ) from error
     if version != MANIFEST_VERSION:
         raise UserError(f"{path}: format version {version}, this release reads {MANIFEST_VERSION}")

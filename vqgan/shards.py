@@ -253,7 +253,7 @@ class Shard:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
                 f"{name}: not a readable Parquet file ({first_line(error)}); "
-                "delete it and run the same tokenize command again"
+                "delete it and run the command that has made it again"
             ) from error
         footer = self._file.schema_arrow.metadata or {}
         footer = {**footer, **(self._file.metadata.metadata or {})}

@@ -19,7 +19,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqgan import checkpoint
+from vqgan import checkpoint, folders
 from vqgan.checkpoint import (
     PARTS,
     fingerprint,
@@ -460,13 +460,13 @@ def test_old_codec_stays_until_the_new_one_is_complete(
 ) -> None:
     """At the moment of the exchange both are whole: the old at its place, the new beside it."""
     seen: list[tuple[str, set[str]]] = []
-    before, replace = read_info(copy), checkpoint._replace_folder
+    before, replace = read_info(copy), folders.replace_folder
 
     def look(new: Path, path: Path) -> None:
         seen.append((read_info(path).fingerprint, {item.name for item in new.iterdir()}))
         replace(new, path)
 
-    monkeypatch.setattr(checkpoint, "_replace_folder", look)
+    monkeypatch.setattr(folders, "replace_folder", look)
     save_codec(copy, dataclasses.replace(toy_config, resolution=32), toy_weights)
     assert seen == [(before.fingerprint, {*PARTS, "codec.json", "README.md"})]
 

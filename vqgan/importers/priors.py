@@ -26,7 +26,8 @@ def explain_other_model(container: str, names: Sequence[str]) -> str:
     if any(_is_transformer(name) for name in names):
         return (
             f"a transformer prior ({len(names)} tensors: {shown}) without its first stage: it models tokens "
-            "and cannot make them; give the VQGAN checkpoint that it was trained with"
+            "and cannot make them; give the VQGAN checkpoint that it was trained with (vqgan import-prior "
+            "reads a prior of taming-transformers itself)"
         )
     return (
         f"a {container} file whose {len(names)} tensors are those of no VQGAN that we know; it has {shown}; "

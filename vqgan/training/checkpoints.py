@@ -11,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from vqgan.errors import UserError, first_line
-from vqgan.training.records import write_atomically
+from vqgan.files import write_atomically
 
 S = TypeVar("S")
 CONFIG_FILE = "config.json"

@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vqgan.errors import UserError
+from vqgan.files import write_atomically, write_error
 from vqgan.training.records import (
     METRICS_FILE,
     SHEETS_FOLDER,
@@ -23,8 +24,6 @@ from vqgan.training.records import (
     drop_sheets,
     read_metrics,
     sheet_name,
-    write_atomically,
-    write_error,
 )
 
 __all__ = ["Logs", "ProgressLine", "clock", "read_metrics", "status"]

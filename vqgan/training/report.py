@@ -12,6 +12,7 @@ from PIL import Image
 
 from vqgan import page
 from vqgan.errors import UserError
+from vqgan.files import write_atomically
 from vqgan.training import curves
 from vqgan.training.best import HIGHER_IS_BETTER
 from vqgan.training.curves import Mark, Series
@@ -21,7 +22,6 @@ from vqgan.training.records import (
     SHEETS_FOLDER,
     list_sheets,
     read_metrics,
-    write_atomically,
 )
 
 REPORT_FILE = "report.html"
