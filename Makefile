@@ -1,4 +1,4 @@
-# make demo   photographs to tokens and back, with a report to look at
+# make demo   photographs to tokens and back, a small prior, new pictures, and a report to look at
 # make test   every test
 # make lint   style and type checks
 # Each sets up what it needs: a virtual environment in .venv with the versions of constraints.txt.
@@ -12,7 +12,7 @@ WORKERS ?= 2
 .PHONY: demo test lint clean
 
 demo: .venv/ready
-	@echo "== demo: ten photographs, the shipped codec, tokens, pictures and a report"
+	@echo "== demo: ten photographs, tokens, pictures, a small prior, new pictures and a report"
 	$(BIN)/vqgan demo --output demo-output
 
 test: .venv/ready

@@ -9,7 +9,12 @@ from pipelines.commands.base import command
 
 def add(commands: Any) -> None:
     """Adds ``vqgan demo``."""
-    parser = command(commands, "demo", "Photographs to tokens and back, with a report to look at.", _run)
+    parser = command(
+        commands,
+        "demo",
+        "Photographs to tokens and back, a small prior, new pictures, and a report to look at.",
+        _run,
+    )
     parser.add_argument("--output", default="demo-output", help="folder for everything (demo-output)")
     parser.add_argument("--input", help="your own images instead of the photographs that come along")
 
