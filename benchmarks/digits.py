@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from common import parser, say, scratch
 from PIL import Image
 
-from pipelines.sample_prior import SampleConfig
 from pipelines.sample_prior import run as sample
+from pipelines.sampling_plan import SampleConfig
 from pipelines.tokenize_images import TokenizeConfig
 from pipelines.tokenize_images import run as tokenize
 from pipelines.training_prior import TrainPriorRequest
@@ -47,10 +47,14 @@ def reduced(pictures: np.ndarray) -> np.ndarray:
     return np.stack(small).reshape(-1, SIDE * SIDE).astype(np.float32)
 
 
-def voted(found: np.ndarray, pixels: np.ndarray, classes: np.ndarray, skip: int = 0) -> np.ndarray:
-    """The class that most of the nearest real digits are of, leaving out the ``skip`` nearest ones."""
+def voted(
+    found: np.ndarray, pixels: np.ndarray, classes: np.ndarray, own: np.ndarray | None = None
+) -> np.ndarray:
+    """The class that most of the nearest real digits are of, not counting those numbered in ``own``."""
     distances = ((found[:, None] - pixels[None]) ** 2).sum(axis=-1)
-    nearest = np.argsort(distances, axis=1)[:, skip : skip + NEIGHBOURS]
+    if own is not None:
+        distances[np.arange(len(found)), own] = np.inf
+    nearest = np.argsort(distances, axis=1)[:, :NEIGHBOURS]
     return np.array([np.bincount(classes[row], minlength=10).argmax() for row in nearest])
 
 
@@ -95,7 +99,7 @@ def main() -> None:
         codec = Codec.load("tiny", batch_size=50)
         tokens, labels = read_rows(f"{folder}/tokens")
         chosen = np.arange(0, len(tokens), max(1, len(tokens) // args.count))
-        votes = voted(reduced(codec.decode(tokens[chosen])), pixels, classes, skip=1)
+        votes = voted(reduced(codec.decode(tokens[chosen])), pixels, classes, own=chosen)
         say("| pictures | voted to be of their class |\n|---|---|")
         say(f"| real, encoded and decoded | {np.mean(votes == labels[chosen]):.1%} |")
         for scale in args.guidance:

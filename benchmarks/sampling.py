@@ -20,9 +20,10 @@ from flax import nnx
 
 from vqgan.functional import Arrays, take_apart
 from vqgan.prior.choosing import sample_keys
+from vqgan.prior.compiled import Loop
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.request import Request, SampleInputs
-from vqgan.prior.sampling import Draws, Kind, Loop, RasterLoop, Sampler, kind_of
+from vqgan.prior.sampling import Draws, RasterKind, RasterLoop, Sampler, kind_of
 from vqgan.prior.sampling_config import SamplingConfig
 from vqgan.prior.transformer import Prior
 
@@ -38,14 +39,13 @@ PARTS = 8
 class UncachedLoop:
     """Every token from a pass over all tokens before it."""
 
-    kind: Kind
+    kind: RasterKind
 
     def __call__(self, prior: Prior, inputs: SampleInputs, draws: Draws) -> jax.Array:
         """int32 ``[B, L]``."""
         kind, keys = self.kind, sample_keys(jnp.asarray(inputs.seeds))
-        labels, tokens = jnp.asarray(inputs.labels), jnp.maximum(jnp.asarray(inputs.known), 0)
-        if kind.is_guided:
-            labels = jnp.concatenate([labels, jnp.full_like(labels, prior.config.classes)])
+        labels, _ = kind.conditions(prior, jnp.asarray(inputs.labels), None)
+        tokens = jnp.maximum(jnp.asarray(inputs.known), 0)
         for part in range(PARTS):
             begin, end = (n * tokens.shape[1] // PARTS for n in (part, part + 1))
 
@@ -65,7 +65,7 @@ def random_params(config: PriorConfig) -> Arrays:
 
 
 def timed(
-    sampler: Sampler, loop: Loop, request: Request, settings: SamplingConfig
+    sampler: Sampler, loop: Loop[Draws], request: Request, settings: SamplingConfig
 ) -> tuple[float, np.ndarray]:
     """Seconds that a batch takes, and its tokens."""
     started = time.monotonic()
@@ -78,7 +78,7 @@ def measure(config: PriorConfig, batch: int, rounds: int, dtype: str, settings: 
     sampler = Sampler(config, random_params(config), batch_size=batch, dtype=dtype)
     request = Request(np.arange(sampler.batch_size), np.arange(sampler.batch_size) % config.classes)
     kind = kind_of(request, settings)
-    loops: dict[str, Loop] = {"cached": RasterLoop(kind), "uncached": UncachedLoop(kind)}
+    loops: dict[str, Loop[Draws]] = {"cached": RasterLoop(kind), "uncached": UncachedLoop(kind)}
     tokens = {name: timed(sampler, loop, request, settings)[1] for name, loop in loops.items()}  # compiles
     same = (tokens["cached"] == tokens["uncached"]).mean()
     seconds: dict[str, list[float]] = {name: [] for name in loops}

@@ -2,19 +2,23 @@
 
 import html
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from pipelines import decode_tokens, sample_prior, tokenize_images, training_prior
+from pipelines.planned_runs import speaker
+from pipelines.sampling_plan import SampleConfig
 from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
+from transforms.plan import all_keys
 from transforms.sources import SourceConfig
 from transforms.verifying import verify
 from vqgan import page
+from vqgan.data.splitting import is_held_back
 from vqgan.errors import UserError
+from vqgan.files import write_atomically
 from vqgan.prior.checkpoint import read_prior
 from vqgan.prior.sampling_config import SamplingConfig
 
@@ -30,11 +34,13 @@ PRIOR_SETTINGS = (
     "train.evaluate_every=100",
     "train.save_every=100",
     "optimizer.learning_rate=0.003",
-    "data.holdout=5",
 )
+HOLDOUTS = (5, 4, 3, 2)  # tried in turn: images of one's own may be few
 SAMPLES = 48
 TOP_P = 0.9
 REPORT_FILE = "report.html"
+
+say = speaker(quiet=False)
 
 
 def run(output: str, images: str | None) -> None:
@@ -51,24 +57,25 @@ def run(output: str, images: str | None) -> None:
     """
     folder = Path(output)
     source = SourceConfig(input=images or f"{PHOTOS}/*.jpg")
-    _say("== 1 of 5: photographs to tokens")
+    say("== 1 of 5: photographs to tokens")
     tokens = tokenize(source, folder / "tokens", Geometry(image_size=IMAGE_SIZE))
-    _say("== 2 of 5: tokens back to pictures")
+    say("== 2 of 5: tokens back to pictures")
     decode_tokens.run(
         decode_tokens.DecodeTokensConfig(tokens, str(folder / "pictures"), batch_size=BATCH_SIZE), []
     )
-    _say(f"== 3 of 5: tokens of {CROP_SIZE}-pixel crops, to learn from")
+    say(f"== 3 of 5: tokens of {CROP_SIZE}-pixel crops, to learn from")
     views = Geometry(
         image_size=CROP_SIZE, views="random-crops", random_crops=CROPS_PER_IMAGE, min_crop=LEAST_CROP
     )
     crops = tokenize(source, folder / "crops", views)
-    _say("== 4 of 5: a small prior")
-    request = training_prior.TrainPriorRequest((crops,), str(folder / "prior"), settings=PRIOR_SETTINGS)
+    say("== 4 of 5: a small prior")
+    settings = (*PRIOR_SETTINGS, f"data.holdout={choose_holdout(crops)}")
+    request = training_prior.TrainPriorRequest((crops,), str(folder / "prior"), settings=settings)
     if not training_prior.run(request):
         raise UserError(f"{folder}: the demo was stopped; the same command goes on")
-    _say("== 5 of 5: new pictures")
+    say("== 5 of 5: new pictures")
     sample_prior.run(
-        sample_prior.SampleConfig(
+        SampleConfig(
             prior=str(folder / "prior"),
             output=str(folder / "samples"),
             count=SAMPLES,
@@ -76,7 +83,7 @@ def run(output: str, images: str | None) -> None:
         )
     )
     write_report(folder)
-    _say(
+    say(
         f"\n{folder.resolve()}\n"
         f"  report.html              all of it on one page: open this first\n"
         f"  tokens/                  the shards of the photographs, and originals beside reconstructions\n"
@@ -104,8 +111,17 @@ def tokenize(source: SourceConfig, output: Path, geometry: Geometry) -> str:
     problems, summary = verify(config.output)
     if problems:
         raise UserError(f"{config.output}: {problems[0]}; delete the folder and run the demo again")
-    _say(f"verified: {summary}")
+    say(f"verified: {summary}")
     return config.output
+
+
+def choose_holdout(tokens: str) -> int:
+    """One image in how many is held back, so that some are and some are not; 0 where that cannot be."""
+    keys = [key for batch in all_keys(tokens) for key in batch.column("key").to_pylist()]
+    for holdout in HOLDOUTS:
+        if 0 < sum(is_held_back(key, holdout) for key in keys) < len(keys):
+            return holdout
+    return 0
 
 
 def write_report(folder: Path) -> None:
@@ -118,8 +134,7 @@ def write_report(folder: Path) -> None:
             ("bits per token, held back", f"{loss:.2f}"),
             ("knowing frequencies only", f"{unigram:.2f}"),
         ]
-    with Image.open(folder / "samples" / sample_prior.SHEET_FILE) as opened:
-        sheet = np.asarray(opened.convert("RGB"))
+    sheet = _pixels(folder / "samples" / sample_prior.SHEET_FILE)
     rows = [
         (f"{name}/{REPORT_FILE}", what)
         for name, what in (
@@ -135,25 +150,21 @@ def write_report(folder: Path) -> None:
         page.section("More", page.table(("page", "what it shows"), rows)),
     ]
     text = page.document("From photographs to new pictures", f"codec {CODEC}", sections, STYLE)
-    (folder / REPORT_FILE).write_text(text)
+    write_atomically(folder / REPORT_FILE, text.encode())
 
 
 def _pictures(folder: Path) -> str:
     paths = sorted(path for path in folder.rglob("*.png") if not path.name.startswith("."))
-    return "".join(_figure(_reduced(path), path.stem) for path in paths[:12])
+    return "".join(_figure(_pixels(path), path.stem) for path in paths[:12])
 
 
-def _reduced(path: Path) -> np.ndarray:
+def _pixels(path: Path) -> np.ndarray:
     with Image.open(path) as opened:
         return np.asarray(opened.convert("RGB"))
 
 
 def _figure(pixels: np.ndarray, name: str) -> str:
     return f"<img alt='{html.escape(name, quote=True)}' src='{page.data_uri(pixels, 200_000)}'>"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 STYLE = """

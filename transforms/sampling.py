@@ -21,7 +21,7 @@ from transforms.summary import SliceSummary, summarize
 from vqgan import filesystems
 from vqgan.prior.request import UNKNOWN, Request
 from vqgan.prior.sampling_config import SamplingConfig
-from vqgan.shards import ShardMetadata, ShardWriter, shard_name
+from vqgan.shards import Shard, ShardMetadata, ShardWriter, shard_name
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -117,6 +117,8 @@ def make_sampled_shard(
     slices = job.metadata.slices
     kept = finished(job, number)
     if kept is not None:
+        if codec is not None:
+            _mend_pictures(job, number, codec)
         progress(kept.images, 0)
         return kept
     started = time.monotonic()
@@ -131,7 +133,7 @@ def make_sampled_shard(
             tokens = draw(request_of(batch, job), job.settings)
             writer.write(_columns(batch, *job.picture_size), tokens)
             if codec is not None:
-                _write_pictures(job.output, batch, codec.decode(tokens))
+                _write_pictures(job.output, [entry.key for entry in batch], codec.decode(tokens))
             progress(len(batch), 0)
         writer.set_counts(images=len(entries), rejects=0)
     return summarize(job.output, number, slices, seconds=time.monotonic() - started)
@@ -147,6 +149,13 @@ def request_of(entries: list[Entry], job: SampleJob) -> Request:
         for tokens in (job.guides.known, job.guides.condition)
     )
     return Request(seeds, labels, condition, known)
+
+
+def missing_pictures(output: str, keys: list[str]) -> list[str]:
+    """Names of pictures that should be in the output and are not."""
+    there = set(filesystems.list_names(filesystems.join(output, PICTURES_FOLDER)))
+    names = [picture_name(key) for key in keys]
+    return [name for name in names if name.removeprefix(f"{PICTURES_FOLDER}/") not in there]
 
 
 def read_pictures(output: str, keys: list[str]) -> np.ndarray:
@@ -175,9 +184,23 @@ def _rows_of(tokens: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
     return None if tokens is None else tokens[rows % len(tokens)]
 
 
-def _write_pictures(output: str, entries: list[Entry], pixels: np.ndarray) -> None:
-    for entry, image in zip(entries, pixels, strict=True):
-        write_png(filesystems.join(output, picture_name(entry.key)), image)
+def _mend_pictures(job: SampleJob, number: int, codec: "Codec") -> None:
+    """Renders the pictures of a finished shard that are gone."""
+    path = filesystems.join(job.output, shard_name(number, job.slices))
+    filesystem, inner = filesystems.resolve(path)
+    with filesystem.open_input_file(inner) as file, Shard(file, path) as shard:
+        for batch in shard.batches(["key", "tokens"], rows=job.batch_size):
+            keys = batch.column("key").to_pylist()
+            gone = set(missing_pictures(job.output, keys))
+            chosen = [index for index, key in enumerate(keys) if picture_name(key) in gone]
+            if chosen:
+                pixels = codec.decode(shard.tokens(batch)[chosen])
+                _write_pictures(job.output, [keys[index] for index in chosen], pixels)
+
+
+def _write_pictures(output: str, keys: list[str], pixels: np.ndarray) -> None:
+    for key, image in zip(keys, pixels, strict=True):
+        write_png(filesystems.join(output, picture_name(key)), image)
 
 
 def _columns(entries: list[Entry], height: int, width: int) -> dict[str, Any]:

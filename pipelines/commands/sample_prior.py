@@ -64,8 +64,10 @@ def add(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.given_tokens import GivenTokens
     from pipelines.options import check_flags
-    from pipelines.sample_prior import GivenTokens, SampleConfig, run
+    from pipelines.sample_prior import run
+    from pipelines.sampling_plan import SampleConfig
     from vqgan.prior.sampling_config import MaskedSamplingConfig, SamplingConfig
 
     check_flags(unknown, args.parser, beam=False)

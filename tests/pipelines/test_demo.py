@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from pipelines import demo
+from vqgan.data.splitting import is_held_back
 
 Vqgan = Callable[..., Any]
 
@@ -21,7 +23,7 @@ def toy(monkeypatch: pytest.MonkeyPatch, codec_path: str) -> None:
     monkeypatch.setattr(demo, "IMAGE_SIZE", 32)
     monkeypatch.setattr(demo, "CROP_SIZE", 8)
     monkeypatch.setattr(demo, "CROPS_PER_IMAGE", 4)
-    model = ("model.layers=1", "model.width=16", "data.holdout=3", "data.samples=2")
+    model = ("model.layers=1", "model.width=16", "data.samples=2")
     train = ("train.steps=4", "train.evaluate_every=2", "train.save_every=2")
     monkeypatch.setattr(demo, "PRIOR_SETTINGS", (*model, *train))
     monkeypatch.setattr(demo, "SAMPLES", 5)
@@ -64,6 +66,17 @@ def test_own_images(vqgan: Vqgan, few: Path, tmp_path: Path) -> None:
     assert (folder / "a" / "b.jpg.png").is_file()
 
 
+def test_one_image(vqgan: Vqgan, photos: Path, tmp_path: Path) -> None:
+    """Nothing can be held back of it."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    shutil.copy(min(photos.iterdir()), folder / "cat.jpg")
+    result = vqgan("demo", "--output", tmp_path / "demo", "--input", folder)
+    assert result.code == 0, result.err
+    assert len(list((tmp_path / "demo" / "samples" / "pictures").iterdir())) == 5
+    assert (tmp_path / "demo" / "report.html").is_file()
+
+
 def test_damaged_result(vqgan: Vqgan, few: Path, tmp_path: Path) -> None:
     assert vqgan("demo", "--output", tmp_path / "demo", "--input", few).code == 0
     (path,) = (tmp_path / "demo" / "tokens").glob("tokens-*")
@@ -77,3 +90,15 @@ def test_missing_images(vqgan: Vqgan, tmp_path: Path) -> None:
     result = vqgan("demo", "--output", tmp_path / "demo", "--input", tmp_path / "none")
     assert result.code == 2
     assert "none: cannot be read" in result.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("count", "found"), [(1, 0), (2, 0), (3, 4), (40, 5)])
+def test_something_is_held_back_and_something_is_not(
+    monkeypatch: pytest.MonkeyPatch, count: int, found: int
+) -> None:
+    keys = pa.RecordBatch.from_pydict({"key": [f"{number}.jpg" for number in range(count)]})
+    monkeypatch.setattr(demo, "all_keys", lambda _: iter([keys]))
+    holdout = demo.choose_holdout("tokens")
+    held_back = sum(is_held_back(key, holdout) for key in keys.column("key").to_pylist())
+    assert holdout == found
+    assert held_back == 0 if found == 0 else 0 < held_back < count

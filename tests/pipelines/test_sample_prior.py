@@ -16,9 +16,11 @@ from vqgan.checkpoint import read_info
 from vqgan.codec import Codec
 from vqgan.config import to_dict
 from vqgan.prior import loading
-from vqgan.prior.checkpoint import CodecIdentity, PriorInfo, save_prior
+from vqgan.prior.checkpoint import CodecIdentity, PriorInfo, read_prior, save_prior
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.parameters import parameter_shapes
+from vqgan.prior.request import Request
+from vqgan.prior.sampling_config import SamplingConfig
 from vqgan.shards import METADATA_KEY
 
 from .conftest import Vqgan
@@ -162,12 +164,16 @@ def test_goes_on_after_an_interruption(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_a_finished_run_is_left_alone_and_a_lost_shard_made_again(sample: Vqgan, tmp_path: Path) -> None:
+def test_a_finished_run_is_left_alone_and_what_is_lost_made_again(sample: Vqgan, tmp_path: Path) -> None:
     assert sample().code == 0
     before = contents(tmp_path / "out")
     again = sample()
     assert (again.code, contents(tmp_path / "out")) == (0, before)
-    (tmp_path / "out" / "tokens-00001-of-00002.parquet").unlink()
+    for lost in ("tokens-00001-of-00002.parquet", "pictures/seed-0000000003.png", "sheet.png"):
+        (tmp_path / "out" / lost).unlink()
+        assert sample().code == 0
+        assert contents(tmp_path / "out") == before
+    shutil.rmtree(tmp_path / "out" / "pictures")
     assert sample().code == 0
     assert contents(tmp_path / "out") == before
 
@@ -223,6 +229,74 @@ def test_a_larger_grid(sample: Vqgan, tmp_path: Path) -> None:
     assert {len(row["tokens"]) for row in rows} == {30}
     with Image.open(tmp_path / "out" / "pictures" / f"{rows[0]['key']}.png") as opened:
         assert opened.size == (10, 12)
+
+
+def test_the_trained_grid_is_no_larger_one(sample: Vqgan, masked: Path) -> None:
+    assert sample("--prior", masked, "--grid", "4x4", "--count", 2, "--no-pictures").code == 0
+
+
+@pytest.fixture
+def conditional(vqgan: Vqgan, given: Path, codec_path: str, tmp_path: Path) -> Path:
+    """A prior whose condition is a grid like that of ``given``."""
+    config = PriorConfig(
+        codebook_size=64, grid=GRID, condition_codebook_size=64, condition_grid=GRID, layers=1, heads=2,
+        width=16,
+    )  # fmt: skip
+    rng = np.random.default_rng(3)
+    weights = {
+        name: rng.normal(size=shape).astype(np.float32) for name, shape in parameter_shapes(config).items()
+    }
+    info = read_info(codec_path)
+    codec = CodecIdentity(info.fingerprint, codec_path, to_dict(info.config), 8)
+    trained = {"data": {"condition_codec": {"fingerprint": info.fingerprint, "name": codec_path}}}
+    save_prior(tmp_path / "conditional", config, weights, codec=codec, card=trained)
+    return tmp_path / "conditional"
+
+
+def test_a_condition_grid(sample: Vqgan, conditional: Path, given: Path, tmp_path: Path) -> None:
+    """Sample i is what the prior gives for row i, from the first row again."""
+    flags = ["--prior", conditional, "--condition", given, "--no-pictures"]
+    assert sample(*flags).code == 0
+    rows = np.arange(10) % 4
+    sampler = loading.load_sampler(read_prior(conditional), batch_size=4, dtype=np.float32)
+    wanted = sampler.sample(
+        Request(np.arange(10), condition=grids(given).reshape(4, -1)[rows]), SamplingConfig()
+    )
+    np.testing.assert_array_equal(grids(tmp_path / "out"), wanted)
+    other = sampler.sample(
+        Request(np.arange(10), condition=grids(given).reshape(4, -1)[rows[::-1]]), SamplingConfig()
+    )
+    assert (other != wanted).any()
+
+
+def test_conditions_that_do_not_fit(
+    sample: Vqgan, conditional: Path, given: Path, finished: Path, tokenize: Vqgan, photos: Path,
+    other_codec: str, tmp_path: Path,
+) -> None:  # fmt: skip
+    missing = sample("--prior", conditional)
+    assert (missing.code, "needs condition grids" in missing.line) == (2, True)
+    another_grid = sample("--prior", conditional, "--condition", finished / "out")
+    assert (another_grid.code, "16" in another_grid.line) == (2, True)
+    made = tokenize(photos, "--codec", other_codec, "--image-size", 8, output=tmp_path / "others")
+    assert made.code == 0
+    another_codec = sample("--prior", conditional, "--condition", tmp_path / "others")
+    assert another_codec.code == 2
+    for path in (other_codec, conditional):
+        known = read_info(path).fingerprint if path == other_codec else read_prior(path).codec.fingerprint
+        assert known[:12] in another_codec.line
+
+
+def test_guidance_of_a_prior_that_never_saw_no_class(sample: Vqgan, prior: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(prior, moved)
+    document = json.loads((moved / "prior.json").read_text())
+    document["card"]["training"] = {"objective": {"class_dropout": 0.0}}
+    (moved / "prior.json").write_text(json.dumps(document))
+    for flags in (["--guidance", 2], ["--class", "none"]):
+        refused = sample("--prior", moved, *flags)
+        assert refused.code == 2
+        assert "class_dropout" in refused.line
+    assert sample("--prior", moved, "--class", "cat", "--no-pictures").code == 0
 
 
 def test_a_prior_without_classes(vqgan: Vqgan, codec_path: str, tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""Token data sets that samples start from or are conditional on."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from vqgan.data.tokens import TokenSet, all_batches, called, open_tokens
+from vqgan.errors import UserError
+from vqgan.prior.checkpoint import PriorInfo
+from vqgan.prior.request import UNKNOWN
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenTokens:
+    """Tokens that samples start from.
+
+    Attributes:
+      tokens: a token data set; sample i takes its row i.
+      keep_rows: rows of the grid, from the top, that are given; None where ``inpaint`` says what is not.
+      inpaint: top, left, bottom and right of the region of the grid that is sampled, the rest being given.
+    """
+
+    tokens: str
+    keep_rows: int | None = None
+    inpaint: tuple[int, int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.keep_rows is None) == (self.inpaint is None):
+            raise UserError("--given: say what of it is given, by --keep-rows or by --inpaint")
+
+    def identity(self, plan_hash: str) -> dict[str, Any]:
+        """What samples depend on, as JSON data; the data set by its plan, wherever it lies."""
+        region = None if self.inpaint is None else list(self.inpaint)
+        return {"plan_hash": plan_hash, "keep_rows": self.keep_rows, "inpaint": region}
+
+
+def open_given(given: GivenTokens, prior: PriorInfo) -> TokenSet:
+    """The data set that samples start from.
+
+    Raises:
+      UserError: it cannot be opened, is of another codec or grid, or the prior cannot fill in what is
+        missing.
+    """
+    if given.inpaint is not None and prior.config.kind != "masked":
+        raise UserError(
+            "--inpaint: an autoregressive prior only continues from the top; use --keep-rows, or train a "
+            "masked prior"
+        )
+    codec = prior.codec
+    return open_tokens(
+        given.tokens, fingerprint=codec.fingerprint, codec_name=codec.name, grid=prior.config.grid
+    )
+
+
+def known_tokens(given: GivenTokens, tokens: TokenSet, count: int) -> np.ndarray:
+    """The first ``count`` rows of tokens, int32 ``[N, L]``, -1 where they are to be sampled.
+
+    Raises:
+      UserError: the region or the rows do not lie in the grid.
+    """
+    h, w = tokens.grid
+    known = first_rows(tokens, count).reshape(-1, h, w)
+    if given.keep_rows is not None:
+        if not 0 < given.keep_rows < h:
+            raise UserError(f"--keep-rows {given.keep_rows}: the grid has {h} rows; give 1 to {h - 1}")
+        known[:, given.keep_rows :] = UNKNOWN
+    else:
+        assert given.inpaint is not None  # one of the two is there
+        top, left, bottom, right = given.inpaint
+        if not (0 <= top < bottom <= h and 0 <= left < right <= w):
+            raise UserError(
+                f"--inpaint {top},{left},{bottom},{right}: top, left, bottom and right must lie in the "
+                f"{h}x{w} grid"
+            )
+        known[:, top:bottom, left:right] = UNKNOWN
+    return known.reshape(len(known), -1)
+
+
+def open_condition(path: str | None, prior: PriorInfo) -> TokenSet | None:
+    """The data set of condition grids; None for a prior without.
+
+    Raises:
+      UserError: there is none and the prior needs one, or the other way round; it cannot be opened, or is of
+        another codec or grid than the conditions that the prior has learned from.
+    """
+    if path is None:
+        if prior.config.condition_length:
+            raise UserError("--condition: this prior needs condition grids; give a token data set of them")
+        return None
+    if not prior.config.condition_length:
+        raise UserError("--condition: this prior was trained without a condition grid; leave it out")
+    tokens = open_tokens(path, grid=prior.config.condition_grid)
+    if tokens.codebook_size != prior.config.condition_codebook_size:
+        raise UserError(
+            f"{path}: its codebook has {tokens.codebook_size} codes, the prior's condition "
+            f"{prior.config.condition_codebook_size}"
+        )
+    trained = prior.card.get("data", {}).get("condition_codec", {})
+    if trained.get("fingerprint", tokens.fingerprint) != tokens.fingerprint:
+        raise UserError(
+            f"{path}: its tokens were made by codec "
+            f"{called(tokens.fingerprint, str(tokens.codec.get('name') or ''))}, the prior's condition by "
+            f"{called(trained['fingerprint'], str(trained.get('name') or ''))}; give tokens of that codec"
+        )
+    return tokens
+
+
+def first_rows(tokens: TokenSet, count: int) -> np.ndarray:
+    """The first rows of a token data set, int32 ``[N, L]`` with N at most ``count``."""
+    found: list[np.ndarray] = []
+    for batch in all_batches(tokens, min(count, 1024)):
+        found.append(batch.tokens)
+        if sum(map(len, found)) >= count:
+            break
+    return np.concatenate(found)[:count].astype(np.int32)
