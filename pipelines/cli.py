@@ -42,7 +42,7 @@ COMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; gives the exit code (0 well, 1 found problems, 2 a user's mistake)."""
+    """Runs one command; gives the exit code (0 well, 1 found problems, 2 a user's mistake, 130 stopped)."""
     parser = build_parser()
     args, unknown = parser.parse_known_args(argv)
     try:

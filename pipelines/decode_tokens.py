@@ -35,6 +35,7 @@ from transforms.rendering.writers import FOLDER
 from vqgan import filesystems
 from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.errors import UserError
+from vqgan.manifest import IMAGES_KIND
 
 DTYPES = ("float32", "bfloat16")
 FORMATS = ("png", "webp", "jpeg", "tar", "parquet")
@@ -141,7 +142,7 @@ def prepare(config: DecodeTokensConfig) -> PreparedDecode:
     config.form.check_size(tokens.grid[0] * factor, tokens.grid[1] * factor)
     parts = plan_parts(tokens, manifest["shards"], config.views, config.limit)
     settings = {
-        "kind": "images",
+        "kind": IMAGES_KIND,
         "codec": {
             "fingerprint": codec.fingerprint,
             "decoder_sha256": codec.decoder_sha256,
@@ -173,7 +174,7 @@ def run(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     say = speaker(config.quiet)
     existing = read_plan(config.output)
     prepared = prepare(config)
-    check_same_plan(config.output, existing, prepared.plan, "images-")
+    check_same_plan(config.output, existing, prepared.plan)
     if existing is not None:
         manifest = finished_manifest(config.output, lambda m: _missing(config.output, m), _counts, say)
         if manifest is not None:

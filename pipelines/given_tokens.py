@@ -70,8 +70,8 @@ def known_tokens(given: GivenTokens, tokens: TokenSet, count: int) -> np.ndarray
         top, left, bottom, right = given.inpaint
         if not (0 <= top < bottom <= h and 0 <= left < right <= w):
             raise UserError(
-                f"--inpaint {top},{left},{bottom},{right}: top, left, bottom and right must lie in the "
-                f"{h}x{w} grid"
+                f"--inpaint {top},{left},{bottom},{right}: give top, left, bottom and right of a region in "
+                f"the {h}x{w} grid, top above bottom and left before right"
             )
         known[:, top:bottom, left:right] = UNKNOWN
     return known.reshape(len(known), -1)

@@ -10,7 +10,7 @@ from vqgan.checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
 from vqgan.importers import is_foreign_source, looks_foreign
-from vqgan.manifest import read_manifest
+from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
 from vqgan.parameters import parameter_count
 from vqgan.prior import parameters
 from vqgan.prior.checkpoint import find_prior, read_prior
@@ -98,7 +98,7 @@ def describe_data_set(path: str) -> dict[str, Any]:
     plan = read_plan(path)
     if manifest is None:
         assert plan is not None  # the caller has seen it
-        pictures = plan.identity.get("kind") == "images"
+        pictures = plan.identity.get("kind") == IMAGES_KIND
         prefix = "images-" if pictures else "tokens-"
         shards = [name for name in filesystems.list_names(path) if name.startswith(prefix)]
         return {
@@ -107,9 +107,10 @@ def describe_data_set(path: str) -> dict[str, Any]:
             "planned": plan.entries,
             "shards": f"{len(shards)} of {plan.slices}",
         }
+    check_parts(path, manifest)
     codebook = {name: value for name, value in manifest["codebook"].items() if name != "histogram"}
     return {
-        "kind": "pictures of a token data set" if manifest.get("kind") == "images" else "data set",
+        "kind": "pictures of a token data set" if manifest.get("kind") == IMAGES_KIND else "data set",
         "path": path,
         "grid": manifest["grid"],
         **manifest["counts"],

@@ -1,10 +1,11 @@
-"""What runs that carry out a plan have in common: the same command continues, another is refused."""
+"""What runs have in common: lines for people; and where they carry out a plan, the same command continues it
+and another is refused."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from transforms.plan import Plan, differences
+from transforms.plan import PLAN_FOLDER, Plan, differences
 from vqgan import filesystems
 from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_FILE, read_manifest
@@ -17,21 +18,25 @@ def speaker(quiet: bool) -> Say:
     return _silent if quiet else _say
 
 
-def check_same_plan(output: str, existing: Plan | None, plan: Plan, prefix: str = "tokens-") -> None:
-    """Refuses to mix two plans in one output.
+def check_same_plan(output: str, existing: Plan | None, plan: Plan) -> None:
+    """Refuses to mix two plans, or a plan's results and other things, in one output.
 
     Args:
       output: folder.
       existing: the plan that lies there.
       plan: the one to be carried out.
-      prefix: with which names of the files of such a run begin.
 
     Raises:
-      UserError: another plan lies there, or files without a plan.
+      UserError: another plan lies there, or anything else.
     """
     if existing is None:
-        if any(name.startswith(prefix) for name in filesystems.list_names(output)):
-            raise UserError(f"{output}: there are shards but no plan in it; choose another output")
+        # A run that was killed while it wrote its plan leaves a folder of that name.
+        strangers = [name for name in filesystems.list_entries(output) if name != PLAN_FOLDER]
+        if strangers:
+            raise UserError(
+                f"{output}: there is something else in it, such as {strangers[0]}, and no plan; choose an "
+                "empty or new folder"
+            )
         return
     if existing.hash != plan.hash:
         what = "; ".join(differences(existing.identity, plan.identity))
@@ -55,7 +60,7 @@ def finished_manifest(
     if not missing:
         say(f"{output} is complete ({counts(manifest)}); nothing to do")
         return manifest
-    say(f"{output}: {len(missing)} files are missing, such as {missing[0]}; made again")
+    say(f"{output}: {len(missing)} files are missing or damaged, such as {missing[0]}; made again")
     filesystems.delete(filesystems.join(output, MANIFEST_FILE))
     return None
 
@@ -82,9 +87,10 @@ def result(output: str) -> dict[str, Any]:
 def missing_files(
     output: str, manifest: Mapping[str, Any], lists: Sequence[str] = ("shards", "rejects")
 ) -> list[str]:
-    """Files that these lists of a manifest name and that are not in the output."""
-    there = set(filesystems.list_names(output))
-    return [entry["name"] for name in lists for entry in manifest[name] if entry["name"] not in there]
+    """Files that these lists of a manifest name and that are not in the output, or not of their size."""
+    there = filesystems.file_sizes(output)
+    entries = [entry for name in lists for entry in manifest[name]]
+    return [entry["name"] for entry in entries if there.get(entry["name"]) != entry["bytes"]]
 
 
 def _say(line: str) -> None:

@@ -1,7 +1,7 @@
 """``vqgan sample``: token shards drawn from a prior, their pictures, and a contact sheet."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.planned_runs import check_same_plan, finished_manifest, make_folders, missing_files, speaker
 from pipelines.sampling_plan import Prepared, SampleConfig, class_numbers, prepare
@@ -12,14 +12,17 @@ from transforms.plan import read_plan, write_plan
 from transforms.sampling import (
     PICTURES_FOLDER,
     Draw,
+    first_tokens,
     make_sampled_shard,
     missing_pictures,
-    read_pictures,
     write_png,
 )
 from vqgan import filesystems
 from vqgan.config import to_dict
 from vqgan.manifest import write_manifest
+
+if TYPE_CHECKING:
+    from vqgan.codec import Codec
 
 SHEET_FILE = "sheet.png"
 SHEET_SAMPLES = 64
@@ -79,8 +82,8 @@ def _sample_slices(prepared: Prepared) -> dict[str, Any]:
         "card": dict(prepared.codec.card),
     }
     manifest = build_manifest(prepared.plan, total(summaries), described, prepared.grid)
-    if config.pictures:
-        _write_sheet(prepared)
+    if codec is not None:
+        _write_sheet(prepared, codec)
     write_manifest(config.output, manifest)
     return manifest
 
@@ -106,7 +109,7 @@ def _drawing(prepared: Prepared) -> Draw:
     return lambda request, settings: sample_large(sampler, grid, request, settings)
 
 
-def _write_sheet(prepared: Prepared) -> None:
+def _write_sheet(prepared: Prepared, codec: "Codec") -> None:
     """``sheet.png``: the first samples; a column for each class where there are a few."""
     from vqgan.sheets import contact_sheet
 
@@ -115,7 +118,7 @@ def _write_sheet(prepared: Prepared) -> None:
     columns = classes if 2 <= classes <= 2 * SHEET_COLUMNS else SHEET_COLUMNS
     columns = min(columns, config.count)
     shown = min(config.count, max(SHEET_SAMPLES // columns, 1) * columns)
-    sheet = contact_sheet(read_pictures(config.output, prepared.keys[:shown]), columns)
+    sheet = contact_sheet(codec.decode(first_tokens(prepared.job, shown)), columns)
     write_png(filesystems.join(config.output, SHEET_FILE), sheet)
 
 

@@ -68,8 +68,11 @@ class SampleConfig:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} {getattr(self, name)}: it must be at least 1")
-        if not 0 <= self.seed <= 2**32 - self.count:
-            raise UserError(f"--seed {self.seed}: seeds of all samples must lie in [0, 2^32)")
+        last = self.seed + self.count - 1
+        if not 0 <= self.seed <= last < 2**32:
+            raise UserError(
+                f"--seed {self.seed} --count {self.count}: seeds follow one another and must lie in [0, 2^32)"
+            )
         if self.dtype not in DTYPES:
             raise UserError(f"--dtype {self.dtype}: known are {', '.join(DTYPES)}")
 
@@ -187,7 +190,7 @@ def _class_number(prior: PriorInfo, name: str) -> int | None:
         return prior.class_names.index(name)
     if name.isdecimal() and int(name) < count:
         return int(name)
-    near = difflib.get_close_matches(name, prior.class_names, n=1)
+    near = [] if name.isdecimal() else difflib.get_close_matches(name, prior.class_names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"give a number from 0 to {count - 1}, or {NO_CLASS}"
     raise UserError(f"--class {name}: there is no such class; {hint}")
 
@@ -201,13 +204,21 @@ def _sampling(
         start = config.given.identity(given.manifest["plan_hash"])
     return {
         "prior": {"fingerprint": prior.fingerprint, "config": to_dict(prior.config)},
-        "settings": to_dict(config.settings),
+        "settings": _settings(config, prior),
         "first_seed": config.seed,
         "grid": list(config.grid or prior.config.grid),
         "given": start,
         "condition": None if condition is None else condition.manifest["plan_hash"],
         "dtype": config.dtype,
     }
+
+
+def _settings(config: SampleConfig, prior: PriorInfo) -> dict[str, Any]:
+    """The settings that this kind of prior looks at."""
+    settings = to_dict(config.settings)
+    if prior.config.kind != "masked":
+        del settings["masked"]
+    return settings
 
 
 def _check_grid(config: SampleConfig, prior: PriorInfo) -> None:

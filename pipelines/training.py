@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.planned_runs import Say, speaker
 from pipelines.settings import configure as apply_settings
 from transforms.images import DecodeConfig
 from transforms.pictures import Pictures, split
@@ -70,7 +70,7 @@ def run(request: TrainRequest) -> bool:
     started = time.monotonic()
     batches = _Watched(training, config)
     images = validation_images(validation, config.data)
-    say = _silent if request.quiet else _say
+    say = speaker(request.quiet)
     say(f"{len(training)} pictures to train on, {len(images)} held back")
     job = TokenizerRun(
         config=config,
@@ -209,7 +209,7 @@ def _card(request: TrainRequest, training: Pictures, validation: np.ndarray) -> 
     }
 
 
-def _write_rejects(folder: Path, rejects: Mapping[str, str], say: Any) -> None:
+def _write_rejects(folder: Path, rejects: Mapping[str, str], say: Say) -> None:
     """``rejects.jsonl``: a line for each picture that was of no use, before a stop as well as after it."""
     path = folder / "rejects.jsonl"
     earlier = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -219,11 +219,3 @@ def _write_rejects(folder: Path, rejects: Mapping[str, str], say: Any) -> None:
     lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in sorted(known.items())]
     write_atomically(path, "".join(lines).encode())
     say(f"{len(known)} pictures could not be used: {path}")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _silent(line: str) -> None:
-    del line

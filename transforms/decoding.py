@@ -10,11 +10,11 @@ from typing import Any
 import apache_beam as beam
 
 from transforms.beam_slices import MakeSlice, SumSummaries, over_slices
-from transforms.inference import load_codec
 from transforms.plan import Plan
 from transforms.rendering.manifest import build_image_manifest
 from transforms.rendering.slices import RenderJob, make_images
 from transforms.rendering.summary import ImageSlice, ImageTotals
+from vqgan.checkpoint import read_info
 from vqgan.config import to_dict
 from vqgan.manifest import write_manifest
 
@@ -57,7 +57,7 @@ def finish_images(totals: ImageTotals, job: RenderJob, plan: Plan, with_report: 
 
     Both are published whole under fixed names, so a retry of this step does no harm.
     """
-    info = load_codec(job.codec, job.batch_size, job.dtype).info
+    info = read_info(job.codec)
     described = {
         "name": job.codec,
         "fingerprint": info.fingerprint,

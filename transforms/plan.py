@@ -5,6 +5,7 @@ written after it, holds what identifies the plan and its hash. A pipeline's grap
 numbers only; workers read their slice's entries from here.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -19,11 +20,12 @@ import pyarrow.parquet as pq
 
 from transforms.sources.base import Entry
 from vqgan import filesystems
-from vqgan.errors import UserError
+from vqgan.errors import UserError, first_line
 
 FORMAT_VERSION = 1
-PLAN_FILE = "plan/plan.json"
-KEYS_FILE = "plan/keys.parquet"
+PLAN_FOLDER = "plan"
+PLAN_FILE = f"{PLAN_FOLDER}/plan.json"
+KEYS_FILE = f"{PLAN_FOLDER}/keys.parquet"
 ORDER_SALT = b"vqgan-order-1"  # changing it reorders every folder: a new format version
 CHUNK = 1 << 16
 
@@ -165,18 +167,37 @@ def read_plan(output: str) -> Plan | None:
 
 
 def read_slice(output: str, number: int) -> list[Entry]:
-    """The entries of one slice."""
-    filesystem, inner = filesystems.resolve(filesystems.join(output, KEYS_FILE))
-    with filesystem.open_input_file(inner) as file:
-        table = pq.ParquetFile(file).read_row_group(number)
+    """The entries of one slice.
+
+    Raises:
+      UserError: the file of keys is gone or damaged.
+    """
+    with _open_keys(output) as keys:
+        table = keys.read_row_group(number)
     return [Entry(**row) for row in table.to_pylist()]
 
 
 def all_keys(output: str) -> Iterator[pa.RecordBatch]:
-    """Key and error columns of the plan, slice by slice."""
-    filesystem, inner = filesystems.resolve(filesystems.join(output, KEYS_FILE))
-    with filesystem.open_input_file(inner) as file:
-        yield from pq.ParquetFile(file).iter_batches(CHUNK, columns=["key", "error"])
+    """Key and error columns of the plan, slice by slice.
+
+    Raises:
+      UserError: the file of keys is gone or damaged.
+    """
+    with _open_keys(output) as keys:
+        yield from keys.iter_batches(CHUNK, columns=["key", "error"])
+
+
+@contextlib.contextmanager
+def _open_keys(output: str) -> Iterator[pq.ParquetFile]:
+    path = filesystems.join(output, KEYS_FILE)
+    filesystem, inner = filesystems.resolve(path)
+    try:
+        with filesystem.open_input_file(inner) as file:
+            yield pq.ParquetFile(file)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path}: cannot be read ({first_line(error)}); restore it, or choose another output"
+        ) from error
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

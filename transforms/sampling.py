@@ -4,10 +4,11 @@ Plain functions, without Beam: a prior samples on the devices of one host. What 
 in the plan, as images are for ``tokenize``: an entry's ``offset`` is its seed, its ``label`` the class.
 """
 
+import contextlib
 import dataclasses
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -158,14 +159,16 @@ def missing_pictures(output: str, keys: list[str]) -> list[str]:
     return [name for name in names if name.removeprefix(f"{PICTURES_FOLDER}/") not in there]
 
 
-def read_pictures(output: str, keys: list[str]) -> np.ndarray:
-    """The pictures of some samples, uint8 ``[N, H, W, 3]``."""
-    found = []
-    for key in keys:
-        data = filesystems.read_bytes(filesystems.join(output, picture_name(key)))
-        with Image.open(io.BytesIO(data)) as opened:
-            found.append(np.asarray(opened.convert("RGB")))
-    return np.stack(found)
+def first_tokens(job: SampleJob, count: int) -> np.ndarray:
+    """The tokens of the first samples of finished shards, int32 ``[N, h, w]`` with N at most ``count``."""
+    found: list[np.ndarray] = []
+    for number in range(job.slices):
+        with _open_shard(job, number) as shard:
+            for batch in shard.batches(["tokens"], rows=count):
+                found.append(shard.tokens(batch))
+        if sum(map(len, found)) >= count:
+            break
+    return np.concatenate(found)[:count]
 
 
 def picture_name(key: str) -> str:
@@ -184,11 +187,17 @@ def _rows_of(tokens: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
     return None if tokens is None else tokens[rows % len(tokens)]
 
 
-def _mend_pictures(job: SampleJob, number: int, codec: "Codec") -> None:
-    """Renders the pictures of a finished shard that are gone."""
+@contextlib.contextmanager
+def _open_shard(job: SampleJob, number: int) -> Iterator[Shard]:
     path = filesystems.join(job.output, shard_name(number, job.slices))
     filesystem, inner = filesystems.resolve(path)
     with filesystem.open_input_file(inner) as file, Shard(file, path) as shard:
+        yield shard
+
+
+def _mend_pictures(job: SampleJob, number: int, codec: "Codec") -> None:
+    """Renders the pictures of a finished shard that are gone."""
+    with _open_shard(job, number) as shard:
         for batch in shard.batches(["key", "tokens"], rows=job.batch_size):
             keys = batch.column("key").to_pylist()
             gone = set(missing_pictures(job.output, keys))

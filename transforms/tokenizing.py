@@ -16,6 +16,7 @@ from transforms.plan import Plan
 from transforms.slices import Job, make_shard
 from transforms.summary import SliceSummary
 from transforms.verifying import measure_agreement
+from vqgan.checkpoint import read_info
 from vqgan.manifest import write_manifest
 
 AGREEMENT_SAMPLE = 64
@@ -56,14 +57,14 @@ def finish(totals: Totals, job: Job, plan: Plan, with_report: bool) -> Mapping[s
 
     Both are published whole under fixed names, so a retry of this step does no harm.
     """
-    codec = load_codec(job.codec, job.batch_size, job.dtype)
+    info = read_info(job.codec)
     described = {
         "name": job.codec,
-        "fingerprint": codec.fingerprint,
+        "fingerprint": info.fingerprint,
         "config": plan.identity["codec"]["config"],
-        "card": dict(codec.info.card),
+        "card": dict(info.card),
     }
-    grid = codec.config.grid(job.geometry.image_size, job.geometry.image_size)
+    grid = info.config.grid(job.geometry.image_size, job.geometry.image_size)
     manifest = build_manifest(plan, totals, described, grid)
     if job.dtype != "float32":
         exact = load_codec(job.codec, job.batch_size, "float32")
@@ -71,6 +72,6 @@ def finish(totals: Totals, job: Job, plan: Plan, with_report: bool) -> Mapping[s
     if with_report:
         from transforms.report import write_report
 
-        write_report(job, manifest, codec)
+        write_report(job, manifest, load_codec(job.codec, job.batch_size, job.dtype))
     write_manifest(job.output, manifest)
     return manifest

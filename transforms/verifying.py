@@ -15,14 +15,13 @@ from transforms.geometry import Geometry, count_views
 from transforms.images import DecodeConfig
 from transforms.inference import load_codec
 from transforms.plan import Plan, all_keys, read_plan, read_slice
-from transforms.rendering.plan import IMAGES_KIND
 from transforms.rendering.verifying import verify_images
 from transforms.slices import Item, Job, read_and_decode
 from transforms.sources import SourceConfig, open_source
 from vqgan import filesystems
 from vqgan.config import from_dict
 from vqgan.errors import UserError
-from vqgan.manifest import read_manifest
+from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
 from vqgan.shards import Shard, rejects_name, shard_name
 
 if TYPE_CHECKING:
@@ -202,9 +201,10 @@ def require_manifest(output: str) -> dict[str, Any]:
     """
     manifest = read_manifest(output)
     if manifest is not None:
+        check_parts(output, manifest)
         return manifest
     if read_plan(output) is not None:
-        raise UserError(f"{output}: not finished (no manifest.json); run the same command again")
+        raise UserError(f"{output}: not finished (no manifest.json); run the command that makes it again")
     raise UserError(
         f"{output}: no data set there (no manifest.json); give the output of vqgan tokenize or decode"
     )

@@ -63,13 +63,35 @@ def list_names(folder: str) -> list[str]:
     Raises:
       UserError: it cannot be listed.
     """
+    return sorted(file_sizes(folder))
+
+
+def file_sizes(folder: str) -> dict[str, int]:
+    """Sizes in bytes of the files directly in ``folder``, by name; empty if it is not there.
+
+    Raises:
+      UserError: it cannot be listed.
+    """
+    return {info.base_name: info.size for info in _list(folder) if info.is_file}
+
+
+def list_entries(folder: str) -> list[str]:
+    """Names of files and folders directly in ``folder`` but hidden ones, sorted; empty if it is not there.
+
+    Raises:
+      UserError: it cannot be listed.
+    """
+    return sorted(info.base_name for info in _list(folder) if not info.base_name.startswith("."))
+
+
+def _list(folder: str) -> list[fs.FileInfo]:
     filesystem, inner = resolve(folder)
     selector = fs.FileSelector(inner, allow_not_found=True)
     try:
-        infos = filesystem.get_file_info(selector)
+        found: list[fs.FileInfo] = filesystem.get_file_info(selector)
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({first_line(error)}); give a folder") from error
-    return sorted(info.base_name for info in infos if info.is_file)
+    return found
 
 
 def make_folder(path: str) -> None:

@@ -20,6 +20,9 @@ from vqgan.errors import UserError, first_line
 Arrays = dict[str, np.ndarray]
 """Named arrays, such as the parameters of a model by dotted name."""
 
+FULL = ("No space left", "File too large", "quota exceeded")
+"""How a system says that nothing more can be written."""
+
 
 class Kind(NamedTuple):
     """What a folder holds.
@@ -62,8 +65,8 @@ def staging(kind: Kind, path: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
     except Exception as error:
-        # TensorStore reports a full disk as a ValueError.
-        if not isinstance(error, OSError) and "No space left" not in str(error):
+        # TensorStore reports a full disk, a quota or a limit of file sizes as a ValueError.
+        if not isinstance(error, OSError) and not any(sign in str(error) for sign in FULL):
             raise
         raise UserError(
             f"{kind.name} {path}: cannot be written ({first_line(error)[:200]}); "

@@ -5,10 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from vqgan import filesystems
-from vqgan.errors import UserError
+from vqgan.errors import UserError, first_line
 
 MANIFEST_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+IMAGES_KIND = "images"
+"""``kind`` in the manifest of decoded pictures; that of tokens has none."""
+PARTS = (
+    "plan_hash", "identity", "codec", "grid", "counts", "shards", "rejects", "reject_reasons", "codebook",
+    "storage", "throughput", "versions", "finished",
+)  # fmt: skip
+"""What every manifest holds, beside its version."""
+AGAIN = "restore it, or move it away and run the command that wrote the data set again"
+"""What to do about a file that is not as it was written. Nothing is lost by it, whoever reads the file."""
 
 
 def write_manifest(output: str, manifest: Mapping[str, Any]) -> None:
@@ -21,7 +30,7 @@ def read_manifest(output: str) -> dict[str, Any] | None:
     """The manifest of a data set, or None where it is not complete.
 
     Raises:
-      UserError: damaged, or of another format version.
+      UserError: it cannot be read, is damaged, or of another format version.
     """
     path = filesystems.join(output, MANIFEST_FILE)
     if not filesystems.exists(path):
@@ -29,10 +38,41 @@ def read_manifest(output: str) -> dict[str, Any] | None:
     try:
         manifest = json.loads(filesystems.read_bytes(path))
         version = manifest["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged ({error}); delete it and run the command that has made it again"
-        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); check its permissions") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(output, error) from error
     if version != MANIFEST_VERSION:
         raise UserError(f"{path}: format version {version}, this release reads {MANIFEST_VERSION}")
     return manifest
+
+
+def check_tokens(path: str, manifest: Mapping[str, Any]) -> None:
+    """That a data set holds tokens.
+
+    Args:
+      path: its folder.
+      manifest: of it.
+
+    Raises:
+      UserError: it holds decoded pictures.
+    """
+    if manifest.get("kind") == IMAGES_KIND:
+        raise UserError(f"{path}: holds pictures already; give the token data set that they were made of")
+
+
+def check_parts(output: str, manifest: Mapping[str, Any]) -> None:
+    """That a manifest has all the parts that :func:`write_manifest` was given.
+
+    Raises:
+      UserError: one is missing.
+    """
+    for name in PARTS:
+        if name not in manifest:
+            raise damaged(output, KeyError(name))
+
+
+def damaged(output: str, error: Exception) -> UserError:
+    """What is wrong with the manifest of a data set, and what to do about it."""
+    what = f"no {error}" if isinstance(error, KeyError) else first_line(error)
+    return UserError(f"{filesystems.join(output, MANIFEST_FILE)}: damaged ({what}); {AGAIN}")

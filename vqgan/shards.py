@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vqgan.errors import UserError, first_line
+from vqgan.manifest import AGAIN
 
 FORMAT_VERSION = 1
 METADATA_KEY = b"vqgan"
@@ -251,10 +252,7 @@ class Shard:
         try:
             self._file = pq.ParquetFile(file, page_checksum_verification=True)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(
-                f"{name}: not a readable Parquet file ({first_line(error)}); "
-                "delete it and run the command that has made it again"
-            ) from error
+            raise UserError(f"{name}: not a readable Parquet file ({first_line(error)}); {AGAIN}") from error
         footer = self._file.schema_arrow.metadata or {}
         footer = {**footer, **(self._file.metadata.metadata or {})}
         if METADATA_KEY not in footer:

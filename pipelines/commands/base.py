@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+STOPPED = 130
+"""Exit code of a run that was asked to stop and saved before: the same command goes on."""
 Run = Callable[[argparse.Namespace, Sequence[str]], int]
 """Carries out a command, given its flags and those that its parser does not know; gives the exit code."""
 

@@ -56,10 +56,16 @@ def add(commands: Any) -> None:
     )
     group = parser.add_argument_group("given tokens")
     flag = group.add_argument
-    flag("--given", metavar="TOKENS", help="token data set: sample i starts from its row i")
+    flag(
+        "--given",
+        metavar="TOKENS",
+        help="token data set: sample i starts from its row i, from the first again at its end",
+    )
     flag("--keep-rows", type=int, help="rows of the grid that are given, from the top")
     flag("--inpaint", metavar="T,L,B,R", help="region of the grid that is sampled anew (masked priors)")
-    flag("--condition", metavar="TOKENS", help="token data set with the condition grids")
+    flag(
+        "--condition", metavar="TOKENS", help="token data set of condition grids, row by row in the same way"
+    )
     flag("--grid", metavar="HxW", help="a larger grid than trained, by a sliding window")
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.commands.base import command
+from pipelines.commands.base import STOPPED, command
 
 
 def add(commands: Any) -> None:
@@ -24,7 +24,11 @@ def add(commands: Any) -> None:
     flag(
         "--set", action="append", default=[], metavar="A.B=V", help="change a field, such as train.steps=1000"
     )
-    flag("--validation", metavar="DIR", help="held-back tokens; by default one image in data.holdout")
+    flag(
+        "--validation",
+        metavar="DIR",
+        help="tokens to validate on; by default one image in data.holdout of --tokens",
+    )
     flag("--condition", metavar="DIR", help="token data set of the same keys and views that is the condition")
     flag("--unconditional", action="store_true", help="leave the classes of the data set out")
     flag("--codec", help="codec for sheets of samples; by default the one that the data set names")
@@ -51,5 +55,4 @@ def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
         wandb_project=args.wandb,
         quiet=args.quiet,
     )
-    run(request)
-    return 0
+    return 0 if run(request) else STOPPED

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.commands.base import command
+from pipelines.commands.base import STOPPED, command
 
 
 def add(commands: Any) -> None:
@@ -50,6 +50,8 @@ def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     )
     if args.push:
         check_can_push(args.push)
-    if run(request) and args.push:
+    if not run(request):
+        return STOPPED
+    if args.push:
         print(push_codec(f"{args.output}/codec", args.push))
     return 0

@@ -105,6 +105,7 @@ def test_what_is_written(
     footer = json.loads(pq.read_metadata(out / "tokens-00000-of-00002.parquet").metadata[METADATA_KEY])
     assert footer["sampling"]["settings"]["temperature"] == 0.9
     assert footer["sampling"]["settings"]["top_k"] == 9
+    assert "masked" not in footer["sampling"]["settings"]  # which this kind does not look at
     assert footer["sampling"]["first_seed"] == 7
     assert footer["fingerprint"] == codec.fingerprint
     assert manifest(out)["counts"]["rows"] == 10
@@ -174,6 +175,8 @@ def test_a_finished_run_is_left_alone_and_what_is_lost_made_again(sample: Vqgan,
         assert sample().code == 0
         assert contents(tmp_path / "out") == before
     shutil.rmtree(tmp_path / "out" / "pictures")
+    shard = tmp_path / "out" / "tokens-00000-of-00002.parquet"
+    shard.write_bytes(shard.read_bytes()[:500])
     assert sample().code == 0
     assert contents(tmp_path / "out") == before
 
@@ -183,6 +186,21 @@ def test_another_run_in_the_same_place(sample: Vqgan) -> None:
     refused = sample("--temperature", 0.5)
     assert refused.code == 2
     assert "temperature: 1.0, now 0.5" in refused.line
+
+
+def test_a_folder_of_something_else_is_not_touched(sample: Vqgan, prior: Path, tmp_path: Path) -> None:
+    shutil.copytree(prior, tmp_path / "prior")
+    before = contents(tmp_path / "prior")
+    refused = sample("--prior", tmp_path / "prior", output=tmp_path / "prior")
+    assert refused.code == 2
+    assert "something else in it" in refused.line
+    assert contents(tmp_path / "prior") == before
+
+
+def test_a_run_without_a_prior_yet(sample: Vqgan, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    refused = sample("--prior", tmp_path / "run")
+    assert (refused.code, "no prior yet" in refused.line) == (2, True)
 
 
 def test_guidance_changes_samples(sample: Vqgan, tmp_path: Path) -> None:
@@ -318,6 +336,7 @@ def test_a_prior_without_classes(vqgan: Vqgan, codec_path: str, tmp_path: Path) 
         (["--class", "3"], "from 0 to 2"),
         (["--count", 0], "--count 0"),
         (["--seed", 2**32 - 9], "--seed"),
+        (["--count", 2**32 + 1], "--count 4294967297"),
         (["--top-p", 0], "top_p is 0"),
         (["--grid", "3x8"], "at least that"),
         (["--grid", "3by8"], "whole numbers"),

@@ -180,8 +180,27 @@ def test_shards_without_a_plan_are_not_touched(tokenize: Vqgan, few: Path, tmp_p
     tokenize(few)
     shutil.rmtree(tmp_path / "out" / "plan")
     before = everything(tmp_path / "out")
-    assert "there are shards but no plan" in tokenize(few).line
+    assert "there is something else in it, such as manifest.json, and no plan" in tokenize(few).line
     assert everything(tmp_path / "out") == before
+
+
+def test_a_folder_of_something_else_is_not_touched(tokenize: Vqgan, few: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").write_text("mine")
+    before = everything(tmp_path / "out")
+    assert "something else in it, such as report.html" in tokenize(few).line
+    assert everything(tmp_path / "out") == before
+
+
+def test_a_truncated_shard_of_a_finished_run_is_made_again(
+    tokenize: Vqgan, few: Path, tmp_path: Path
+) -> None:
+    tokenize(few)
+    shard = min((tmp_path / "out").glob("tokens-*"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:1000])
+    assert tokenize(few).code == 0
+    assert shard.read_bytes() == whole
 
 
 @pytest.mark.parametrize("name", ["tokens-00001-of-00003.parquet", "rejects-00001-of-00003.parquet"])

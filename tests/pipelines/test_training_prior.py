@@ -15,10 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.training_prior import configure, split_weights
+from pipelines.prior_sets import split_weights
+from pipelines.training_prior import configure
 from vqgan.errors import UserError
 from vqgan.prior.checkpoint import load_prior_weights, read_prior
+from vqgan.training import prior_run
 from vqgan.training.prior_presets import PRIOR_PRESETS
+from vqgan.training.prior_rows import PriorRows
 
 Vqgan = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -137,7 +140,7 @@ def test_stopped_by_sigterm_and_continued(trained: Path, finished: Path, tmp_pat
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
+    assert process.returncode == 130, err
     assert "the same command goes on from there" in err
     done = subprocess.run(argv(finished / "out", run), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -158,6 +161,12 @@ def test_finished_run_goes_no_further(vqgan: Vqgan, trained: Path, finished: Pat
 def test_another_configuration_in_the_same_folder(vqgan: Vqgan, trained: Path, finished: Path) -> None:
     result = vqgan(*command(finished / "out", trained, "--set", "model.width=32", "--quiet"))
     assert (result.code, "model.width was 16, is 32" in result.line) == (2, True)
+
+
+def test_what_is_trained_on_does_not_validate(vqgan: Vqgan, finished: Path, tmp_path: Path) -> None:
+    data = finished / "out"
+    refused = vqgan(*command(data, tmp_path / "run", "--validation", data, "--quiet"))
+    assert (refused.code, "are trained on" in refused.line) == (2, True)
 
 
 def test_tokens_of_another_codec(
@@ -207,16 +216,71 @@ def labelled(tokenize: Vqgan, photos: Path, tmp_path: Path) -> Path:
     return tmp_path / "labelled"
 
 
-def test_classes_and_a_condition(vqgan: Vqgan, labelled: Path, tmp_path: Path) -> None:
-    """Here every picture is its own condition; without a codec there are no sheets."""
+@pytest.fixture
+def sketches(tokenize: Vqgan, labelled: Path, photos: Path, tmp_path: Path) -> Path:
+    """Coarser tokens of the same photographs and of others, which come in between."""
+    shutil.copytree(tmp_path / "pictures", tmp_path / "more")
+    (tmp_path / "more" / "cows").mkdir()
+    for path in sorted(photos.iterdir())[20:]:
+        shutil.copy(path, tmp_path / "more" / "cows")
+    assert tokenize(tmp_path / "more", "--image-size", 16, output=tmp_path / "sketches").code == 0
+    return tmp_path / "sketches"
+
+
+def read_rows(folder: Path) -> list[tuple[tuple[str, int], tuple[int, ...]]]:
+    """Key and view, and tokens, of each row."""
+    tables = [pq.read_table(path) for path in sorted(folder.glob("tokens-*"))]
+    rows = pa.concat_tables(tables).select(["key", "view", "tokens"]).to_pylist()
+    return [((row["key"], row["view"]), tuple(row["tokens"])) for row in rows]
+
+
+def test_classes_and_a_condition(
+    vqgan: Vqgan, labelled: Path, sketches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows that training and validation are given have the condition of the same picture."""
+    seen: list[PriorRows] = []
+    real = prior_run.train
+
+    def watched(job: Any, batches: Any, validation: PriorRows) -> Any:
+        start = batches.get_state()
+        seen.extend([validation, *(next(batches) for _ in range(8))])
+        batches.set_state(start)
+        return real(job, batches, validation)
+
+    monkeypatch.setattr(prior_run, "train", watched)
     once = ["--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "data.samples=0"]
-    result = vqgan(*command(labelled, tmp_path / "run", *once, "--condition", labelled))
+    result = vqgan(*command(labelled, tmp_path / "run", *once, "--condition", sketches))
     assert result.code == 0, result.err
     assert "2 classes" in result.err
     info = read_prior(tmp_path / "run")
     assert (info.config.classes, info.class_names) == (2, ("cats", "dogs"))
-    assert (info.config.condition_grid, info.config.condition_codebook_size) == ((16, 16), 64)
+    assert (info.config.condition_grid, info.config.condition_codebook_size) == ((8, 8), 64)
     assert list((tmp_path / "run" / "sheets").iterdir()) == []
+
+    names, partners = {tokens: name for name, tokens in read_rows(labelled)}, dict(read_rows(sketches))
+    assert (len(names), len(partners)) == (20, 40)
+    found = [
+        (names[tuple(tokens.tolist())], tuple(condition.tolist()))
+        for rows in seen
+        for tokens, condition in zip(rows.tokens, rows.condition, strict=True)
+    ]
+    assert len(set(found)) > 15
+    assert found == [(name, partners[name]) for name, _ in found]
+
+
+def test_a_masked_prior_is_not_set_beside_the_entropy(vqgan: Vqgan, finished: Path, tmp_path: Path) -> None:
+    """Its loss is that of hidden tokens, no likelihood: the two would seem to compare."""
+    once = ["--set", "train.steps=1", "--set", "data.samples=0", "--set", "model.kind=masked"]
+    result = vqgan(*command(finished / "out", tmp_path / "run", *once))
+    assert result.code == 0, result.err
+    assert "held back: loss" in result.err
+    records = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    figures = [name for record in records for name in record if name.startswith("validation/")]
+    assert sorted(figures) == ["validation/bits", "validation/loss"]
+    metrics = read_prior(tmp_path / "run").card["metrics"]
+    assert sorted(metrics) == ["bits", "loss"]
+    assert "no likelihood" in metrics["loss"]["reference"]
+    assert "unigram" not in result.err + (tmp_path / "run" / "report.html").read_text()
 
 
 def test_condition_without_partners(

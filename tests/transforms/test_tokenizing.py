@@ -9,7 +9,9 @@ import pytest
 
 from pipelines.tokenize_images import Prepared, TokenizeConfig
 from transforms import progress
-from transforms.manifest import Totals
+from transforms.inference import load_codec
+from transforms.manifest import Totals, total
+from transforms.slices import make_shard
 from transforms.tokenizing import MakeShard, SumSummaries, TokenizeCorpus, finish
 from vqgan.errors import UserError
 
@@ -60,6 +62,24 @@ def test_one_codec_for_all(configure: Configure, planned: Planned, photos: Path)
     first.setup()
     second.setup()
     assert first._codec is second._codec
+
+
+def test_no_weights_are_read_for_the_manifest(
+    configure: Configure, planned: Planned, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless there is a report, which shows reconstructions."""
+    prepared = planned(configure(photos))
+    job = prepared.job
+    codec = load_codec(job.codec, job.batch_size, job.dtype)
+    slices = [make_shard(job, number, codec, lambda images, rejects: None) for number in range(job.slices)]
+
+    def no_weights(*_: Any) -> Any:
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr("transforms.tokenizing.load_codec", no_weights)
+    manifest = finish(total(slices), job, prepared.plan, with_report=False)
+    assert manifest["codec"]["fingerprint"] == codec.fingerprint
+    assert manifest["grid"] == [16, 16]
 
 
 def test_no_manifest_from_too_few_shards(configure: Configure, planned: Planned, photos: Path) -> None:

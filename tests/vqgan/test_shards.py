@@ -257,7 +257,7 @@ def test_refuses_another_codec(path: Path, refused: Any) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1PAR1", b"not a Parquet file\n" * 9, b"\x00" * 64])
 def test_not_parquet(data: bytes, refused: Any) -> None:
-    with refused("shard: not a readable Parquet file .*run the command that has made it again"):
+    with refused("shard: not a readable Parquet file .*run the command that wrote the data set again"):
         opened(data)
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from vqgan import filesystems
 from vqgan.errors import UserError, first_line
+from vqgan.manifest import AGAIN
 
 FORMAT_VERSION = 1
 METADATA_KEY = b"vqgan-images"
@@ -208,10 +209,7 @@ class Index:
         try:
             self._file = pq.ParquetFile(file, page_checksum_verification=True)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(
-                f"{name}: not a readable Parquet file ({first_line(error)}); "
-                "delete it and run the same command again"
-            ) from error
+            raise UserError(f"{name}: not a readable Parquet file ({first_line(error)}); {AGAIN}") from error
         footer = self._file.metadata.metadata or {}
         if METADATA_KEY not in footer:
             raise UserError(f"{name}: a Parquet file, but not an index of pictures")

@@ -5,9 +5,9 @@ from typing import Any
 
 from transforms.manifest import by_name, check_complete, now, reasons, throughput, versions
 from transforms.plan import Plan
-from transforms.rendering.plan import IMAGES_KIND, TokenInput
+from transforms.rendering.plan import TokenInput
 from transforms.rendering.summary import ImageTotals
-from vqgan.manifest import MANIFEST_VERSION
+from vqgan.manifest import IMAGES_KIND, MANIFEST_VERSION
 
 
 def build_image_manifest(

@@ -16,13 +16,12 @@ from pyarrow import fs
 from transforms.batching import in_order
 from transforms.plan import Plan, read_plan, write_plan_file
 from vqgan import filesystems
+from vqgan.data.contract import check_footer, check_size
 from vqgan.errors import UserError
-from vqgan.manifest import MANIFEST_FILE, read_manifest
-from vqgan.shards import Shard, ShardMetadata
+from vqgan.manifest import check_tokens, damaged, read_manifest
+from vqgan.shards import Shard
 
 PARTS_FILE = "plan/shards.parquet"
-IMAGES_KIND = "images"
-"""``kind`` in the manifest of decoded pictures; that of tokens has none."""
 VIEWS = ("all", "first")
 _READERS = 8
 
@@ -52,6 +51,7 @@ class TokenInput(NamedTuple):
       grid: ``(h, w)`` of every row.
       codec: path or name of the codec that made its tokens.
       fingerprint: of that codec.
+      slices: how many shards it has.
     """
 
     path: str
@@ -59,6 +59,7 @@ class TokenInput(NamedTuple):
     grid: tuple[int, int]
     codec: str
     fingerprint: str
+    slices: int
 
 
 def read_token_manifest(path: str) -> dict[str, Any]:
@@ -72,8 +73,7 @@ def read_token_manifest(path: str) -> dict[str, Any]:
         raise UserError(f"{path}: not finished (no manifest.json); run the command that makes it again")
     if manifest is None:
         raise UserError(f"{path}: no token data set there (no manifest.json); give a finished one")
-    if manifest.get("kind") == IMAGES_KIND:
-        raise UserError(f"{path}: holds pictures already; give the token data set that they were made of")
+    check_tokens(path, manifest)
     return manifest
 
 
@@ -87,13 +87,13 @@ def token_input(path: str, manifest: Mapping[str, Any]) -> TokenInput:
         height, width = manifest["grid"]
         codec, plan_hash = manifest["codec"], str(manifest["plan_hash"])
         grid = (int(height), int(width))
-        found = TokenInput(path, plan_hash, grid, str(codec["name"]), str(codec["fingerprint"]))
         facts = [
             (entry["name"], entry["sha256"], entry["rows"], entry["bytes"]) for entry in manifest["shards"]
         ]
+        name, fingerprint = str(codec["name"]), str(codec["fingerprint"])
     except (KeyError, TypeError, ValueError) as error:
-        where = filesystems.join(path, MANIFEST_FILE)
-        raise UserError(f"{where}: damaged ({error} is not as it should be); restore it") from error
+        raise damaged(path, error) from error
+    found = TokenInput(path, plan_hash, grid, name, fingerprint, len(facts))
     if not facts:
         raise UserError(f"{path}: there are no shards in it")
     return found
@@ -163,23 +163,6 @@ def read_part(output: str, number: int) -> Part:
         return Part(**pq.read_table(file).slice(number, 1).to_pylist()[0])
 
 
-def check_footer(path: str, metadata: ShardMetadata, rows: int, tokens: TokenInput, expected: int) -> None:
-    """Refuses a shard that is not the one of the manifest.
-
-    Raises:
-      UserError: says in what it differs.
-    """
-    facts = [
-        ("plan", metadata.plan_hash[:12], tokens.plan_hash[:12]),
-        ("codec", metadata.fingerprint[:12], tokens.fingerprint[:12]),
-        ("grid", tuple(metadata.grid), tokens.grid),
-        ("rows", rows, expected),
-    ]
-    for what, found, wanted in facts:
-        if found != wanted:
-            raise UserError(f"{path}: {what} is {found}, but the manifest says {wanted}; restore the shard")
-
-
 def _count(tokens: TokenInput, entry: Mapping[str, Any], views: str) -> int:
     """Rows of the chosen views in a shard whose footer agrees with the manifest."""
     path = filesystems.join(tokens.path, entry["name"])
@@ -199,10 +182,4 @@ def _check_sizes(path: str, entries: Iterable[Mapping[str, Any]]) -> None:
     infos = filesystem.get_file_info(fs.FileSelector(inner))
     sizes = {info.base_name: info.size for info in infos if info.is_file}
     for entry in entries:
-        found = sizes.get(entry["name"])
-        if found is None:
-            raise UserError(f"{path}/{entry['name']}: missing, though the manifest names it; restore it")
-        if found != entry["bytes"]:
-            raise UserError(
-                f"{path}/{entry['name']}: {found} bytes, but the manifest says {entry['bytes']}; restore it"
-            )
+        check_size(filesystems.join(path, entry["name"]), sizes.get(entry["name"]), entry["bytes"])

@@ -47,8 +47,9 @@ def _of_tar(
             filesystem.open_input_stream(inner) as stream,
             tarfile.open(fileobj=stream, mode="r|") as tar,
         ):
+            members = iter(tar)  # one for all rows: every new one begins at the first member
             for row in rows:
-                member = next((member for member in tar if member.name == row.file), None)
+                member = next((member for member in members if member.name == row.file), None)
                 file = None if member is None else tar.extractfile(member)
                 if file is None:
                     raise UserError(f"{name}: has no member {row.file}")

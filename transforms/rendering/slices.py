@@ -20,12 +20,13 @@ from transforms.batching import fill, in_order, on_device
 from transforms.rejects import RejectRow
 from transforms.rendering.forms import ImageForm
 from transforms.rendering.index import IndexMetadata, IndexRow, IndexWriter, index_name
-from transforms.rendering.plan import Part, TokenInput, check_footer, read_part
+from transforms.rendering.plan import Part, TokenInput, read_part
 from transforms.rendering.summary import ImageSlice, finished_images, summarize_images
 from transforms.rendering.writers import Picture, Writer, open_writer
 from transforms.slices import Progress
 from transforms.summary import describe_file
 from vqgan import filesystems
+from vqgan.data.contract import check_footer
 from vqgan.errors import UserError
 from vqgan.shards import Shard, rejects_name
 

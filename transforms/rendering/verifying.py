@@ -113,10 +113,6 @@ def _check_pictures(output: str, name: str, problems: list[str]) -> None:
         problems.append(f"{name}: {len(rows) - len(set(rows))} rows occur more than once")
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def _check_strays(output: str, images: int, problems: list[str]) -> None:
     filesystem, inner = filesystems.resolve(filesystems.join(output, FOLDER))
     selector = fs.FileSelector(inner, recursive=True, allow_not_found=True)

@@ -2,13 +2,34 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from vqgan import filesystems
 from vqgan.errors import UserError
-from vqgan.manifest import MANIFEST_FILE, read_manifest
+from vqgan.manifest import AGAIN, MANIFEST_FILE, check_tokens, damaged, read_manifest
+from vqgan.shards import ShardMetadata
+
+
+class Promised(Protocol):
+    """What a manifest says about every shard.
+
+    Attributes:
+      plan_hash: of the plan that the shards are slices of.
+      fingerprint: of the codec.
+      grid: ``(h, w)``.
+      slices: how many shards there are.
+    """
+
+    @property
+    def plan_hash(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def grid(self) -> tuple[int, int]: ...
+    @property
+    def slices(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +61,17 @@ class Contract:
         """Number of codes."""
         return len(self.histogram)
 
+    @property
+    def slices(self) -> int:
+        """Number of shards."""
+        return len(self.entries)
+
 
 def read_contract(path: str) -> Contract:
     """The manifest of a finished data set.
 
     Raises:
-      UserError: there is no data set, it is not finished, or its manifest is damaged.
+      UserError: there is no data set, it is not finished, it holds pictures, or its manifest is damaged.
     """
     manifest = read_manifest(path)
     if manifest is None:
@@ -54,12 +80,11 @@ def read_contract(path: str) -> Contract:
         raise UserError(
             f"{path}: not a finished data set (no {MANIFEST_FILE}); run the command that writes it again"
         )
+    check_tokens(path, manifest)
     try:
         return _parse(path, manifest)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        where = filesystems.join(path, MANIFEST_FILE)
-        raise UserError(f"{where}: damaged ({what}); delete it and run the same command again") from error
+        raise damaged(path, error) from error
 
 
 def _parse(path: str, manifest: Mapping[str, Any]) -> Contract:
@@ -85,8 +110,49 @@ def _parse(path: str, manifest: Mapping[str, Any]) -> Contract:
     )
 
 
-def disagrees(path: str, what: str) -> UserError:
-    """What is wrong with a file, and what to do about it."""
-    return UserError(
-        f"{path}: {what}; the data set is not what its manifest says: run the command that wrote it again"
-    )
+def check_size(path: str, found: int | None, expected: int) -> None:
+    """Compares the size of a shard's file in bytes, None for one that is not there, with the manifest.
+
+    Raises:
+      UserError: it is missing, or of another size.
+    """
+    if found is None:
+        raise UserError(
+            f"{path}: missing, though the manifest names it; restore it, or run the command that wrote the "
+            "data set again"
+        )
+    if found != expected:
+        raise UserError(f"{path}: {found} bytes, but the manifest says {expected}; {AGAIN}")
+
+
+def check_footer(path: str, metadata: ShardMetadata, rows: int, promised: Promised, expected: int) -> None:
+    """Compares a shard's footer with the manifest.
+
+    Args:
+      path: of the shard, for the message.
+      metadata: in its footer.
+      rows: that it holds.
+      promised: what the manifest says of all shards.
+      expected: rows of this one, as the manifest has it.
+
+    Raises:
+      UserError: says in what it differs.
+    """
+    check_fact(path, "plan hash", metadata.plan_hash, promised.plan_hash)
+    check_fact(path, "codec", metadata.fingerprint, promised.fingerprint)
+    check_fact(path, "grid", tuple(metadata.grid), promised.grid)
+    check_fact(path, "number of shards", metadata.slices, promised.slices)
+    check_fact(path, "rows", rows, expected)
+
+
+def check_fact(path: str, what: str, found: object, expected: object) -> None:
+    """Refuses a shard that differs from the manifest in one thing."""
+    if found != expected:
+        raise UserError(
+            f"{path}: {what} is {_short(found)}, but the manifest says {_short(expected)}; {AGAIN}"
+        )
+
+
+def _short(value: object) -> str:
+    """The first digits of a hash; anything else as it is."""
+    return value[:12] if isinstance(value, str) else str(value)

@@ -1,9 +1,10 @@
 """The row groups of a token data set: which of their rows count, and rows by number from disk."""
 
+import collections
 import dataclasses
-import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +73,43 @@ class Group(NamedTuple):
     rows: int
 
 
+class Decoded:
+    """The row groups that were asked for last, for many threads.
+
+    One thread reads a row group and others that want the same one wait for it; those that want another do
+    not. What could not be read is tried again when it is asked for again.
+    """
+
+    def __init__(self, read: Callable[[int], Rows], kept: int) -> None:
+        """``read`` decodes a row group; ``kept`` of them stay in memory."""
+        self._read, self._kept = read, kept
+        self._groups: collections.OrderedDict[int, Future[Rows]] = collections.OrderedDict()
+        self._lock = threading.Lock()  # of the dictionary; never held while something is read
+
+    def __call__(self, number: int) -> Rows:
+        """The rows of a row group. Raises what reading it raises."""
+        with self._lock:
+            group = self._groups.get(number)
+            is_new = group is None
+            if group is None:
+                group = self._groups[number] = Future()
+            self._groups.move_to_end(number)
+            if len(self._groups) > self._kept:
+                self._groups.popitem(last=False)
+        if is_new:
+            self._fill(number, group)
+        return group.result()
+
+    def _fill(self, number: int, group: "Future[Rows]") -> None:
+        try:
+            group.set_result(self._read(number))
+        except BaseException as error:  # an interrupt, too: nobody may wait for ever
+            with self._lock:
+                if self._groups.get(number) is group:
+                    del self._groups[number]
+            group.set_exception(error)
+
+
 class RowGroups:
     """Rows of a half of a data set, numbered from 0 through all shards. Safe from many threads.
 
@@ -87,8 +125,7 @@ class RowGroups:
         self._groups = [group for shard in shards for group in self._groups_of(shard) if group.rows]
         self.sizes = np.array([group.rows for group in self._groups], np.int64)
         self.starts = np.cumsum(self.sizes) - self.sizes
-        self._decoded = functools.lru_cache(BLOCKS_KEPT)(self.group)
-        self._lock = threading.Lock()
+        self._decoded = Decoded(self.group, BLOCKS_KEPT)
 
     def __len__(self) -> int:
         return int(self.sizes.sum())
@@ -105,7 +142,9 @@ class RowGroups:
     def read(self, numbers: np.ndarray) -> Rows:
         """Rows by number, int64 ``[B]``, at least one. Raises like :meth:`group`."""
         owners = np.searchsorted(self.starts, numbers, side="right") - 1
-        return gather(owners, numbers - self.starts[owners], self._take)
+        return gather(
+            owners, numbers - self.starts[owners], lambda number, rows: self._decoded(number).take(rows)
+        )
 
     def images(self) -> Images:
         """Which rows are views of the same image. Reads all keys.
@@ -131,11 +170,6 @@ class RowGroups:
         parts = np.split(accepted, np.cumsum(shard.group_rows)[:-1])
         kept = [np.flatnonzero(part) for part in parts]
         return [Group(shard, number, rows, len(rows)) for number, rows in enumerate(kept)]
-
-    def _take(self, number: int, rows: np.ndarray) -> Rows:
-        with self._lock:  # one thread reads a row group, others that want it wait
-            group = self._decoded(number)
-        return group.take(rows)
 
 
 def load(groups: RowGroups, length: int, dtype: np.dtype) -> Rows:

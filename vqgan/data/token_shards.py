@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from vqgan import filesystems
-from vqgan.data.contract import Contract, disagrees
+from vqgan.data.contract import Contract, check_fact, check_footer, check_size
 from vqgan.data.rows import Rows, column_kind
 from vqgan.errors import UserError, first_line
+from vqgan.manifest import AGAIN
 from vqgan.shards import Shard
 
 LARGE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
@@ -50,24 +51,10 @@ def check_shard(contract: Contract, entry: Mapping[str, Any], columns: Sequence[
     """
     path = filesystems.join(contract.path, entry["name"])
     info = filesystems.file_info(path)
-    if info.type == fs.FileType.NotFound:
-        raise disagrees(path, "missing")
-    if info.size != entry["bytes"]:
-        raise disagrees(path, f"has {info.size} bytes, and {entry['bytes']} in the manifest")
+    check_size(path, None if info.type == fs.FileType.NotFound else info.size, entry["bytes"])
     with open_shard(path) as shard:
-        found = shard.metadata
-        for what, value, expected in (
-            ("rows", shard.rows, entry["rows"]),
-            ("plan hash", found.plan_hash, contract.plan_hash),
-            ("codec", found.fingerprint, contract.fingerprint),
-            ("grid", found.grid, contract.grid),
-            ("codebook size", found.codebook_size, contract.codebook_size),
-            ("number of shards", found.slices, len(contract.entries)),
-        ):
-            if value != expected:
-                raise disagrees(
-                    path, f"its {what} is {_short(value)}, and {_short(expected)} in the manifest"
-                )
+        check_footer(path, shard.metadata, shard.rows, contract, entry["rows"])
+        check_fact(path, "codebook size", shard.metadata.codebook_size, contract.codebook_size)
         return shard.info(entry["name"], columns)
 
 
@@ -78,7 +65,10 @@ def check_together(contract: Contract, shards: Sequence[ShardInfo]) -> None:
       UserError: they are not.
     """
     if sorted(shard.slice_number for shard in shards) != list(range(len(shards))):
-        raise disagrees(contract.path, "some slices of its plan are there twice, others not at all")
+        raise UserError(
+            f"{contract.path}: some slices of its plan are there twice, others not at all; restore its "
+            "shards, or move them away and run the command that wrote the data set again"
+        )
     for shard in shards:
         for name, field in shard.fields.items():
             first = shards[0].fields[name]
@@ -161,9 +151,7 @@ class TokenShard(Shard):
         try:
             return self._file.read_row_group(group, columns=list(dict.fromkeys(columns)))
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(
-                f"{self.name}: damaged ({first_line(error)}); delete it and run the same command again"
-            ) from error
+            raise UserError(f"{self.name}: damaged ({first_line(error)}); {AGAIN}") from error
 
     def flat_tokens(self, table: pa.Table) -> np.ndarray:
         """The tokens of a table, uint16 or uint32 ``[rows, L]``.
@@ -196,7 +184,7 @@ class TokenShard(Shard):
         chunks = map(footer.column, range(footer.num_columns))
         known = next(chunk.statistics for chunk in chunks if chunk.path_in_schema == "label")
         if known is not None and known.has_min_max:
-            return int(known.max)
+            return max(int(known.max), -1)  # any number below 0 stands for no class
         if known is not None and known.has_null_count and known.null_count == footer.num_rows:
             return -1
         labels = labels_of(self.read_group(group, ["label"]).column("label"))
@@ -221,11 +209,6 @@ def read_keys(contract: Contract, shard: ShardInfo) -> pa.Array:
 def labels_of(column: pa.ChunkedArray) -> np.ndarray:
     """int32 labels, -1 where there is none. Sources mark images without a class by numbers below 0, too."""
     return np.maximum(pc.fill_null(column, -1).to_numpy(), -1).astype(np.int32)
-
-
-def _short(value: object) -> str:
-    """The first digits of a hash; anything else as it is."""
-    return value[:12] if isinstance(value, str) else str(value)
 
 
 def _column_bytes(group: Any, names: set[str]) -> int:

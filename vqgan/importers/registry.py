@@ -16,8 +16,8 @@ from vqgan.importers.configs import find_native
 from vqgan.importers.containers import READERS, describe_unknown, sniff, subtrees
 from vqgan.importers.convert import convert, infer_config
 from vqgan.importers.locating import find_weights
+from vqgan.importers.other_models import explain_other_model, is_prior_part
 from vqgan.importers.pickle_objects import PickleError
-from vqgan.importers.priors import explain_other_model, is_prior_part
 from vqgan.importers.source import parse_source
 from vqgan.importers.tensors import Tensor
 from vqgan.importers.torch_pickle import flatten

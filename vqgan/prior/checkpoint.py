@@ -207,6 +207,8 @@ def _instead(path: Path) -> str:
         return "nothing there; give the folder of a prior, or of the run that has trained it"
     if (path / "codec.json").is_file() or (path / "codec" / "codec.json").is_file():
         return "this is a codec; give the folder of a prior, which vqgan train-prior makes"
+    if (path / "checkpoints").is_dir():
+        return "this run has exported no prior yet; it does so at its first evaluation (train.evaluate_every)"
     return f"there is no {FOLDER.document}; give the folder of a prior, or of the run that has trained it"
 
 

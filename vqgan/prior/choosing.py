@@ -100,7 +100,8 @@ def draw(logits: jax.Array, keys: jax.Array, temperature: jax.Array) -> jax.Arra
     Returns:
       int32 ``[B]``.
     """
-    # The type and the mode are named so that no global setting of JAX changes what a seed gives.
+    # Type and mode are named, as is the generator in `sample_keys`, so that JAX's settings for their defaults
+    # do not change what a seed gives. `jax_threefry_partitionable` and `jax_random_seed_offset` still do.
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:], jnp.float32, mode="low"))(keys)
     return jnp.argmax(jnp.where(temperature > 0, logits + noise, logits), axis=-1).astype(jnp.int32)
 
@@ -114,4 +115,4 @@ def sample_keys(seeds: jax.Array) -> jax.Array:
     Returns:
       ``[B]`` random keys.
     """
-    return jax.vmap(jax.random.key)(seeds)
+    return jax.vmap(lambda seed: jax.random.key(seed, impl="threefry2x32"))(seeds)

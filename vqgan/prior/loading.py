@@ -1,29 +1,15 @@
 """A prior's folder ready to sample, whatever its kind."""
 
-from typing import Protocol
-
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 
 from vqgan.prior.checkpoint import PriorInfo, load_prior_weights
+from vqgan.prior.compiled import Weights
+from vqgan.prior.config import PriorConfig
 from vqgan.prior.masked_sampling import MaskedSampler
-from vqgan.prior.request import Request
 from vqgan.prior.sampling import Sampler
-from vqgan.prior.sampling_config import SamplingConfig
 
-
-class AnySampler(Protocol):
-    """What samplers of both kinds can do."""
-
-    @property
-    def compilations(self) -> int:
-        """How often a function was traced and compiled."""
-        ...
-
-    def sample(self, request: Request, settings: SamplingConfig) -> np.ndarray:
-        """Token grids ``[B, h, w]`` of a request's B samples."""
-        ...
+AnySampler = Sampler | MaskedSampler
 
 
 def load_sampler(info: PriorInfo, *, batch_size: int = 16, dtype: DTypeLike = jnp.float32) -> AnySampler:
@@ -35,9 +21,24 @@ def load_sampler(info: PriorInfo, *, batch_size: int = 16, dtype: DTypeLike = jn
       dtype: type of activations and of the cache.
 
     Raises:
-      UserError: the weights are missing or damaged.
+      UserError: the weights are missing or damaged, or a batch size below 1.
     """
-    weights = {name: jnp.asarray(value) for name, value in load_prior_weights(info).items()}
-    if info.config.kind == "masked":
-        return MaskedSampler(info.config, weights, batch_size=batch_size, dtype=dtype)
-    return Sampler(info.config, weights, batch_size=batch_size, dtype=dtype)
+    return make_sampler(info.config, load_prior_weights(info), batch_size=batch_size, dtype=dtype)
+
+
+def make_sampler(
+    config: PriorConfig, params: Weights, *, batch_size: int = 16, dtype: DTypeLike = jnp.float32
+) -> AnySampler:
+    """The sampler for a prior's kind.
+
+    Args:
+      config: the prior's.
+      params: its weights by dotted name; none, if ``replace_params`` is to bring them.
+      batch_size: samples per device call.
+      dtype: type of activations and of the cache.
+
+    Raises:
+      UserError: a batch size below 1.
+    """
+    sampler = MaskedSampler if config.kind == "masked" else Sampler
+    return sampler(config, params, batch_size=batch_size, dtype=dtype)

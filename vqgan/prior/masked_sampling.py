@@ -6,26 +6,19 @@ passes fill in a missing part of a picture.
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.typing import DTypeLike
 
-from vqgan.errors import UserError
-from vqgan.functional import Arrays, take_apart
-from vqgan.prior.choosing import Choice, choice_of, draw, guidance_scales, guided, sample_keys, scaled
-from vqgan.prior.config import PriorConfig
+from vqgan.prior.choosing import Choice, choice_of, draw, guidance_scales, sample_keys, scaled
+from vqgan.prior.compiled import COLUMNS, WHOLE, CompiledPrior, Kind
 from vqgan.prior.masking import decoding_counts, lowest
-from vqgan.prior.request import Request, SampleInputs, check_request, check_settings, full_batches
+from vqgan.prior.request import Request, SampleInputs, check_request, check_settings
 from vqgan.prior.sampling_config import SamplingConfig
 from vqgan.prior.transformer import Prior
 
-BATCH_AXIS = "batch"
 TOKEN_NOISE, CONFIDENCE_NOISE = 0, 1
 """What a sample's random key of one step is folded with for the two kinds of noise."""
 
@@ -46,67 +39,38 @@ class Passes(NamedTuple):
     hidden: jax.Array
 
 
+Numbers = tuple[Passes, Choice]
+"""Numbers by which tokens are drawn; others of them do not compile anew if the passes are as many."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Kind:
-    """What of the settings decides which computation is needed.
+class PassLoop:
+    """Pass after pass over all tokens of the grid."""
 
-    Attributes:
-      is_guided: whether logits without a class are computed too, as a second half of the batch.
-      truncates: whether improbable tokens are left out.
-    """
+    kind: Kind
 
-    is_guided: bool
-    truncates: bool
+    def __call__(self, prior: Prior, inputs: SampleInputs, numbers: Numbers) -> jax.Array:
+        """int32 ``[B, L]``."""
+        kind = self.kind
+        seeds, labels, condition, known = jax.tree.map(jnp.asarray, inputs)
+        labels, condition = kind.conditions(prior, labels, condition)
+
+        def predict(tokens: jax.Array, scale: jax.Array) -> jax.Array:
+            return kind.merged(prior(kind.halves(tokens), labels, condition), scale)
+
+        tokens = jnp.where(known < 0, prior.config.codebook_size, known)
+        return fill_in(predict, tokens, seeds, *numbers, truncates=kind.truncates)
 
 
-class MaskedSampler:
+class MaskedSampler(CompiledPrior[Numbers]):
     """A masked prior ready to sample. The batch is split over the devices.
 
-    Attributes:
-      config: the prior's.
-      batch_size: samples per device call, a multiple of the number of devices.
-      compilations: how often a function was traced and compiled: once for each number of passes, guided or
-        not, truncating or not.
+    A function is compiled once for each number of passes, guided or not, truncating or not.
     """
 
-    def __init__(
-        self,
-        config: PriorConfig,
-        params: Arrays,
-        *,
-        batch_size: int = 16,
-        dtype: DTypeLike = jnp.float32,
-        devices: list[jax.Device] | None = None,
-    ):
-        """Takes a prior's weights.
-
-        Args:
-          config: the prior's.
-          params: its weights by dotted name.
-          batch_size: samples per device call; rounded up to a multiple of the number of devices.
-          dtype: type of activations. Logits are float32.
-          devices: devices to split a batch over; all local ones by default.
-
-        Raises:
-          UserError: an autoregressive prior, or a batch size below 1.
-        """
-        if config.kind != "masked":
-            raise UserError(f"this prior is {config.kind}: it is not sampled in parallel passes")
-        if batch_size < 1:
-            raise UserError(f"batch size {batch_size}: it must be at least 1")
-        devices = devices or jax.local_devices()
-        config = dataclasses.replace(config, dropout=0.0)  # its random state acts in training only
-        self.config = config
-        self.batch_size = -(-batch_size // len(devices)) * len(devices)
-        self.compilations = 0
-        self._mesh = Mesh(np.array(devices), (BATCH_AXIS,))
-        self._structure = take_apart(lambda: Prior(config, dtype=dtype, rngs=nnx.Rngs(0)))
-        self._compiled = jax.jit(self._split, static_argnames="kind")
-        self.replace_params(params)
-
-    def replace_params(self, params: Arrays) -> None:
-        """Takes other weights of the same prior, as training goes on; nothing is compiled anew."""
-        self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
+    kind = "masked"
+    manner = "in parallel passes"
+    layout = (Passes(WHOLE, WHOLE, WHOLE, hidden=COLUMNS), WHOLE)
 
     def sample(self, request: Request, settings: SamplingConfig) -> np.ndarray:
         """Token grids for a request.
@@ -121,46 +85,17 @@ class MaskedSampler:
 
         Raises:
           UserError: a request or settings that this prior cannot serve.
+          ValueError: the weights were released.
         """
         check_request(self.config, request)
         check_settings(self.config, settings)
-        kind = Kind(settings.is_guided, settings.truncates)
         choice = choice_of(settings)
-        parts = [np.zeros((0, self.config.length), np.int32)]
-        for inputs, count in full_batches(self.config, request, self.batch_size):
-            passes = plan_passes(settings, np.sum(inputs.known < 0, axis=1))
-            tokens = self._compiled(self._params, inputs, passes, choice, kind=kind)
-            parts.append(np.asarray(tokens)[:count])
-        return np.concatenate(parts).reshape(-1, *self.config.grid)
 
-    def _split(
-        self, params: Arrays, inputs: SampleInputs, passes: Passes, choice: Choice, *, kind: Kind
-    ) -> jax.Array:
-        """The passes compiled, each device working on its share of the batch."""
-        self.compilations += 1  # Python runs here only while tracing
-        # Shardings stand where arrays will: the fields' types do not count.
-        whole: Any = PartitionSpec()
-        rows: Any = PartitionSpec(BATCH_AXIS)
-        columns: Any = PartitionSpec(None, BATCH_AXIS)
-        split = jax.shard_map(
-            partial(self._sampled, kind),
-            mesh=self._mesh,
-            in_specs=(whole, rows, Passes(whole, whole, whole, columns), whole),
-            out_specs=rows,
-            check_vma=False,
-        )
-        tokens: jax.Array = split(params, inputs, passes, choice)
-        return tokens
+        def numbers(inputs: SampleInputs) -> Numbers:
+            return plan_passes(settings, np.sum(inputs.known < 0, axis=1)), choice
 
-    def _sampled(
-        self, kind: Kind, params: Arrays, inputs: SampleInputs, passes: Passes, choice: Choice
-    ) -> jax.Array:
-        logits_of = _guided_logits if kind.is_guided else _plain_logits
-        prior = self._structure.bind(params, {})
-        tokens = jnp.where(inputs.known < 0, self.config.codebook_size, inputs.known)
-        predict = partial(logits_of, prior, inputs)
-        seeds = jnp.asarray(inputs.seeds)
-        return fill_in(predict, tokens, seeds, passes, choice, truncates=kind.truncates)
+        loop = PassLoop(Kind(settings.is_guided, settings.truncates))
+        return self._run(loop, self.config, request, numbers)
 
 
 def plan_passes(settings: SamplingConfig, unknown: np.ndarray) -> Passes:
@@ -251,17 +186,3 @@ def _drawn(logits: jax.Array, keys: jax.Array, choice: Choice, *, truncates: boo
 def _folded(keys: jax.Array, data: int | jax.Array) -> jax.Array:
     """Random keys ``[B]`` folded with a number, or each with its own."""
     return jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(jnp.asarray(data), keys.shape))
-
-
-def _plain_logits(prior: Prior, inputs: SampleInputs, tokens: jax.Array, scale: jax.Array) -> jax.Array:
-    condition = None if inputs.condition is None else jnp.asarray(inputs.condition)
-    return prior(tokens, jnp.asarray(inputs.labels), condition)
-
-
-def _guided_logits(prior: Prior, inputs: SampleInputs, tokens: jax.Array, scale: jax.Array) -> jax.Array:
-    """Logits with and without a class from one doubled batch."""
-    labels = jnp.concatenate([inputs.labels, jnp.full_like(inputs.labels, prior.config.classes)])
-    condition = None if inputs.condition is None else jnp.concatenate([inputs.condition] * 2)
-    both = prior(jnp.concatenate([tokens, tokens]), labels, condition)  # (2B, L, K)
-    with_class, without = jnp.split(both, 2)
-    return guided(with_class, without, scale)

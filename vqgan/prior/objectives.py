@@ -20,7 +20,6 @@ __all__ = [
     "ObjectiveConfig",
     "check_objective",
     "training_loss",
-    "unigram_cross_entropy",
     "unigram_entropy",
     "validation_loss",
 ]
@@ -157,28 +156,6 @@ def unigram_entropy(histogram: np.ndarray) -> float:
         raise ValueError("the histogram is empty: there are no tokens to speak of")
     shares = counts[counts > 0] / total
     return float(-np.sum(shares * np.log(shares)) + 0.0)  # not -0
-
-
-def unigram_cross_entropy(training: np.ndarray, validation: np.ndarray) -> float:
-    """The same for validation tokens, by the frequencies in the training tokens.
-
-    One is added to each of the training counts (Laplace's rule), so that a code that first occurs in
-    validation costs a finite number of nats.
-
-    Args:
-      training: ``[K]`` counts of codes.
-      validation: ``[K]`` counts of codes.
-
-    Raises:
-      ValueError: there are no validation tokens, or the two differ in length.
-    """
-    counts = np.asarray(validation, np.float64)
-    smoothed = np.asarray(training, np.float64) + 1
-    if counts.shape != smoothed.shape:
-        raise ValueError(f"histograms of {smoothed.size} and {counts.size} codes do not compare")
-    if not counts.sum() > 0:
-        raise ValueError("the validation histogram is empty: there are no tokens to speak of")
-    return float(-np.sum(counts * np.log(smoothed / smoothed.sum())) / counts.sum())
 
 
 def _objective(

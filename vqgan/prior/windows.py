@@ -1,6 +1,6 @@
 """Sampling of grids larger than the one that a prior was trained on.
 
-The sliding attention window of *Taming Transformers* (arXiv 2012.09841, section 3.3): each token is drawn
+The sliding attention window of *Taming Transformers* (arXiv 2012.09841, section 3.2): each token is drawn
 from a window of the trained size, placed so that the token is as near to its centre as the borders allow.
 """
 
@@ -17,7 +17,7 @@ from vqgan.errors import UserError
 from vqgan.prior.choosing import sample_keys
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.request import Request, SampleInputs, check_request, check_settings
-from vqgan.prior.sampling import Draws, Kind, Sampler, kind_of
+from vqgan.prior.sampling import Draws, RasterKind, Sampler, kind_of
 from vqgan.prior.sampling_config import SamplingConfig
 from vqgan.prior.transformer import Cache, Prior
 
@@ -64,6 +64,7 @@ def sample_large(
 
     Raises:
       UserError: a request, a grid or settings that this prior cannot serve.
+      ValueError: the sampler's weights were released.
     """
     if tuple(grid) == sampler.config.grid:
         return sampler.sample(request, settings)
@@ -108,7 +109,7 @@ def place_of(k: jax.Array, grid: tuple[int, int], window: tuple[int, int]) -> Pl
 class WindowLoop:
     """Token after token over a large grid."""
 
-    kind: Kind
+    kind: RasterKind
     grid: tuple[int, int]
 
     def __call__(self, prior: Prior, inputs: SampleInputs, draws: Draws) -> jax.Array:

@@ -2,12 +2,12 @@
 
 import dataclasses
 
+from vqgan.data.token_batches import VIEWS
 from vqgan.errors import UserError
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.objective_config import ObjectiveConfig, check_objective
 from vqgan.training.config import LoopConfig, OptimizerConfig, check_choice, check_least
 
-VIEWS = ("all", "one")
 FIGURES = ("loss", "bits")
 FITTED = ("codebook_size", "grid", "classes", "condition_codebook_size", "condition_grid")
 """Fields of ``model`` that follow from the token set."""

@@ -8,52 +8,73 @@ from typing import Any
 
 import numpy as np
 
+from vqgan import filesystems
 from vqgan.data.rows import TokenBatch
 from vqgan.data.token_batches import TokenBatches
-from vqgan.data.tokens import TokenSet, all_batches
+from vqgan.data.token_shards import open_shard
+from vqgan.data.tokens import TokenSet
 from vqgan.errors import UserError
 from vqgan.training.prior_rows import NO_CLASS, PriorRows
 
 PARTNER_COLUMNS = ("key", "view")
 """Columns by which rows of a condition are found."""
 
-_READ_ROWS = 4096  # at a time, where all keys are read
+_NAMES_READ = 1 << 16  # at a time
 
 
 class Partners:
     """A token set whose rows are conditions, found by key and view.
 
     Args:
-      tokens: opened with :data:`PARTNER_COLUMNS`.
+      tokens: no half of a data set, but all of it.
+
+    Raises:
+      UserError: a key and view occur more than once, or a shard cannot be read.
     """
 
     def __init__(self, tokens: TokenSet):
         self.tokens = tokens
         self._numbers: dict[tuple[str, int], int] = {}
-        for batch in all_batches(tokens, _READ_ROWS):
-            for name in _names(batch):
-                self._numbers[name] = len(self._numbers)
+        for number, name in enumerate(_all_names(tokens)):
+            if self._numbers.setdefault(name, number) != number:
+                raise UserError(
+                    f"{tokens.path}: more than one row has {_called(name)}, so it is not clear which is the "
+                    "condition; run vqgan verify on it, or make it anew"
+                )
 
     def check(self, sets: Sequence[TokenSet]) -> None:
-        """That every row of some token sets has a condition.
+        """That every row of some token sets has a condition, and no two pictures share one.
+
+        Args:
+          sets: halves stand for their whole data set.
 
         Raises:
-          UserError: with how many have none.
+          UserError: with how many rows have none, or which two data sets have a row of the same name.
         """
-        for tokens in sets:
-            missing = [
-                name
-                for batch in all_batches(tokens, _READ_ROWS)
-                for name in _names(batch)
-                if name not in self._numbers
-            ]
-            if missing:
-                key, view = missing[0]
+        owners = np.full(len(self._numbers), -1)  # (N,), which set has the row of that name
+        whole = list({tokens.manifest["plan_hash"]: tokens for tokens in sets}.values())
+        for owner, tokens in enumerate(whole):
+            found = self._numbers_of(tokens)
+            shared = found[(owners[found] >= 0) & (owners[found] != owner)]
+            if len(shared):
+                other, name = whole[owners[shared[0]]], list(self._numbers)[shared[0]]
                 raise UserError(
-                    f"{self.tokens.path}: {len(missing)} of the {len(tokens)} rows of {tokens.path} have no "
-                    f"partner of the same key and view here (such as key {key!r}, view {view}); tokenize the "
-                    "conditions of the same pictures with the same views"
+                    f"{other.path} and {tokens.path} both have {_called(name)}, and would share a condition; "
+                    "tokenize all pictures from one folder above theirs, so that keys differ"
                 )
+            owners[found] = owner
+
+    def _numbers_of(self, tokens: TokenSet) -> np.ndarray:
+        """The condition of each row of a whole data set, int64 ``[N]``."""
+        names = list(_all_names(tokens))
+        missing = [name for name in names if name not in self._numbers]
+        if missing:
+            raise UserError(
+                f"{self.tokens.path}: {len(missing)} of the {len(names)} rows of {tokens.path} have no "
+                f"partner of the same key and view here (such as {_called(missing[0])}); tokenize the "
+                "conditions of the same pictures with the same views"
+            )
+        return np.array([self._numbers[name] for name in names], np.int64)
 
     def of(self, batch: TokenBatch) -> np.ndarray:
         """Condition tokens of a batch, int32 ``[B, Lc]``."""
@@ -98,15 +119,24 @@ def as_rows(batch: TokenBatch, labelled: bool, partners: Partners | None) -> Pri
     return PriorRows(batch.tokens, labels, None if partners is None else partners.of(batch))
 
 
-def spaced_rows(
-    tokens: TokenSet, limit: int, labelled: bool, partners: Partners | None = None
-) -> PriorRows | None:
-    """At most ``limit`` rows of a token set, evenly spaced over it; None where it has none."""
-    if not len(tokens):
-        return None
-    count = min(limit, len(tokens))
-    numbers = np.arange(count) * len(tokens) // count
-    return as_rows(tokens.take(numbers), labelled, partners)
+def spread_rows(
+    sets: Sequence[TokenSet], limit: int, length: int, labelled: bool, partners: Partners | None = None
+) -> PriorRows:
+    """At most ``limit`` rows of several token sets, from each by its size; 0 rows of ``length`` if none."""
+    parts = zip(sets, shares([len(tokens) for tokens in sets], limit), strict=True)
+    found = [spaced_rows(tokens, share, labelled, partners) for tokens, share in parts if share]
+    return joined(found, length)
+
+
+def shares(sizes: Sequence[int], limit: int) -> list[int]:
+    """``limit``, or all there is, shared out by size: each share is within one of the exact quotient."""
+    ends = np.cumsum([0, *sizes])
+    return np.diff(ends * min(limit, int(ends[-1])) // max(int(ends[-1]), 1)).tolist()
+
+
+def spaced_rows(tokens: TokenSet, count: int, labelled: bool, partners: Partners | None = None) -> PriorRows:
+    """``count`` rows of a token set, evenly spaced over it; at least one, and no more than it has."""
+    return as_rows(tokens.take(np.arange(count) * len(tokens) // count), labelled, partners)
 
 
 def joined(parts: Sequence[PriorRows], length: int) -> PriorRows:
@@ -132,3 +162,15 @@ def mixed_histogram(sets: Sequence[TokenSet], weights: Sequence[float] | None) -
 def _names(batch: TokenBatch) -> list[tuple[str, int]]:
     keys, views = (batch.columns[name] for name in PARTNER_COLUMNS)
     return [(str(key), int(view)) for key, view in zip(keys, views, strict=True)]
+
+
+def _all_names(tokens: TokenSet) -> Iterator[tuple[str, int]]:
+    """Key and view of each row of a whole data set, in the order of its rows; no token is read."""
+    for entry in tokens.manifest["shards"]:
+        with open_shard(filesystems.join(tokens.path, entry["name"])) as shard:
+            for batch in shard.batches(list(PARTNER_COLUMNS), _NAMES_READ):
+                yield from zip(*(batch.column(name).to_pylist() for name in PARTNER_COLUMNS), strict=True)
+
+
+def _called(name: tuple[str, int]) -> str:
+    return f"key {name[0]!r}, view {name[1]}"

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from vqgan.prior.objectives import unigram_entropy
 from vqgan.training.checkpoints import CONFIG_FILE, check_same_run
 from vqgan.training.devices import data_mesh
 from vqgan.training.logs import ProgressLine, read_metrics
-from vqgan.training.loop import Batches, Done, Loop, Outcome
+from vqgan.training.loop import Batches, Done, Evaluation, Loop, Outcome
 from vqgan.training.prior import PriorLearner, PriorState, build_prior
 from vqgan.training.prior_config import PriorTrainConfig
 from vqgan.training.prior_rows import PriorRows
@@ -30,6 +30,11 @@ from vqgan.training.report import write_report
 from vqgan.training.stopping import Stopping
 
 PRIOR_FOLDER = "prior"
+REFERENCES = {
+    "autoregressive": "held-back rows; loss and unigram entropy in nats per token, the others in bits",
+    "masked": "held-back rows; loss in nats per hidden token, bits the same in bits: no likelihood",
+}
+"""What a prior's figures are, by its kind; for the card."""
 FREE = frozenset(
     f"train.{name}"
     for name in ("steps", "log_every", "evaluate_every", "save_every", "keep", "max_skipped", "fsdp")
@@ -103,7 +108,7 @@ def train(run: PriorRun, batches: Batches, validation: PriorRows) -> Outcome[Pri
     return outcome
 
 
-def _evaluate(run: PriorRun, validation: PriorRows) -> Any:
+def _evaluate(run: PriorRun, validation: PriorRows) -> Callable[[Arrays], Evaluation]:
     """Figures and sheets of the run, both in float32, whatever it is trained in."""
     config = run.config
     plain = dataclasses.replace(config.train, dtype="float32", remat=False)
@@ -114,7 +119,19 @@ def _evaluate(run: PriorRun, validation: PriorRows) -> Any:
         sheet = make_sheet(config.model, run.decoder, validation, config.data.samples, config.train.seed)
     size = config.train.batch_size // config.train.accumulate
     unigram = unigram_entropy(run.histogram)
-    return make_evaluate(prior, data_mesh(config.train.fsdp), validation, size, unigram, sheet)
+    evaluate = make_evaluate(prior, data_mesh(config.train.fsdp), validation, size, unigram, sheet)
+    return _without_unigram(evaluate) if config.model.kind == "masked" else evaluate
+
+
+def _without_unigram(evaluate: Callable[[Arrays], Evaluation]) -> Callable[[Arrays], Evaluation]:
+    """Of a masked prior: its loss is no likelihood, so beside an entropy it would seem to say too much."""
+
+    def plain(params: Arrays) -> Evaluation:
+        found = evaluate(params)
+        figures = {name: value for name, value in found.figures.items() if not name.startswith("unigram")}
+        return found._replace(figures=figures)
+
+    return plain
 
 
 def _export(
@@ -122,7 +139,7 @@ def _export(
 ) -> None:
     """Puts the prior in its place, with its card."""
     weights = {name: np.asarray(value, np.float32) for name, value in jax.device_get(params).items()}
-    reference = "held-back rows; loss and unigram entropy in nats per token, the others in bits"
+    reference = REFERENCES[run.config.model.kind]
     metrics = {name: Metric(value, len(validation.tokens), reference) for name, value in figures.items()}
     card = {
         **run.card,

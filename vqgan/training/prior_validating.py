@@ -4,17 +4,15 @@ import math
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from vqgan.codec import Codec
 from vqgan.functional import Arrays, Functional
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.masked_sampling import MaskedSampler
+from vqgan.prior.loading import make_sampler
 from vqgan.prior.objectives import validation_loss
 from vqgan.prior.request import Request
-from vqgan.prior.sampling import Sampler
 from vqgan.prior.sampling_config import SamplingConfig
 from vqgan.prior.transformer import Prior
 from vqgan.sheets import contact_sheet
@@ -82,16 +80,13 @@ def make_sheet(model: PriorConfig, codec: Codec, rows: PriorRows, count: int, se
     labels = (numbers * model.classes // count).astype(np.int32) if model.classes else None
     condition = None if rows.condition is None else rows.condition[numbers % len(rows.condition)]
     request = Request(seeds, labels, condition, None)
-    samplers: list[Sampler | MaskedSampler] = []  # one, once there are parameters: it compiles once
+    sampler = make_sampler(model, {}, batch_size=count)  # one: it compiles once
 
     def sheet(params: Arrays) -> np.ndarray:
-        own = {name: jnp.asarray(value) for name, value in jax.device_get(params).items()}
-        if samplers:
-            samplers[0].replace_params(own)
-        else:
-            kind = MaskedSampler if model.kind == "masked" else Sampler
-            samplers.append(kind(model, own, batch_size=count))
-        return contact_sheet(codec.decode(samplers[0].sample(request, SamplingConfig())))
+        sampler.replace_params(jax.device_get(params))
+        tokens = sampler.sample(request, SamplingConfig())
+        sampler.release()  # training goes on without a second copy of the weights
+        return contact_sheet(codec.decode(tokens))
 
     return sheet
 

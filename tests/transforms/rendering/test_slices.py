@@ -182,6 +182,60 @@ def test_tar_is_a_webdataset(decode: Decode, tmp_path: Path) -> None:
         assert pixels_of(sample["jpg"]).shape == (32, 32, 3)
 
 
+def test_a_tar_is_read_once(decode: Decode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its rows together look at each member once."""
+    entry = decode(form=ImageForm("tar"))["shards"][0]
+    path = str(tmp_path / "pictures" / entry["name"].replace(".parquet", ".tar"))
+    with tarfile.open(path) as tar:
+        names = tar.getnames()
+    plain, seen = tarfile.TarFile.__iter__, []
+
+    def members(tar: tarfile.TarFile) -> Any:
+        for member in plain(tar):
+            seen.append(member.name)
+            yield member
+
+    monkeypatch.setattr(tarfile.TarFile, "__iter__", members)
+    assert len(list(stored_pictures(str(tmp_path / "pictures"), entry["name"]))) == entry["rows"] > 1
+    assert seen == names[: len(seen)]
+
+
+def test_no_weights_are_read_for_the_manifest(
+    decode: Decode, tokens: Path, tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making the pictures has read them in other processes."""
+
+    def no_weights(*_: Any) -> Any:
+        raise AssertionError("weights are read")
+
+    def elsewhere(prepared: PreparedDecode, beam_args: Any) -> None:
+        job, totals = prepared.job, ImageTotals()
+        for number in range(job.slices):
+            totals.add(make_images(job, number, codec, lambda images, rejects: None))
+        with monkeypatch.context() as patch:
+            patch.setattr(Codec, "load", no_weights)
+            patch.setattr("transforms.inference._codecs", {})
+            finish_images(totals, job, prepared.plan, with_report=True)
+
+    monkeypatch.setattr(decode_tokens, "_run_pipeline", elsewhere)
+    described = decode(limit=2)["codec"]
+    assert (described["fingerprint"], described["decoder_sha256"]) == (
+        codec.fingerprint,
+        codec.info.decoder_sha256,
+    )
+
+
+def test_a_manifest_that_lacks_a_shard(decode: Decode, tokens: Path, tmp_path: Path) -> None:
+    """Or its pictures would be left out without a word."""
+    path = tokens / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["shards"].pop()
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"00000-of-00002.parquet: number of shards is 2, but .* says 1; "):
+        decode()
+    assert not (tmp_path / "pictures").exists()
+
+
 def test_parquet_column_as_datasets_reads_it(decode: Decode, tmp_path: Path) -> None:
     decode(form=ImageForm("parquet", "webp"))
     for path in (tmp_path / "pictures").glob("images-*.parquet"):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from vqgan.data import row_groups
 from vqgan.data.splitting import is_held_back
 from vqgan.data.tokens import TokenSet, all_batches, open_tokens
+from vqgan.errors import UserError
 from vqgan.shards import METADATA_KEY, shard_name
 
 ROWS, L = 26, 6
@@ -86,7 +88,8 @@ def test_rows_without_a_class(write_tokens: Any, memory_mib: int) -> None:
     tokens = open_tokens(str(folder), memory_mib=memory_mib)
     assert tokens.take(np.arange(6)).labels.tolist() == [-1, -1, 3, -1, -1, 3]
     assert tokens.classes == 4
-    assert open_tokens(str(write_tokens("plain", labels=lambda row: None))).classes == 0
+    for name, label in (("plain", None), ("unknown", -5)):
+        assert open_tokens(str(write_tokens(name, labels=lambda row, label=label: label))).classes == 0
 
 
 def test_largest_label_without_statistics(write_tokens: Any) -> None:
@@ -153,6 +156,80 @@ def test_threads_share_what_is_read(write_tokens: Any) -> None:
         found = list(pool.map(lambda rows: tokens.take(rows).tokens, numbers))
     for rows, batch in zip(numbers, found, strict=True):
         np.testing.assert_array_equal(batch, expected_tokens()[rows])
+
+
+def in_threads(count: int, call: Any) -> list[Any]:
+    """Calls with 0 to ``count - 1``, all at once."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(call, range(count)))
+
+
+def test_row_groups_are_read_side_by_side(write_tokens: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = open_tokens(str(write_tokens()), memory_mib=0)
+    plain, together = row_groups.read_group, threading.Barrier(3, timeout=60)
+
+    def read(*args: Any) -> Any:
+        together.wait()  # until three threads are reading
+        return plain(*args)
+
+    monkeypatch.setattr(row_groups, "read_group", read)
+    found = in_threads(3, lambda number: tokens.take(np.array([12 * number])).tokens)
+    np.testing.assert_array_equal(np.concatenate(found), expected_tokens()[[0, 12, 24]])
+
+
+def test_a_row_group_at_hand_is_not_waited_for(write_tokens: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = open_tokens(str(write_tokens()), memory_mib=0)
+    tokens.take(np.array([0]))
+    plain, reading, done = row_groups.read_group, threading.Event(), threading.Event()
+
+    def read(*args: Any) -> Any:
+        reading.set()
+        assert done.wait(60), "the other thread waits, too"
+        return plain(*args)
+
+    monkeypatch.setattr(row_groups, "read_group", read)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(tokens.take, np.array([12]))
+        assert reading.wait(60)
+        assert tokens.take(np.array([1])).tokens[0, 0] == 1
+        done.set()
+        assert slow.result().tokens[0, 0] == 12
+
+
+def test_one_thread_reads_a_row_group_for_all() -> None:
+    reads: list[int] = []
+    begun = threading.Semaphore(0)
+
+    def read(number: int) -> Any:
+        for _ in range(4):
+            assert begun.acquire(timeout=60)
+        reads.append(number)
+        return number * 10
+
+    decoded = row_groups.Decoded(read, 2)
+
+    def ask(_: int) -> Any:
+        begun.release()
+        return decoded(7)
+
+    assert in_threads(4, ask) == [70] * 4
+    assert reads == [7]
+
+
+def test_what_could_not_be_read_is_tried_again() -> None:
+    failing = [True]
+
+    def read(number: int) -> Any:
+        if failing[0]:
+            raise UserError("gone")
+        return number
+
+    decoded = row_groups.Decoded(read, 2)
+    for _ in range(2):
+        with pytest.raises(UserError, match="gone"):
+            decoded(3)
+    failing[0] = False
+    assert decoded(3) == 3
 
 
 def halves(path: str, holdout: int, memory_mib: int) -> tuple[TokenSet, TokenSet]:
@@ -240,6 +317,14 @@ def test_no_data_set(tmp_path: Path, write_tokens: Any, refused: Any) -> None:
         open_tokens(str(folder))
 
 
+def test_pictures_are_no_tokens(write_tokens: Any, refused: Any) -> None:
+    """Their manifest is sound: nobody is told to part with it."""
+    folder = write_tokens()
+    record(folder, lambda manifest: (manifest.update(kind="images"), manifest["codebook"].pop("histogram")))
+    with refused("holds pictures already; give the token data set that they were made of$"):
+        open_tokens(str(folder))
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -248,15 +333,21 @@ def test_no_data_set(tmp_path: Path, write_tokens: Any, refused: Any) -> None:
         (lambda m: m.update(grid=[2, 2]), "contradicts itself about the number of rows"),
         (lambda m: m["counts"].update(rows=25), "contradicts itself"),
         (lambda m: m["shards"][0].update(rows="many"), "damaged"),
-        (lambda m: m.update(plan_hash="0" * 64), "its plan hash is .* and 0{12} in the manifest"),
-        (lambda m: m["codec"].update(fingerprint="0" * 64), "its codec is [0-9a-f]{12}, and 0{12} in"),
-        (lambda m: m.update(grid=[3, 2]), r"its grid is \(2, 3\), and \(3, 2\)"),
-        (lambda m: m["codebook"]["histogram"].append(0), "its codebook size is 1024, and 1025"),
+        (lambda m: m.update(plan_hash="0" * 64), "plan hash is .*, but the manifest says 0{12};"),
+        (
+            lambda m: m["codec"].update(fingerprint="0" * 64),
+            "codec is [0-9a-f]{12}, but the manifest says 0{12};",
+        ),
+        (lambda m: m.update(grid=[3, 2]), r"grid is \(2, 3\), but the manifest says \(3, 2\)"),
+        (lambda m: m["codebook"]["histogram"].append(0), "codebook size is 1024, but the manifest says 1025"),
         (
             lambda m: m["shards"][2].update(bytes=5),
-            "00002-of-00003.parquet: has .* bytes, and 5 in the manifest",
+            "00002-of-00003.parquet: [0-9]+ bytes, but the manifest says 5; restore it, or move it away",
         ),
-        (lambda m: (m["shards"][0].update(rows=13), m["shards"][1].update(rows=7)), "its rows is 12, and 13"),
+        (
+            lambda m: (m["shards"][0].update(rows=13), m["shards"][1].update(rows=7)),
+            "rows is 12, but the manifest says 13",
+        ),
     ],
 )
 def test_manifest_that_disagrees(change: Any, match: str, write_tokens: Any, refused: Any) -> None:
@@ -269,17 +360,17 @@ def test_manifest_that_disagrees(change: Any, match: str, write_tokens: Any, ref
 def test_missing_shards(write_tokens: Any, refused: Any) -> None:
     folder = write_tokens()
     (folder / shard_name(1, 3)).unlink()
-    with refused(r"tokens-00001-of-00003.parquet: missing; .*run the command that wrote it again"):
+    with refused(r"tokens-00001-of-00003.parquet: missing, .*; restore it, or run the command that wrote"):
         open_tokens(str(folder))
 
 
 def test_shards_that_are_not_listed_or_are_twice(write_tokens: Any, refused: Any) -> None:
     with refused("some slices of its plan are there twice"):
         open_tokens(str(write_tokens(footer={"slice_number": 0})))
-    with refused("its number of shards is 4, and 3"):
+    with refused("number of shards is 4, but the manifest says 3"):
         open_tokens(str(write_tokens("four", footer={"slices": 4})))
     folder = write_tokens("other-plan", footer={"plan_hash": "ab"})
-    with refused("its plan hash is ab"):
+    with refused("plan hash is ab, but"):
         open_tokens(str(folder))
 
 
@@ -351,7 +442,7 @@ def test_damaged_pages(write_tokens: Any, refused: Any, memory_mib: int) -> None
     data = bytearray(path.read_bytes())
     data[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 0xFF
     path.write_bytes(bytes(data))
-    with refused("00001-of-00003.parquet: damaged"):
+    with refused("00001-of-00003.parquet: damaged .*; restore it, or move it away"):
         open_tokens(str(folder), memory_mib=memory_mib).take(np.array([0, 12]))
 
 

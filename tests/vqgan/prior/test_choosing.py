@@ -150,6 +150,15 @@ def test_a_row_is_drawn_by_its_own_seed() -> None:
     assert together[2] == alone[0]
 
 
+def test_jax_defaults_do_not_change_what_a_seed_gives() -> None:
+    seeds, logits = jnp.arange(4, dtype=jnp.uint32), jnp.zeros((4, 1000))
+    expected = draw(logits, sample_keys(seeds), jnp.float32(1))
+    usual = jax.random.gumbel(jax.random.key(0), (4,))
+    with jax.default_prng_impl("rbg"), jax.enable_x64(True):
+        assert (jax.random.gumbel(jax.random.key(0), (4,)) != usual).all()
+        np.testing.assert_array_equal(draw(logits, sample_keys(seeds), jnp.float32(1)), expected)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -1,6 +1,7 @@
 """Parallel decoding: passes against a simulation in NumPy, and a whole sampler with given tokens anywhere."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from vqgan.errors import UserError
-from vqgan.functional import Arrays, take_apart
+from vqgan.functional import take_apart
 from vqgan.prior.choosing import choice_of
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.masked_sampling import MaskedSampler, fill_in, plan_passes
@@ -27,6 +28,7 @@ CONFIG = PriorConfig(
     kind="masked", codebook_size=CODES, grid=(3, 4), classes=CLASSES, layers=1, heads=2, width=16
 )
 TARGET = np.array([0, 5, 1, 4, 2, 3, 3, 2, 4, 1, 5, 0])
+Params = Callable[[PriorConfig], dict[str, Any]]
 
 
 def of_passes(steps: int, choice_temperature: float = 4.5, **changes: Any) -> SamplingConfig:
@@ -129,18 +131,9 @@ def test_tokens_are_drawn_by_their_probabilities() -> None:
 # A whole sampler
 
 
-def weights(config: PriorConfig) -> Arrays:
-    structure = take_apart(lambda: Prior(config, rngs=nnx.Rngs(0)))
-    generator = np.random.default_rng(0)
-    return {
-        ".".join(map(str, path)): generator.normal(0, 0.5, variable.shape).astype(np.float32)
-        for path, variable in nnx.to_flat_state(structure.params)
-    }
-
-
 @pytest.fixture(scope="module")
-def sampler() -> MaskedSampler:
-    return MaskedSampler(CONFIG, weights(CONFIG), batch_size=4)
+def sampler(random_params: Params) -> MaskedSampler:
+    return MaskedSampler(CONFIG, random_params(CONFIG), batch_size=4)
 
 
 EIGHT = Request(np.arange(8) * 7, np.array([0, 1, 2, -1, 0, 1, 2, 0]))
@@ -150,7 +143,7 @@ def rows(request: Request, chosen: Any) -> Request:
     return Request(*(None if part is None else part[chosen] for part in request))
 
 
-def test_a_sample_follows_from_its_seed_alone(sampler: MaskedSampler) -> None:
+def test_a_sample_follows_from_its_seed_alone(sampler: MaskedSampler, random_params: Params) -> None:
     settings = of_passes(3)
     together = sampler.sample(EIGHT, settings)
     assert together.shape == (8, 3, 4)
@@ -160,7 +153,7 @@ def test_a_sample_follows_from_its_seed_alone(sampler: MaskedSampler) -> None:
     assert len({row.tobytes() for row in together}) == 8
     for chosen in ([2], [0, 4, 6], [7, 6, 5, 4, 3, 2, 1, 0]):
         np.testing.assert_array_equal(sampler.sample(rows(EIGHT, chosen), settings), together[chosen])
-    other = MaskedSampler(CONFIG, weights(CONFIG), batch_size=3)
+    other = MaskedSampler(CONFIG, random_params(CONFIG), batch_size=3)
     np.testing.assert_array_equal(other.sample(EIGHT, settings), together)
 
 
@@ -193,8 +186,8 @@ def test_other_numbers_compile_nothing(sampler: MaskedSampler) -> None:
     assert sampler.compilations == before
 
 
-def test_guided_samples_against_the_prior(sampler: MaskedSampler) -> None:
-    prior = take_apart(lambda: Prior(CONFIG, rngs=nnx.Rngs(0))).bind(weights(CONFIG), {})
+def test_guided_samples_against_the_prior(sampler: MaskedSampler, random_params: Params) -> None:
+    prior = take_apart(lambda: Prior(CONFIG, rngs=nnx.Rngs(0))).bind(random_params(CONFIG), {})
     # One token of each sample is open: the first pass fills it in.
     known = np.tile(np.arange(LENGTH) % CODES, (LENGTH, 1))
     np.fill_diagonal(known, -1)
@@ -222,12 +215,17 @@ def test_complete_and_empty_requests(sampler: MaskedSampler) -> None:
     complete = np.tile(TARGET, (2, 1))
     result = sampler.sample(Request(np.arange(2), known=complete), of_passes(3))
     np.testing.assert_array_equal(result.reshape(2, LENGTH), complete)
+    # Beside a sample with an open token, a complete one goes through the passes too.
+    beside = complete.copy()
+    beside[1, 4] = -1
+    result = sampler.sample(Request(np.arange(2), known=beside), of_passes(3)).reshape(2, LENGTH)
+    np.testing.assert_array_equal(result[beside >= 0], complete[beside >= 0])
     assert sampler.sample(Request(np.arange(0)), of_passes(3)).shape == (0, 3, 4)
 
 
-def test_other_weights_compile_nothing() -> None:
+def test_other_weights_compile_nothing(random_params: Params) -> None:
     config = dataclasses.replace(CONFIG, block="gpt", classes=0, dropout=0.5)
-    zeros = {name: np.zeros_like(value) for name, value in weights(config).items()}
+    zeros = {name: np.zeros_like(value) for name, value in random_params(config).items()}
     sampler = MaskedSampler(config, zeros, batch_size=2)
     settings = of_passes(2, 0.0, temperature=0.0)
     assert not sampler.sample(Request(np.arange(2)), settings).any()  # of equals the first
@@ -244,11 +242,11 @@ def test_other_weights_compile_nothing() -> None:
     assert sampler.compilations == 1
 
 
-def test_condition_is_followed() -> None:
+def test_condition_is_followed(random_params: Params) -> None:
     config = dataclasses.replace(
         CONFIG, classes=2, condition_codebook_size=4, condition_grid=(1, 2), layers=1
     )
-    sampler = MaskedSampler(config, weights(config), batch_size=2)
+    sampler = MaskedSampler(config, random_params(config), batch_size=2)
     settings = of_passes(1, temperature=0.0, guidance=2.0)
     condition = np.array([[0, 1], [2, 3]])
     result = sampler.sample(Request(np.zeros(2, int), np.array([0, 0]), condition), settings)

@@ -1,6 +1,7 @@
 """Sampling with the cache against a plain loop without it, seeds of their own, compilations, and refusals."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vqgan.functional import Arrays, take_apart
+from vqgan.functional import take_apart
 from vqgan.prior.choosing import choice_of, draw, guidance_scales, guided, scaled
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.request import Request
@@ -37,24 +38,14 @@ SETTINGS = {
     "guided": SamplingConfig(guidance=2.5, guidance_schedule="linear", guidance_until=0.75),
     "all": SamplingConfig(temperature=1.3, top_k=5, top_p=0.95, guidance=1.7),
 }
-
-
-def random_params(config: PriorConfig) -> Arrays:
-    """Weights with which each token depends much on the ones before, and on label and condition."""
-    rng = np.random.default_rng(0)
-    abstract = nnx.to_flat_state(take_apart(lambda: Prior(config, rngs=nnx.Rngs(0))).params)
-    shapes = {".".join(map(str, path)): param.shape for path, param in abstract}
-    return {
-        name: jnp.asarray(rng.normal(size=shape) * 0.5 + name.endswith("scale"), jnp.float32)
-        for name, shape in shapes.items()
-    }
+Params = Callable[[PriorConfig], dict[str, Any]]
 
 
 class Model:
     """A prior with random weights: its sampler, and the plain way to do the same."""
 
-    def __init__(self, config: PriorConfig):
-        params, parts = random_params(config), take_apart(lambda: Prior(config, rngs=nnx.Rngs(0)))
+    def __init__(self, config: PriorConfig, params: dict[str, Any]):
+        parts = take_apart(lambda: Prior(config, rngs=nnx.Rngs(0)))
 
         def logits(*inputs: Any) -> jax.Array:
             prior = parts.bind(params, {})
@@ -91,13 +82,13 @@ class Model:
 
 
 @pytest.fixture(scope="module")
-def llama() -> Model:
-    return Model(LLAMA)
+def llama(random_params: Params) -> Model:
+    return Model(LLAMA, random_params(LLAMA))
 
 
 @pytest.fixture(scope="module")
-def gpt() -> Model:
-    return Model(GPT)
+def gpt(random_params: Params) -> Model:
+    return Model(GPT, random_params(GPT))
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
@@ -238,7 +229,7 @@ def test_requests_that_are_refused(llama: Model, request_: Request, message: str
         llama.sampler.sample(request_, SETTINGS["plain"])
 
 
-def test_what_a_prior_without_classes_refuses(refused: Any) -> None:
+def test_what_a_prior_without_classes_refuses(random_params: Params, refused: Any) -> None:
     config = dataclasses.replace(GPT, classes=0)
     sampler = Sampler(config, random_params(config))
     with refused("class 1 was asked of a prior that has no classes"):

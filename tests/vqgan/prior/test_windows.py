@@ -13,7 +13,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqgan.functional import Arrays, take_apart
+from vqgan.functional import take_apart
 from vqgan.prior.choosing import choice_of, draw, guided, scaled
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.request import Request
@@ -40,25 +40,24 @@ PLAIN = SamplingConfig()
 ALL = SamplingConfig(temperature=1.2, top_k=6, guidance=2.0)
 
 
-def random_params(config: PriorConfig) -> Arrays:
-    rng = np.random.default_rng(0)
-    abstract = nnx.to_flat_state(take_apart(lambda: Prior(config, rngs=nnx.Rngs(0))).params)
-    shapes = {".".join(map(str, path)): param.shape for path, param in abstract}
-    return {
-        name: jnp.asarray(rng.normal(size=shape) * 0.5 + name.endswith("scale"), jnp.float32)
-        for name, shape in shapes.items()
-    }
+Params = Callable[[PriorConfig], dict[str, Any]]
+Samplers = Callable[[PriorConfig], Sampler]
+Forward = Callable[[PriorConfig], Callable[..., jax.Array]]
 
 
-@functools.cache
-def sampler(config: PriorConfig) -> Sampler:
-    return Sampler(config, random_params(config), batch_size=3)
+@pytest.fixture(scope="module")
+def sampler(random_params: Params) -> Samplers:
+    return functools.cache(lambda config: Sampler(config, random_params(config), batch_size=3))
 
 
-@functools.cache
-def forward(config: PriorConfig) -> Callable[..., jax.Array]:
-    parts, params = take_apart(lambda: Prior(config, rngs=nnx.Rngs(0))), random_params(config)
-    return jax.jit(lambda *inputs: parts.bind(params, {})(*inputs))
+@pytest.fixture(scope="module")
+def forward(random_params: Params) -> Forward:
+    @functools.cache
+    def compiled(config: PriorConfig) -> Callable[..., jax.Array]:
+        parts, params = take_apart(lambda: Prior(config, rngs=nnx.Rngs(0))), random_params(config)
+        return jax.jit(lambda *inputs: parts.bind(params, {})(*inputs))
+
+    return compiled
 
 
 def first_row(at: int, size: int, window: int) -> int:
@@ -74,7 +73,11 @@ def large_request(config: PriorConfig, grid: tuple[int, int], count: int) -> Req
 
 
 def sample_plainly(
-    config: PriorConfig, grid: tuple[int, int], request: Request, settings: SamplingConfig
+    forward: Forward,
+    config: PriorConfig,
+    grid: tuple[int, int],
+    request: Request,
+    settings: SamplingConfig,
 ) -> np.ndarray:
     """Token after token, each from a pass over the whole of its window."""
     (high, wide), count = config.grid, len(request.seeds)
@@ -107,27 +110,29 @@ def sample_plainly(
     [(LLAMA, (5, 7), ALL), (GPT, (6, 5), PLAIN), (GPT, (4, 3), PLAIN), (GPT, (7, 2), PLAIN)],
     ids=["guided-5x7", "6x5", "wider", "higher"],
 )
-def test_large_grids(config: PriorConfig, grid: tuple[int, int], settings: SamplingConfig) -> None:
+def test_large_grids(
+    sampler: Samplers, forward: Forward, config: PriorConfig, grid: tuple[int, int], settings: SamplingConfig
+) -> None:
     request = large_request(config, grid, 4)
     tokens = sample_large(sampler(config), grid, request, settings)
     assert tokens.shape == (4, *grid)
     assert tokens.dtype == np.int32
-    np.testing.assert_array_equal(tokens, sample_plainly(config, grid, request, settings))
+    np.testing.assert_array_equal(tokens, sample_plainly(forward, config, grid, request, settings))
 
 
-def test_given_rows_are_completed() -> None:
+def test_given_rows_are_completed(sampler: Samplers, forward: Forward) -> None:
     request = large_request(GPT, (6, 5), 2)
     known = np.full((2, 30), -1)
     known[:, :12] = np.random.default_rng(2).integers(0, 9, (2, 12))
     request = request._replace(known=known)
     tokens = sample_large(sampler(GPT), (6, 5), request, PLAIN)
     np.testing.assert_array_equal(tokens.reshape(2, 30)[:, :12], known[:, :12])
-    np.testing.assert_array_equal(tokens, sample_plainly(GPT, (6, 5), request, PLAIN))
+    np.testing.assert_array_equal(tokens, sample_plainly(forward, GPT, (6, 5), request, PLAIN))
 
 
 @pytest.mark.parametrize(("config", "settings"), [(LLAMA, ALL), (GPT, PLAIN)], ids=["guided", "plain"])
 def test_the_trained_grid_gives_what_plain_sampling_gives(
-    config: PriorConfig, settings: SamplingConfig
+    sampler: Samplers, config: PriorConfig, settings: SamplingConfig
 ) -> None:
     request = large_request(config, config.grid, 4)
     tokens = sampler(config).sample(request, settings)
@@ -136,7 +141,7 @@ def test_the_trained_grid_gives_what_plain_sampling_gives(
     np.testing.assert_array_equal(sampler(config).run(loop, config, request, settings), tokens)
 
 
-def test_a_sample_is_its_seeds_and_numbers_compile_nothing_anew() -> None:
+def test_a_sample_is_its_seeds_and_numbers_compile_nothing_anew(random_params: Params) -> None:
     own = Sampler(GPT, random_params(GPT), batch_size=2)
     request = large_request(GPT, (6, 5), 5)
     whole = sample_large(own, (6, 5), request, PLAIN)
@@ -174,7 +179,12 @@ def test_places(high: int, wide: int, more: int, wider: int, data: st.DataObject
     ],
 )
 def test_refusals(
-    config: PriorConfig, grid: tuple[int, int], known: np.ndarray | None, message: str, refused: Any
+    sampler: Samplers,
+    config: PriorConfig,
+    grid: tuple[int, int],
+    known: np.ndarray | None,
+    message: str,
+    refused: Any,
 ) -> None:
     with refused(message):
         sample_large(sampler(config), grid, Request(np.arange(2), known=known), PLAIN)

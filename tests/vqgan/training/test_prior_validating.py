@@ -1,19 +1,22 @@
 """Figures of a prior over held-back rows, against sums by hand; rows of data sets put together."""
 
+import dataclasses
 import math
+from typing import Any, cast
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
+from vqgan.codec import Codec
 from vqgan.functional import take_apart
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.transformer import Prior
 from vqgan.training.devices import data_mesh
 from vqgan.training.prior_data import joined
 from vqgan.training.prior_rows import PriorRows
-from vqgan.training.prior_validating import make_evaluate
+from vqgan.training.prior_validating import make_evaluate, make_sheet
 
 CODES = 8
 MODEL = PriorConfig(codebook_size=CODES, grid=(2, 2), classes=2, layers=1, heads=1, width=8, hidden=8)
@@ -40,6 +43,50 @@ def test_every_row_counts_once_whatever_the_batch() -> None:
     )
     assert (found.sheet, found.sheet_name) == (None, "samples")
     assert make_evaluate(prior, data_mesh(), rows.take(np.arange(0)), 4, 1.5)(params).figures == {}
+
+
+class StandInCodec:
+    """Pictures of one pixel a token; counts the heads of priors that are in memory while it makes them."""
+
+    def __init__(self) -> None:
+        self.heads: list[int] = []
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        self.heads.append(heads())
+        return np.repeat(tokens[..., None], 3, axis=-1).astype(np.uint8)
+
+
+WIDE = PriorConfig(codebook_size=CODES, grid=(2, 2), block="gpt", layers=1, heads=1, width=14, hidden=12)
+
+
+def heads() -> int:
+    """Arrays on any device that can only be the last layer of a prior of :data:`WIDE`."""
+    return sum(x.shape == (14, CODES) for x in jax.live_arrays())
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "masked"])
+def test_sheets_keep_no_weights(kind: str) -> None:
+    model, codec = dataclasses.replace(WIDE, kind=kind), StandInCodec()
+    rows = PriorRows(np.zeros((0, 4), np.int32), np.zeros(0, np.int32))
+    sheet = make_sheet(model, cast(Codec, codec), rows, 3, 5)
+    # In NumPy: JAX's arrays remember what they were copied to, which would be counted.
+    params: dict[str, Any] = {
+        name: np.array(value)
+        for name, value in take_apart(lambda: Prior(model, rngs=nnx.Rngs(0))).initial()[0].items()
+    }
+    assert heads() == 0
+    first = sheet(params)
+    np.testing.assert_array_equal(sheet(params), first)  # always the same seeds
+    assert (codec.heads, heads()) == ([0, 0], 0)
+    # Other weights count: with these, every token is 7.
+    width = model.width
+    params |= {
+        "norm.scale": np.zeros(width, np.float32),
+        "norm.bias": np.ones(width, np.float32),
+        "head.kernel": np.tile(9 * np.eye(CODES, dtype=np.float32)[7], (width, 1)),
+    }
+    assert (first != sheet(params)).any()
+    assert set(np.unique(sheet(params))) == {7, 128}  # 128 between the pictures
 
 
 def test_rows_of_several_sets() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of second-stage models: what is used of them, or why nothing is."""
+"""Checkpoints of other models than codecs: what is used of them, or why nothing is."""
 
 from collections.abc import Sequence
 

@@ -1,0 +1,178 @@
+"""The token data sets of a prior's training: opened, and checked against each other."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from vqgan.config import ModelConfig, from_dict
+from vqgan.data.token_batches import check_agreement
+from vqgan.data.tokens import TokenSet, open_tokens
+from vqgan.errors import UserError
+from vqgan.prior.checkpoint import CodecIdentity
+from vqgan.training.prior_config import TokenDataConfig
+from vqgan.training.prior_data import PARTNER_COLUMNS, Partners, spread_rows
+from vqgan.training.prior_rows import PriorRows
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorSets:
+    """The data sets of a run, opened.
+
+    Attributes:
+      training: to train on; they agree in codec and grid.
+      weights: share of each, or None.
+      held_back: to validate on, perhaps empty.
+      classes: 0 for a prior without.
+      class_names: perhaps none.
+      partners: conditions, for a prior with a condition grid.
+    """
+
+    training: tuple[TokenSet, ...]
+    weights: tuple[float, ...] | None
+    held_back: tuple[TokenSet, ...]
+    classes: int
+    class_names: tuple[str, ...]
+    partners: Partners | None
+
+    def validation(self, limit: int) -> PriorRows:
+        """Rows held back, at most ``limit`` in all."""
+        height, width = self.training[0].grid
+        return spread_rows(self.held_back, limit, height * width, self.classes > 0, self.partners)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over what the data sets are, wherever they lie."""
+        partners = () if self.partners is None else (self.partners.tokens,)
+        groups = (self.training, self.held_back, partners)
+        plans = [[tokens.manifest["plan_hash"] for tokens in group] for group in groups]
+        return hashlib.sha256(json.dumps([plans, self.weights]).encode()).hexdigest()
+
+
+def open_sets(
+    given: Sequence[str],
+    config: TokenDataConfig,
+    *,
+    validation: str | None = None,
+    condition: str | None = None,
+    unconditional: bool = False,
+) -> PriorSets:
+    """Opens all data sets of a run.
+
+    Args:
+      given: ``DIR``, or ``DIR=WEIGHT``, each.
+      config: what is held back of them, unless there is ``validation``, and how much may be in memory.
+      validation: data set that is held back.
+      condition: data set whose tokens, of the same keys and views, are the condition.
+      unconditional: leave classes out of it.
+
+    Raises:
+      UserError: a data set cannot be opened, they do not go together, or one half of them is empty.
+    """
+    paths, weights = split_weights(given)
+    columns = () if condition is None else PARTNER_COLUMNS
+    if validation is not None:
+        config = dataclasses.replace(config, holdout=0)
+    memory = config.memory_mib
+    training = tuple(
+        open_tokens(path, columns=columns, holdout=config.holdout, memory_mib=memory) for path in paths
+    )
+    check_agreement(training)
+    held_back = _open_held_back(training, validation, config, columns)
+    classes, names = (0, ()) if unconditional else _classes(training, held_back)
+    partners = None
+    if condition is not None:
+        partners = Partners(open_tokens(condition, memory_mib=memory))
+        partners.check([*training, *held_back])
+    return PriorSets(training, weights, held_back, classes, names, partners)
+
+
+def split_weights(given: Sequence[str]) -> tuple[list[str], tuple[float, ...] | None]:
+    """Paths and weights of ``DIR`` or ``DIR=WEIGHT`` each.
+
+    Raises:
+      UserError: some have a weight and others do not, or one is not above 0.
+    """
+    paths, weights = [], []
+    for text in given:
+        path, equals, weight = text.rpartition("=")
+        if not equals or os.path.isdir(text):
+            paths.append(text)
+            continue
+        try:
+            value = float(weight)
+        except ValueError:
+            paths.append(text)
+            continue
+        if not 0 < value < float("inf"):
+            raise UserError(f"--tokens {text}: the weight must be above 0")
+        paths.append(path)
+        weights.append(value)
+    if weights and len(weights) < len(paths):
+        raise UserError("--tokens: give every data set a weight (DIR=WEIGHT), or none of them")
+    return paths, tuple(weights) or None
+
+
+def codec_identity(tokens: TokenSet) -> CodecIdentity:
+    """The codec that has made the tokens."""
+    config = dict(tokens.codec.get("config") or {})
+    size = from_dict(ModelConfig, config, f"{tokens.path}: codec").downsampling * tokens.grid[0]
+    return CodecIdentity(tokens.fingerprint, str(tokens.codec.get("name") or ""), config, size)
+
+
+def _open_held_back(
+    training: Sequence[TokenSet], validation: str | None, config: TokenDataConfig, columns: Sequence[str]
+) -> tuple[TokenSet, ...]:
+    """The data set to validate on, or else what is held back of those to train on; perhaps none.
+
+    Raises:
+      UserError: it is of another codec or grid, has no rows, or is what is trained on.
+    """
+    memory, holdout, first = config.memory_mib, config.holdout, training[0]
+    if validation is not None:
+        name = str(first.codec.get("name") or "")
+        wanted: dict[str, Any] = {"fingerprint": first.fingerprint, "codec_name": name, "grid": first.grid}
+        held_out = open_tokens(validation, columns=columns, memory_mib=memory, **wanted)
+        if any(held_out.manifest["plan_hash"] == tokens.manifest["plan_hash"] for tokens in training):
+            raise UserError(
+                f"--validation {validation}: these are the tokens that are trained on; leave it out, and "
+                "data.holdout holds some back"
+            )
+        return (held_out,)
+    if not holdout:
+        return ()
+    held_back = tuple(
+        open_tokens(tokens.path, columns=columns, holdout=holdout, held_back=True, memory_mib=memory)
+        for tokens in training
+    )
+    if not sum(map(len, held_back)):
+        raise UserError(
+            f"data.holdout is {holdout}: none of the {sum(map(len, training))} rows is held back; lower "
+            "data.holdout, or set it to 0 to go without validation"
+        )
+    return held_back
+
+
+def _classes(training: Sequence[TokenSet], held_back: Sequence[TokenSet]) -> tuple[int, tuple[str, ...]]:
+    """Number and names of the classes.
+
+    Raises:
+      UserError: the data sets do not mean the same classes.
+    """
+    first = training[0]
+    for tokens in (*training, *held_back):
+        if tokens.class_names != first.class_names:
+            raise UserError(
+                f"{first.path} and {tokens.path} name their classes differently; train on one of them, or "
+                "give --unconditional"
+            )
+    classes = max(tokens.classes for tokens in training)
+    beyond = [tokens for tokens in held_back if tokens.classes > classes]
+    if beyond:
+        raise UserError(
+            f"{beyond[0].path}: has {beyond[0].classes} classes, and there are {classes} to train on; give "
+            "data of the same classes, or --unconditional"
+        )
+    return (max(classes, len(first.class_names)) if classes else 0), first.class_names
