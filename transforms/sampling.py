@@ -183,10 +183,6 @@ def write_png(path: str, pixels: np.ndarray) -> None:
     filesystems.write_bytes(path, buffer.getvalue())
 
 
-def _rows_of(tokens: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    return None if tokens is None else tokens[rows % len(tokens)]
-
-
 @contextlib.contextmanager
 def _open_shard(job: SampleJob, number: int) -> Iterator[Shard]:
     path = filesystems.join(job.output, shard_name(number, job.slices))

@@ -23,16 +23,7 @@ def reconstruction_sheet(originals: np.ndarray, reconstructions: np.ndarray, col
     if originals.dtype != np.uint8 or reconstructions.dtype != np.uint8:
         raise ValueError(f"expected uint8, got {originals.dtype} and {reconstructions.dtype}")
     pairs = np.concatenate([originals, _bar(originals, MARGIN), reconstructions], axis=1)  # (N, 2H+m, W, 3)
-    count, height, width, _ = pairs.shape
-    across = min(count, columns)
-    down = -(-count // across)
-    sheet_size = (down * (height + GAP) - GAP, across * (width + MARGIN) - MARGIN, 3)
-    sheet = np.full(sheet_size, GREY, np.uint8)
-    for index, pair in enumerate(pairs):
-        row, column = divmod(index, across)
-        top, left = row * (height + GAP), column * (width + MARGIN)
-        sheet[top : top + height, left : left + width] = pair
-    return sheet
+    return _tiled(pairs, columns, GAP)
 
 
 def contact_sheet(images: np.ndarray, columns: int = 8) -> np.ndarray:
@@ -47,15 +38,20 @@ def contact_sheet(images: np.ndarray, columns: int = 8) -> np.ndarray:
     """
     if images.ndim != 4 or not len(images) or images.dtype != np.uint8:
         raise ValueError(f"expected uint8 images, got {images.dtype} {images.shape}")
-    count, height, width, _ = images.shape
+    return _tiled(images, columns, MARGIN)
+
+
+def _tiled(tiles: np.ndarray, columns: int, gap: int) -> np.ndarray:
+    """Tiles ``[N, H, W, 3]`` in rows, ``gap`` pixels between the rows."""
+    count, height, width, _ = tiles.shape
     across = min(count, columns)
     down = -(-count // across)
-    sheet_size = (down * (height + MARGIN) - MARGIN, across * (width + MARGIN) - MARGIN, 3)
+    sheet_size = (down * (height + gap) - gap, across * (width + MARGIN) - MARGIN, 3)
     sheet = np.full(sheet_size, GREY, np.uint8)
-    for index, image in enumerate(images):
+    for index, tile in enumerate(tiles):
         row, column = divmod(index, across)
-        top, left = row * (height + MARGIN), column * (width + MARGIN)
-        sheet[top : top + height, left : left + width] = image
+        top, left = row * (height + gap), column * (width + MARGIN)
+        sheet[top : top + height, left : left + width] = tile
     return sheet
 
 
