@@ -302,5 +302,5 @@ def test_unconditional(vqgan: Vqgan, labelled: Path, tmp_path: Path) -> None:
     once = ["--set", "train.steps=1", "--set", "data.samples=0", "--set", "data.holdout=0"]
     result = vqgan(*command(labelled, tmp_path / "run", *once, "--unconditional"))
     assert result.code == 0, result.err
-    assert "nothing held back" in result.err
+    assert "nothing was held back" in result.err
     assert read_prior(tmp_path / "run").config.classes == 0
