@@ -14,7 +14,7 @@ from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
 from vqgan.parameters import parameter_count
 from vqgan.prior import parameters
 from vqgan.prior.checkpoint import find_prior, read_prior
-from vqgan.shards import Shard
+from vqgan.shards import open_shard
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -128,8 +128,7 @@ def describe_data_set(path: str) -> dict[str, Any]:
 
 def describe_shard(path: str) -> dict[str, Any]:
     """Footer and columns of one shard."""
-    filesystem, inner = filesystems.resolve(path)
-    with filesystem.open_input_file(inner) as file, Shard(file, path) as shard:
+    with open_shard(path) as shard:
         metadata = shard.metadata
         return {
             "kind": "shard",

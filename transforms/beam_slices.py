@@ -7,7 +7,7 @@ the same bytes::
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -15,19 +15,26 @@ from apache_beam.metrics import Metrics
 from transforms import progress
 from transforms.inference import load_codec
 from transforms.manifest import SliceTotals, Totals
+from transforms.slices import Progress
 from transforms.summary import FinishedSlice
+
+if TYPE_CHECKING:
+    from vqgan.codec import Codec
 
 
 class MakeSlice(beam.DoFn):
-    """Slice number to the summary of its finished slice; subclasses say how one is made.
+    """Slice number to the summary of its finished slice.
 
     Args:
       job: what workers need to know; it names ``codec``, ``batch_size`` and ``dtype``.
+      make: makes a slice, or keeps it where a former run has finished it, given the job, the number of the
+        slice, the codec, and whom to tell of images and rejects that are done.
     """
 
-    def __init__(self, job: Any):
+    def __init__(self, job: Any, make: Callable[[Any, int, "Codec", Progress], FinishedSlice]):
         super().__init__()
         self._job = job
+        self._make = make
         self._images = Metrics.counter("vqgan", "images")
         self._rejects = Metrics.counter("vqgan", "rejects")
 
@@ -35,11 +42,7 @@ class MakeSlice(beam.DoFn):
         self._codec = load_codec(self._job.codec, self._job.batch_size, self._job.dtype)
 
     def process(self, number: int) -> Iterator[FinishedSlice]:
-        yield self.make(number)
-
-    def make(self, number: int) -> FinishedSlice:
-        """Makes the slice, or keeps it where a former run has finished it."""
-        raise NotImplementedError
+        yield self._make(self._job, number, self._codec, self._report)
 
     def _report(self, images: int, rejects: int) -> None:
         self._images.inc(images)

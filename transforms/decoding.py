@@ -13,7 +13,7 @@ from transforms.beam_slices import MakeSlice, SumSummaries, over_slices
 from transforms.plan import Plan
 from transforms.rendering.manifest import build_image_manifest
 from transforms.rendering.slices import RenderJob, make_images
-from transforms.rendering.summary import ImageSlice, ImageTotals
+from transforms.rendering.summary import ImageTotals
 from vqgan.checkpoint import read_info
 from vqgan.config import to_dict
 from vqgan.manifest import write_manifest
@@ -39,17 +39,8 @@ class DecodeTokens(beam.PTransform):
         finishing = functools.partial(
             finish_images, job=self._job, plan=self._plan, with_report=self._write_report
         )
-        return over_slices(
-            root, self._job.slices, MakeImages(self._job), SumSummaries(ImageTotals), finishing
-        )
-
-
-class MakeImages(MakeSlice):
-    """Slice number to the summary of its finished pictures."""
-
-    def make(self, number: int) -> ImageSlice:
-        """Makes the pictures, or keeps them."""
-        return make_images(self._job, number, self._codec, self._report)
+        make = MakeSlice(self._job, make_images)
+        return over_slices(root, self._job.slices, make, SumSummaries(ImageTotals), finishing)
 
 
 def finish_images(totals: ImageTotals, job: RenderJob, plan: Plan, with_report: bool) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from transforms.dedupe import DUPLICATE
 from transforms.sources.base import Entry
 from vqgan import filesystems
+from vqgan.shards import rejects_name
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -62,6 +63,15 @@ def write(path: str, rows: list[RejectRow]) -> None:
     arrays = [pa.array(column, field.type) for column, field in zip(columns, REJECT_SCHEMA, strict=True)]
     with filesystems.publish(path) as stream:
         pq.write_table(pa.Table.from_arrays(arrays, schema=REJECT_SCHEMA), stream, compression="zstd")
+
+
+def publish(output: str, number: int, slices: int, rows: list[RejectRow]) -> None:
+    """Puts the rejects of a slice in place: before the file that says that the slice is finished."""
+    path = filesystems.join(output, rejects_name(number, slices))
+    if rows:
+        write(path, rows)
+    else:
+        filesystems.delete(path)  # a killed run may have found some that can be read now
 
 
 def read(path: str) -> list[RejectRow]:

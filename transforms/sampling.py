@@ -4,11 +4,10 @@ Plain functions, without Beam: a prior samples on the devices of one host. What 
 in the plan, as images are for ``tokenize``: an entry's ``offset`` is its seed, its ``label`` the class.
 """
 
-import contextlib
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from transforms.summary import SliceSummary, summarize
 from vqgan import filesystems
 from vqgan.prior.request import UNKNOWN, Request
 from vqgan.prior.sampling_config import SamplingConfig
-from vqgan.shards import Shard, ShardMetadata, ShardWriter, shard_name
+from vqgan.shards import ShardMetadata, ShardWriter, open_shard, shard_name
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -126,7 +125,7 @@ def make_sampled_shard(
     entries = read_slice(job.output, number)
     metadata = dataclasses.replace(job.metadata, slice_number=number, planned=len(entries))
     with (
-        filesystems.publish(filesystems.join(job.output, shard_name(number, slices))) as stream,
+        filesystems.publish(_shard_path(job, number)) as stream,
         ShardWriter(stream, metadata, [SEED_FIELD]) as writer,
     ):
         for start in range(0, len(entries), job.batch_size):
@@ -154,16 +153,16 @@ def request_of(entries: list[Entry], job: SampleJob) -> Request:
 
 def missing_pictures(output: str, keys: list[str]) -> list[str]:
     """Names of pictures that should be in the output and are not."""
-    there = set(filesystems.list_names(filesystems.join(output, PICTURES_FOLDER)))
     names = [picture_name(key) for key in keys]
-    return [name for name in names if name.removeprefix(f"{PICTURES_FOLDER}/") not in there]
+    sizes = filesystems.sizes_of(output, names)
+    return [name for name, size in zip(names, sizes, strict=True) if size is None]
 
 
 def first_tokens(job: SampleJob, count: int) -> np.ndarray:
     """The tokens of the first samples of finished shards, int32 ``[N, h, w]`` with N at most ``count``."""
     found: list[np.ndarray] = []
     for number in range(job.slices):
-        with _open_shard(job, number) as shard:
+        with open_shard(_shard_path(job, number)) as shard:
             for batch in shard.batches(["tokens"], rows=count):
                 found.append(shard.tokens(batch))
         if sum(map(len, found)) >= count:
@@ -183,20 +182,18 @@ def write_png(path: str, pixels: np.ndarray) -> None:
     filesystems.write_bytes(path, buffer.getvalue())
 
 
-@contextlib.contextmanager
-def _open_shard(job: SampleJob, number: int) -> Iterator[Shard]:
-    path = filesystems.join(job.output, shard_name(number, job.slices))
-    filesystem, inner = filesystems.resolve(path)
-    with filesystem.open_input_file(inner) as file, Shard(file, path) as shard:
-        yield shard
+def _shard_path(job: SampleJob, number: int) -> str:
+    return filesystems.join(job.output, shard_name(number, job.slices))
 
 
 def _mend_pictures(job: SampleJob, number: int, codec: "Codec") -> None:
     """Renders the pictures of a finished shard that are gone."""
-    with _open_shard(job, number) as shard:
+    gone = set(missing_pictures(job.output, [entry.key for entry in read_slice(job.output, number)]))
+    if not gone:
+        return
+    with open_shard(_shard_path(job, number)) as shard:
         for batch in shard.batches(["key", "tokens"], rows=job.batch_size):
             keys = batch.column("key").to_pylist()
-            gone = set(missing_pictures(job.output, keys))
             chosen = [index for index, key in enumerate(keys) if picture_name(key) in gone]
             if chosen:
                 pixels = codec.decode(shard.tokens(batch)[chosen])

@@ -25,7 +25,7 @@ from transforms.summary import SliceSummary, summarize
 from vqgan import filesystems
 from vqgan.config import to_dict
 from vqgan.errors import UserError
-from vqgan.shards import Shard, ShardMetadata, ShardWriter, rejects_name, shard_name
+from vqgan.shards import ShardMetadata, ShardWriter, open_shard, shard_name
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -157,12 +157,7 @@ def make_shard(job: Job, number: int, codec: "Codec", progress: Progress) -> Sli
             writer.write(_columns(rows, extra), tokens)
         _check_rejects(job, number, len(entries), found)
         writer.set_counts(images=len(entries) - len(found), rejects=len(found))
-        # In place before the shard appears, which says that the slice is finished.
-        rejects_path = filesystems.join(job.output, rejects_name(number, job.slices))
-        if found:
-            rejects.write(rejects_path, found)
-        else:
-            filesystems.delete(rejects_path)  # a killed run may have found some that can be read now
+        rejects.publish(job.output, number, job.slices, found)
     return summarize(job.output, number, job.slices, seconds=time.monotonic() - started)
 
 
@@ -171,9 +166,8 @@ def finished(job: SlicesOfPlan, number: int) -> SliceSummary | None:
     path = filesystems.join(job.output, shard_name(number, job.slices))
     if not filesystems.exists(path):
         return None
-    filesystem, inner = filesystems.resolve(path)
     try:
-        with filesystem.open_input_file(inner) as file, Shard(file, path) as shard:
+        with open_shard(path) as shard:
             if shard.metadata.plan_hash != job.plan_hash:
                 return None
         return summarize(job.output, number, job.slices, seconds=None)

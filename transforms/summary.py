@@ -11,7 +11,7 @@ import numpy as np
 
 from transforms import rejects
 from vqgan import filesystems
-from vqgan.shards import Shard, rejects_name, shard_name
+from vqgan.shards import open_shard, rejects_name, shard_name
 
 CHUNK = 1 << 20
 
@@ -81,8 +81,7 @@ def summarize(output: str, number: int, slices: int, seconds: float | None) -> S
       UserError: the shard is damaged.
     """
     name = shard_name(number, slices)
-    filesystem, inner = filesystems.resolve(filesystems.join(output, name))
-    with filesystem.open_input_file(inner) as file, Shard(file, name) as shard:
+    with open_shard(filesystems.join(output, name), name) as shard:
         metadata = shard.metadata
         histogram = np.zeros(metadata.codebook_size, np.int64)
         for batch in shard.batches():  # all columns, though only tokens are counted: damage must not pass

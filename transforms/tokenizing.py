@@ -14,7 +14,6 @@ from transforms.inference import load_codec
 from transforms.manifest import Totals, build_manifest
 from transforms.plan import Plan
 from transforms.slices import Job, make_shard
-from transforms.summary import SliceSummary
 from transforms.verifying import measure_agreement
 from vqgan.checkpoint import read_info
 from vqgan.manifest import write_manifest
@@ -41,15 +40,8 @@ class TokenizeCorpus(beam.PTransform):
     def expand(self, root: Any) -> Any:
         """The linear graph from the root to the manifest."""
         finishing = functools.partial(finish, job=self._job, plan=self._plan, with_report=self._write_report)
-        return over_slices(root, self._job.slices, MakeShard(self._job), SumSummaries(Totals), finishing)
-
-
-class MakeShard(MakeSlice):
-    """Slice number to the summary of its finished shard."""
-
-    def make(self, number: int) -> SliceSummary:
-        """Makes the shard, or keeps it."""
-        return make_shard(self._job, number, self._codec, self._report)
+        make = MakeSlice(self._job, make_shard)
+        return over_slices(root, self._job.slices, make, SumSummaries(Totals), finishing)
 
 
 def finish(totals: Totals, job: Job, plan: Plan, with_report: bool) -> Mapping[str, Any]:

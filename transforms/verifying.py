@@ -22,7 +22,7 @@ from vqgan import filesystems
 from vqgan.config import from_dict
 from vqgan.errors import UserError
 from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
-from vqgan.shards import Shard, rejects_name, shard_name
+from vqgan.shards import open_shard, rejects_name, shard_name
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -151,9 +151,8 @@ class StoredRow(NamedTuple):
 def stored_rows(job: Job, number: int, images: int) -> Iterator[StoredRow]:
     """Rows of the first ``images`` images of a slice that give rows, with pixels from the source."""
     path = filesystems.join(job.output, shard_name(number, job.slices))
-    filesystem, inner = filesystems.resolve(path)
     tokens: dict[tuple[str, int], np.ndarray] = {}
-    with filesystem.open_input_file(inner) as file, Shard(file, path) as shard:
+    with open_shard(path) as shard:
         first = next(shard.batches(["key", "view", "tokens"], rows=images * MAX_VIEWS), None)
         if first is None:
             return
@@ -224,9 +223,8 @@ def _check_slice(
     Gives the keys of its images and rejects.
     """
     name = shard_name(number, slices)
-    filesystem, inner = filesystems.resolve(filesystems.join(output, name))
     seen: list[pa.Table] = []
-    with filesystem.open_input_file(inner) as file, Shard(file, name) as shard:
+    with open_shard(filesystems.join(output, name), name) as shard:
         metadata = shard.metadata
         expect(problems, name, "plan hash", metadata.plan_hash, manifest["plan_hash"])
         expect(problems, name, "codec", metadata.fingerprint, manifest["codec"]["fingerprint"])

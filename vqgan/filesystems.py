@@ -7,7 +7,7 @@ temporary file beside the final name and renaming it, so a reader finds a file w
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
@@ -73,6 +73,22 @@ def file_sizes(folder: str) -> dict[str, int]:
       UserError: it cannot be listed.
     """
     return {info.base_name: info.size for info in _list(folder) if info.is_file}
+
+
+def sizes_of(folder: str, names: Sequence[str]) -> list[int | None]:
+    """Sizes in bytes of some files in ``folder`` or below it, None for one that is not there.
+
+    Raises:
+      UserError: the location cannot be reached.
+    """
+    if not names:
+        return []
+    resolved = [resolve(join(folder, name)) for name in names]
+    try:
+        infos = resolved[0][0].get_file_info([inner for _, inner in resolved])
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be reached ({first_line(error)})") from error
+    return [info.size if info.is_file else None for info in infos]
 
 
 def list_entries(folder: str) -> list[str]:

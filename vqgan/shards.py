@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vqgan import filesystems
 from vqgan.errors import UserError, first_line
 from vqgan.manifest import AGAIN
 
@@ -319,3 +320,20 @@ class Shard:
             return flat.astype(np.int32).reshape(-1, *self.metadata.grid)
         except ValueError as error:  # nulls, which no writer of ours leaves
             raise UserError(f"{self.name}: damaged ({first_line(error)})") from error
+
+
+@contextlib.contextmanager
+def open_shard(path: str, name: str | None = None) -> Iterator[Shard]:
+    """The shard at a local path or URI, open while the block lasts.
+
+    Args:
+      path: where it lies.
+      name: how errors call it; the path by default.
+
+    Raises:
+      UserError: no token shard, or a damaged one.
+      OSError: it cannot be opened.
+    """
+    filesystem, inner = filesystems.resolve(path)
+    with filesystem.open_input_file(inner) as file, Shard(file, path if name is None else name) as shard:
+        yield shard

@@ -19,7 +19,8 @@ from pyarrow import fs
 
 from pipelines import decode_tokens
 from pipelines.decode_tokens import DecodeTokensConfig, PreparedDecode
-from transforms.decoding import DecodeTokens, MakeImages, finish_images
+from transforms.beam_slices import MakeSlice
+from transforms.decoding import DecodeTokens, finish_images
 from transforms.inference import load_codec
 from transforms.rendering.forms import ImageForm
 from transforms.rendering.slices import make_images
@@ -251,7 +252,7 @@ def test_job_and_transform_can_be_pickled(finished: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists(), "preparing writes nothing"
     assert pickle.loads(pickle.dumps(prepared.job)) == prepared.job
     assert len(pickle.dumps(prepared.job)) < 2000, "slices are read by workers, not sent to them"
-    assert pickle.loads(pickle.dumps(MakeImages(prepared.job)))._job == prepared.job
+    assert pickle.loads(pickle.dumps(MakeSlice(prepared.job, make_images)))._job == prepared.job
     pipeline = beam.Pipeline(runner="FnApiRunner")
     pipeline | DecodeTokens(prepared.job, prepared.plan, False)
     leaves = [t for t in pipeline.to_runner_api().components.transforms.values() if not t.subtransforms]

@@ -27,8 +27,10 @@ from pipelines import tokenize_images
 from pipelines.beam_runs import user_error_of
 from pipelines.tokenize_images import TokenizeConfig, prepare
 from transforms import rejects, tokenizing
+from transforms.beam_slices import MakeSlice
 from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
+from transforms.slices import make_shard
 from transforms.sources import Entry, SourceConfig
 from transforms.sources.folder import FolderSource
 from transforms.tokenizing import TokenizeCorpus
@@ -768,7 +770,7 @@ def test_job_and_transform_can_be_pickled(few: Path, tmp_path: Path, codec_path:
     transform = pickle.loads(pickle.dumps(TokenizeCorpus(prepared.job, prepared.plan, False)))
     assert transform._job == prepared.job
     assert transform._plan.hash == prepared.plan.hash
-    assert pickle.loads(pickle.dumps(tokenizing.MakeShard(prepared.job)))._job == prepared.job
+    assert pickle.loads(pickle.dumps(MakeSlice(prepared.job, make_shard)))._job == prepared.job
 
 
 def test_prepare_writes_nothing(few: Path, tmp_path: Path, codec_path: str) -> None:

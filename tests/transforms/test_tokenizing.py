@@ -9,10 +9,11 @@ import pytest
 
 from pipelines.tokenize_images import Prepared, TokenizeConfig
 from transforms import progress
+from transforms.beam_slices import MakeSlice, SumSummaries
 from transforms.inference import load_codec
 from transforms.manifest import Totals, total
 from transforms.slices import make_shard
-from transforms.tokenizing import MakeShard, SumSummaries, TokenizeCorpus, finish
+from transforms.tokenizing import TokenizeCorpus, finish
 from vqgan.errors import UserError
 
 Configure = Callable[..., TokenizeConfig]
@@ -58,7 +59,7 @@ def test_same_shards_as_without_beam(
 
 def test_one_codec_for_all(configure: Configure, planned: Planned, photos: Path) -> None:
     job = planned(configure(photos)).job
-    first, second = MakeShard(job), MakeShard(job)
+    first, second = MakeSlice(job, make_shard), MakeSlice(job, make_shard)
     first.setup()
     second.setup()
     assert first._codec is second._codec

@@ -201,3 +201,14 @@ def test_unreachable_location(monkeypatch: pytest.MonkeyPatch) -> None:
         filesystems.list_names("s3://b/k")
     with pytest.raises(UserError, match=r"s3://b/k: cannot be written"):
         filesystems.make_folder("s3://b/k")
+
+
+def test_sizes_of_some_files(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a").write_bytes(b"123")
+    (tmp_path / "empty").touch()
+    names = ["below/a", "gone", "below", "empty"]
+    assert filesystems.sizes_of(str(tmp_path), names) == [3, None, None, 0]
+    assert filesystems.sizes_of(str(tmp_path), []) == []
+    assert filesystems.file_sizes(str(tmp_path)) == {"empty": 0}
+    assert filesystems.list_entries(str(tmp_path)) == ["below", "empty"]

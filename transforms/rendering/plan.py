@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from transforms.batching import in_order
 from transforms.plan import Plan, read_plan, write_plan_file
@@ -19,7 +18,7 @@ from vqgan import filesystems
 from vqgan.data.contract import check_footer, check_size
 from vqgan.errors import UserError
 from vqgan.manifest import check_tokens, damaged, read_manifest
-from vqgan.shards import Shard
+from vqgan.shards import open_shard
 
 PARTS_FILE = "plan/shards.parquet"
 VIEWS = ("all", "first")
@@ -166,8 +165,7 @@ def read_part(output: str, number: int) -> Part:
 def _count(tokens: TokenInput, entry: Mapping[str, Any], views: str) -> int:
     """Rows of the chosen views in a shard whose footer agrees with the manifest."""
     path = filesystems.join(tokens.path, entry["name"])
-    filesystem, inner = filesystems.resolve(path)
-    with filesystem.open_input_file(inner) as file, Shard(file, path) as shard:
+    with open_shard(path) as shard:
         check_footer(path, shard.metadata, shard.rows, tokens, entry["rows"])
         if views == "all":
             return shard.rows
@@ -178,8 +176,6 @@ def _count(tokens: TokenInput, entry: Mapping[str, Any], views: str) -> int:
 
 def _check_sizes(path: str, entries: Iterable[Mapping[str, Any]]) -> None:
     """One listing of the folder tells of shards that are missing or of another size."""
-    filesystem, inner = filesystems.resolve(path)
-    infos = filesystem.get_file_info(fs.FileSelector(inner))
-    sizes = {info.base_name: info.size for info in infos if info.is_file}
+    sizes = filesystems.file_sizes(path)
     for entry in entries:
         check_size(filesystems.join(path, entry["name"]), sizes.get(entry["name"]), entry["bytes"])

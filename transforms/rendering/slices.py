@@ -28,7 +28,7 @@ from transforms.summary import describe_file
 from vqgan import filesystems
 from vqgan.data.contract import check_footer
 from vqgan.errors import UserError
-from vqgan.shards import Shard, rejects_name
+from vqgan.shards import Shard, open_shard
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -104,13 +104,11 @@ def make_images(job: RenderJob, number: int, codec: "Codec", progress: Progress)
         decoder_sha256=codec.info.decoder_sha256,
         planned=part.planned,
     )
-    filesystem, inner = filesystems.resolve(path)
     found: list[RejectRow] = []
     with (
         filesystems.publish(filesystems.join(job.output, index_name(number, job.slices))) as stream,
         IndexWriter(stream, metadata, with_images=job.form.container == "parquet") as index,
-        filesystem.open_input_file(inner) as file,
-        Shard(file, path) as shard,
+        open_shard(path) as shard,
     ):
         check_footer(path, shard.metadata, shard.rows, job.tokens, part.rows)
         shard.require(codec.fingerprint)
@@ -120,8 +118,7 @@ def make_images(job: RenderJob, number: int, codec: "Codec", progress: Progress)
                 writer.append(picture)
                 index.write(picture.row, picture.data)
                 progress(1, 0)
-        # In place before the index appears, which says that the slice is finished.
-        _write_rejects(job, number, found)
+        rejects.publish(job.output, number, job.slices, found)
         index.set_result(part.planned - len(found), len(found), writer.archive)
     return summarize_images(job.output, number, job.slices, seconds=time.monotonic() - started)
 
@@ -194,14 +191,6 @@ def _accepted(
             progress(0, 1)
         else:
             yield row
-
-
-def _write_rejects(job: RenderJob, number: int, found: list[RejectRow]) -> None:
-    path = filesystems.join(job.output, rejects_name(number, job.slices))
-    if found:
-        rejects.write(path, found)
-    else:
-        filesystems.delete(path)
 
 
 def _check_sum(tokens: TokenInput, part: Part) -> None:

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pyarrow import fs
-
 from transforms.manifest import SliceTotals
 from transforms.rendering.index import Index, IndexRow, index_name, open_index
 from transforms.slices import SlicesOfPlan
@@ -119,8 +117,5 @@ def _chunks(index: Index) -> Iterator[list[IndexRow]]:
 
 
 def _lost(output: str, rows: list[IndexRow]) -> list[IndexRow]:
-    resolved = [filesystems.resolve(filesystems.join(output, row.file)) for row in rows]
-    if not resolved:
-        return []
-    infos: list[fs.FileInfo] = resolved[0][0].get_file_info([inner for _, inner in resolved])
-    return [row for row, info in zip(rows, infos, strict=True) if not info.is_file or info.size != row.bytes]
+    sizes = filesystems.sizes_of(output, [row.file for row in rows])
+    return [row for row, size in zip(rows, sizes, strict=True) if size != row.bytes]
