@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 from pipelines.beam_runs import RUNNER, quiet_imports
 from pipelines.tokenize_images import DTYPES, TokenizeConfig
-from transforms.geometry import FILTERS, RESIZES, VIEWS, Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import FILTERS, RESIZES, VIEWS, Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
 from transforms.sources.registry import SOURCES
 from vqgan.checkpoint import read_info

@@ -8,8 +8,7 @@ import pyarrow as pa
 import pytest
 
 from transforms.sources import SourceConfig, open_source
-from transforms.sources.tfds import TFDSSource
-from transforms.sources.tfds_metadata import load_metadata, parse_address
+from transforms.sources.tfds import TFDSSource, load_metadata, parse_address
 from vqgan.errors import UserError
 
 FORMATS = ("tfrecord", "array_record")

@@ -24,10 +24,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from transforms.colour import to_rgb
-from transforms.geometry import Geometry, View, views, wanted_side
-from transforms.orientation import Extent, read_orientation, turn_upright
-from transforms.resampling import render
+from transforms.images.color import Extent, read_orientation, to_rgb, turn_upright
+from transforms.images.crops import Geometry, View, views, wanted_side
+from transforms.images.resize import render
 from vqgan.errors import UserError
 
 _ALLOWED = (

@@ -1,7 +1,7 @@
 """Crop, resize and views: from an image of any size to squares of one size.
 
 :func:`views` says which part of the source each row shows, from the size alone;
-:func:`transforms.resampling.render` makes the pixels. Boxes are in pixels of the upright full-size
+:func:`transforms.images.resize.render` makes the pixels. Boxes are in pixels of the upright full-size
 source, whatever the decoder reduced.
 """
 
