@@ -1,6 +1,5 @@
 """Codecs to the Hub, without a network: what is uploaded loads again, and each failure is one line."""
 
-import hashlib
 import json
 import shutil
 import sys
@@ -8,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,85 +15,16 @@ from pipelines.pushing import push
 from vqgan.checkpoint import read_info
 from vqgan.codec import Codec
 
+from .fake_hub import Hub, lay_out_as_cache
+
 Refused = Callable[[str], AbstractContextManager[None]]
 GOLDEN = Path(__file__).parents[1] / "testdata" / "golden" / "lwm"
-
-
-class Hub:
-    """Stands in for ``huggingface_hub``: one repository, in memory."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.calls: list[tuple[Any, ...]] = []
-        self.failure: Exception | None = None
-
-    def HfApi(self, library_name: str) -> "Hub":  # noqa: N802
-        assert library_name == "vqgan-pipelines"
-        return self
-
-    def CommitOperationAdd(self, name: str, content: Path | bytes) -> tuple[str, bytes]:  # noqa: N802
-        return name, content if isinstance(content, bytes) else content.read_bytes()
-
-    def CommitOperationDelete(self, name: str, is_folder: bool) -> tuple[str, None]:  # noqa: N802
-        assert not is_folder
-        return name, None
-
-    def create_repo(self, repo: str, *, private: bool, exist_ok: bool) -> None:
-        if self.failure is not None:
-            raise self.failure
-        self.calls.append(("create", repo, private, exist_ok))
-
-    def create_branch(self, repo: str, *, branch: str, exist_ok: bool) -> None:
-        self.calls.append(("branch", repo, branch, exist_ok))
-
-    def list_repo_files(self, repo: str, *, revision: str | None) -> list[str]:
-        return sorted(self.files)
-
-    def create_commit(
-        self,
-        repo: str,
-        operations: list[tuple[str, bytes | None]],
-        *,
-        commit_message: str,
-        revision: str | None,
-    ) -> SimpleNamespace:
-        self.calls.append(("commit", repo, commit_message, revision))
-        names = [name for name, _ in operations]
-        assert len(set(names)) == len(names)
-        for name, content in operations:
-            if content is None:
-                del self.files[name]
-            else:
-                self.files[name] = content
-        return SimpleNamespace(commit_url=f"https://hub/{repo}/commit/1")
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
-    made = Hub()
-    monkeypatch.setitem(sys.modules, "huggingface_hub", made)
-    return made
 
 
 @pytest.fixture
 def copied_codec(codec_path: str, tmp_path: Path) -> Path:
     """A copy, to be damaged at will."""
     return Path(shutil.copytree(codec_path, tmp_path / "codec"))
-
-
-def lay_out_as_cache(files: dict[str, bytes], folder: Path) -> Path:
-    """The Hub's cache: a snapshot of links to blobs. Gives the snapshot's folder."""
-    repo, commit = folder / "models--owner--name", "a" * 40
-    snapshot = repo / "snapshots" / commit
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text(commit)
-    (repo / "blobs").mkdir()
-    for name, content in files.items():
-        blob = repo / "blobs" / hashlib.sha256(content).hexdigest()
-        blob.write_bytes(content)
-        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
-        (snapshot / name).symlink_to(blob)
-    return snapshot
 
 
 def test_what_is_uploaded_loads_again(hub: Hub, copied_codec: Path, tmp_path: Path) -> None:
