@@ -16,8 +16,9 @@ from vqgan.dataset_card import CARD_FILE, render_dataset_card
 from vqgan.errors import UserError
 from vqgan.hub import DATASET_TYPE
 from vqgan.manifest import MANIFEST_FILE, damaged
+from vqgan.shards import DATA_FOLDER, REJECTS_FOLDER
 
-_SHARD = re.compile(r"data/tokens-\d+-of-\d+\.parquet|rejects/rejects-\d+-of-\d+\.parquet")
+_SHARD = re.compile(rf"{DATA_FOLDER}/tokens-\d+-of-\d+\.parquet|{REJECTS_FOLDER}/rejects-\d+-of-\d+\.parquet")
 
 
 def holds_tokens(path: str) -> bool:

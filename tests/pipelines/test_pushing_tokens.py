@@ -21,7 +21,6 @@ from vqgan.data.tokens import open_tokens
 from vqgan.prior.checkpoint import CodecIdentity, load_prior_weights, read_prior, save_prior
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.parameters import parameter_shapes
-from vqgan.shards import rejects_name, shard_name
 
 from .conftest import Vqgan
 from .fake_hub import Hub, lay_out_as_cache
@@ -102,7 +101,7 @@ def test_commands_take_what_lies_on_the_hub(
     trained = vqgan("train-prior", "--tokens", ADDRESS, "--output", tmp_path / "run", *sets, "--quiet")
     assert trained.code == 0, trained.err
     card = read_prior(tmp_path / "run").card
-    assert card["data"]["what"] == ADDRESS
+    assert card["data"]["source"] == ADDRESS
 
 
 def test_many_files_go_in_several_commits(hub: Hub, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
