@@ -125,7 +125,7 @@ def _contents(manifest: Mapping[str, Any]) -> str:
     name = escape(str(codec.get("name") or "")) or "without a name"
     facts = {
         "Samples" if _is_drawn(manifest) else "Images": f"{counts['images']:,}",
-        "Rows": f"{counts['rows']:,}, in {len(manifest['shards']):,} files (`data/`)",
+        "Rows": f"{counts['rows']:,} (`data/`)",
         "Rejects": _rejects(manifest),
         "Grid": f"{height} × {width}",
         "Codebook": f"{codebook['size']:,} codes, {codebook['used']:,} of them used",

@@ -65,7 +65,7 @@ def test_the_card_of_tokenized_images() -> None:
     }
     for expected in (
         "# 1,234 images as VQGAN tokens\n",
-        "- **Rows**: 2,468, in 1 files (`data/`)",
+        "- **Rows**: 2,468 (`data/`)",
         "- **Rejects**: 66, with the reason (`rejects/`)",
         "- **Grid**: 32 × 24",
         "- **Codebook**: 1,024 codes, 1,000 of them used",
