@@ -47,7 +47,7 @@ class DecodeTokensConfig:
     """All settings of a decode run.
 
     Attributes:
-      tokens: folder or URI of a finished token data set.
+      tokens: folder or URI of a finished token data set, or ``hf://datasets/owner/name[@revision]``.
       output: folder or URI of the pictures.
       codec: path or name; None for the one that the data set names.
       form: how and where pictures are written.
@@ -136,7 +136,7 @@ def prepare(config: DecodeTokensConfig) -> PreparedDecode:
     """
     manifest = read_token_manifest(config.tokens)
     tokens = token_input(config.tokens, manifest)
-    _check_apart(config.tokens, config.output)
+    _check_apart(tokens.folder, config.output)
     codec = _open_codec(config, tokens)
     factor = codec.config.downsampling
     config.form.check_size(tokens.grid[0] * factor, tokens.grid[1] * factor)

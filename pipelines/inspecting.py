@@ -10,6 +10,7 @@ from vqgan import filesystems
 from vqgan.checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
+from vqgan.hub import is_dataset, resolve_dataset
 from vqgan.importers import is_foreign_source, looks_foreign
 from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
 from vqgan.parameters import parameter_count
@@ -24,6 +25,8 @@ def describe(path: str) -> dict[str, Any]:
     Raises:
       UserError: nothing there that we know.
     """
+    if is_dataset(path):
+        return describe_data_set(resolve_dataset(path)) | {"path": path}
     if (path in pretrained_names() and not os.path.exists(path)) or is_foreign_source(path):
         return describe_codec(path)
     if not filesystems.exists(path):
