@@ -8,7 +8,7 @@ from typing import Any
 from transforms.plan import PLAN_FOLDER, Plan, differences
 from vqgan import filesystems
 from vqgan.errors import UserError
-from vqgan.manifest import MANIFEST_FILE, read_manifest
+from vqgan.manifest import MANIFEST_FILE, check_parts, read_manifest
 
 Say = Callable[[str], None]
 
@@ -56,6 +56,7 @@ def finished_manifest(
     manifest = read_manifest(output)
     if manifest is None:
         return None
+    check_parts(output, manifest)
     missing = find_missing(manifest)
     if not missing:
         say(f"{output} is complete ({counts(manifest)}); nothing to do")
