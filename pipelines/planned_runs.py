@@ -11,6 +11,7 @@ from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_FILE, check_parts, read_manifest
 
 Say = Callable[[str], None]
+REASONS_SHOWN = 3
 
 
 def speaker(quiet: bool) -> Say:
@@ -83,6 +84,26 @@ def result(output: str) -> dict[str, Any]:
     if manifest is None:
         raise UserError(f"{output}: the pipeline ended without a manifest; see its log")
     return manifest
+
+
+def code_of(output: str, manifest: Mapping[str, Any], made: str) -> int:
+    """The exit code of a finished run: 1, and a line that says why, where it has made nothing.
+
+    Args:
+      output: folder.
+      manifest: of it.
+      made: ``rows`` or ``images``, which the run was to make.
+    """
+    counts = manifest["counts"]
+    if counts[made]:
+        return 0
+    reasons = sorted(manifest["reject_reasons"].items(), key=lambda item: -item[1])
+    shown = [f"{reason} ({count})" for reason, count in reasons[:REASONS_SHOWN]]
+    if len(reasons) > len(shown):
+        shown.append(f"{len(reasons) - len(shown)} other reasons")
+    why = f"all {counts['rejects']} were rejected, {', '.join(shown)}" if shown else "there was nothing to do"
+    _say(f"{output}: no {made} were made: {why}")
+    return 1
 
 
 def missing_files(

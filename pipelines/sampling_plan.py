@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.given_tokens import GivenTokens, first_rows, known_tokens, open_condition, open_given
+from pipelines.settings import DTYPES
 from transforms.plan import Plan, cut, make_plan
 from transforms.sampling import Guides, SampleJob, sample_entries
 from vqgan.card import ModelCard
@@ -21,7 +22,6 @@ from vqgan.prior.sampling_config import SamplingConfig
 from vqgan.shards import ShardMetadata
 
 NO_CLASS = "none"
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)

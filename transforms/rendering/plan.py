@@ -21,7 +21,6 @@ from vqgan.manifest import check_entries, check_tokens, manifest_fields, read_ma
 from vqgan.shards import open_shard
 
 PARTS_FILE = "plan/shards.parquet"
-VIEWS = ("all", "first")
 _READERS = 8
 
 
