@@ -24,13 +24,13 @@ from pipelines.commands import (
     verify_tokens,
 )
 from pipelines.standard_streams import Output, OutputError, abandon_output, open_standard_streams
-from vqgan.errors import UserError, first_line
+from vqgan.errors import UserError
 
 TRACEBACK = "VQGAN_TRACEBACK"
-OWN_FAULT = 70  # sysexits.h: an internal error
 UNPRINTED = 74  # sysexits.h: an error of input or output
 EPILOG = f"""{TRACEBACK}=1, or --traceback behind any command, shows where an error was raised. Exit codes:
-0 well, 1 problems found or nothing made, 2 something to put right, 70 a mistake of vqgan's own, 130 stopped."""
+0 well, 1 problems found, nothing made or (with a traceback) a mistake of vqgan's own, 2 something to put
+right, 74 nothing can be printed, 130 stopped."""
 
 COMMANDS = (
     tokenize_images,
@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-      The exit code: 0 well, 1 problems found or nothing made, 2 a user's mistake, 70 a mistake of ours,
-      74 what was printed could not be written, 130 stopped.
+      The exit code: 0 well, 1 problems found or nothing made, 2 a user's mistake, 74 nothing can be printed,
+      130 stopped. A mistake of ours is raised.
     """
     open_standard_streams()
     try:
@@ -88,13 +88,11 @@ def _run(argv: Sequence[str] | None) -> int:
     except OutputError:
         raise
     except Exception as error:
-        traceback.print_exc()  # a report of it is worth little without
-        what = f"{type(error).__name__}: {first_line(error)}"
-        print(
-            f"vqgan {args.command}: {what}: a mistake of vqgan's own; report it with the lines above",
-            file=sys.stderr,
+        # Python shows it whole: a report of a mistake of ours is worth little without.
+        error.add_note(
+            f"vqgan {args.command}: a mistake of vqgan's own; please report it with the lines above"
         )
-        return OWN_FAULT
+        raise
 
 
 class _Parser(argparse.ArgumentParser):
