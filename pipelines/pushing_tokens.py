@@ -60,7 +60,7 @@ def _listed(path: str, manifest: Mapping[str, Any]) -> Iterable[str]:
     for entry in (*manifest["shards"], *manifest["rejects"]):
         name = str(entry["name"])
         if _SHARD.fullmatch(name) is None:
-            raise damaged(path, ValueError(f"{name} is no name of a shard"))
+            raise damaged(path, f"{name} is no name of a shard")
         yield name
 
 
