@@ -18,14 +18,17 @@ EXTRAS = {
     # Tests, checks and building.
     "dev": [
         "build",
+        "datasets",
         "duckdb",
         "hypothesis",
         "mypy",
         "pandas",
+        "polars",
         "pytest>=9",
         "pytest-xdist",
         "ruff",
         "setuptools>=77",
+        "webdataset",
         "wheel",
     ],
 }

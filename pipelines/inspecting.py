@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from transforms.plan import read_plan
+from transforms.rendering.layout import index_folder
 from vqgan import filesystems
 from vqgan.checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
@@ -102,9 +103,9 @@ def describe_data_set(path: str) -> dict[str, Any]:
     if manifest is None:
         assert plan is not None  # the caller has seen it
         pictures = plan.identity.get("kind") == IMAGES_KIND
-        prefix = "images-" if pictures else f"{DATA_FOLDER}/tokens-"
-        found = filesystems.file_sizes(path, ("", DATA_FOLDER))
-        shards = [name for name in found if name.startswith(prefix)]
+        folder = index_folder(plan.identity["form"]["container"]) if pictures else DATA_FOLDER
+        found = filesystems.list_names(filesystems.join(path, folder))
+        shards = [name for name in found if name.startswith("images-" if pictures else "tokens-")]
         return {
             "kind": "unfinished pictures" if pictures else "unfinished data set",
             "path": path,

@@ -19,7 +19,8 @@ from transforms import rejects
 from transforms.batching import fill, in_order, on_device
 from transforms.rejects import RejectRow
 from transforms.rendering.forms import ImageForm
-from transforms.rendering.index import IndexMetadata, IndexRow, IndexWriter, index_name
+from transforms.rendering.index import IndexMetadata, IndexRow, IndexWriter
+from transforms.rendering.layout import index_name
 from transforms.rendering.plan import Part, TokenInput, read_part
 from transforms.rendering.summary import ImageSlice, finished_images, summarize_images
 from transforms.rendering.writers import Picture, Writer, open_writer
@@ -104,9 +105,10 @@ def make_images(job: RenderJob, number: int, codec: "Codec", progress: Progress)
         decoder_sha256=codec.info.decoder_sha256,
         planned=part.planned,
     )
+    name = index_name(number, job.slices, job.form.container)
     found: list[RejectRow] = []
     with (
-        filesystems.publish(filesystems.join(job.output, index_name(number, job.slices))) as stream,
+        filesystems.publish(filesystems.join(job.output, name)) as stream,
         IndexWriter(stream, metadata, with_images=job.form.container == "parquet") as index,
         open_shard(path) as shard,
     ):
@@ -120,7 +122,7 @@ def make_images(job: RenderJob, number: int, codec: "Codec", progress: Progress)
                 progress(1, 0)
         rejects.publish(job.output, number, job.slices, found)
         index.set_result(part.planned - len(found), len(found), writer.archive)
-    return summarize_images(job.output, number, job.slices, seconds=time.monotonic() - started)
+    return summarize_images(job, number, seconds=time.monotonic() - started)
 
 
 def pictures(job: RenderJob, rows: Iterator[TokenRow], codec: "Codec", writer: Writer) -> Iterator[Picture]:
