@@ -16,12 +16,12 @@ from pipelines.planned_runs import (
     result,
     speaker,
 )
+from pipelines.settings import DTYPES
 from transforms.plan import Plan, read_plan
-from transforms.rendering.forms import ImageForm
+from transforms.rendering.forms import FORMATS, VIEWS, ImageForm
 from transforms.rendering.index import open_index
 from transforms.rendering.layout import IMAGES_FOLDER, folders
 from transforms.rendering.plan import (
-    VIEWS,
     Part,
     TokenInput,
     make_render_plan,
@@ -37,9 +37,7 @@ from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.errors import UserError
 from vqgan.manifest import IMAGES_KIND
 
-DTYPES = ("float32", "bfloat16")
-FORMATS = ("png", "webp", "jpeg", "tar", "parquet")
-"""The first three are a file for each picture."""
+__all__ = ["FORMATS", "DecodeTokensConfig", "PreparedDecode", "form_of", "prepare", "run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +45,7 @@ class DecodeTokensConfig:
     """All settings of a decode run.
 
     Attributes:
-      tokens: folder or URI of a finished token data set.
+      tokens: folder or URI of a finished token data set, or ``hf://datasets/owner/name[@revision]``.
       output: folder or URI of the pictures.
       codec: path or name; None for the one that the data set names.
       form: how and where pictures are written.
@@ -136,7 +134,7 @@ def prepare(config: DecodeTokensConfig) -> PreparedDecode:
     """
     manifest = read_token_manifest(config.tokens)
     tokens = token_input(config.tokens, manifest)
-    _check_apart(config.tokens, config.output)
+    _check_apart(tokens.folder, config.output)
     codec = _open_codec(config, tokens)
     factor = codec.config.downsampling
     config.form.check_size(tokens.grid[0] * factor, tokens.grid[1] * factor)

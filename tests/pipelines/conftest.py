@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,7 +16,10 @@ from PIL import Image
 from pipelines import cli
 from vqgan.checkpoint import PARTS, save_codec
 from vqgan.config import ModelConfig
+from vqgan.hub import fetch_folder
 from vqgan.model import VQGAN
+
+from .fake_hub import Hub
 
 PHOTOS = sorted((Path(__file__).parents[1] / "testdata" / "photos").glob("*.jpg"))
 TOY = ModelConfig(
@@ -117,6 +121,16 @@ def vqgan(capsys: pytest.CaptureFixture[str]) -> Vqgan:
         return Result(code, *capsys.readouterr())
 
     return vqgan
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """The Hub without a network, in place of its library; for uploads and downloads."""
+    made = Hub(tmp_path / "cache")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", made)
+    fetch_folder.cache_clear()
+    yield made
+    fetch_folder.cache_clear()
 
 
 @pytest.fixture

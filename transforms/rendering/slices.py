@@ -93,7 +93,7 @@ def make_images(job: RenderJob, number: int, codec: "Codec", progress: Progress)
         return kept
     started = time.monotonic()
     part = read_part(job.output, number)
-    path = filesystems.join(job.tokens.path, part.name)
+    path = filesystems.join(job.tokens.folder, part.name)
     _check_sum(job.tokens, part)
     metadata = IndexMetadata(
         plan_hash=job.plan_hash,
@@ -201,10 +201,10 @@ def _check_sum(tokens: TokenInput, part: Part) -> None:
     Raises:
       UserError: it is gone, or another one.
     """
-    path = filesystems.join(tokens.path, part.name)
+    path = filesystems.join(tokens.folder, part.name)
     if not filesystems.exists(path):
         raise UserError(f"{path}: is gone; restore it and run the same command again")
-    found = describe_file(tokens.path, part.name, part.rows)
+    found = describe_file(tokens.folder, part.name, part.rows)
     if found.sha256 != part.sha256:
         raise UserError(
             f"{path}: sha256 {found.sha256[:12]}, but the manifest says {part.sha256[:12]}; restore it "
