@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqgan.quantizers.vectors import rotate, straight_through, unit_length
+from vqgan.quantizers.base import straight_through
+from vqgan.quantizers.nearest import rotation_trick, unit_length
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -45,12 +46,12 @@ def test_straight_through_is_the_identity_backwards() -> None:
 
 def test_rotation_gives_the_codes() -> None:
     latents, codes = normal(2, 5, 4), 3 * normal(2, 5, 4, seed=1)
-    np.testing.assert_allclose(rotate(jnp.asarray(latents), jnp.asarray(codes)), codes, atol=2e-6)
+    np.testing.assert_allclose(rotation_trick(jnp.asarray(latents), jnp.asarray(codes)), codes, atol=2e-6)
 
 
 def test_rotation_turns_the_gradient_back_and_rescales_it() -> None:
     latents, codes, weights = normal(20, 4), 3 * normal(20, 4, seed=1), normal(20, 4, seed=2)
-    gradient = jax.jit(jax.grad(lambda z: jnp.sum(weights * rotate(z, jnp.asarray(codes)))))(
+    gradient = jax.jit(jax.grad(lambda z: jnp.sum(weights * rotation_trick(z, jnp.asarray(codes)))))(
         jnp.asarray(latents)
     )
     scales = np.linalg.norm(codes, axis=1) / np.linalg.norm(latents, axis=1)
@@ -64,26 +65,26 @@ def test_rotation_turns_the_gradient_back_and_rescales_it() -> None:
 def test_rotation_by_a_right_angle_by_hand() -> None:
     """From (2, 0) to (0, 1): a quarter turn and half the length; a gradient turns a quarter back."""
     latents, codes = jnp.array([[2.0, 0.0]]), jnp.array([[0.0, 1.0]])
-    gradient = jax.jit(jax.grad(lambda z, weights: jnp.sum(weights * rotate(z, codes))))
+    gradient = jax.jit(jax.grad(lambda z, weights: jnp.sum(weights * rotation_trick(z, codes))))
     np.testing.assert_allclose(gradient(latents, jnp.array([[1.0, 0.0]])), [[0.0, -0.5]], atol=1e-6)
     np.testing.assert_allclose(gradient(latents, jnp.array([[0.0, 1.0]])), [[0.5, 0.0]], atol=1e-6)
 
 
 def test_rotation_gives_the_codes_no_gradient() -> None:
     latents, codes = jnp.asarray(normal(5, 3)), jnp.asarray(normal(5, 3, seed=1))
-    assert not np.any(jax.grad(lambda e: jnp.sum(rotate(latents, e) ** 2))(codes))
+    assert not np.any(jax.grad(lambda e: jnp.sum(rotation_trick(latents, e) ** 2))(codes))
 
 
 def test_opposite_directions_stay_finite() -> None:
     latents, codes = jnp.array([[1.0, 2.0]]), jnp.array([[-2.0, -4.0]])
-    np.testing.assert_allclose(rotate(latents, codes), codes, rtol=1e-6)
-    gradient = jax.jit(jax.grad(lambda z: jnp.sum(rotate(z, codes))))(latents)
+    np.testing.assert_allclose(rotation_trick(latents, codes), codes, rtol=1e-6)
+    gradient = jax.jit(jax.grad(lambda z: jnp.sum(rotation_trick(z, codes))))(latents)
     assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize(("latent", "code"), [([0.0, 0.0], [1.0, 2.0]), ([1.0, 2.0], [0.0, 0.0])])
 def test_without_direction_the_gradient_goes_straight_through(latent: list[float], code: list[float]) -> None:
     latents, codes, weights = jnp.array([latent]), jnp.array([code]), jnp.array([[3.0, -5.0]])
-    np.testing.assert_array_equal(rotate(latents, codes), codes)
-    gradient = jax.jit(jax.grad(lambda z: jnp.sum(weights * rotate(z, codes))))(latents)
+    np.testing.assert_array_equal(rotation_trick(latents, codes), codes)
+    gradient = jax.jit(jax.grad(lambda z: jnp.sum(weights * rotation_trick(z, codes))))(latents)
     np.testing.assert_array_equal(gradient, weights)

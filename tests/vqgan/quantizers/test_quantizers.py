@@ -11,7 +11,7 @@ from flax import nnx
 
 from vqgan.config import CODEBOOK_QUANTIZERS, QUANTIZERS, ModelConfig
 from vqgan.parameters import parameter_shapes
-from vqgan.quantizers import NearestQuantizer, Quantizer, make_quantizer
+from vqgan.quantizers import NearestQuantizer, QuantizeOptions, Quantizer, make_quantizer
 
 GRIDS: dict[str, dict[str, Any]] = {
     "fsq": {"fsq_levels": (2, 2, 3, 4), "codebook_size": 48},
@@ -64,15 +64,15 @@ def test_who_has_a_codebook(name: str, quantizer: Quantizer) -> None:
 
 def test_rotation_is_for_codebooks(name: str, quantizer: Quantizer, latents: jax.Array, refused: Any) -> None:
     if quantizer.has_codebook:
-        result = quantizer(latents, rotation=True)
+        result = quantizer(latents, QuantizeOptions(rotation=True))
         np.testing.assert_allclose(result.codes, quantizer.lookup(result.tokens), atol=1e-6)
     else:
         with refused(f"rotation trick is on and model.quantizer is {name}"):
-            quantizer(latents, rotation=True)
+            quantizer(latents, QuantizeOptions(rotation=True))
 
 
 def test_entropy_loss_where_there_is_one(name: str, quantizer: Quantizer, latents: jax.Array) -> None:
-    loss = float(quantizer(latents, entropy_temperature=1.0).entropy_loss)
+    loss = float(quantizer(latents, QuantizeOptions(entropy_temperature=1.0)).entropy_loss)
     assert (loss < 0) == (name not in ("gumbel", "fsq"))
 
 
@@ -103,7 +103,7 @@ def test_arithmetic_is_float32_at_highest_precision(
     def everything(state: Any, latents: jax.Array) -> Any:
         merged = nnx.merge(graph, state)
         options = {"rotation": True} if merged.has_codebook else {"key": KEY}
-        return merged(latents, entropy_temperature=1.0, **options), merged.tokens(latents)
+        return merged(latents, QuantizeOptions(entropy_temperature=1.0, **options)), merged.tokens(latents)
 
     found = matrix_products(jax.make_jaxpr(everything)(state, latents))
     for product in found:
