@@ -12,7 +12,7 @@ from transforms.geometry import FILTERS, RESIZES, VIEWS, Geometry
 from transforms.images import DecodeConfig
 from transforms.sources import SourceConfig
 from transforms.sources.registry import SOURCES
-from vqgan.checkpoint import read_info
+from vqgan.codec_checkpoint import read_info
 from vqgan.errors import UserError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vqgan.card import front_matter, render_card
-from vqgan.checkpoint import PARTS, CodecInfo, load_weights, read_info
+from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, read_info
 from vqgan.errors import UserError
 
 CARD_FILE = "README.md"

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipelines.given_tokens import GivenTokens, first_rows, known_tokens, open_condition, open_given
 from transforms.plan import Plan, cut, make_plan
 from transforms.sampling import Guides, SampleJob, sample_entries
-from vqgan.checkpoint import CodecInfo, read_info
+from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.data.tokens import TokenSet
 from vqgan.errors import UserError

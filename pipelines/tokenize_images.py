@@ -36,7 +36,7 @@ from transforms.sources.globbing import EVERYTHING
 from transforms.sources.locating import Location, locate
 from transforms.sources.recognising import recognise
 from vqgan import filesystems
-from vqgan.checkpoint import CodecInfo, read_info
+from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_FILE

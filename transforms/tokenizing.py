@@ -15,7 +15,7 @@ from transforms.manifest import Totals, build_manifest
 from transforms.plan import Plan
 from transforms.slices import Job, make_shard
 from transforms.verifying import measure_agreement
-from vqgan.checkpoint import read_info
+from vqgan.codec_checkpoint import read_info
 from vqgan.manifest import write_manifest
 
 AGREEMENT_SAMPLE = 64

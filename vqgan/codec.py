@@ -17,10 +17,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from vqgan import checkpoint
+from vqgan.codec_checkpoint import CodecInfo, load_weights, module_state, read_info
 from vqgan.config import ModelConfig
 from vqgan.errors import UserError
-from vqgan.model import TokenDecoder, TokenEncoder, denormalize, normalize
+from vqgan.model.vqgan import TokenDecoder, TokenEncoder, denormalize, normalize
 from vqgan.quantizers import make_quantizer
 
 BATCH_AXIS = "batch"
@@ -39,7 +39,7 @@ class Codec:
 
     def __init__(
         self,
-        info: checkpoint.CodecInfo,
+        info: CodecInfo,
         *,
         batch_size: int = 32,
         dtype: DTypeLike = jnp.float32,
@@ -68,7 +68,7 @@ class Codec:
         """Opens a codec folder, a codec that comes with the package by its name, or a foreign checkpoint.
 
         Args:
-          path_or_name: folder written by :func:`vqgan.checkpoint.save_codec`, a name (``tiny``), or a
+          path_or_name: folder written by :func:`vqgan.codec_checkpoint.save_codec`, a name (``tiny``), or a
             checkpoint of another code base, which is converted in memory (see :mod:`vqgan.importers`).
           batch_size: images per device call; rounded up to a multiple of the number of devices.
           dtype: type that convolutions compute in. Distances to codes are always float32.
@@ -77,7 +77,7 @@ class Codec:
         Raises:
           UserError: no codec there, or a damaged one.
         """
-        return cls(checkpoint.read_info(path_or_name), batch_size=batch_size, dtype=dtype, devices=devices)
+        return cls(read_info(path_or_name), batch_size=batch_size, dtype=dtype, devices=devices)
 
     @property
     def config(self) -> ModelConfig:
@@ -211,9 +211,9 @@ class Codec:
         return jax.jit(split)
 
     def _weights(self, modules: dict[str, Any]) -> Any:
-        loaded = checkpoint.load_weights(self.info, modules)
+        loaded = load_weights(self.info, modules)
         states = {
-            name: checkpoint.module_state(module, loaded[name], f"codec {self.info.path}, {name}")
+            name: module_state(module, loaded[name], f"codec {self.info.path}, {name}")
             for name, module in modules.items()
         }
         return jax.device_put(states, self._replicated)

@@ -12,9 +12,9 @@ from flax import nnx
 from PIL import Image
 
 from pipelines import cli
-from vqgan.checkpoint import PARTS, save_codec
+from vqgan.codec_checkpoint import PARTS, save_codec
 from vqgan.config import ModelConfig
-from vqgan.model import VQGAN
+from vqgan.model.vqgan import VQGAN
 
 PHOTOS = sorted((Path(__file__).parents[1] / "testdata" / "photos").glob("*.jpg"))
 TOY = ModelConfig(

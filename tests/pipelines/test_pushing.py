@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from pipelines.pushing import push_codec
-from vqgan.checkpoint import read_info
 from vqgan.codec import Codec
+from vqgan.codec_checkpoint import read_info
 
 Refused = Callable[[str], AbstractContextManager[None]]
 GOLDEN = Path(__file__).parents[1] / "testdata" / "golden" / "lwm"

@@ -12,7 +12,7 @@ from vqgan.importers.base import Fields, Layout, Probe
 from vqgan.importers.inferring import count_levels, infer_fields
 from vqgan.importers.naming import parse
 from vqgan.importers.tensors import Tensor, as_float32
-from vqgan.parameters import parameter_shapes
+from vqgan.model.parameters import codec_parameter_shapes
 
 _LISTED = 40  # names in one error
 
@@ -82,7 +82,7 @@ def convert(
     Raises:
       UserError: a name is missing or left over, or a shape is wrong; all of them are listed.
     """
-    shapes = parameter_shapes(config)
+    shapes = codec_parameter_shapes(config)
     sources = _match(
         tensors, layout, config, {n: s for part in shapes.values() for n, s in part.items()}, where
     )

@@ -21,7 +21,7 @@ from vqgan.importers.pickle_objects import PickleError
 from vqgan.importers.source import parse_source
 from vqgan.importers.tensors import Tensor
 from vqgan.importers.torch_pickle import flatten
-from vqgan.parameters import parameter_count
+from vqgan.model.parameters import codec_parameter_count
 
 # A new format is one file and one line here. taming's layout stands for latent-diffusion's as well.
 LAYOUTS: tuple[Layout, ...] = (
@@ -95,7 +95,7 @@ def _import(file: Path, container: str, model: _Model, tree: Any, options: Optio
     if options.attn_resolutions is not None:  # with the levels that have attention, they tell the resolution
         known = known | {"attn_resolutions": options.attn_resolutions}
     config = _with_options(infer_config(model.tensors, layout, known, where), options)
-    found = published.find(options.name, file, layout.name, parameter_count(config))
+    found = published.find(options.name, file, layout.name, codec_parameter_count(config))
     if found is not None:
         known |= found[1].fields
         config = _with_options(infer_config(model.tensors, layout, known, where), options)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from vqgan import losses
 from vqgan.functional import Arrays, Functional, Scalars
 from vqgan.lpips import Lpips, distance
-from vqgan.model import VQGAN
+from vqgan.model.vqgan import VQGAN
 from vqgan.quantizers import Quantized, QuantizeOptions
 from vqgan.quantizers.nearest import NearestQuantizer
 from vqgan.training.state import Phase

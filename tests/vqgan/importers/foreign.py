@@ -14,7 +14,7 @@ import numpy as np
 from vqgan.config import ModelConfig
 from vqgan.importers import diffusers, llamagen, lwm, maskgit, taming, vqgan_jax
 from vqgan.importers.naming import parse
-from vqgan.parameters import parameter_shapes
+from vqgan.model.parameters import codec_parameter_shapes
 
 BASE = {
     "resolution": 32,
@@ -78,7 +78,7 @@ def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, dict[str, np
             else (rng.standard_normal(shape) * 0.1 + name.endswith("scale")).astype(np.float32)
             for name, shape in named.items()
         }
-        for part, named in parameter_shapes(config).items()
+        for part, named in codec_parameter_shapes(config).items()
     }
 
 

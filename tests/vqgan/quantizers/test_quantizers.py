@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from vqgan.config import CODEBOOK_QUANTIZERS, QUANTIZERS, ModelConfig
-from vqgan.parameters import parameter_shapes
+from vqgan.model.parameters import codec_parameter_shapes
 from vqgan.quantizers import NearestQuantizer, QuantizeOptions, Quantizer, make_quantizer
 
 GRIDS: dict[str, dict[str, Any]] = {
@@ -55,7 +55,7 @@ def test_result_is_consistent(name: str, quantizer: Quantizer, latents: jax.Arra
 def test_parameters_are_those_listed_without_jax(name: str, quantizer: Quantizer) -> None:
     flat = nnx.to_flat_state(nnx.state(quantizer, nnx.Param))
     found = {".".join(map(str, path)): tuple(param.shape) for path, param in flat}
-    assert found == parameter_shapes(config(name))["quantizer"]
+    assert found == codec_parameter_shapes(config(name))["quantizer"]
 
 
 def test_who_has_a_codebook(name: str, quantizer: Quantizer) -> None:

@@ -19,31 +19,31 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqgan import checkpoint, folders
-from vqgan.checkpoint import (
+from vqgan import codec_checkpoint, folders
+from vqgan.codec_checkpoint import (
     PARTS,
-    fingerprint,
+    codec_fingerprint,
     load_weights,
     module_state,
     module_weights,
     read_info,
     recover_codec,
-    resolve,
+    resolve_codec,
     save_codec,
 )
 from vqgan.config import ModelConfig
 from vqgan.errors import UserError
-from vqgan.layers import conv
+from vqgan.model.layers import conv
 
 Weights = dict[str, Any]
 
 FINGERPRINT_SCRIPT = """
 import numpy as np
-from vqgan.checkpoint import fingerprint
+from vqgan.codec_checkpoint import codec_fingerprint
 from vqgan.config import ModelConfig
 encoder = {"b.kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.ones(3, np.float32)}
 quantizer = {"codebook": np.linspace(0, 1, 8, dtype=np.float32).reshape(4, 2)}
-print(fingerprint(ModelConfig(codebook_size=4, embed_dim=2), encoder, quantizer))
+print(codec_fingerprint(ModelConfig(codebook_size=4, embed_dim=2), encoder, quantizer))
 """
 # Recorded in every shard ever written: if this changes, no stored shard fits its codec any more.
 FINGERPRINT = "69a4d0587343c2790d582c4d1a0d8e585f6911d45d7503407ca6f1bcb3829020"
@@ -94,8 +94,8 @@ def test_float16_storage(tmp_path: Path, toy_config: ModelConfig, toy_weights: W
     assert same(loaded["encoder"], rounded)
     assert not same(loaded["encoder"], toy_weights["encoder"])
     assert {value.dtype for value in loaded["encoder"].values()} == {np.dtype("float32")}
-    assert info.fingerprint == fingerprint(toy_config, loaded["encoder"], loaded["quantizer"])
-    assert info.fingerprint != fingerprint(toy_config, toy_weights["encoder"], toy_weights["quantizer"])
+    assert info.fingerprint == codec_fingerprint(toy_config, loaded["encoder"], loaded["quantizer"])
+    assert info.fingerprint != codec_fingerprint(toy_config, toy_weights["encoder"], toy_weights["quantizer"])
 
 
 def test_all_parts_are_wanted(tmp_path: Path, toy_config: ModelConfig, toy_weights: Weights) -> None:
@@ -115,7 +115,7 @@ def test_fingerprint_is_the_same_in_every_process_and_release() -> None:
 
 
 def toy_fingerprint(config: ModelConfig, weights: Weights) -> str:
-    return fingerprint(config, weights["encoder"], weights["quantizer"])
+    return codec_fingerprint(config, weights["encoder"], weights["quantizer"])
 
 
 def test_fingerprint_ignores_the_order_of_names(toy_config: ModelConfig, toy_weights: Weights) -> None:
@@ -138,7 +138,7 @@ def test_fingerprint_sees_the_last_bit_of_every_weight(
 def test_fingerprint_sees_names_and_shapes(toy_config: ModelConfig) -> None:
     one, other = {"a": np.ones((2, 3), np.float32)}, {"a": np.ones((3, 2), np.float32)}
     renamed = {"b": one["a"]}
-    assert len({fingerprint(toy_config, weights, {}) for weights in (one, other, renamed)}) == 3
+    assert len({codec_fingerprint(toy_config, weights, {}) for weights in (one, other, renamed)}) == 3
 
 
 CHANGES: dict[str, Any] = {
@@ -194,8 +194,8 @@ def test_fingerprint_ignores_fields_at_their_default(
 ) -> None:
     """As for a codec of today under a release with one field more."""
     before = toy_fingerprint(toy_config, toy_weights)
-    plain = checkpoint.to_dict
-    monkeypatch.setattr(checkpoint, "to_dict", lambda config: {**plain(config), "new_field": 3})
+    plain = codec_checkpoint.to_dict
+    monkeypatch.setattr(codec_checkpoint, "to_dict", lambda config: {**plain(config), "new_field": 3})
     assert toy_fingerprint(toy_config, toy_weights) == before
 
 
@@ -246,11 +246,11 @@ def test_a_codebook_that_is_missing_is_noticed(
 
 
 def test_resolve(toy_path: Path, tmp_path: Path, refused: Any) -> None:
-    assert resolve(toy_path) == resolve(str(toy_path)) == toy_path
-    assert (resolve("tiny") / "codec.json").is_file()
+    assert resolve_codec(toy_path) == resolve_codec(str(toy_path)) == toy_path
+    assert (resolve_codec("tiny") / "codec.json").is_file()
     with refused("nothing there; give a codec folder, .*tiny"):
-        resolve(tmp_path / "nothing")
-    assert resolve(tmp_path) is None  # it may be another code base's
+        resolve_codec(tmp_path / "nothing")
+    assert resolve_codec(tmp_path) is None  # it may be another code base's
     with refused("no codec and no checkpoint in this folder"):
         read_info(tmp_path)
 

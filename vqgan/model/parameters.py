@@ -14,7 +14,7 @@ Shape: TypeAlias = tuple[int, ...]
 Named: TypeAlias = Iterator[tuple[str, Shape]]
 
 
-def parameter_shapes(config: ModelConfig) -> dict[str, dict[str, Shape]]:
+def codec_parameter_shapes(config: ModelConfig) -> dict[str, dict[str, Shape]]:
     """For each part of a codec (encoder, quantizer, decoder): dotted name to shape."""
     return {
         "encoder": dict(_encoder_part(config)),
@@ -23,9 +23,11 @@ def parameter_shapes(config: ModelConfig) -> dict[str, dict[str, Shape]]:
     }
 
 
-def parameter_count(config: ModelConfig) -> int:
+def codec_parameter_count(config: ModelConfig) -> int:
     """Number of parameters of all three parts together."""
-    return sum(math.prod(shape) for part in parameter_shapes(config).values() for shape in part.values())
+    return sum(
+        math.prod(shape) for part in codec_parameter_shapes(config).values() for shape in part.values()
+    )
 
 
 def _conv(name: str, inputs: int, outputs: int, size: int, bias: bool = True) -> Named:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vqgan.layers import Attention, Downsample, GroupNorm, ResBlock, Upsample
+from vqgan.model.layers import Attention, Downsample, GroupNorm, ResBlock, Upsample
 
 F32 = jnp.float32
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vqgan.checkpoint import module_state
+from vqgan.codec_checkpoint import module_state
 from vqgan.config import ModelConfig
-from vqgan.model import VQGAN, denormalize, normalize
+from vqgan.model.vqgan import VQGAN, denormalize, normalize
 
 RANGES = [(-1.0, 1.0), (0.0, 1.0), (-0.5, 2.5)]
 

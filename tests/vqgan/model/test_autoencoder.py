@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from vqgan.autoencoder import Decoder, Encoder
 from vqgan.config import ModelConfig
+from vqgan.model.vqgan import Decoder, Encoder
 
 
 def build(kind: Callable[..., nnx.Module], config: ModelConfig) -> nnx.Module:

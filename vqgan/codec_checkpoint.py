@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vqgan import folders
+import vqgan.folders as folders
 from vqgan.card import render_card
 from vqgan.config import ModelConfig, from_dict, to_dict
 from vqgan.errors import UserError
 from vqgan.folders import weights_sha256
-from vqgan.parameters import parameter_shapes
+from vqgan.model.parameters import codec_parameter_shapes
 from vqgan.presets import PRETRAINED_DIR, pretrained_names
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class CodecInfo:
     source: str | None = None
 
 
-def resolve(path_or_name: str | os.PathLike[str]) -> Path | None:
+def resolve_codec(path_or_name: str | os.PathLike[str]) -> Path | None:
     """The folder of a codec given by path or by the name of one that comes with the package.
 
     Returns:
@@ -100,7 +100,7 @@ def read_info(path_or_name: str | os.PathLike[str]) -> CodecInfo:
       UserError: no codec there, or a damaged or newer ``codec.json``; for a foreign checkpoint see
         :func:`vqgan.importers.import_checkpoint`.
     """
-    path = resolve(path_or_name)
+    path = resolve_codec(path_or_name)
     if path is None:
         return _foreign_info(str(path_or_name))
     with folders.reading_document(FOLDER, path) as data:
@@ -124,14 +124,14 @@ def _foreign_info(source: str) -> CodecInfo:
     return CodecInfo(
         path=local_file(source),
         config=found.config,
-        fingerprint=fingerprint(found.config, encoder, quantizer),
+        fingerprint=codec_fingerprint(found.config, encoder, quantizer),
         decoder_sha256=weights_sha256(decoder),
         card={"origin": dict(found.origin)},
         source=source,
     )
 
 
-def fingerprint(config: ModelConfig, encoder: Weights, quantizer: Weights) -> str:
+def codec_fingerprint(config: ModelConfig, encoder: Weights, quantizer: Weights) -> str:
     """sha256 over the configuration and the weights that determine tokens.
 
     Dropout acts in training only and is left out; so are the decoder's weights: two codecs with
@@ -175,13 +175,13 @@ def save_codec(
     info = CodecInfo(
         path=path,
         config=config,
-        fingerprint=fingerprint(config, stored["encoder"], stored["quantizer"]),
+        fingerprint=codec_fingerprint(config, stored["encoder"], stored["quantizer"]),
         decoder_sha256=weights_sha256(stored["decoder"]),
         card=dict(card or {}),
         quantizer_sha256=weights_sha256(stored["quantizer"]),
     )
     with folders.staging(FOLDER, path) as staging:
-        for part in filter(parameter_shapes(config).get, PARTS):  # Orbax takes no empty tree
+        for part in filter(codec_parameter_shapes(config).get, PARTS):  # Orbax takes no empty tree
             folders.write_arrays(staging / part, stored[part])
         info = dataclasses.replace(info, files=folders.file_sizes(staging))
         (staging / "README.md").write_text(render_card(info.card, config, info.fingerprint))
@@ -210,7 +210,7 @@ def load_weights(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
             FOLDER,
             info.path,
             info.fingerprint,
-            fingerprint(info.config, loaded["encoder"], loaded["quantizer"]),
+            codec_fingerprint(info.config, loaded["encoder"], loaded["quantizer"]),
         )
     elif "quantizer" in loaded and info.quantizer_sha256:
         folders.check_sum(FOLDER, info.path, info.quantizer_sha256, weights_sha256(loaded["quantizer"]))
@@ -226,7 +226,7 @@ def _foreign_parts(source: str, parts: Iterable[str]) -> dict[str, Weights]:
 
 
 def _load_parts(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
-    shapes = parameter_shapes(info.config)
+    shapes = codec_parameter_shapes(info.config)
     return {
         part: folders.read_arrays(FOLDER, info.path, part, info.files) if shapes[part] else {}
         for part in parts
@@ -234,7 +234,7 @@ def _load_parts(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
 
 
 def model_weights(model: Any) -> dict[str, Weights]:
-    """Weights of each part of a :class:`vqgan.model.VQGAN`, as :func:`save_codec` takes them."""
+    """Weights of each part of a :class:`vqgan.model.vqgan.VQGAN`, as :func:`save_codec` takes them."""
     return {part: module_weights(getattr(model, part)) for part in PARTS}
 
 
