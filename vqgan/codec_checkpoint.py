@@ -65,7 +65,7 @@ class CodecInfo:
 
 
 def resolve_codec(path_or_name: str | os.PathLike[str]) -> Path | None:
-    """The folder of a codec given by path or by the name of one that comes with the package.
+    """Finds the folder of a codec given by path or by the name of one that comes with the package.
 
     Returns:
       None for what may be a checkpoint of another code base.
@@ -116,7 +116,7 @@ def read_info(path_or_name: str | os.PathLike[str]) -> CodecInfo:
 
 
 def _foreign_info(source: str) -> CodecInfo:
-    """What ``codec.json`` would say of a foreign checkpoint; NumPy does the conversion, without JAX."""
+    """Tells what ``codec.json`` would say of a foreign checkpoint; NumPy converts it, without JAX."""
     from vqgan.importers.cache import imported, local_file
 
     found = imported(source)
@@ -132,7 +132,7 @@ def _foreign_info(source: str) -> CodecInfo:
 
 
 def codec_fingerprint(config: ModelConfig, encoder: Weights, quantizer: Weights) -> str:
-    """sha256 over the configuration and the weights that determine tokens.
+    """Returns the sha256 over the configuration and the weights that determine tokens.
 
     Dropout acts in training only and is left out; so are the decoder's weights: two codecs with
     the same fingerprint give the same tokens.
@@ -234,12 +234,12 @@ def _load_parts(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
 
 
 def model_weights(model: Any) -> dict[str, Weights]:
-    """Weights of each part of a :class:`vqgan.model.vqgan.VQGAN`, as :func:`save_codec` takes them."""
+    """Returns the weights of a :class:`vqgan.model.vqgan.VQGAN` by part, as :func:`save_codec` takes them."""
     return {part: module_weights(getattr(model, part)) for part in PARTS}
 
 
 def module_weights(module: "nnx.Module") -> Weights:
-    """Parameters of a module as float32 arrays under dotted names."""
+    """Returns the parameters of a module as float32 arrays under dotted names."""
     from flax import nnx
 
     flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
@@ -247,7 +247,7 @@ def module_weights(module: "nnx.Module") -> Weights:
 
 
 def module_state(abstract: "nnx.Module", weights: Weights, where: str) -> "nnx.State":
-    """State of a module's shape filled with named weights; names and shapes must agree exactly.
+    """Fills the state of a module with named weights; names and shapes must agree exactly.
 
     Args:
       abstract: a module built under ``nnx.eval_shape``.

@@ -21,7 +21,7 @@ def conv(
     rngs: nnx.Rngs,
     use_bias: bool = True,
 ) -> nnx.Conv:
-    """A ``size`` by ``size`` convolution of stride 1 that keeps height and width."""
+    """Makes a ``size`` by ``size`` convolution of stride 1 that keeps height and width."""
     return nnx.Conv(
         in_channels,
         out_channels,
@@ -56,7 +56,7 @@ class GroupNorm(nnx.Module):
         return (scaled + bias).astype(self.dtype)
 
     def _group_mean(self, x: jax.Array) -> jax.Array:
-        """``[B, h, w, C]`` to ``[B, 1, 1, C]``: each channel gets the mean of its group."""
+        """Reduces ``[B, h, w, C]`` to ``[B, 1, 1, C]``: each channel gets the mean of its group."""
         batch, _, _, channels = x.shape
         by_channel = x.mean(axis=(1, 2))  # (B, C)
         by_group = by_channel.reshape(batch, self.groups, -1).mean(axis=2)  # (B, G)
@@ -144,7 +144,7 @@ class LinearAttention(nnx.Module):
         batch, height, width, channels = x.shape
         q, k, v = jnp.split(self.qkv(x).reshape(batch, height * width, 3 * channels), 3, axis=-1)
         weights = jax.nn.softmax(k.astype(jnp.float32), axis=1).astype(k.dtype)  # over positions
-        context = jnp.einsum("bnd,bne->bde", weights, v)
+        context = jnp.einsum("bnd,bne->bde", weights, v)  # (B, D, D), whatever the number of positions
         return self.out(jnp.einsum("bde,bnd->bne", context, q).reshape(x.shape))
 
 

@@ -15,7 +15,7 @@ Named: TypeAlias = Iterator[tuple[str, Shape]]
 
 
 def codec_parameter_shapes(config: ModelConfig) -> dict[str, dict[str, Shape]]:
-    """For each part of a codec (encoder, quantizer, decoder): dotted name to shape."""
+    """Lists for each part of a codec (encoder, quantizer, decoder) its parameters: dotted name to shape."""
     return {
         "encoder": dict(_encoder_part(config)),
         "quantizer": dict(_quantizer_part(config)),
@@ -24,7 +24,7 @@ def codec_parameter_shapes(config: ModelConfig) -> dict[str, dict[str, Shape]]:
 
 
 def codec_parameter_count(config: ModelConfig) -> int:
-    """Number of parameters of all three parts together."""
+    """Counts the parameters of all three parts together."""
     return sum(
         math.prod(shape) for part in codec_parameter_shapes(config).values() for shape in part.values()
     )
@@ -70,7 +70,7 @@ def _middle(name: str, channels: int, config: ModelConfig) -> Named:
 
 
 def _levels(name: str, widths: list[int], side: int, channels: int, config: ModelConfig, down: bool) -> Named:
-    """Levels in order of execution; ``side`` is that of the first one."""
+    """Yields levels in order of execution; ``side`` is that of the first one."""
     blocks = config.num_res_blocks if down else config.decoder_blocks
     learned = config.learned_downsampling if down else config.resamp_with_conv
     for index, width in enumerate(widths):

@@ -107,10 +107,10 @@ class Encoder(nnx.Module):
         self.conv_out = conv(channels, out_channels, config.encoder_out_kernel, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.conv_in(x)
+        x = self.conv_in(x)  # (B, H, W, stem)
         for level in self.levels:
             x = level(x)
-        x = self.middle(x)
+        x = self.middle(x)  # (B, h, w, C)
         return self.conv_out(nnx.silu(self.norm_out(x)))
 
 
@@ -143,7 +143,7 @@ class Decoder(nnx.Module):
         return self.conv_out(self.features(z))
 
     def features(self, z: jax.Array) -> jax.Array:
-        """``[B, H, W, ch]``: all but the last layer, whose gradient weighs the adversarial loss."""
+        """Runs all but the last layer, whose gradient weighs the adversarial loss; gives ``[B, H, W, ch]``."""
         x = self.middle(self.conv_in(z))
         for level in self.levels:
             x = level(x)
@@ -198,7 +198,7 @@ class TokenDecoder(nnx.Module):
         return images if self.clip is None else jnp.clip(images, *self.clip)
 
     def features(self, codes: jax.Array) -> jax.Array:
-        """``[B, h, w, D]`` code vectors to what the last layer reads, ``[B, H, W, ch]``."""
+        """Turns ``[B, h, w, D]`` code vectors into what the last layer reads, ``[B, H, W, ch]``."""
         return self.decoder.features(codes if self.post_quant_conv is None else self.post_quant_conv(codes))
 
 
@@ -223,19 +223,19 @@ class VQGAN(nnx.Module):
         self.decoder = TokenDecoder(config, dtype=dtype, remat=remat, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> Reconstruction:
-        """``[B, H, W, 3]`` images in the input range to their reconstruction."""
+        """Reconstructs ``[B, H, W, 3]`` images in the input range."""
         quantized = self.quantizer(self.encoder(images))
         return Reconstruction(self.decoder(quantized.codes), quantized)
 
 
 def normalize(images: jax.Array, input_range: tuple[float, float]) -> jax.Array:
-    """uint8 images to float32 in ``input_range``: 0 becomes the lower end, 255 the upper."""
+    """Maps uint8 images to float32 in ``input_range``: 0 becomes the lower end, 255 the upper."""
     low, high = input_range
     return images.astype(jnp.float32) * ((high - low) / 255.0) + low
 
 
 def denormalize(images: jax.Array, input_range: tuple[float, float]) -> jax.Array:
-    """Images in ``input_range`` to uint8, clipped and rounded to the nearest value."""
+    """Maps images in ``input_range`` to uint8, clipped and rounded to the nearest value."""
     low, high = input_range
     scaled = (images.astype(jnp.float32) - low) * (255.0 / (high - low))
     return jnp.clip(jnp.round(scaled), 0, 255).astype(jnp.uint8)
