@@ -52,10 +52,10 @@ def export_codec(codec: str, output: str, to: str) -> str:
     Raises:
       UserError: no such codec, or the format cannot express it.
     """
-    from vqgan.importers.exporting import export
+    from vqgan.importers.exporting import export_checkpoint
 
     info = read_info(codec)
-    path = export(output, to, info.config, load_weights(info, PARTS), info.card)
+    path = export_checkpoint(output, to, info.config, load_weights(info, PARTS), info.card)
     return (
         f"{path}: {codec_parameter_count(info.config) / 1e6:.2f} M parameters, fingerprint {info.fingerprint}"
     )

@@ -73,7 +73,7 @@ def resolve_codec(path_or_name: str | os.PathLike[str]) -> Path | None:
     Raises:
       UserError: there is nothing of that name.
     """
-    from vqgan.importers.hub import fetch, is_hub
+    from vqgan.importers.hub import fetch_from_hub, is_hub
     from vqgan.importers.source import split_source
 
     path = Path(path_or_name)
@@ -83,7 +83,7 @@ def resolve_codec(path_or_name: str | os.PathLike[str]) -> Path | None:
     if str(path_or_name) in pretrained_names():
         return PRETRAINED_DIR / str(path_or_name)
     if is_hub(str(path_or_name)) and "?" not in str(path_or_name):
-        folder = fetch(str(path_or_name))
+        folder = fetch_from_hub(str(path_or_name))
         return folder if (folder / "codec.json").is_file() else None
     if is_hub(str(path_or_name)) or Path(split_source(str(path_or_name))[0]).exists():
         return None
@@ -117,9 +117,9 @@ def read_info(path_or_name: str | os.PathLike[str]) -> CodecInfo:
 
 def _foreign_info(source: str) -> CodecInfo:
     """Tells what ``codec.json`` would say of a foreign checkpoint; NumPy converts it, without JAX."""
-    from vqgan.importers.cache import imported, local_file
+    from vqgan.importers.import_codec import import_cached, local_file
 
-    found = imported(source)
+    found = import_cached(source)
     encoder, quantizer, decoder = (found.weights[part] for part in PARTS)
     return CodecInfo(
         path=local_file(source),
@@ -220,9 +220,9 @@ def load_weights(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
 
 
 def _foreign_parts(source: str, parts: Iterable[str]) -> dict[str, Weights]:
-    from vqgan.importers.cache import imported
+    from vqgan.importers.import_codec import import_cached
 
-    return {part: imported(source).weights[part] for part in parts}
+    return {part: import_cached(source).weights[part] for part in parts}
 
 
 def _load_parts(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:

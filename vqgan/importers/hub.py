@@ -19,16 +19,16 @@ _PATTERNS = ["*.json", "*.yaml", "*.yml", "*.safetensors", "*.msgpack", "*.ckpt"
 
 
 def is_hub(source: str) -> bool:
-    """Whether a source is an address on the Hub."""
+    """Tells whether a source is an address on the Hub."""
     return source.startswith(SCHEME)
 
 
 @functools.lru_cache(maxsize=32)
-def fetch(address: str) -> Path:
-    """The local path of a repository or of one file in it, downloaded where it is not in the cache.
+def fetch_from_hub(address: str) -> Path:
+    """Returns the local path of a repository or a file in it, downloaded where it is not in the cache.
 
     Raises:
-      UserError: a malformed address, no ``huggingface_hub``, or it cannot be had.
+      UserError: a malformed address, no ``huggingface_hub``, or it is unavailable.
     """
     match = _NAME.fullmatch(address)
     if match is None:
@@ -43,7 +43,7 @@ def fetch(address: str) -> Path:
 
 
 def _has_codec(hub: Any, repo: str, revision: str | None) -> bool:
-    """Whether a repository holds a codec of ours rather than a checkpoint of another code base."""
+    """Tells whether a repository holds a codec of ours rather than a checkpoint of another code base."""
     try:
         hub.hf_hub_download(repo, "codec.json", revision=revision)
     except Exception as error:
@@ -63,7 +63,7 @@ def _fetch(hub: Any, address: str, repo: str, file: str | None, revision: str | 
     except Exception as error:  # the library and its HTTP client raise many types
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{address}: cannot be had ({type(error).__name__}: {reason}); check name, revision and network"
+            f"{address}: unavailable ({type(error).__name__}: {reason}); check name, revision and network"
         ) from error
     folder = str(Path(file).parent)
     for name in ("config.json", "config.yaml", "model.yaml"):  # the configuration beside it, if there is one

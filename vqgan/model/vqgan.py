@@ -143,7 +143,7 @@ class Decoder(nnx.Module):
         return self.conv_out(self.features(z))
 
     def features(self, z: jax.Array) -> jax.Array:
-        """Runs all but the last layer, whose gradient weighs the adversarial loss; gives ``[B, H, W, ch]``."""
+        """Runs all but the last layer, whose gradient weighs the adversarial loss, to ``[B, H, W, ch]``."""
         x = self.middle(self.conv_in(z))
         for level in self.levels:
             x = level(x)

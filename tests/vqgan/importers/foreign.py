@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from vqgan.config import ModelConfig
-from vqgan.importers import diffusers, llamagen, lwm, maskgit, taming, vqgan_jax
-from vqgan.importers.naming import parse
+from vqgan.importers.formats import diffusers, llamagen, lwm, maskgit, taming, vqgan_jax
+from vqgan.importers.layout import parse_parameter
 from vqgan.model.parameters import codec_parameter_shapes
 
 BASE = {
@@ -88,7 +88,7 @@ def foreign_tensors(kind: str, config: ModelConfig, weights: Any) -> dict[str, n
     found = {}
     for named in weights.values():
         for name, value in named.items():
-            names = layout.names(parse(name), len(config.ch_mult), config.num_res_blocks)
+            names = layout.names(parse_parameter(name), len(config.ch_mult), config.num_res_blocks)
             second = (kind == "gumbel" and name == "codebook") or (
                 config.attention == "linear" and "attention" in name and ".out." in name
             )

@@ -14,7 +14,7 @@ from vqgan import Codec, UserError, codec_checkpoint
 from vqgan.config import ModelConfig, to_dict
 from vqgan.importers import import_checkpoint
 from vqgan.importers.convert import infer_config
-from vqgan.importers.published import PUBLISHED, find
+from vqgan.importers.published import PUBLISHED, find_published
 from vqgan.importers.tensors import Tensor, dtype_named
 from vqgan.model.parameters import codec_parameter_count, codec_parameter_shapes
 from vqgan.model.vqgan import VQGAN
@@ -235,15 +235,17 @@ def test_published_names_in_a_path_count_where_the_size_fits() -> None:
     size = PUBLISHED["dalle-mini/vqgan_imagenet_f16_16384"].parameters
     for folder in ("vqgan_imagenet_f16_16384", "models--dalle-mini--vqgan_imagenet_f16_16384/snapshots/abc"):
         path = Path(f"/models/{folder}/flax_model.msgpack")
-        found = find(None, path, "vqgan-jax", size)
+        found = find_published(None, path, "vqgan-jax", size)
         assert found is not None
         assert found[1].fields == {"input_range": (0.0, 1.0)}
-        assert find(None, path, "vqgan-jax", size + 1) is None
-    taming = find(None, Path("/models/vqgan_imagenet_f16_16384/last.ckpt"), "taming-transformers", size)
+        assert find_published(None, path, "vqgan-jax", size + 1) is None
+    taming = find_published(
+        None, Path("/models/vqgan_imagenet_f16_16384/last.ckpt"), "taming-transformers", size
+    )
     assert taming is not None
     assert taming[1].fields == {}
     with pytest.raises(UserError, match="known: vqgan_imagenet"):
-        find("vqgan", Path("x"), "taming-transformers", size)
+        find_published("vqgan", Path("x"), "taming-transformers", size)
 
 
 def test_averaged_weights_are_taken_where_asked_for(foreign: Any, tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 Decoder levels come in order of execution; the reconstruction is clipped to [-1, 1].
 """
 
-from vqgan.importers.base import Fields, Layout, Native
-from vqgan.importers.naming import Place, join
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted
 
 _LAYERS = {
     "conv1": "Conv_0",
@@ -35,14 +34,14 @@ _FIELDS = {
 }
 
 
-def _names(place: Place, levels: int, _blocks: int) -> tuple[str, ...]:
+def _names(place: ParameterPlace, levels: int, _blocks: int) -> tuple[str, ...]:
     if place.layer == "codebook":
         return ("quantize.embeddings",)
     layer = _LAYERS.get(place.layer, place.layer)
-    return (join(_tree(place), layer, place.leaf),)
+    return (dotted(_tree(place), layer, place.leaf),)
 
 
-def _tree(place: Place) -> str:
+def _tree(place: ParameterPlace) -> str:
     if place.part == "middle_block":
         return f"{place.side}.MidBlock_0.ResnetBlock_{place.index}"
     if place.part == "middle_attention":
@@ -56,14 +55,14 @@ def _tree(place: Place) -> str:
     return f"{level}.{'ResnetBlock' if place.part == 'block' else 'AttnBlock'}_{place.index}"
 
 
-def _native(native: Native) -> Fields:
+def _native(native: NativeConfig) -> Fields:
     fields = {ours: native.data[theirs] for theirs, ours in _FIELDS.items() if theirs in native.data}
     if "no_attn_mid_block" in native.data:
         fields["mid_attention"] = not native.data["no_attn_mid_block"]
     return fields
 
 
-LAYOUT = Layout(
+LAYOUT = KeyLayout(
     name="lwm",
     marker="encoder.DownsamplingBlock_0.ResnetBlock_0.Conv_0.kernel",
     from_torch=False,

@@ -6,18 +6,17 @@ come in order of execution. The file says nothing of the architecture.
 
 import re
 
-from vqgan.importers.base import Fields, Layout, Native
-from vqgan.importers.naming import Place, join, torch_leaf
-from vqgan.importers.taming import layer_names
+from vqgan.importers.formats.taming import layer_names
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted, torch_leaf
 
 
-def _names(place: Place, levels: int, _blocks: int) -> tuple[str, ...]:
+def _names(place: ParameterPlace, levels: int, _blocks: int) -> tuple[str, ...]:
     if place.layer == "codebook":
         return ("quantize.embedding.weight",)
-    return tuple(join(_tree(place), layer, torch_leaf(place)) for layer in layer_names(place))
+    return tuple(dotted(_tree(place), layer, torch_leaf(place)) for layer in layer_names(place))
 
 
-def _tree(place: Place) -> str:
+def _tree(place: ParameterPlace) -> str:
     if place.part in ("middle_block", "middle_attention"):
         # The middle is one list: block, attention, block.
         index = 1 if place.part == "middle_attention" else 2 * place.index
@@ -30,11 +29,11 @@ def _tree(place: Place) -> str:
     return f"{level}.res.{place.index}" if place.part == "block" else f"{level}.attn.{place.index}"
 
 
-def _native(_: Native) -> Fields:
+def _native(_: NativeConfig) -> Fields:
     return {}
 
 
-LAYOUT = Layout(
+LAYOUT = KeyLayout(
     name="llamagen",
     marker="encoder.conv_blocks.0.res.0.conv1.weight",
     from_torch=True,

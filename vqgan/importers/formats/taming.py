@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vqgan.errors import UserError
-from vqgan.importers.base import Fields, Layout, Native
-from vqgan.importers.naming import Place, join, torch_leaf
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted, torch_leaf
 
 _LAYERS = {
     "shortcut": ("nin_shortcut",),
@@ -23,8 +22,8 @@ _LAYERS = {
 _FIELDS = ("resolution", "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "z_channels", "double_z")
 
 
-def tree_name(place: Place, levels: int) -> str:
-    """Where a block, attention or resampling stands, such as ``encoder.down.0.block.1``."""
+def tree_name(place: ParameterPlace, levels: int) -> str:
+    """Tells where a block, attention or resampling stands, such as ``encoder.down.0.block.1``."""
     if place.part == "middle_block":
         return f"{place.side}.mid.block_{place.index + 1}"
     if place.part == "middle_attention":
@@ -38,22 +37,22 @@ def tree_name(place: Place, levels: int) -> str:
     return f"{level}.block.{place.index}" if place.part == "block" else f"{level}.attn.{place.index}"
 
 
-def layer_names(place: Place) -> tuple[str, ...]:
-    """What a layer may be called."""
+def layer_names(place: ParameterPlace) -> tuple[str, ...]:
+    """Returns what a layer may be called."""
     return _LAYERS.get(place.layer, (place.layer,))
 
 
-def _names(place: Place, levels: int, _blocks: int) -> tuple[str, ...]:
+def _names(place: ParameterPlace, levels: int, _blocks: int) -> tuple[str, ...]:
     if place.layer == "codebook":
         return "quantize.embedding.weight", "quantize.embed.weight"
     if place.layer == "projection":
         return (f"quantize.proj.{torch_leaf(place)}",)
     tree = tree_name(place, levels)
-    return tuple(join(tree, layer, torch_leaf(place)) for layer in layer_names(place))
+    return tuple(dotted(tree, layer, torch_leaf(place)) for layer in layer_names(place))
 
 
-def read_yaml(native: Native) -> Fields:
-    """Fields from a YAML with a ``ddconfig``, wherever in it that stands.
+def read_yaml(native: NativeConfig) -> Fields:
+    """Reads fields from a YAML with a ``ddconfig``, wherever in it that stands.
 
     Raises:
       UserError: the model is none that turns RGB images into tokens, or remaps them.
@@ -88,7 +87,7 @@ _PARAMS = {"embed_dim": "embed_dim", "n_embed": "codebook_size"}
 
 
 def find_params(data: Any, depth: int = 0) -> Mapping[str, Any] | None:
-    """The mapping that holds ``ddconfig``; a first stage inside another model is found as well."""
+    """Finds the mapping that holds ``ddconfig``; a first stage inside another model is found as well."""
     if not isinstance(data, Mapping) or depth > 8:
         return None
     if isinstance(data.get("ddconfig"), Mapping):
@@ -101,16 +100,13 @@ def find_params(data: Any, depth: int = 0) -> Mapping[str, Any] | None:
     return None
 
 
-IGNORED = re.compile(
-    r"loss\..*|discriminator\..*|colorize|model_ema\..*|quantize\.embedding\.(cluster_size|embed_avg)"
-)
+IGNORED = re.compile(r"loss\..*|discriminator\..*|colorize|quantize\.embedding\.(cluster_size|embed_avg)")
 
-LAYOUT = Layout(
+LAYOUT = KeyLayout(
     name="taming-transformers",
     marker="encoder.down.0.block.0.conv1.weight",
     from_torch=True,
     names=_names,
     native=read_yaml,
     ignored=IGNORED,
-    ema_prefix="model_ema.",
 )

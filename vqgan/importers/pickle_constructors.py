@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vqgan.importers.pickle_objects import Constructor, Global, PickleError
+from vqgan.importers.safe_pickle import Constructor, Global, PickleError
 from vqgan.importers.tensors import (
     Tensor,
     check_repeats,
@@ -52,12 +52,12 @@ class Storage:
     read: Callable[[int, int], np.ndarray]
 
     def view_as(self, dtype: np.dtype[Any]) -> "Storage":
-        """The same bytes as another type."""
+        """Views the same bytes as another type."""
         return Storage(dtype, self.size * self.dtype.itemsize // dtype.itemsize, self.read)
 
 
 def storage_dtype(kind: Any) -> np.dtype[Any]:
-    """The number type of a storage class that a persistent id names."""
+    """Returns the number type of a storage class that a persistent id names."""
     name = kind.name.rpartition(".")[2] if isinstance(kind, Global) else str(kind)
     if name not in STORAGE_TYPES:
         raise PickleError(f"storage of unknown type {name!r:.60}")
@@ -65,7 +65,7 @@ def storage_dtype(kind: Any) -> np.dtype[Any]:
 
 
 def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    """A strided view of a storage, checked against its size; torch's ``_rebuild_tensor_v2``."""
+    """Makes a strided view of a storage, checked against its size; torch's ``_rebuild_tensor_v2``."""
     if not isinstance(storage, Storage):
         raise PickleError("a tensor without storage")
     shape, strides = check_shape(shape, strides), tuple(strides)
@@ -137,7 +137,7 @@ class ArrayRecord:
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray | None:
-    """An array over bytes; None for arrays of objects, which hold no weights."""
+    """Makes an array over bytes; None for arrays of objects, which hold no weights."""
     if not isinstance(dtype, DtypeRecord):
         raise PickleError("an array without a type")
     if dtype.value is None:
@@ -169,7 +169,7 @@ def _encode(text: Any, encoding: Any = "latin1", *_: Any) -> bytes:
 
 
 def _mapping(*arguments: Any) -> dict[Any, Any]:
-    """OrderedDict, defaultdict, FrozenDict and dict: all become a plain dictionary."""
+    """Makes a plain dictionary of an OrderedDict, defaultdict, FrozenDict or dict."""
     items = arguments[-1] if arguments and isinstance(arguments[-1], (dict, list)) else {}
     return dict(items if isinstance(items, dict) else (pair for pair in items))
 
@@ -179,12 +179,12 @@ def _sequence(items: Any = (), *_: Any) -> Any:
 
 
 def _unwrap(value: Any = None, *_: Any) -> Any:
-    """What a wrapper around one array (a JAX array, a parameter) holds."""
+    """Returns what a wrapper around one array (a JAX array, a parameter) holds."""
     return value
 
 
 def _jax_array(function: Any, arguments: Any, state: Any, *_: Any) -> Any:
-    """A pickled JAX array: the way to rebuild its NumPy form."""
+    """Rebuilds a pickled JAX array in its NumPy form."""
     if not isinstance(function, Global) or function.constructor is None or not isinstance(arguments, tuple):
         raise PickleError("a JAX array of an unknown kind")
     record = function.constructor(*arguments)
@@ -225,8 +225,8 @@ MAX_TENSORS = 200_000
 MAX_DEPTH = 24
 
 
-def flatten(tree: Any) -> dict[str, Tensor]:
-    """All tensors of nested dictionaries, under dotted names.
+def flatten_tensors(tree: Any) -> dict[str, Tensor]:
+    """Collects all tensors of nested dictionaries, under dotted names.
 
     Raises:
       PickleError: it is nested without end or absurdly large.

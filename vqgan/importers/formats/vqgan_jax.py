@@ -7,9 +7,8 @@ normalisations as ``(1, 1, 1, C)``.
 import re
 
 from vqgan.errors import UserError
-from vqgan.importers.base import Fields, Layout, Native
-from vqgan.importers.naming import Place, join
-from vqgan.importers.taming import layer_names, tree_name
+from vqgan.importers.formats.taming import layer_names, tree_name
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted
 
 _FIELDS = {
     "resolution": "resolution",
@@ -25,21 +24,21 @@ _FIELDS = {
 }
 
 
-def _names(place: Place, levels: int, _blocks: int) -> tuple[str, ...]:
+def _names(place: ParameterPlace, levels: int, _blocks: int) -> tuple[str, ...]:
     if place.layer == "codebook":
         return ("quantize.embedding.embedding",)
     tree = re.sub(r"\.(\d+)", r"_\1", tree_name(place, levels))
-    return tuple(join(tree, layer, place.leaf) for layer in layer_names(place))
+    return tuple(dotted(tree, layer, place.leaf) for layer in layer_names(place))
 
 
-def _native(native: Native) -> Fields:
+def _native(native: NativeConfig) -> Fields:
     data = native.data
     if data.get("in_channels", 3) != 3 or data.get("out_ch", 3) != 3:
         raise UserError(f"{native.path}: the model takes {data.get('in_channels')} channels; only RGB works")
     return {ours: data[theirs] for theirs, ours in _FIELDS.items() if theirs in data}
 
 
-LAYOUT = Layout(
+LAYOUT = KeyLayout(
     name="vqgan-jax",
     marker="encoder.down_0.block_0.conv1.kernel",
     from_torch=False,

@@ -8,8 +8,7 @@ import re
 from collections.abc import Mapping
 
 from vqgan.errors import UserError
-from vqgan.importers.base import Fields, Layout, Native
-from vqgan.importers.naming import Place, join
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted
 from vqgan.importers.tensors import Tensor
 
 _LAYERS = {
@@ -28,13 +27,13 @@ _FIELDS = {
 }
 
 
-def _names(place: Place, levels: int, blocks: int) -> tuple[str, ...]:
+def _names(place: ParameterPlace, levels: int, blocks: int) -> tuple[str, ...]:
     if place.layer == "codebook":
         return ("quantizer.codebook",)
-    return (join(place.side, _tree(place, levels, blocks), place.leaf),)
+    return (dotted(place.side, _tree(place, levels, blocks), place.leaf),)
 
 
-def _tree(place: Place, levels: int, blocks: int) -> str:
+def _tree(place: ParameterPlace, levels: int, blocks: int) -> str:
     encoder = place.side == "encoder"
     if place.part in ("block", "middle_block"):
         # In order of execution: the encoder's middle comes last, the decoder's first.
@@ -51,7 +50,7 @@ def _tree(place: Place, levels: int, blocks: int) -> str:
 
 
 def _geometry(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
-    """The decoder has one convolution outside of blocks more than levels; blocks include the middle's."""
+    """Counts: a decoder has a convolution outside of blocks more than levels; blocks include the middle's."""
     levels = _count(tensors, r"decoder\.Conv_\d+\.kernel") - 1
     blocks = _count(tensors, r"encoder\.ResBlock_\d+\.Conv_0\.kernel")
     if _count(tensors, r"encoder\.Conv_\d+\.kernel") != 2:
@@ -65,7 +64,7 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     return sum(re.fullmatch(pattern, name) is not None for name in tensors)
 
 
-def _native(native: Native) -> Fields:
+def _native(native: NativeConfig) -> Fields:
     vqvae = native.data.get("vqvae")
     data = vqvae if isinstance(vqvae, Mapping) else native.data
     if data.get("conv_downsample"):
@@ -78,7 +77,7 @@ def _native(native: Native) -> Fields:
     return fields
 
 
-LAYOUT = Layout(
+LAYOUT = KeyLayout(
     name="maskgit",
     marker="encoder.ResBlock_0.Conv_0.kernel",
     from_torch=False,

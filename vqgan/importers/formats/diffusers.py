@@ -6,8 +6,7 @@ Projections of the attentions are linear layers; ``up_blocks`` come in order of 
 from typing import Any
 
 from vqgan.errors import UserError
-from vqgan.importers.base import Fields, Layout, Native
-from vqgan.importers.naming import Place, join, torch_leaf
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted, torch_leaf
 
 # The second name is that of releases before 0.17.
 _LAYERS = {
@@ -22,14 +21,14 @@ _LAYERS = {
 _FULL_ATTENTION = {"AttnDownEncoderBlock2D": True, "DownEncoderBlock2D": False}
 
 
-def _names(place: Place, levels: int, _blocks: int) -> tuple[str, ...]:
+def _names(place: ParameterPlace, levels: int, _blocks: int) -> tuple[str, ...]:
     if place.layer == "codebook":
         return ("quantize.embedding.weight",)
     layers = _LAYERS.get(place.layer, (place.layer,))
-    return tuple(join(_tree(place), layer, torch_leaf(place)) for layer in layers)
+    return tuple(dotted(_tree(place), layer, torch_leaf(place)) for layer in layers)
 
 
-def _tree(place: Place) -> str:
+def _tree(place: ParameterPlace) -> str:
     if place.part == "middle_block":
         return f"{place.side}.mid_block.resnets.{place.index}"
     if place.part == "middle_attention":
@@ -43,7 +42,7 @@ def _tree(place: Place) -> str:
     return f"{level}.{'resnets' if place.part == 'block' else 'attentions'}.{place.index}"
 
 
-def _native(native: Native) -> Fields:
+def _native(native: NativeConfig) -> Fields:
     data = native.data
     if "block_out_channels" not in data:
         return {}
@@ -76,13 +75,13 @@ def _check_resolution(fields: Fields, levels: int) -> None:
         fields.pop("resolution", None)
 
 
-def _require(native: Native, name: str, default: str, wanted: str) -> None:
+def _require(native: NativeConfig, name: str, default: str, wanted: str) -> None:
     found = native.data.get(name, default)
     if found != wanted:
         raise UserError(f"{native.path}: {name} is {found!r}; only {wanted!r} is supported")
 
 
-LAYOUT = Layout(
+LAYOUT = KeyLayout(
     name="diffusers",
     marker="encoder.down_blocks.0.resnets.0.conv1.weight",
     from_torch=True,

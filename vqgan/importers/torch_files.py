@@ -6,6 +6,7 @@ with the raw storages behind. Tensors are read from the file one by one when ask
 memory is what the caller keeps.
 """
 
+import io
 import struct
 import zipfile
 import zlib
@@ -15,9 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vqgan.errors import UserError
-from vqgan.importers.pickle_machine import load
-from vqgan.importers.pickle_objects import PickleError
-from vqgan.importers.torch_pickle import CONSTRUCTORS, Storage, storage_dtype
+from vqgan.importers.pickle_constructors import CONSTRUCTORS, Storage, storage_dtype
+from vqgan.importers.safe_pickle import PickleError, load_pickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -30,7 +30,7 @@ _DAMAGE = (
 
 
 def read_torch_zip(path: Path) -> Any:
-    """Structure of a zip checkpoint, its tensors as :class:`~vqgan.importers.tensors.Tensor`.
+    """Reads the structure of a zip checkpoint, its tensors as :class:`~vqgan.importers.tensors.Tensor`.
 
     Raises:
       UserError: damaged, compressed beyond reason, or with a pickle that names code.
@@ -39,7 +39,7 @@ def read_torch_zip(path: Path) -> Any:
 
 
 def read_torch_legacy(path: Path) -> Any:
-    """Structure of a checkpoint in the format before torch 1.6.
+    """Reads the structure of a checkpoint in the format before torch 1.6.
 
     Raises:
       UserError: damaged, or with a pickle that names code.
@@ -48,7 +48,7 @@ def read_torch_legacy(path: Path) -> Any:
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """A pickle of dictionaries of NumPy arrays.
+    """Reads a pickle of dictionaries of NumPy arrays.
 
     Raises:
       UserError: damaged, or it names code.
@@ -56,13 +56,13 @@ def read_plain_pickle(path: Path) -> Any:
 
     def read() -> Any:
         with path.open("rb") as file:
-            return load(file, CONSTRUCTORS)
+            return load_pickle(file, CONSTRUCTORS)
 
     return _guarded(path, read)
 
 
 def is_torch_zip(path: Path) -> bool:
-    """Whether it is a zip archive with torch's structure pickle in it."""
+    """Tells whether it is a zip archive with torch's structure pickle in it."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.split("/")[-1] == "data.pkl" for name in archive.namelist())
@@ -71,10 +71,10 @@ def is_torch_zip(path: Path) -> bool:
 
 
 def is_torch_legacy(path: Path) -> bool:
-    """Whether its first pickle is the legacy format's magic number."""
+    """Tells whether its first pickle is the legacy format's magic number."""
     try:
         with path.open("rb") as file:
-            return file.read(1) == b"\x80" and file.seek(0) == 0 and load(file, {}) == LEGACY_MAGIC
+            return file.read(1) == b"\x80" and file.seek(0) == 0 and load_pickle(file, {}) == LEGACY_MAGIC
     except (PickleError, UserError, OSError):
         return False
 
@@ -117,9 +117,7 @@ class _ZipFile:
             self._order = self._byte_order(archive)
 
     def structure(self) -> Any:
-        import io
-
-        return load(io.BytesIO(self._pickle), CONSTRUCTORS, self._storage)
+        return load_pickle(io.BytesIO(self._pickle), CONSTRUCTORS, self._storage)
 
     def _byte_order(self, archive: zipfile.ZipFile) -> str:
         name = f"{self._root}byteorder"
@@ -147,7 +145,7 @@ class _ZipFile:
         return Storage(dtype, count, read)
 
     def _read(self, info: zipfile.ZipInfo, first: int, size: int) -> np.ndarray:
-        """``size`` bytes of a member, uint8; guarded, since it runs long after the file was opened."""
+        """Reads ``size`` bytes of a member, uint8; guarded, since it runs long after the file was opened."""
         return _guarded(self._path, lambda: self._read_member(info, first, size))
 
     def _read_member(self, info: zipfile.ZipInfo, first: int, size: int) -> np.ndarray:
@@ -165,7 +163,7 @@ class _ZipFile:
             return _read_exactly(file, size)
 
     def _data_start(self, file: BinaryIO, info: zipfile.ZipInfo) -> int:
-        """Where a stored member's bytes begin: behind its local header (zip specification, 4.3.7)."""
+        """Finds where a stored member's bytes begin: behind its local header (zip specification, 4.3.7)."""
         file.seek(info.header_offset)
         header = file.read(30)
         if len(header) != 30 or header[:4] != b"PK\x03\x04":
@@ -191,7 +189,7 @@ class _ZipFile:
 
 
 def _storage_id(persistent_id: Any) -> tuple[Any, str, int]:
-    """Storage class, key and number of elements of ``("storage", class, key, device, count, ...)``."""
+    """Takes class, key and number of elements from ``("storage", class, key, device, count, ...)``."""
     if not isinstance(persistent_id, tuple) or len(persistent_id) < 5 or persistent_id[0] != "storage":
         raise PickleError("a reference that is no storage")
     _, kind, key, _, count = persistent_id[:5]
@@ -223,19 +221,19 @@ def _legacy_structure(path: Path) -> Any:
         return _view(Storage(dtype, count, read), persistent_id)
 
     with path.open("rb") as file:
-        if load(file, {}) != LEGACY_MAGIC or load(file, {}) != LEGACY_PROTOCOL:
+        if load_pickle(file, {}) != LEGACY_MAGIC or load_pickle(file, {}) != LEGACY_PROTOCOL:
             raise PickleError("its magic number or protocol is unknown")
-        system = load(file, CONSTRUCTORS)
+        system = load_pickle(file, CONSTRUCTORS)
         if isinstance(system, dict) and system.get("little_endian") is False:
             raise UserError("written on a big-endian machine; save it again with a current torch")
-        structure = load(file, CONSTRUCTORS, storage)
-        keys = load(file, {})
+        structure = load_pickle(file, CONSTRUCTORS, storage)
+        keys = load_pickle(file, {})
         _locate(file, keys, counts, starts)
     return structure
 
 
 def _view(storage: Storage, persistent_id: tuple[Any, ...]) -> Storage:
-    """The part of a storage that an old file's view metadata ``(key, offset, size)`` names."""
+    """Takes the part of a storage that an old file's view metadata ``(key, offset, size)`` names."""
     view = persistent_id[5] if len(persistent_id) > 5 else None
     if view is None:
         return storage

@@ -17,7 +17,7 @@ import pytest
 
 from vqgan import UserError
 from vqgan.importers import import_checkpoint
-from vqgan.importers.torch_reader import read_plain_pickle, read_torch_legacy, read_torch_zip
+from vqgan.importers.torch_files import read_plain_pickle, read_torch_legacy, read_torch_zip
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int64]
 
@@ -130,7 +130,7 @@ def test_indirect_calls_do_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_numpy_pickles(protocol: int, tmp_path: Path) -> None:
-    from vqgan.importers.torch_pickle import flatten
+    from vqgan.importers.pickle_constructors import flatten_tensors
 
     arrays = {
         "c": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -141,7 +141,7 @@ def test_numpy_pickles(protocol: int, tmp_path: Path) -> None:
     if protocol == 5:
         del arrays["bf"]  # its buffer has no format that NumPy could pickle in this protocol
     (tmp_path / "p").write_bytes(pickle.dumps({"x": arrays, "n": np.float32(2)}, protocol))
-    found = flatten(read_plain_pickle(tmp_path / "p"))
+    found = flatten_tensors(read_plain_pickle(tmp_path / "p"))
     assert found.keys() == {f"x.{name}" for name in arrays}
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[f"x.{name}"].read(), array)
