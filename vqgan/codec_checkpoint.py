@@ -73,7 +73,8 @@ def resolve_codec(path_or_name: str | os.PathLike[str]) -> Path | None:
     Raises:
       UserError: there is nothing of that name.
     """
-    from vqgan.importers.hub import fetch_from_hub, is_hub
+    from vqgan.hub import is_hub
+    from vqgan.importers.hub_checkpoint import fetch_checkpoint
     from vqgan.importers.source import split_source
 
     path = Path(path_or_name)
@@ -83,7 +84,7 @@ def resolve_codec(path_or_name: str | os.PathLike[str]) -> Path | None:
     if str(path_or_name) in pretrained_names():
         return PRETRAINED_DIR / str(path_or_name)
     if is_hub(str(path_or_name)) and "?" not in str(path_or_name):
-        folder = fetch_from_hub(str(path_or_name))
+        folder = fetch_checkpoint(str(path_or_name))
         return folder if (folder / "codec.json").is_file() else None
     if is_hub(str(path_or_name)) or Path(split_source(str(path_or_name))[0]).exists():
         return None

@@ -244,7 +244,7 @@ def test_killed_at_every_step(
     steps = live(settings("reference"), None, monkeypatch)
     reference = contents(tmp_path / "reference")
     assert steps > 40
-    assert sum(name.startswith("rejects-") for name in reference) >= 1
+    assert sum(name.startswith("rejects/") for name in reference) >= 1
     left_something = 0
     for last in range(steps):
         config = settings(f"run-{last}")
@@ -332,7 +332,7 @@ def test_file_size_limit(source: Path, codec_path: str, tmp_path: Path) -> None:
     assert "no space left" in short.stderr
     assert "tokens-" in short.stderr
     assert not list(output.rglob("*.tmp"))
-    assert not list(output.glob("tokens-*"))
+    assert not list(output.glob("data/tokens-*"))
     assert (output / "plan" / "plan.json").exists()
     assert run(1 << 30).returncode == 0
     assert (output / "manifest.json").exists()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vqgan.importers.safe_pickle import Constructor, Global, PickleError
+from vqgan.importers.pickle_objects import Constructor, Global, PickleError
 from vqgan.importers.tensors import (
     Tensor,
     check_repeats,

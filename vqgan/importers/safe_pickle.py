@@ -6,12 +6,12 @@ in it becomes an inert :class:`Stub`. Names whose only use in a pickle is an att
 :mod:`vqgan.importers.pickle_constructors` says what may be constructed.
 """
 
-import io
 import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from vqgan.errors import UserError
+from vqgan.importers.pickle_objects import BoundedFile, Global, PickleError, Stub, refuse_dangerous
 
 Constructor = Callable[..., Any]
 
@@ -24,95 +24,6 @@ _LITERALS = {
 }  # fmt: skip
 _MEMO_IN = {"PUT", "BINPUT", "LONG_BINPUT"}
 _MEMO_OUT = {"GET", "BINGET", "LONG_BINGET"}
-
-# Modules and functions that run commands, code or imports. A model has no use for them.
-_REFUSED_MODULES = {
-    "_ctypes", "_pickle", "_posixsubprocess", "_socket", "asyncio", "bdb", "cProfile", "code", "codeop",
-    "commands", "ctypes", "http", "importlib", "marshal", "multiprocessing", "nt", "os", "pdb", "pickle",
-    "pip", "posix", "profile", "pty", "pydoc", "requests", "runpy", "shutil", "socket", "subprocess", "sys",
-    "tempfile", "timeit", "trace", "urllib", "webbrowser",
-}  # fmt: skip
-_REFUSED_BUILTINS = {
-    "__import__", "apply", "breakpoint", "compile", "delattr", "eval", "exec", "execfile", "file", "globals",
-    "help", "input", "locals", "open", "setattr", "vars",
-}  # fmt: skip
-_REFUSED_NAMES = {"io.open", "io.open_code", "io.FileIO", "codecs.open", "torch.hub.load"}
-_BUILTINS = {"builtins", "__builtin__", "__builtins__"}
-
-
-class PickleError(Exception):
-    """The stream is not a well-formed pickle of data."""
-
-
-class Stub:
-    """Stands for a class, function or object of foreign code. It does nothing."""
-
-    __slots__ = ("name", "state")
-
-    def __init__(self, name: str):
-        self.name = name
-        self.state: Any = None
-
-    def __repr__(self) -> str:
-        return f"<{self.name}>"
-
-
-class Global:
-    """A name that the pickle refers to, with what to do where it is called (None: nothing)."""
-
-    __slots__ = ("constructor", "name")
-
-    def __init__(self, name: str, constructor: Constructor | None):
-        self.name = name
-        self.constructor = constructor
-
-    def __repr__(self) -> str:
-        return f"<{self.name}>"
-
-
-class BoundedFile:
-    """A file that never reads past its end, so that a forged length cannot claim memory."""
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        start = file.tell()
-        self._end = file.seek(0, io.SEEK_END)
-        file.seek(start)
-
-    def read(self, size: int = -1) -> bytes:
-        """Reads at most ``size`` bytes; fails where fewer are left."""
-        left = self._end - self._file.tell()
-        if size > left:
-            raise PickleError(f"it ends {size - left} bytes early")
-        return self._file.read(left if size < 0 else size)
-
-    def readline(self) -> bytes:
-        """Reads up to the next line feed."""
-        return self._file.readline(65536)
-
-    def tell(self) -> int:
-        """Returns the position in the file."""
-        return self._file.tell()
-
-
-def refuse_dangerous(module: str, name: str) -> None:
-    """Refuses a global whose only use in a pickle is to run something.
-
-    Raises:
-      UserError: it is such a name.
-    """
-    root = module.partition(".")[0]
-    last = name.rpartition(".")[2]
-    by_name = f"{module.lstrip('_')}.{name}" in _REFUSED_NAMES
-    if (
-        by_name
-        or root in _REFUSED_MODULES
-        or (module in _BUILTINS and (last in _REFUSED_BUILTINS or "." in name))
-    ):
-        raise UserError(
-            f"its pickle names {module}.{name}, which can run code; such a file is refused: "
-            "do not open it with other programs, and get the checkpoint from its publisher"
-        )
 
 
 def load_pickle(

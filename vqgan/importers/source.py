@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from vqgan.errors import UserError
+from vqgan.hub import is_hub
 from vqgan.importers.containers import sniff
-from vqgan.importers.hub import fetch_from_hub, is_hub
+from vqgan.importers.hub_checkpoint import fetch_checkpoint
 from vqgan.importers.layout import NativeConfig
 
 # Where several containers lie in one folder, these names are meant, in this order.
@@ -79,7 +80,7 @@ def parse_source(source: str) -> tuple[Path, ImportOptions]:
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_OPTIONS)}"
             raise UserError(f"{source}: unknown option {part!r}; {hint}")
         values[name] = _option(source, name, value)
-    path = fetch_from_hub(text) if is_hub(text) else Path(text)
+    path = fetch_checkpoint(text) if is_hub(text) else Path(text)
     return path, ImportOptions(**values)
 
 

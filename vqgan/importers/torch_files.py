@@ -17,7 +17,8 @@ import numpy as np
 
 from vqgan.errors import UserError
 from vqgan.importers.pickle_constructors import CONSTRUCTORS, Storage, storage_dtype
-from vqgan.importers.safe_pickle import PickleError, load_pickle
+from vqgan.importers.pickle_objects import PickleError
+from vqgan.importers.safe_pickle import load_pickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001

@@ -17,7 +17,7 @@ import numpy as np
 
 from vqgan.errors import UserError
 from vqgan.importers.containers import READERS, describe_unknown, sniff
-from vqgan.importers.safe_pickle import PickleError
+from vqgan.importers.pickle_objects import PickleError
 from vqgan.importers.source import find_native, find_weights, parse_source
 from vqgan.importers.tensors import as_float32
 from vqgan.prior.config import PriorConfig

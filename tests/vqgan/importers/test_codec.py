@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vqgan import Codec, UserError, codec_checkpoint
-from vqgan.importers.hub import fetch_from_hub
+from vqgan.importers.hub_checkpoint import fetch_checkpoint
 
 DATA = Path(__file__).parents[2] / "testdata"
 GOLDEN = DATA / "golden" / "lwm"
@@ -58,7 +58,7 @@ def test_photographs_are_tokenized_and_the_shards_say_with_what(tmp_path: Path) 
         "--batch-size", "4", "--quiet", "--no-report",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    shard = next(output.glob("tokens-*.parquet"))
+    shard = next(output.glob("data/tokens-*.parquet"))
     origin = json.loads(pq.read_metadata(shard).metadata[b"vqgan"])["codec_origin"]
     assert (origin["format"], origin["file"]) == ("lwm", "vqgan")
     assert len(origin["sha256"]) == 64
@@ -157,17 +157,17 @@ def test_hub_addresses_go_to_the_library(tmp_path: Path, monkeypatch: pytest.Mon
 
     library = SimpleNamespace(snapshot_download=snapshot_download, hf_hub_download=hf_hub_download)
     monkeypatch.setitem(sys.modules, "huggingface_hub", library)
-    fetch_from_hub.cache_clear()
+    fetch_checkpoint.cache_clear()
     wanted = codec_checkpoint.read_info(GOLDEN).fingerprint
     assert codec_checkpoint.read_info("hf://owner/name@main").fingerprint == wanted
     assert codec_checkpoint.read_info("hf://owner/name/vqgan@v1").fingerprint == wanted
     assert calls[:2] == [("owner/name", "codec.json", "main"), ("owner/name", "main")]
     assert ("owner/name", "vqgan", "v1") in calls
-    with pytest.raises(UserError, match="unavailable"):
+    with pytest.raises(UserError, match="cannot be had"):
         codec_checkpoint.read_info("hf://owner/name/missing.pt")
     with pytest.raises(UserError, match="write it as"):
         codec_checkpoint.read_info("hf://name")
-    fetch_from_hub.cache_clear()
+    fetch_checkpoint.cache_clear()
 
 
 def test_hub_offline_from_the_cache(tmp_path: Path) -> None:
