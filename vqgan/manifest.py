@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from vqgan import filesystems
+import vqgan.filesystems as filesystems
 from vqgan.errors import UserError, first_line
 
 FORMAT_VERSION = 2
