@@ -128,7 +128,7 @@ def tokenize_config(args: argparse.Namespace) -> "TokenizeConfig":
 
 
 def _image_size(args: argparse.Namespace) -> int:
-    from vqgan.checkpoint import read_info
+    from vqgan.codec_checkpoint import read_info
 
     size: int | None = args.image_size
     return read_info(args.codec).config.resolution if size is None else size

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vqgan.config import ModelConfig, to_dict
-from vqgan.parameters import parameter_count
+from vqgan.model.parameters import codec_parameter_count
 
 UNSPECIFIED = "unspecified"
 CODEC_TASK = "image-feature-extraction"
@@ -179,7 +179,7 @@ def _summary(config: ModelConfig) -> str:
     return (
         f"A VQGAN that turns images into tokens and back: {side} × {side} pixels a token, "
         f"{config.codebook_size:,} codes of {config.embed_dim} dimensions, "
-        f"{parameter_count(config) / 1e6:,.2f} million parameters."
+        f"{codec_parameter_count(config) / 1e6:,.2f} million parameters."
     )
 
 

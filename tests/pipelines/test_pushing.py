@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pipelines.pushing import push
-from vqgan.checkpoint import read_info
 from vqgan.codec import Codec
+from vqgan.codec_checkpoint import read_info
 
 from .fake_hub import Hub, lay_out_as_cache
 

@@ -14,15 +14,14 @@ import numpy as np
 
 from vqgan.config import ModelConfig, to_dict
 from vqgan.errors import UserError
-from vqgan.importers import diffusers, llamagen, taming
-from vqgan.importers.base import Layout
-from vqgan.importers.naming import parse
+from vqgan.importers.formats import diffusers, llamagen, taming
+from vqgan.importers.layout import KeyLayout, parse_parameter
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 _MASKGIT_ONLY = ("shortcut_from_branch", "pool_downsample")
 
 
-def export(
+def export_checkpoint(
     folder: str,
     to: str,
     config: ModelConfig,
@@ -70,8 +69,8 @@ def export(
     return path
 
 
-def _layout(to: str, config: ModelConfig) -> Layout:
-    """The key layout, after a look at whether it can express the model."""
+def _layout(to: str, config: ModelConfig) -> KeyLayout:
+    """Returns the key layout, after a look at whether it can express the model."""
     if to == "safetensors" and config.quantizer == "cosine":
         layout = llamagen.LAYOUT
     else:
@@ -92,8 +91,8 @@ def _layout(to: str, config: ModelConfig) -> Layout:
     return layout
 
 
-def _foreign_name(name: str, layout: Layout, config: ModelConfig) -> str:
-    candidates = layout.names(parse(name), len(config.ch_mult), config.num_res_blocks)
+def _foreign_name(name: str, layout: KeyLayout, config: ModelConfig) -> str:
+    candidates = layout.names(parse_parameter(name), len(config.ch_mult), config.num_res_blocks)
     if config.quantizer == "gumbel" and name == "codebook":
         return candidates[1]
     if config.attention == "linear" and "attention" in name and ".out." in name:
@@ -111,7 +110,7 @@ def _for_torch(name: str, value: np.ndarray, *, linear: bool) -> np.ndarray:
 
 
 def _diffusers_config(config: ModelConfig) -> dict[str, Any]:
-    """The constructor's arguments of diffusers' ``VQModel``."""
+    """Returns the constructor's arguments of diffusers' ``VQModel``."""
     levels = len(config.ch_mult)
     sides = [config.resolution >> level for level in range(levels)]
     attended = [side in config.attn_resolutions for side in sides]
