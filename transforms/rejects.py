@@ -11,7 +11,7 @@ from transforms.sources.base import Entry
 from vqgan import filesystems
 from vqgan.errors import UserError, first_line
 from vqgan.manifest import AGAIN
-from vqgan.shards import rejects_name
+from vqgan.shards import REJECTS_FOLDER, rejects_name
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -71,6 +71,7 @@ def publish(output: str, number: int, slices: int, rows: list[RejectRow]) -> Non
     """Puts the rejects of a slice in place: before the file that says that the slice is finished."""
     path = filesystems.join(output, rejects_name(number, slices))
     if rows:
+        filesystems.make_folder(filesystems.join(output, REJECTS_FOLDER))
         write(path, rows)
     else:
         filesystems.delete(path)  # a killed run may have found some that can be read now

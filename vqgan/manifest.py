@@ -8,7 +8,8 @@ from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
 
-MANIFEST_VERSION = 1
+FORMAT_VERSION = 2
+"""Of a data set: its layout, manifest, plan, shards and indices."""
 MANIFEST_FILE = "manifest.json"
 IMAGES_KIND = "images"
 """``kind`` in the manifest of decoded pictures; that of tokens has none."""
@@ -41,15 +42,30 @@ def read_manifest(output: str) -> dict[str, Any] | None:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); check its permissions") from error
     fields = parse_document(data, lambda reason: damaged(output, reason))
-    version = fields.integer("version")
-    if version != MANIFEST_VERSION:
-        raise UserError(f"{path}: format version {version}, this release reads {MANIFEST_VERSION}")
+    check_version(path, fields.value("version"))
     return dict(fields.data)
 
 
 def manifest_fields(output: str, manifest: Mapping[str, Any]) -> Fields:
     """A manifest, to be read field by field; what it lacks is told as damage of its file."""
     return Fields(manifest, lambda reason: damaged(output, reason))
+
+
+def check_version(where: str, version: Any) -> None:
+    """Refuses files of another format version.
+
+    Args:
+      where: the file, for the message.
+      version: that it says it has.
+
+    Raises:
+      UserError: another version, and what to do about it.
+    """
+    if version == FORMAT_VERSION:
+        return
+    older = isinstance(version, int) and version < FORMAT_VERSION
+    advice = "make the data set again, in a new folder" if older else "upgrade vqgan-pipelines"
+    raise UserError(f"{where}: format version {version}, this release reads {FORMAT_VERSION}; {advice}")
 
 
 def check_tokens(path: str, manifest: Mapping[str, Any]) -> None:

@@ -16,14 +16,15 @@ import pyarrow.parquet as pq
 from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
-from vqgan.manifest import AGAIN
+from vqgan.manifest import AGAIN, FORMAT_VERSION, check_version
 
-FORMAT_VERSION = 1
 METADATA_KEY = b"vqgan-images"
 ROWS_PER_GROUP = 1024
 BYTES_PER_GROUP = 32 << 20
 IMAGE = "image"
-IMAGE_FIELD = pa.field(IMAGE, pa.struct([("bytes", pa.binary()), ("path", pa.string())]), nullable=False)
+# `datasets` takes a column for the feature that the schema names only if the fields are equal, and its own
+# fields are nullable. No picture is ever null.
+IMAGE_FIELD = pa.field(IMAGE, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 INDEX_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -105,9 +106,7 @@ class IndexMetadata:
         fields = parse_document(
             data, lambda reason: UserError(f"{where}: damaged footer metadata ({reason})")
         )
-        version = fields.integer("version")
-        if version != FORMAT_VERSION:
-            raise UserError(f"{where}: index version {version}, this release reads {FORMAT_VERSION}")
+        check_version(where, fields.value("version"))
         fields.only({"version", *(field.name for field in dataclasses.fields(cls))})
         archive = None if fields.value("archive", None) is None else fields.fields("archive")
         return cls(
@@ -129,21 +128,11 @@ def _archive(fields: Fields) -> dict[str, Any]:
     return {"name": fields.text("name"), "bytes": fields.integer("bytes"), "sha256": fields.text("sha256")}
 
 
-def index_name(number: int, slices: int) -> str:
-    """``images-00017-of-00128.parquet``."""
-    return f"images-{number:05d}-of-{slices:05d}.parquet"
-
-
-def archive_name(number: int, slices: int) -> str:
-    """``images-00017-of-00128.tar``."""
-    return f"images-{number:05d}-of-{slices:05d}.tar"
-
-
 def index_schema(with_images: bool) -> pa.Schema:
     """Columns of an index, with what Hugging Face ``datasets`` wants to know of them.
 
-    Its ``Image`` feature is a struct of the encoded bytes and a path, and is told from any other struct
-    by JSON under the schema's key ``huggingface`` alone.
+    Its ``Image`` feature is a nullable struct of the encoded bytes and a path, and is told from any other
+    struct by JSON under the schema's key ``huggingface`` alone.
     """
     fields = [IMAGE_FIELD, *INDEX_SCHEMA] if with_images else list(INDEX_SCHEMA)
     features: dict[str, Any] = {

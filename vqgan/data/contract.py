@@ -9,6 +9,7 @@ import numpy as np
 from vqgan import filesystems
 from vqgan.documents import Fields
 from vqgan.errors import UserError
+from vqgan.hub import resolve_dataset
 from vqgan.manifest import AGAIN, MANIFEST_FILE, check_tokens, damaged, manifest_fields, read_manifest
 from vqgan.shards import ShardMetadata
 
@@ -38,7 +39,8 @@ class Contract:
     """What a manifest says about every shard.
 
     Attributes:
-      path: of the data set.
+      path: of the data set, as it was given.
+      folder: where its files lie: the same, or the cache of what lies on the Hub.
       manifest: the whole of it.
       plan_hash: of the plan that the shards are slices of.
       fingerprint: of the codec.
@@ -49,6 +51,7 @@ class Contract:
     """
 
     path: str
+    folder: str
     manifest: Mapping[str, Any]
     plan_hash: str
     fingerprint: str
@@ -71,22 +74,27 @@ class Contract:
 def read_contract(path: str) -> Contract:
     """The manifest of a finished data set.
 
+    Args:
+      path: folder, URI, or ``hf://datasets/owner/name[@revision]``.
+
     Raises:
-      UserError: there is no data set, it is not finished, it holds pictures, or its manifest is damaged.
+      UserError: there is no data set, it cannot be had from the Hub, it is not finished, it holds pictures,
+        or its manifest is damaged.
     """
-    manifest = read_manifest(path)
+    folder = resolve_dataset(path)
+    manifest = read_manifest(folder)
     if manifest is None:
-        if not filesystems.exists(path):
+        if not filesystems.exists(folder):
             raise UserError(f"{path}: nothing there; give a folder that vqgan tokenize or sample has written")
         raise UserError(
             f"{path}: not a finished data set (no {MANIFEST_FILE}); run the command that writes it again"
         )
     check_tokens(path, manifest)
-    return _parse(path, manifest)
+    return _parse(path, folder, manifest)
 
 
-def _parse(path: str, manifest: Mapping[str, Any]) -> Contract:
-    fields = manifest_fields(path, manifest)
+def _parse(path: str, folder: str, manifest: Mapping[str, Any]) -> Contract:
+    fields = manifest_fields(folder, manifest)
     height, width = fields.integers("grid", 2, least=1)
     codec = fields.fields("codec")
     entries: list[dict[str, Any]] = [
@@ -96,10 +104,11 @@ def _parse(path: str, manifest: Mapping[str, Any]) -> Contract:
     histogram = fields.fields("codebook").integers("histogram")
     rows = sum(entry["rows"] for entry in entries)
     if fields.fields("counts").integer("rows") != rows or sum(histogram) != rows * height * width:
-        raise damaged(path, "it contradicts itself about the number of rows")
+        raise damaged(folder, "it contradicts itself about the number of rows")
     _check_optional(fields)
     return Contract(
         path=path,
+        folder=folder,
         manifest=manifest,
         plan_hash=fields.text("plan_hash"),
         fingerprint=codec.text("fingerprint"),
