@@ -16,7 +16,7 @@ from vqgan.checkpoint import read_info, save_codec
 from vqgan.data.contract import Contract, read_contract
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError
-from vqgan.manifest import check_parts, manifest_fields
+from vqgan.manifest import FORMAT_VERSION, check_parts, manifest_fields
 from vqgan.parameters import parameter_count
 from vqgan.prior import checkpoint as prior_checkpoint
 from vqgan.prior import parameters as prior_parameters
@@ -51,7 +51,7 @@ PRIOR = {
     "files": {"weights/a": 3},
 }
 SHARD = {
-    "version": 1,
+    "version": FORMAT_VERSION,
     "fingerprint": "f" * 64,
     "codec_config": {"ch": 8},
     "codec_origin": {},
@@ -68,7 +68,7 @@ SHARD = {
 }
 FILE = {"name": "tokens-0.parquet", "rows": 2, "bytes": 10, "sha256": "s" * 64}
 MANIFEST = {
-    "version": 1,
+    "version": FORMAT_VERSION,
     "plan_hash": "p" * 64,
     "identity": {
         "preprocessing": {},
