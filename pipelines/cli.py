@@ -21,6 +21,7 @@ from pipelines.commands import (
     train_vqgan,
     verify_tokens,
 )
+from vqgan import __version__
 from vqgan.errors import UserError
 
 COMMANDS = (
@@ -71,6 +72,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
     parser = _Parser(prog="vqgan", description="Image corpora to VQGAN tokens and back.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"vqgan {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
         module.add(commands)

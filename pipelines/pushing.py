@@ -7,6 +7,7 @@ from typing import Any
 from vqgan.card import front_matter, render_card
 from vqgan.checkpoint import PARTS, CodecInfo, load_weights, read_info
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 
 CARD_FILE = "README.md"
 _REPO = re.compile(r"(?:hf://)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")
@@ -109,12 +110,9 @@ def _checked(codec_path: str) -> CodecInfo:
 
 
 def _library(repo: str) -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError(
-            f"{repo}: needs huggingface_hub; install it with: pip install 'vqgan-pipelines[hub]'"
-        ) from None
+    require_extra("hub", repo)
+    import huggingface_hub
+
     return huggingface_hub
 
 

@@ -14,7 +14,9 @@ from vqgan.errors import UserError
 if TYPE_CHECKING:
     from vqgan.codec import Codec
 
-__all__ = ["Codec", "ModelConfig", "UserError"]
+__version__ = "0.1.0"
+
+__all__ = ["Codec", "ModelConfig", "UserError", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -111,6 +111,8 @@ def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(folder, args=ocp.args.PyTreeSave(dict(arrays)))
+    # Orbax leaves it for file systems without a rename. It names the temporary folder that this was written in.
+    (folder / "commit_success.txt").unlink(missing_ok=True)
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

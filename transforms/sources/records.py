@@ -14,6 +14,7 @@ from transforms.sources.framing import read_record, scan
 from transforms.sources.locating import Location, open_file
 from transforms.sources.reading import DamagedError, first_line
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 
 Read = Callable[[], bytes]
 """Gives the bytes of one record, or raises what is wrong with it; runs in any thread."""
@@ -96,10 +97,9 @@ def _load(layout: Layout, read: Read) -> Example:
 
 
 def _open_array_record(path: str | bytes) -> Any:
-    try:
-        from array_record.python.array_record_module import ArrayRecordReader
-    except ImportError as error:
-        raise not_installed("array_record") from error
+    require_extra("tfds", os.fsdecode(path), "array_record")
+    from array_record.python.array_record_module import ArrayRecordReader
+
     try:
         reader = ArrayRecordReader(os.fsdecode(path), _RANDOM_ACCESS)
     except (RuntimeError, UnicodeError) as error:
@@ -107,11 +107,6 @@ def _open_array_record(path: str | bytes) -> Any:
     if not reader.ok():
         raise DamagedError(0, "no whole ArrayRecord file")
     return reader
-
-
-def not_installed(package: str) -> UserError:
-    """What to do about a package that reading TFDS takes."""
-    return UserError(f"{package} is not installed; pip install 'vqgan-pipelines[tfds]'")
 
 
 def _read_batch(reader: Any, numbers: list[int]) -> list[Read]:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from transforms.sources.globbing import Globs
 from transforms.sources.locating import Location, locate
 from transforms.sources.reading import first_line
-from transforms.sources.records import not_installed
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 
 _ADDRESS = re.compile(
     r"tfds:(?P<name>\w+)(?:/(?P<config>[^/:\[]+))?(?::(?P<version>[^/]+))?/(?P<split>[^/?]+)"
@@ -72,11 +72,14 @@ def load_metadata(text: str) -> Prepared:
       UserError: the input has another form, nothing of the kind is there, or TFDS is not installed.
     """
     address = parse_address(text)
+    require_extra("tfds", text, "tensorflow_datasets", "importlib_resources")
     folder = locate(_folder(text, address))
     builder = _builder(text, folder)
     file_format = builder.info.file_format.value
     if file_format not in _FORMATS:
         raise UserError(f"{text}: prepared as {file_format}; prepare it as {' or '.join(_FORMATS)}")
+    if file_format == "array_record":
+        require_extra("tfds", text, "array_record")
     records, lengths = _split_files(text, builder.info.splits, address.split)
     names = tuple((name,) for name in records)
     location = Location(text, folder.filesystem, folder.root, names, Globs(()))
@@ -133,10 +136,8 @@ def _builder(text: str, folder: Location) -> Any:
 
 
 def _import_tfds() -> ModuleType:
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise not_installed("tensorflow_datasets") from error
+    import tensorflow_datasets
+
     module: ModuleType = tensorflow_datasets
     return module
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 from vqgan.importers.base import Native
 
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -71,12 +72,9 @@ def _read(path: Path, strict: bool) -> Native | None:
 
 
 def _yaml(text: str, path: Path) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise UserError(
-            f"{path}: reading YAML needs PyYAML; install it with: pip install 'vqgan-pipelines[import]'"
-        ) from None
+    require_extra("import", str(path), "yaml")
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

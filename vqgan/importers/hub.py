@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 
 SCHEME = "hf://"
 _CODEC = ["codec.json", "README.md", "encoder/*", "quantizer/*", "decoder/*"]  # a codec of ours
@@ -33,12 +34,9 @@ def fetch(address: str) -> Path:
     match = _NAME.fullmatch(address)
     if match is None:
         raise UserError(f"{address}: write it as hf://owner/name, hf://owner/name/file or with @revision")
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError(
-            f"{address}: needs huggingface_hub; install it with: pip install 'vqgan-pipelines[hub]'"
-        ) from None
+    require_extra("hub", address)
+    import huggingface_hub
+
     return _fetch(huggingface_hub, address, match["repo"], match["file"], match["revision"])
 
 
