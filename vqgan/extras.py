@@ -21,7 +21,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     },
     "wandb": {"wandb": "wandb"},
 }
-"""By extra: the modules that it brings, each with its requirement as ``setup.py`` has it (a test compares)."""
+"""By extra: the modules that it brings, each with its requirement as in ``setup.py`` (a test compares)."""
 
 
 def require_extra(extra: str, what: str, *modules: str) -> None:

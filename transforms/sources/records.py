@@ -13,7 +13,6 @@ from transforms.sources.example_proto import Layout
 from transforms.sources.framing import read_record, scan
 from transforms.sources.locating import Location, open_file
 from transforms.sources.reading import DamagedError, first_line
-from vqgan.errors import UserError
 from vqgan.extras import require_extra
 
 Read = Callable[[], bytes]
