@@ -22,7 +22,11 @@ __all__ = ["Codec", "ModelConfig", "UserError", "__version__"]
 def __getattr__(name: str) -> Any:
     # Codec loads JAX; a launcher that only reads configurations must not pay for that.
     if name == "Codec":
-        from vqgan.codec import Codec
-
+        try:
+            from vqgan.codec import Codec
+        except ModuleNotFoundError as error:
+            if error.name != "vqgan.codec":
+                raise
+            raise ImportError("vqgan-tokens only reads tokens; for codecs install vqgan-pipelines") from None
         return Codec
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

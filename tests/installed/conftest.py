@@ -1,7 +1,7 @@
 """Fresh virtual environments outside of the checkout, and what a user types in them.
 
-Only these tests ask a package index, the one that pip is configured for. Where there is none they are skipped,
-but not in CI.
+Only these tests ask a package index, the one that pip is configured for. Where there is none they are
+skipped, but not in CI.
 """
 
 import dataclasses
@@ -124,11 +124,17 @@ def with_extra(
 
 
 @pytest.fixture(scope="session")
-def reader(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def reader_wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the reader alone."""
+    return build_wheel(tree / "reader", tmp_path_factory.mktemp("reader-wheel"))
+
+
+@pytest.fixture(scope="session")
+def reader(reader_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """What ``pip install ./reader`` gives."""
     folder = tmp_path_factory.mktemp("reader")
-    made = new_environment(folder, folder / "no-vqgan")
-    install(made, str(build_wheel(tree / "reader", folder)))
+    made = new_environment(folder, folder / "no-program")
+    install(made, str(reader_wheel))
     return made
 
 

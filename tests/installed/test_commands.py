@@ -36,9 +36,18 @@ READING = """
 from vqgan.data.token_batches import token_batches
 from vqgan.data.tokens import open_tokens
 
-batches = token_batches([open_tokens("tokens/")], batch_size=4, seed=0)
-batch = next(batches)
+batch = next(token_batches([open_tokens("tokens/")], batch_size=4, seed=0))
 assert batch.tokens.shape == (4, 64) and len(batch.labels) == 4
+"""
+ALL_MODULES = """
+import importlib, pkgutil, vqgan
+
+for module in pkgutil.walk_packages(vqgan.__path__, "vqgan."):
+    importlib.import_module(module.name)
+try:
+    vqgan.Codec
+except ImportError as error:
+    print(error)
 """
 CODEC = """
 import numpy as np
@@ -85,7 +94,7 @@ def test_nothing_of_the_extras_comes_along(base: Environment) -> None:
 
 
 def test_tokenize_then_verify(base: Environment, tokens: Path) -> None:
-    assert "10 images, 10 rows, 0 rejects" in base.vqgan("verify", "tokens/").stdout
+    assert "11 planned, 10 images, 10 rows, 1 rejects" in base.vqgan("verify", "tokens/").stdout
     base.vqgan("verify", "tokens/", "--codec", "tiny", "--input", PHOTOS)
 
 
@@ -203,3 +212,11 @@ def test_the_launcher_s_setuptools_can_stage_it(base: Environment, tree: Path) -
     )
     base.run("-c", code)
     assert [path.name.split("-")[0] for path in (base.work / "staged").iterdir()] == ["vqgan_pipelines"]
+
+
+def test_the_reader_alone(reader: Environment, tokens: Path) -> None:
+    found = {path.name.split("-")[0] for path in reader.packages.glob("*.dist-info")}
+    assert found == {"numpy", "pyarrow", "vqgan_tokens"}
+    (reader.work / "tokens").symlink_to(tokens)
+    reader.run("-W", "error", "-c", READING)
+    assert "for codecs install vqgan-pipelines" in reader.run("-c", ALL_MODULES).stdout

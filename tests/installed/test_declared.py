@@ -1,6 +1,7 @@
 """Every package that is imported is declared: as required, or in an extra that a command checks first."""
 
 import ast
+import functools
 import runpy
 import sys
 from collections.abc import Iterator
@@ -74,6 +75,7 @@ def imports(tree: ast.AST, *, lazy: bool) -> Iterator[str]:
             yield from imports(node, lazy=lazy)
 
 
+@functools.cache
 def imported(module: str, *, lazy: bool) -> set[str]:
     return set(imports(ast.parse(MODULES[module].read_text()), lazy=lazy))
 
