@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -96,12 +96,13 @@ def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     """What ``pip install vqgan-pipelines`` gives, without any extra."""
     folder = tmp_path_factory.mktemp("base")
     made = new_environment(folder, folder / "venv" / "bin" / "vqgan")
     install(made, str(wheel))
-    return made
+    yield made
+    shutil.rmtree(made.folder)  # more than a gigabyte, and pytest keeps the folders of three runs
 
 
 @pytest.fixture(scope="session")

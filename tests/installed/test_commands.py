@@ -131,7 +131,10 @@ def test_checkpoints_that_need_no_extra(name: str, base: Environment) -> None:
 TRAIN = ("grain, tensorboardX", "'grain>=0.2.18' 'optax>=0.2.6' 'tensorboardX>=2.6'$")
 IMPORT = ("safetensors", "pyyaml safetensors$")
 ON_HUB = ("huggingface_hub", "huggingface-hub$")
-FROM_TFDS = ("tensorflow_datasets", "'tensorflow-datasets>=4.9.9' 'array-record>=0.8' importlib-resources$")
+FROM_TFDS = (
+    "tensorflow_datasets, importlib_resources",
+    "'tensorflow-datasets>=4.9.9' 'array-record>=0.8' importlib-resources$",
+)
 
 
 @pytest.mark.parametrize(
