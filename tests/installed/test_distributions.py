@@ -5,8 +5,11 @@ import re
 import subprocess
 import sys
 import tarfile
+import venv
 import zipfile
 from pathlib import Path
+
+import pytest
 
 import vqgan
 
@@ -111,3 +114,15 @@ def test_setup_imports_nothing_else(tree: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "vqgan-pipelines"), done.stderr
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="new environments have no setuptools of their own")
+def test_an_old_setuptools_stages_it(tree: Path, tmp_path: Path) -> None:
+    """Beam's stager uses the one that the launcher's environment came with: 65.5 in Python 3.11."""
+    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    command = ["setup.py", "-q", "sdist", "--dist-dir", str(tmp_path / "staged")]
+    python = str(tmp_path / "venv" / "bin" / "python")
+    done = subprocess.run([python, *command], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (staged,) = (tmp_path / "staged").iterdir()
+    assert staged.name in {f"vqgan{sign}pipelines-{vqgan.__version__}.tar.gz" for sign in "-_"}

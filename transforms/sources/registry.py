@@ -10,7 +10,7 @@ from transforms.sources.parquet import ParquetSource
 from transforms.sources.recognising import recognise
 from transforms.sources.tar import TarSource
 from transforms.sources.tfds import TFDSSource
-from transforms.sources.tfds_metadata import parse_address
+from transforms.sources.tfds_metadata import check_address
 from transforms.sources.tfrecord import TFRecordSource
 from vqgan.errors import UserError
 
@@ -46,7 +46,7 @@ def open_source(config: SourceConfig) -> Source:
 
 def _check_input(config: SourceConfig, kind: str) -> None:
     if kind == "tfds":
-        parse_address(config.input)
+        check_address(config.input)
     else:
         locate(config.input).check()
 

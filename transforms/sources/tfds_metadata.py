@@ -64,6 +64,17 @@ def parse_address(text: str) -> Address:
     return Address(**match.groupdict())
 
 
+def check_address(text: str) -> Address:
+    """As :func:`parse_address`, once TFDS is known to be installed. Does not import it.
+
+    Raises:
+      UserError: it is not, or the input has another form.
+    """
+    address = parse_address(text)
+    require_extra("tfds", text, "tensorflow_datasets", "importlib_resources")
+    return address
+
+
 @functools.lru_cache(maxsize=8)
 def load_metadata(text: str) -> Prepared:
     """What is prepared for an input.
@@ -71,8 +82,7 @@ def load_metadata(text: str) -> Prepared:
     Raises:
       UserError: the input has another form, nothing of the kind is there, or TFDS is not installed.
     """
-    address = parse_address(text)
-    require_extra("tfds", text, "tensorflow_datasets", "importlib_resources")
+    address = check_address(text)
     folder = locate(_folder(text, address))
     builder = _builder(text, folder)
     file_format = builder.info.file_format.value
