@@ -14,6 +14,7 @@ from transforms.sources import SourceConfig
 from transforms.sources.registry import SOURCES
 from vqgan.checkpoint import read_info
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 
 
 def add_tokenize_flags(parser: argparse.ArgumentParser) -> None:
@@ -175,6 +176,8 @@ def _beam_parser() -> Any:
 def _check_runner(name: str | None) -> None:
     from apache_beam.runners import create_runner
 
+    if name is not None and "dataflow" in name.lower():
+        require_extra("gcp", f"--runner {name}")  # which Beam would miss after the plan is written
     try:
         create_runner(name or RUNNER)
     except (ValueError, ImportError, AttributeError) as error:

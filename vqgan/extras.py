@@ -20,6 +20,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
         "importlib_resources": "importlib-resources",
     },
     "wandb": {"wandb": "wandb"},
+    "gcp": {"google.cloud.dataflow": "apache-beam[gcp]"},
 }
 """By extra: the modules that it brings, each with its requirement as in ``setup.py`` (a test compares)."""
 
@@ -50,4 +51,7 @@ def require_extra(extra: str, what: str, *modules: str) -> None:
 def _is_installed(module: str) -> bool:
     if module in sys.modules:
         return sys.modules[module] is not None
-    return importlib.util.find_spec(module) is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it lies in
+        return False

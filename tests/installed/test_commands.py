@@ -129,8 +129,10 @@ def test_checkpoints_that_need_no_extra(name: str, base: Environment) -> None:
     assert (base.work / name / "codec.json").is_file()
 
 
+TOKENIZE = ("tokenize", "--output", "out")
 TRAIN = ("grain, tensorboardX", "'grain>=0.2.18' 'optax>=0.2.6' 'tensorboardX>=2.6'$")
 IMPORT = ("safetensors", "pyyaml safetensors$")
+GCP = ("google.cloud.dataflow", "'apache-beam\\[gcp\\]'$")
 ON_HUB = ("huggingface_hub", "huggingface-hub$")
 FROM_TFDS = (
     "tensorflow_datasets, importlib_resources",
@@ -144,17 +146,18 @@ FROM_TFDS = (
         (["train", "--data", PHOTOS, "--output", "run"], *TRAIN),
         (["train-prior", "--tokens", "tokens", "--output", "run"], *TRAIN),
         (["demo"], *TRAIN),
+        ([*TOKENIZE, "--input", PHOTOS, "--codec", "tiny", "--runner=DataflowRunner"], *GCP),
         (["import", GOLDEN / "diffusers-vq", "--output", "codec"], *IMPORT),
         (["inspect", GOLDEN / "diffusers-vq"], *IMPORT),
         (["export", "tiny", "out", "--to", "safetensors"], *IMPORT),
         (["push", "tiny", "owner/name"], *ON_HUB),
-        (["tokenize", "--input", PHOTOS, "--codec", HUB, "--output", "out"], *ON_HUB),
+        ([*TOKENIZE, "--input", PHOTOS, "--codec", HUB], *ON_HUB),
         (["evaluate", "--codec", HUB, "--data", PHOTOS, "--output", "out"], *ON_HUB),
         (["evaluate", "--codec", "tiny", "--data", TFDS, "--output", "out"], *FROM_TFDS),
-        (["tokenize", "--input", TFDS, "--codec", "tiny", "--output", "out"], *FROM_TFDS),
+        ([*TOKENIZE, "--input", TFDS, "--codec", "tiny"], *FROM_TFDS),
     ],
-    ids=lambda value: " ".join(map(str, value[:2])) if isinstance(value, list) else None,
-)  # fmt: skip
+    ids=lambda value: value[0] if isinstance(value, list) else value.split()[0],
+)
 def test_what_needs_an_extra_says_so(
     command: list[str | Path], missing: str, installs: str, base: Environment, tokens: Path
 ) -> None:

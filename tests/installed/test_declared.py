@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 OURS = ("vqgan", "transforms", "pipelines")
 # Modules whose distribution has another name, but for the sign between words.
 DISTRIBUTIONS = {
+    "google.cloud.dataflow": "apache-beam",
     "PIL": "pillow",
     "yaml": "pyyaml",
     "apache_beam": "apache-beam",
@@ -124,7 +125,7 @@ def test_the_extras_are_those_of_setup(declared: dict[str, Any]) -> None:
     for extra, brought in EXTRAS.items():
         assert list(brought.values()) == declared["extras_require"][extra]
         assert list(map(distribution, brought)) == list(map(name_of, brought.values()))
-    assert set(declared["extras_require"]) - set(EXTRAS) == {"all", "dev", "gcp"}
+    assert set(declared["extras_require"]) - set(EXTRAS) == {"all", "dev"}
 
 
 def test_an_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
