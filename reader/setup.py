@@ -88,6 +88,8 @@ setup(
     packages=find_packages("src"),
     package_data={"vqgan": ["py.typed"]},
     install_requires=["numpy>=2", "pyarrow>=21"],
+    # Data sets on the Hugging Face Hub.
+    extras_require={"hub": ["huggingface-hub"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Developers",
