@@ -15,6 +15,7 @@ from pipelines.settings import configure as apply_settings
 from transforms.images import DecodeConfig
 from transforms.pictures import Pictures, split
 from transforms.sources import SourceConfig
+from vqgan.checkpoint import read_info
 from vqgan.data.splitting import key_hash
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
@@ -68,6 +69,8 @@ def run(request: TrainRequest) -> bool:
     from vqgan.training.tokenizer_run import TokenizerRun, train
 
     config = configure(request.preset, request.settings)
+    if request.init is not None:
+        read_info(request.init)  # one that cannot be opened is refused before pictures are listed
     training, validation = _pictures(request, config)
     started = time.monotonic()
     batches = _Watched(training, config)

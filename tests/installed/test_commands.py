@@ -170,6 +170,8 @@ def test_extra_train(with_extra: WithExtra, base: Environment, tokens: Path) -> 
     train = with_extra("train")
     train.vqgan("train", "--data", PHOTOS, "--output", "run", *settings(CODEC_SETTINGS))
     train.vqgan("train-prior", "--tokens", tokens, "--output", "prior", *settings(PRIOR_SETTINGS))
+    line = train.refuses("train", "--data", PHOTOS, "--output", "other", "--init", GOLDEN / "diffusers-vq")
+    assert "needs safetensors (extra 'import')" in line
     # What was trained needs no extra any more.
     base.vqgan("inspect", train.work / "run" / "codec")
     base.vqgan("sample", "--prior", train.work / "prior", "--count", "2", "--output", "samples/")
