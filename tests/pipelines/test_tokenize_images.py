@@ -81,7 +81,9 @@ def jpeg(seed: int, size: tuple[int, int] = (40, 36)) -> bytes:
 def test_a_run(tokenize: Vqgan, vqgan: Vqgan, few: Path, tmp_path: Path, manifest: Manifest) -> None:
     out = tmp_path / "out"
     assert tokenize(few, "--report").code == 0
-    assert sorted(path.name for path in out.iterdir()) == ["data", "manifest.json", "plan", "report.html"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("README.md", "data", "manifest.json", "plan", "report.html")
+    ]
     assert sorted(path.name for path in (out / "data").iterdir()) == [
         f"tokens-0000{number}-of-00003.parquet" for number in range(3)
     ]
@@ -182,7 +184,7 @@ def test_shards_without_a_plan_are_not_touched(tokenize: Vqgan, few: Path, tmp_p
     tokenize(few)
     shutil.rmtree(tmp_path / "out" / "plan")
     before = everything(tmp_path / "out")
-    assert "there is something else in it, such as manifest.json, and no plan" in tokenize(few).line
+    assert "there is something else in it, such as README.md, and no plan" in tokenize(few).line
     assert everything(tmp_path / "out") == before
 
 
@@ -679,7 +681,7 @@ def test_manifest_is_last(
     assert (result.code, "no report today" in result.line) == (2, True)
     before = everything(tmp_path / "out")
     assert "manifest.json" not in before
-    assert sum(name.startswith("tokens-") for name in before) == 3
+    assert sum(name.startswith("data/tokens-") for name in before) == 3
     assert tokenize(few, "--report").code == 0
     after = everything(tmp_path / "out")
     assert {name: after[name] for name in before} == before
