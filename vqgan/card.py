@@ -185,7 +185,7 @@ def _summary(config: ModelConfig) -> str:
 
 def _usage() -> str:
     return (
-        "```python\nfrom vqgan import Codec  # pip install vqgan-pipelines\n\n"
+        "```python\nfrom vqgan import Codec  # of vqgan-pipelines\n\n"
         'codec = Codec.load("path/to/this/folder")\n'
         "tokens = codec.encode(images)  # uint8 [N, H, W, 3] to integers [N, h, w]\n"
         "images = codec.decode(tokens)\n```\n"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 from vqgan.importers.tensors import DamagedError, Tensor, check_shape, dtype_named
 from vqgan.importers.torch_files import (
     is_torch_legacy,
@@ -58,13 +59,8 @@ def describe_unknown(path: Path) -> str:
 
 def read_safetensors(path: Path) -> dict[str, Any]:
     """Reads the tensors of a safetensors file by name, and its metadata under ``__metadata__``."""
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise UserError(
-            f"{path}: reading safetensors needs the safetensors package; "
-            "install it with: pip install 'vqgan-pipelines[import]'"
-        ) from None
+    require_extra("import", str(path), "safetensors")
+    from safetensors import SafetensorError, safe_open
 
     def read(name: str) -> np.ndarray:
         # Opened anew for each tensor: the pages of the file that were mapped are given back at once.

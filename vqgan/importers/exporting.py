@@ -14,6 +14,7 @@ import numpy as np
 
 from vqgan.config import ModelConfig, to_dict
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 from vqgan.importers.formats import diffusers, llamagen, taming
 from vqgan.importers.layout import KeyLayout, parse_parameter
 
@@ -43,12 +44,9 @@ def export_checkpoint(
     Raises:
       UserError: the format cannot express the architecture, or the files are there already.
     """
-    try:
-        from safetensors.numpy import save_file
-    except ImportError:
-        raise UserError(
-            "export needs safetensors; install it with: pip install 'vqgan-pipelines[import]'"
-        ) from None
+    require_extra("import", "export", "safetensors")
+    from safetensors.numpy import save_file
+
     if config.quantizer == "ema":  # the averages act in training only
         config = dataclasses.replace(config, quantizer="nearest")
     layout = _layout(to, config)

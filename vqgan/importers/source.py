@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 from vqgan.hub import is_hub
 from vqgan.importers.containers import sniff
 from vqgan.importers.hub_checkpoint import fetch_checkpoint
@@ -219,12 +220,9 @@ def _read_config(path: Path, strict: bool) -> NativeConfig | None:
 
 
 def _parse_yaml(text: str, path: Path) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise UserError(
-            f"{path}: reading YAML needs PyYAML; install it with: pip install 'vqgan-pipelines[import]'"
-        ) from None
+    require_extra("import", str(path), "yaml")
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
