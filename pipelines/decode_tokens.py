@@ -179,11 +179,11 @@ def run(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str, Any]:
         manifest = finished_manifest(config.output, lambda m: _missing(config.output, m), _counts, say)
         if manifest is not None:
             return manifest
-    make_folders(config.output)
     if existing is None:
         write_render_plan(config.output, prepared.plan, prepared.parts)
     elif config.form.container == "files":
         _delete_temporaries(filesystems.join(config.output, FOLDER))
+    make_folders(config.output)
     _run_pipeline(prepared, beam_args)
     manifest = result(config.output)
     say(f"{config.output}: {_counts(manifest)}")

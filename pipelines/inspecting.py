@@ -14,7 +14,7 @@ from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
 from vqgan.parameters import parameter_count
 from vqgan.prior import parameters
 from vqgan.prior.checkpoint import find_prior, read_prior
-from vqgan.shards import open_shard
+from vqgan.shards import DATA_FOLDER, open_shard
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -99,8 +99,9 @@ def describe_data_set(path: str) -> dict[str, Any]:
     if manifest is None:
         assert plan is not None  # the caller has seen it
         pictures = plan.identity.get("kind") == IMAGES_KIND
-        prefix = "images-" if pictures else "tokens-"
-        shards = [name for name in filesystems.list_names(path) if name.startswith(prefix)]
+        prefix = "images-" if pictures else f"{DATA_FOLDER}/tokens-"
+        found = filesystems.file_sizes(path, ("", DATA_FOLDER))
+        shards = [name for name in found if name.startswith(prefix)]
         return {
             "kind": "unfinished pictures" if pictures else "unfinished data set",
             "path": path,

@@ -9,6 +9,7 @@ from transforms.plan import PLAN_FOLDER, Plan, differences
 from vqgan import filesystems
 from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_FILE, read_manifest
+from vqgan.shards import REJECTS_FOLDER
 
 Say = Callable[[str], None]
 
@@ -65,11 +66,18 @@ def finished_manifest(
     return None
 
 
-def make_folders(output: str) -> None:
-    """The folders of an output, without what killed writers left in them."""
-    for folder in (output, filesystems.join(output, "plan")):
-        filesystems.make_folder(folder)
-        filesystems.delete_temporaries(folder)
+def make_folders(output: str, *folders: str) -> None:
+    """Creates folders of an output, once its plan is written, and clears what killed writers left in it.
+
+    Args:
+      output: folder.
+      folders: names of those that files will be written to.
+    """
+    for name in folders:
+        filesystems.make_folder(filesystems.join(output, name))
+    filesystems.delete_temporaries(output)
+    for name in {PLAN_FOLDER, REJECTS_FOLDER, *folders}:
+        filesystems.delete_temporaries(filesystems.join(output, name))
 
 
 def result(output: str) -> dict[str, Any]:
@@ -88,8 +96,8 @@ def missing_files(
     output: str, manifest: Mapping[str, Any], lists: Sequence[str] = ("shards", "rejects")
 ) -> list[str]:
     """Files that these lists of a manifest name and that are not in the output, or not of their size."""
-    there = filesystems.file_sizes(output)
     entries = [entry for name in lists for entry in manifest[name]]
+    there = filesystems.file_sizes(output, filesystems.parents(entry["name"] for entry in entries))
     return [entry["name"] for entry in entries if there.get(entry["name"]) != entry["bytes"]]
 
 

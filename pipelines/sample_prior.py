@@ -20,6 +20,7 @@ from transforms.sampling import (
 from vqgan import filesystems
 from vqgan.config import to_dict
 from vqgan.manifest import write_manifest
+from vqgan.shards import DATA_FOLDER
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -43,11 +44,9 @@ def run(config: SampleConfig) -> dict[str, Any]:
         manifest = finished_manifest(config.output, lambda found: _missing(prepared, found), _counts, say)
         if manifest is not None:
             return manifest
-    make_folders(config.output)
-    if config.pictures:
-        _prepare_pictures(config.output)
     if existing is None:
         write_plan(config.output, prepared.plan, prepared.slices)
+    make_folders(config.output, DATA_FOLDER, *([PICTURES_FOLDER] if config.pictures else []))
     manifest = _sample_slices(prepared)
     say(f"{config.output}: {_counts(manifest)}")
     return manifest
@@ -120,12 +119,6 @@ def _write_sheet(prepared: Prepared, codec: "Codec") -> None:
     shown = min(config.count, max(SHEET_SAMPLES // columns, 1) * columns)
     sheet = contact_sheet(codec.decode(first_tokens(prepared.job, shown)), columns)
     write_png(filesystems.join(config.output, SHEET_FILE), sheet)
-
-
-def _prepare_pictures(output: str) -> None:
-    folder = filesystems.join(output, PICTURES_FOLDER)
-    filesystems.make_folder(folder)
-    filesystems.delete_temporaries(folder)
 
 
 def _counts(manifest: Mapping[str, Any]) -> str:

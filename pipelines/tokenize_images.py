@@ -40,7 +40,7 @@ from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_FILE
-from vqgan.shards import shard_name
+from vqgan.shards import DATA_FOLDER, shard_name
 
 DTYPES = ("float32", "bfloat16")
 
@@ -178,9 +178,9 @@ def run(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
         manifest = finished_manifest(config.output, lambda m: missing_files(config.output, m), _counts, say)
         if manifest is not None:
             return manifest
-    make_folders(config.output)
     if existing is None:
         write_plan(config.output, prepared.plan, prepared.slices)
+    make_folders(config.output, DATA_FOLDER)
     _run_pipeline(prepared, beam_args)
     manifest = result(config.output)
     say(f"{config.output}: {_counts(manifest)}")

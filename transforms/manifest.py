@@ -13,7 +13,7 @@ import numpy as np
 from transforms.plan import Plan
 from transforms.summary import SliceSummary
 from vqgan.errors import UserError
-from vqgan.manifest import MANIFEST_VERSION
+from vqgan.manifest import FORMAT_VERSION
 from vqgan.metrics import codebook_usage
 
 PACKAGES = ("vqgan-pipelines", "apache-beam", "jax", "jaxlib", "flax", "numpy", "pyarrow", "pillow")
@@ -119,7 +119,7 @@ def build_manifest(
     tokens = int(histogram.sum())
     rejected = sum(entry["rows"] for entry in totals.rejects)
     return {
-        "version": MANIFEST_VERSION,
+        "version": FORMAT_VERSION,
         "plan_hash": plan.hash,
         "identity": plan.identity,
         "codec": dict(codec),

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from transforms.sources.base import Entry
 from vqgan import filesystems
 from vqgan.errors import UserError, first_line
+from vqgan.manifest import FORMAT_VERSION, check_version
 
-FORMAT_VERSION = 1
 PLAN_FOLDER = "plan"
 PLAN_FILE = f"{PLAN_FOLDER}/plan.json"
 KEYS_FILE = f"{PLAN_FOLDER}/keys.parquet"
@@ -130,7 +130,7 @@ def make_plan(slices: list[pa.Table], settings: Mapping[str, Any]) -> Plan:
 
 def write_plan(output: str, plan: Plan, slices: list[pa.Table]) -> None:
     """Writes keys, then ``plan.json``; the latter's presence means that both are complete."""
-    filesystems.make_folder(filesystems.join(output, "plan"))
+    filesystems.make_folder(filesystems.join(output, PLAN_FOLDER))
     with (
         filesystems.publish(filesystems.join(output, KEYS_FILE)) as stream,
         pq.ParquetWriter(stream, ENTRY_SCHEMA, compression="zstd") as writer,
@@ -161,6 +161,7 @@ def read_plan(output: str) -> Plan | None:
         plan = Plan(document["identity"], document["slices"], document["entries"])
         if plan.hash != document["hash"]:
             raise ValueError("its hash does not agree with its contents")
+        check_version(path, plan.identity["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); choose another output") from error
     return plan

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from transforms.dedupe import DUPLICATE
 from transforms.sources.base import Entry
 from vqgan import filesystems
-from vqgan.shards import rejects_name
+from vqgan.shards import REJECTS_FOLDER, rejects_name
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -69,6 +69,7 @@ def publish(output: str, number: int, slices: int, rows: list[RejectRow]) -> Non
     """Puts the rejects of a slice in place: before the file that says that the slice is finished."""
     path = filesystems.join(output, rejects_name(number, slices))
     if rows:
+        filesystems.make_folder(filesystems.join(output, REJECTS_FOLDER))
         write(path, rows)
     else:
         filesystems.delete(path)  # a killed run may have found some that can be read now

@@ -7,7 +7,8 @@ from typing import Any
 from vqgan import filesystems
 from vqgan.errors import UserError, first_line
 
-MANIFEST_VERSION = 1
+FORMAT_VERSION = 2
+"""Of a data set: its layout, manifest, plan, shards and indices."""
 MANIFEST_FILE = "manifest.json"
 IMAGES_KIND = "images"
 """``kind`` in the manifest of decoded pictures; that of tokens has none."""
@@ -42,9 +43,25 @@ def read_manifest(output: str) -> dict[str, Any] | None:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); check its permissions") from error
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(output, error) from error
-    if version != MANIFEST_VERSION:
-        raise UserError(f"{path}: format version {version}, this release reads {MANIFEST_VERSION}")
+    check_version(path, version)
     return manifest
+
+
+def check_version(where: str, version: Any) -> None:
+    """Refuses files of another format version.
+
+    Args:
+      where: the file, for the message.
+      version: that it says it has.
+
+    Raises:
+      UserError: another version, and what to do about it.
+    """
+    if version == FORMAT_VERSION:
+        return
+    older = isinstance(version, int) and version < FORMAT_VERSION
+    advice = "make the data set again, in a new folder" if older else "upgrade vqgan-pipelines"
+    raise UserError(f"{where}: format version {version}, this release reads {FORMAT_VERSION}; {advice}")
 
 
 def check_tokens(path: str, manifest: Mapping[str, Any]) -> None:

@@ -171,7 +171,7 @@ def test_damaged_shards(
     decode: Vqgan, copied: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     """Found before any work."""
-    damage(copied / "tokens-00002-of-00004.parquet")
+    damage(copied / "data" / "tokens-00002-of-00004.parquet")
     result = decode("--tokens", copied)
     assert result.code == 2
     assert "tokens-00002-of-00004.parquet" in result.line

@@ -332,7 +332,7 @@ def test_file_size_limit(source: Path, codec_path: str, tmp_path: Path) -> None:
     assert "no space left" in short.stderr
     assert "tokens-" in short.stderr
     assert not list(output.rglob("*.tmp"))
-    assert not list(output.glob("tokens-*"))
+    assert not list(output.glob("data/tokens-*"))
     assert (output / "plan" / "plan.json").exists()
     assert run(1 << 30).returncode == 0
     assert (output / "manifest.json").exists()

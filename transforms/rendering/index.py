@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 
 from vqgan import filesystems
 from vqgan.errors import UserError, first_line
-from vqgan.manifest import AGAIN
+from vqgan.manifest import AGAIN, FORMAT_VERSION, check_version
 
-FORMAT_VERSION = 1
 METADATA_KEY = b"vqgan-images"
 ROWS_PER_GROUP = 1024
 BYTES_PER_GROUP = 32 << 20
@@ -104,8 +103,7 @@ class IndexMetadata:
         try:
             document = json.loads(data)
             version = document.pop("version")
-            if version != FORMAT_VERSION:
-                raise UserError(f"{where}: index version {version}, this release reads {FORMAT_VERSION}")
+            check_version(where, version)
             return cls(**document)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{where}: damaged footer metadata ({error})") from error

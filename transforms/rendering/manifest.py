@@ -7,7 +7,7 @@ from transforms.manifest import by_name, check_complete, now, reasons, throughpu
 from transforms.plan import Plan
 from transforms.rendering.plan import TokenInput
 from transforms.rendering.summary import ImageTotals
-from vqgan.manifest import IMAGES_KIND, MANIFEST_VERSION
+from vqgan.manifest import FORMAT_VERSION, IMAGES_KIND
 
 
 def build_image_manifest(
@@ -29,7 +29,7 @@ def build_image_manifest(
     files = [*totals.shards, *totals.archives]
     separate = totals.image_bytes if plan.identity["form"]["container"] == "files" else 0
     return {
-        "version": MANIFEST_VERSION,
+        "version": FORMAT_VERSION,
         "kind": IMAGES_KIND,
         "plan_hash": plan.hash,
         "identity": plan.identity,

@@ -5,7 +5,7 @@ the plan. A worker reads its own row, and hashes the shard before it trusts it.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from transforms.plan import Plan, read_plan, write_plan_file
 from vqgan import filesystems
 from vqgan.data.contract import check_footer, check_size
 from vqgan.errors import UserError
-from vqgan.manifest import check_tokens, damaged, read_manifest
+from vqgan.manifest import FORMAT_VERSION, check_tokens, damaged, read_manifest
 from vqgan.shards import open_shard
 
 PARTS_FILE = "plan/shards.parquet"
@@ -140,7 +140,7 @@ def make_render_plan(parts: list[Part], settings: Mapping[str, Any], tokens: Tok
     for part in parts:
         digest.update("\0".join(map(str, part)).encode() + b"\n")
     identity = {
-        "version": 1,
+        "version": FORMAT_VERSION,
         **settings,
         "tokens": {"plan_hash": tokens.plan_hash, "shards_sha256": digest.hexdigest()},
     }
@@ -174,8 +174,8 @@ def _count(tokens: TokenInput, entry: Mapping[str, Any], views: str) -> int:
         )
 
 
-def _check_sizes(path: str, entries: Iterable[Mapping[str, Any]]) -> None:
-    """One listing of the folder tells of shards that are missing or of another size."""
-    sizes = filesystems.file_sizes(path)
+def _check_sizes(path: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Finds shards that are missing or of another size by one listing of their folder."""
+    sizes = filesystems.file_sizes(path, filesystems.parents(entry["name"] for entry in entries))
     for entry in entries:
         check_size(filesystems.join(path, entry["name"]), sizes.get(entry["name"]), entry["bytes"])

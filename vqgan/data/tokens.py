@@ -15,7 +15,7 @@ from vqgan.data.row_groups import Half, Images, RowGroups, load
 from vqgan.data.rows import Rows, TokenBatch, as_batch
 from vqgan.data.token_shards import ShardInfo, check_shard, check_together
 from vqgan.errors import UserError
-from vqgan.shards import token_type
+from vqgan.shards import token_dtype
 
 _MIB = 1 << 20
 _OPENING_THREADS = 8
@@ -53,7 +53,7 @@ class TokenSet:
         self.classes = 1 + max((shard.largest_label for shard in shards), default=-1)
         self.groups = RowGroups(contract, shards, half)
         self._total = contract.histogram if half.is_all else None
-        dtype = np.dtype(token_type(self.codebook_size).to_pandas_dtype())
+        dtype = token_dtype(self.codebook_size)
         length = self.grid[0] * self.grid[1]
         share = len(self) / max(1, sum(sum(shard.group_rows) for shard in shards))
         columns = share * sum(shard.column_bytes for shard in shards)

@@ -79,7 +79,7 @@ def decode(tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dec
 
 def token_rows(tokens: Path) -> dict[tuple[str, int], np.ndarray]:
     rows = {}
-    for path in sorted(tokens.glob("tokens-*")):
+    for path in sorted(tokens.glob("data/*")):
         with Shard(str(path), path.name) as shard:
             for batch in shard.batches():
                 keys = zip(batch.column("key").to_pylist(), batch.column("view").to_pylist(), strict=True)
@@ -104,12 +104,12 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     with pq.ParquetWriter(path, table.schema) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({METADATA_KEY: footer[METADATA_KEY]})
-    manifest = json.loads((path.parent / "manifest.json").read_text())
+    manifest = json.loads((path.parents[1] / "manifest.json").read_text())
     data = path.read_bytes()
     for entry in manifest["shards"]:
-        if entry["name"] == path.name:
+        if entry["name"] == f"data/{path.name}":
             entry.update(rows=table.num_rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    (path.parent / "manifest.json").write_text(json.dumps(manifest))
+    (path.parents[1] / "manifest.json").write_text(json.dumps(manifest))
 
 
 def with_tokens(table: pa.Table, change: Callable[[list[Any]], None]) -> pa.Table:
@@ -140,7 +140,7 @@ def test_pictures_are_those_of_the_codec(
     assert set(zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)) == {(32, 32)}
     assert sum(table["bytes"].to_pylist()) == manifest["storage"]["image_bytes"]
     labels = dict(zip(table["key"].to_pylist(), table["label"].to_pylist(), strict=True))
-    shard_rows = pa.concat_tables([pq.read_table(path) for path in sorted(tokens.glob("tokens-*"))])
+    shard_rows = pa.concat_tables([pq.read_table(path) for path in sorted(tokens.glob("data/*"))])
     assert labels == dict(zip(shard_rows["key"].to_pylist(), shard_rows["label"].to_pylist(), strict=True))
 
 
@@ -268,7 +268,7 @@ def test_first_views_and_limit(decode: Decode, tokens: Path, tmp_path: Path) -> 
 
 def test_rows_that_cannot_be_decoded(decode: Decode, tokens: Path, tmp_path: Path) -> None:
     """They become rejects with their reason; all others are decoded."""
-    path = sorted(tokens.glob("tokens-*"))[0]
+    path = sorted(tokens.glob("data/*"))[0]
     before = list(token_rows(tokens))
 
     def outside(values: list[Any]) -> None:
@@ -278,7 +278,7 @@ def test_rows_that_cannot_be_decoded(decode: Decode, tokens: Path, tmp_path: Pat
     manifest = decode()
     assert manifest["counts"] == {"planned": 21, "images": 19, "rejects": 2, "rows": 19}
     assert manifest["reject_reasons"] == {"decode: Duplicate": 1, "decode: OutsideCodebook": 1}
-    (rejected,) = (tmp_path / "pictures").glob("rejects-*")
+    (rejected,) = (tmp_path / "pictures").glob("rejects/*")
     found = rejects.read(str(rejected))
     assert [row.key for row in found] == [before[1][0], before[2][0]]
     assert found[0].message == f"view {before[1][1]}: token 64: the codebook has 64 codes"
@@ -288,7 +288,7 @@ def test_rows_that_cannot_be_decoded(decode: Decode, tokens: Path, tmp_path: Pat
 
 
 def test_rows_without_tokens(decode: Decode, tokens: Path, codec: Codec, tmp_path: Path) -> None:
-    path = sorted(tokens.glob("tokens-*"))[0]
+    path = sorted(tokens.glob("data/*"))[0]
     rows = token_rows(tokens)
 
     def lose(values: list[Any]) -> None:
@@ -310,7 +310,7 @@ def test_rows_without_tokens(decode: Decode, tokens: Path, codec: Codec, tmp_pat
 
 def test_a_shard_that_changes_after_the_plan(decode: Decode, tokens: Path, tmp_path: Path) -> None:
     """Same size, other bytes: nothing is made of it, and restoring it is enough."""
-    path = sorted(tokens.glob("tokens-*"))[1]
+    path = sorted(tokens.glob("data/*"))[1]
     good = path.read_bytes()
     bad = bytearray(good)
     bad[len(bad) // 2] ^= 1
