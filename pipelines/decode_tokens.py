@@ -19,6 +19,7 @@ from pipelines.planned_runs import (
 from transforms.plan import Plan, read_plan
 from transforms.rendering.forms import ImageForm
 from transforms.rendering.index import open_index
+from transforms.rendering.layout import IMAGES_FOLDER, folders
 from transforms.rendering.plan import (
     VIEWS,
     Part,
@@ -31,7 +32,6 @@ from transforms.rendering.plan import (
 )
 from transforms.rendering.slices import RenderJob
 from transforms.rendering.summary import lost_pictures
-from transforms.rendering.writers import FOLDER
 from vqgan import filesystems
 from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.errors import UserError
@@ -47,7 +47,7 @@ class DecodeTokensConfig:
     """All settings of a decode run.
 
     Attributes:
-      tokens: folder or URI of a finished token data set.
+      tokens: folder or URI of a finished token data set, or ``hf://datasets/owner/name[@revision]``.
       output: folder or URI of the pictures.
       codec: path or name; None for the one that the data set names.
       form: how and where pictures are written.
@@ -136,7 +136,7 @@ def prepare(config: DecodeTokensConfig) -> PreparedDecode:
     """
     manifest = read_token_manifest(config.tokens)
     tokens = token_input(config.tokens, manifest)
-    _check_apart(config.tokens, config.output)
+    _check_apart(tokens.folder, config.output)
     codec = _open_codec(config, tokens)
     factor = codec.config.downsampling
     config.form.check_size(tokens.grid[0] * factor, tokens.grid[1] * factor)
@@ -182,8 +182,8 @@ def run(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     if existing is None:
         write_render_plan(config.output, prepared.plan, prepared.parts)
     elif config.form.container == "files":
-        _delete_temporaries(filesystems.join(config.output, FOLDER))
-    make_folders(config.output)
+        _delete_temporaries(filesystems.join(config.output, IMAGES_FOLDER))
+    make_folders(config.output, *folders(config.form.container))
     _run_pipeline(prepared, beam_args)
     manifest = result(config.output)
     say(f"{config.output}: {_counts(manifest)}")
@@ -236,7 +236,7 @@ def _check_apart(tokens: str, output: str) -> None:
 
 def _missing(output: str, manifest: Mapping[str, Any]) -> list[str]:
     """Files that are gone; of pictures in files of their own also those of another size."""
-    missing = missing_files(output, manifest, ("shards", "archives", "rejects"))
+    missing = missing_files(output, manifest, ("shards", "archives", "metadata", "rejects"))
     if manifest["identity"]["form"]["container"] == "files":
         for entry in manifest["shards"]:
             if entry["name"] not in missing:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from transforms.plan import read_plan
+from transforms.rendering.layout import index_folder
 from vqgan import filesystems
 from vqgan.checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
+from vqgan.hub import is_dataset, resolve_dataset
 from vqgan.importers import is_foreign_source, looks_foreign
 from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
 from vqgan.parameters import parameter_count
@@ -23,6 +25,8 @@ def describe(path: str) -> dict[str, Any]:
     Raises:
       UserError: nothing there that we know.
     """
+    if is_dataset(path):
+        return describe_data_set(resolve_dataset(path)) | {"path": path}
     if (path in pretrained_names() and not os.path.exists(path)) or is_foreign_source(path):
         return describe_codec(path)
     if not filesystems.exists(path):
@@ -99,9 +103,9 @@ def describe_data_set(path: str) -> dict[str, Any]:
     if manifest is None:
         assert plan is not None  # the caller has seen it
         pictures = plan.identity.get("kind") == IMAGES_KIND
-        prefix = "images-" if pictures else f"{DATA_FOLDER}/tokens-"
-        found = filesystems.file_sizes(path, ("", DATA_FOLDER))
-        shards = [name for name in found if name.startswith(prefix)]
+        folder = index_folder(plan.identity["form"]["container"]) if pictures else DATA_FOLDER
+        found = filesystems.list_names(filesystems.join(path, folder))
+        shards = [name for name in found if name.startswith("images-" if pictures else "tokens-")]
         return {
             "kind": "unfinished pictures" if pictures else "unfinished data set",
             "path": path,

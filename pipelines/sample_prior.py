@@ -7,7 +7,7 @@ from pipelines.planned_runs import check_same_plan, finished_manifest, make_fold
 from pipelines.sampling_plan import Prepared, SampleConfig, class_numbers, prepare
 from transforms import progress
 from transforms.inference import load_codec
-from transforms.manifest import build_manifest, total
+from transforms.manifest import build_manifest, finish_tokens, total
 from transforms.plan import read_plan, write_plan
 from transforms.sampling import (
     PICTURES_FOLDER,
@@ -19,7 +19,6 @@ from transforms.sampling import (
 )
 from vqgan import filesystems
 from vqgan.config import to_dict
-from vqgan.manifest import write_manifest
 from vqgan.shards import DATA_FOLDER
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def _missing(prepared: Prepared, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _sample_slices(prepared: Prepared) -> dict[str, Any]:
-    """Makes every shard, then the sheet and, last, the manifest."""
+    """Makes every shard, then the sheet, the card and, last, the manifest."""
     config, job = prepared.config, prepared.job
     codec = load_codec(_codec_name(prepared), config.batch_size, "float32") if config.pictures else None
     shown = progress.Progress(config.count, quiet=config.quiet)
@@ -83,7 +82,7 @@ def _sample_slices(prepared: Prepared) -> dict[str, Any]:
     manifest = build_manifest(prepared.plan, total(summaries), described, prepared.grid)
     if codec is not None:
         _write_sheet(prepared, codec)
-    write_manifest(config.output, manifest)
+    finish_tokens(config.output, manifest)
     return manifest
 
 

@@ -21,6 +21,7 @@ from transforms.sources import SourceConfig, open_source
 from vqgan import filesystems
 from vqgan.config import from_dict
 from vqgan.errors import UserError
+from vqgan.hub import resolve_dataset
 from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
 from vqgan.shards import open_shard, rejects_name, shard_name
 
@@ -46,12 +47,16 @@ class Agreement(NamedTuple):
 def verify(output: str) -> tuple[list[str], str]:
     """Checks files, footers, counts, keys and token range of a data set.
 
+    Args:
+      output: its folder or URI, or ``hf://datasets/owner/name[@revision]``.
+
     Returns:
       Problems, one line each, and one line that says what was checked.
 
     Raises:
       UserError: there is no data set, or it is not finished.
     """
+    output = resolve_dataset(output)
     manifest = require_manifest(output)
     plan = read_plan(output)
     if plan is None:
@@ -98,6 +103,7 @@ def check_agreement(output: str, source: SourceConfig, codec_name: str, sample: 
     Raises:
       UserError: another codec, or another source.
     """
+    output = resolve_dataset(output)
     manifest = require_manifest(output)
     if manifest["identity"].get("source", {}).get("kind") in (None, "prior"):
         raise UserError(f"{output}: its tokens were not made of images; leave out --codec and --input")

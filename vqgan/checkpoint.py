@@ -73,7 +73,8 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path | None:
     Raises:
       UserError: there is nothing of that name.
     """
-    from vqgan.importers.hub import fetch, is_hub
+    from vqgan.hub import is_hub
+    from vqgan.importers.hub import fetch
     from vqgan.importers.source import split_source
 
     path = Path(path_or_name)

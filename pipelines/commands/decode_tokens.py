@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     summary = "Turn a token data set, tokenized or sampled, into pictures. Further flags go to Apache Beam."
     parser = command(commands, "decode", summary, _run)
     flag = parser.add_argument
-    flag("--tokens", required=True, help="folder or URI of a finished token data set")
+    flag("--tokens", required=True, help="finished token data set: folder, URI, or hf://datasets/owner/name")
     flag("--output", required=True, help="folder or URI of the pictures")
     flag("--codec", help="codec that made the tokens, as tokenize takes it (the one that they name)")
     flag(

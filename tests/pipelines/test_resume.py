@@ -244,7 +244,7 @@ def test_killed_at_every_step(
     steps = live(settings("reference"), None, monkeypatch)
     reference = contents(tmp_path / "reference")
     assert steps > 40
-    assert sum(name.startswith("rejects-") for name in reference) >= 1
+    assert sum(name.startswith("rejects/") for name in reference) >= 1
     left_something = 0
     for last in range(steps):
         config = settings(f"run-{last}")

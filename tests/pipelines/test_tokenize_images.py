@@ -81,7 +81,9 @@ def jpeg(seed: int, size: tuple[int, int] = (40, 36)) -> bytes:
 def test_a_run(tokenize: Vqgan, vqgan: Vqgan, few: Path, tmp_path: Path, manifest: Manifest) -> None:
     out = tmp_path / "out"
     assert tokenize(few, "--report").code == 0
-    assert sorted(path.name for path in out.iterdir()) == ["data", "manifest.json", "plan", "report.html"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("README.md", "data", "manifest.json", "plan", "report.html")
+    ]
     assert sorted(path.name for path in (out / "data").iterdir()) == [
         f"tokens-0000{number}-of-00003.parquet" for number in range(3)
     ]

@@ -21,7 +21,9 @@ METADATA_KEY = b"vqgan-images"
 ROWS_PER_GROUP = 1024
 BYTES_PER_GROUP = 32 << 20
 IMAGE = "image"
-IMAGE_FIELD = pa.field(IMAGE, pa.struct([("bytes", pa.binary()), ("path", pa.string())]), nullable=False)
+# `datasets` takes a column for the feature that the schema names only if the fields are equal, and its own
+# fields are nullable. No picture is ever null.
+IMAGE_FIELD = pa.field(IMAGE, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 INDEX_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -109,21 +111,11 @@ class IndexMetadata:
             raise UserError(f"{where}: damaged footer metadata ({error})") from error
 
 
-def index_name(number: int, slices: int) -> str:
-    """``images-00017-of-00128.parquet``."""
-    return f"images-{number:05d}-of-{slices:05d}.parquet"
-
-
-def archive_name(number: int, slices: int) -> str:
-    """``images-00017-of-00128.tar``."""
-    return f"images-{number:05d}-of-{slices:05d}.tar"
-
-
 def index_schema(with_images: bool) -> pa.Schema:
     """Columns of an index, with what Hugging Face ``datasets`` wants to know of them.
 
-    Its ``Image`` feature is a struct of the encoded bytes and a path, and is told from any other struct
-    by JSON under the schema's key ``huggingface`` alone.
+    Its ``Image`` feature is a nullable struct of the encoded bytes and a path, and is told from any other
+    struct by JSON under the schema's key ``huggingface`` alone.
     """
     fields = [IMAGE_FIELD, *INDEX_SCHEMA] if with_images else list(INDEX_SCHEMA)
     features: dict[str, Any] = {

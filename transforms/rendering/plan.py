@@ -17,6 +17,7 @@ from transforms.plan import Plan, read_plan, write_plan_file
 from vqgan import filesystems
 from vqgan.data.contract import check_footer, check_size
 from vqgan.errors import UserError
+from vqgan.hub import resolve_dataset
 from vqgan.manifest import FORMAT_VERSION, check_tokens, damaged, read_manifest
 from vqgan.shards import open_shard
 
@@ -45,7 +46,7 @@ class TokenInput(NamedTuple):
     """A finished token data set.
 
     Attributes:
-      path: its folder.
+      path: its folder or URI, or ``hf://datasets/owner/name``.
       plan_hash: of its plan.
       grid: ``(h, w)`` of every row.
       codec: path or name of the codec that made its tokens.
@@ -60,6 +61,11 @@ class TokenInput(NamedTuple):
     fingerprint: str
     slices: int
 
+    @property
+    def folder(self) -> str:
+        """Where its files lie; a worker that has none of what lies on the Hub fetches it."""
+        return resolve_dataset(self.path)
+
 
 def read_token_manifest(path: str) -> dict[str, Any]:
     """The manifest of a finished token data set.
@@ -67,8 +73,9 @@ def read_token_manifest(path: str) -> dict[str, Any]:
     Raises:
       UserError: there is none, it is not finished, or it holds something else.
     """
-    manifest = read_manifest(path)
-    if manifest is None and read_plan(path) is not None:
+    folder = resolve_dataset(path)
+    manifest = read_manifest(folder)
+    if manifest is None and read_plan(folder) is not None:
         raise UserError(f"{path}: not finished (no manifest.json); run the command that makes it again")
     if manifest is None:
         raise UserError(f"{path}: no token data set there (no manifest.json); give a finished one")
@@ -116,7 +123,7 @@ def plan_parts(
       UserError: a shard is missing, or is not the one of the manifest.
     """
     entries = sorted(shards, key=lambda entry: entry["name"])
-    _check_sizes(tokens.path, entries)
+    _check_sizes(tokens.folder, entries)
     parts: list[Part] = []
     left = sum(entry["rows"] for entry in entries) if limit is None else limit
     counts = in_order(lambda entry: _count(tokens, entry, views), entries, _READERS, 2 * _READERS, "footers")
@@ -164,7 +171,7 @@ def read_part(output: str, number: int) -> Part:
 
 def _count(tokens: TokenInput, entry: Mapping[str, Any], views: str) -> int:
     """Rows of the chosen views in a shard whose footer agrees with the manifest."""
-    path = filesystems.join(tokens.path, entry["name"])
+    path = filesystems.join(tokens.folder, entry["name"])
     with open_shard(path) as shard:
         check_footer(path, shard.metadata, shard.rows, tokens, entry["rows"])
         if views == "all":

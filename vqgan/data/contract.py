@@ -8,6 +8,7 @@ import numpy as np
 
 from vqgan import filesystems
 from vqgan.errors import UserError
+from vqgan.hub import resolve_dataset
 from vqgan.manifest import AGAIN, MANIFEST_FILE, check_tokens, damaged, read_manifest
 from vqgan.shards import ShardMetadata
 
@@ -37,7 +38,8 @@ class Contract:
     """What a manifest says about every shard.
 
     Attributes:
-      path: of the data set.
+      path: of the data set, as it was given.
+      folder: where its files lie: the same, or the cache of what lies on the Hub.
       manifest: the whole of it.
       plan_hash: of the plan that the shards are slices of.
       fingerprint: of the codec.
@@ -48,6 +50,7 @@ class Contract:
     """
 
     path: str
+    folder: str
     manifest: Mapping[str, Any]
     plan_hash: str
     fingerprint: str
@@ -70,24 +73,29 @@ class Contract:
 def read_contract(path: str) -> Contract:
     """The manifest of a finished data set.
 
+    Args:
+      path: folder, URI, or ``hf://datasets/owner/name[@revision]``.
+
     Raises:
-      UserError: there is no data set, it is not finished, it holds pictures, or its manifest is damaged.
+      UserError: there is no data set, it cannot be had from the Hub, it is not finished, it holds pictures,
+        or its manifest is damaged.
     """
-    manifest = read_manifest(path)
+    folder = resolve_dataset(path)
+    manifest = read_manifest(folder)
     if manifest is None:
-        if not filesystems.exists(path):
+        if not filesystems.exists(folder):
             raise UserError(f"{path}: nothing there; give a folder that vqgan tokenize or sample has written")
         raise UserError(
             f"{path}: not a finished data set (no {MANIFEST_FILE}); run the command that writes it again"
         )
     check_tokens(path, manifest)
     try:
-        return _parse(path, manifest)
+        return _parse(path, folder, manifest)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(path, error) from error
+        raise damaged(folder, error) from error
 
 
-def _parse(path: str, manifest: Mapping[str, Any]) -> Contract:
+def _parse(path: str, folder: str, manifest: Mapping[str, Any]) -> Contract:
     height, width = manifest["grid"]
     codec = manifest["codec"]
     entries: list[dict[str, Any]] = [
@@ -100,6 +108,7 @@ def _parse(path: str, manifest: Mapping[str, Any]) -> Contract:
         raise ValueError("it contradicts itself about the number of rows")
     return Contract(
         path=path,
+        folder=folder,
         manifest=manifest,
         plan_hash=manifest["plan_hash"],
         fingerprint=codec["fingerprint"],

@@ -25,7 +25,8 @@ class TokenSet:
     """One token data set on disk, or a half of it. Safe from many threads. See :func:`open_tokens`.
 
     Attributes:
-      path: its folder or URI.
+      path: its folder or URI, as it was given.
+      folder: where its files lie: the same, or the cache of what lies on the Hub.
       manifest: as JSON data.
       fingerprint: of the codec that made the tokens.
       codec: what the manifest says about that codec.
@@ -43,6 +44,7 @@ class TokenSet:
         """For :func:`open_tokens`; ``memory`` is in bytes."""
         identity = contract.manifest.get("identity") or {}
         self.path = contract.path
+        self.folder = contract.folder
         self.manifest = contract.manifest
         self.fingerprint = contract.fingerprint
         self.codec: Mapping[str, Any] = contract.manifest["codec"]
@@ -112,7 +114,8 @@ def open_tokens(
     """Opens a finished data set, after comparing every shard's size and footer with the manifest.
 
     Args:
-      path: folder or URI that ``vqgan tokenize`` or ``vqgan sample`` has written.
+      path: folder or URI that ``vqgan tokenize`` or ``vqgan sample`` has written, or
+        ``hf://datasets/owner/name[@revision]`` of one that ``vqgan push`` has uploaded.
       columns: to be read besides tokens and label.
       fingerprint: of the codec that the tokens must be of; None for any.
       codec_name: what to call that codec in a message.
@@ -124,8 +127,8 @@ def open_tokens(
         asked for, and some tens of decoded row groups stay in memory.
 
     Raises:
-      UserError: no finished data set, shards that are missing, damaged or not those of the manifest, another
-        codec or grid, an unknown column, nothing to train on.
+      UserError: no finished data set, one that cannot be had from the Hub, shards that are missing, damaged
+        or not those of the manifest, another codec or grid, an unknown column, nothing to train on.
     """
     if holdout < 0:
         raise UserError(f"one image in {holdout} to hold back: give 0 for none, or a number above it")

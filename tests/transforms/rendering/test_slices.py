@@ -88,7 +88,9 @@ def token_rows(tokens: Path) -> dict[tuple[str, int], np.ndarray]:
 
 
 def index_of(output: Path) -> pa.Table:
-    return pa.concat_tables([pq.read_table(path) for path in sorted(output.glob("images-*.parquet"))])
+    paths = sorted(output.glob("*/images-*.parquet"))
+    assert {path.parent.name for path in paths} <= {"index", "data"}
+    return pa.concat_tables([pq.read_table(path) for path in paths])
 
 
 def pixels_of(data: bytes) -> np.ndarray:
@@ -152,7 +154,7 @@ def test_files(decode: Decode, tmp_path: Path) -> None:
         data = (output / row["file"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (row["bytes"], row["sha256"])
     files = {str(path.relative_to(output)) for path in (output / "images").rglob("*") if path.is_file()}
-    assert files == set(table["file"].to_pylist())
+    assert files == {*table["file"].to_pylist(), "images/metadata.jsonl"}
     keys = table["key"].to_pylist()
     plain = next(key for key in keys if "/" not in key)
     assert {f"images/{plain}.png", f"images/{plain}~v1.png"} <= files
@@ -185,7 +187,7 @@ def test_tar_is_a_webdataset(decode: Decode, tmp_path: Path) -> None:
 def test_a_tar_is_read_once(decode: Decode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All its rows together look at each member once."""
     entry = decode(form=ImageForm("tar"))["shards"][0]
-    path = str(tmp_path / "pictures" / entry["name"].replace(".parquet", ".tar"))
+    path = str(tmp_path / "pictures" / entry["name"].replace("index/", "data/").replace(".parquet", ".tar"))
     with tarfile.open(path) as tar:
         names = tar.getnames()
     plain, seen = tarfile.TarFile.__iter__, []
@@ -238,9 +240,10 @@ def test_a_manifest_that_lacks_a_shard(decode: Decode, tokens: Path, tmp_path: P
 
 def test_parquet_column_as_datasets_reads_it(decode: Decode, tmp_path: Path) -> None:
     decode(form=ImageForm("parquet", "webp"))
-    for path in (tmp_path / "pictures").glob("images-*.parquet"):
+    for path in (tmp_path / "pictures" / "data").glob("*.parquet"):
         table = pq.read_table(path)
-        assert table.schema.field("image").type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        assert table.schema.field("image") == pa.field("image", image), "nullable, as its own field is"
         features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
         assert features["image"] == {"_type": "Image"}
         assert sorted(features) == sorted(table.column_names)
@@ -261,7 +264,7 @@ def test_first_views_and_limit(decode: Decode, tokens: Path, tmp_path: Path) -> 
     assert rows == list(token_rows(tokens))[:13]
     few = decode(limit=3, views="first", output=str(tmp_path / "few"))
     assert (few["counts"]["images"], len(few["shards"])) == (3, 1)
-    assert few["shards"][0]["name"] == "images-00000-of-00001.parquet"
+    assert few["shards"][0]["name"] == "index/images-00000-of-00001.parquet"
     firsts = [key for key, view in token_rows(tokens) if view == 0]
     assert index_of(tmp_path / "few")["key"].to_pylist() == firsts[:3]
 
@@ -329,13 +332,15 @@ def test_finished_slices_are_kept_and_lost_pictures_made_again(
     decode(form=ImageForm(container))
     output = tmp_path / "pictures"
     paths = sorted(path for path in output.rglob("images*") if path.is_file())
-    paths += sorted(output.rglob("*.png"))
+    paths += [*sorted(output.rglob("*.png")), *output.rglob("metadata.jsonl"), output / "README.md"]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
     decode(form=ImageForm(container))
     assert {path: path.stat().st_mtime_ns for path in paths} == {p: m for p, (m, _) in before.items()}
-    lost = {"files": "images/*.png", "tar": "images-00001*.tar", "parquet": "images-00001*.parquet"}[
-        container
-    ]
+    lost = {
+        "files": "images/*.png",
+        "tar": "data/images-00001*.tar",
+        "parquet": "data/images-00001*.parquet",
+    }[container]
     victim = sorted(output.glob(lost))[-1]
     victim.unlink()
     manifest = decode(form=ImageForm(container))
@@ -347,7 +352,7 @@ def test_finished_slices_are_kept_and_lost_pictures_made_again(
 def test_a_damaged_index_is_made_again(decode: Decode, tmp_path: Path) -> None:
     decode(form=ImageForm("parquet"))
     output = tmp_path / "pictures"
-    victim = output / "images-00000-of-00002.parquet"
+    victim = output / "data" / "images-00000-of-00002.parquet"
     good = victim.read_bytes()
     bad = bytearray(good)
     bad[len(bad) // 3] ^= 1
