@@ -1,11 +1,12 @@
-"""Small things in the place of those that a reader has: photographs, codecs, and the Hub."""
+"""Small things in the place of those that a reader has: photographs, codecs and data sets."""
 
 import itertools
+import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from pipelines import cli
@@ -19,11 +20,11 @@ SIZES = ((96, 80), (80, 120), (70, 70), (150, 66))
 
 MAKE = Change("make ", f"make -C {ROOT} --dry-run ", "takes long; make names what it would run")
 
-_TRAINING = (
-    "model.ch=8", "model.ch_mult=[1,2]", "model.num_res_blocks=1", "model.norm_groups=4", "model.resolution=32",
+TRAINING = (
+    "model.ch=8", "model.ch_mult=[1]", "model.num_res_blocks=1", "model.norm_groups=4", "model.resolution=32",
     "model.attn_resolutions=[]", "data.crop_size=32", "data.validation_size=32", "discriminator.channels=4",
     "train.steps=3", "train.batch_size=4", "train.evaluate_every=3", "train.save_every=3",
-    "codebook.autoencoder_steps=1", "adversarial.start=2", "loss.perceptual=0", "train.best=psnr",
+    "codebook.autoencoder_steps=0", "adversarial.weight=0", "loss.perceptual=0", "train.best=psnr",
 )  # fmt: skip
 _PRIOR = (
     "model.layers=1", "model.heads=2", "model.width=16", "model.hidden=16", "data.samples=2",
@@ -34,7 +35,7 @@ _PRIOR = (
 
 def small_training(old: str) -> Change:
     """A change that makes ``vqgan train`` short."""
-    return Change(old, f"{old} {_flags(_TRAINING)}", "half an hour, and weights of LPIPS from the network")
+    return Change(old, f"{old} {_flags(TRAINING)}", "half an hour, and weights of LPIPS from the network")
 
 
 def small_prior(old: str) -> Change:
@@ -46,7 +47,7 @@ def _flags(settings: Sequence[str]) -> str:
     return " ".join(f"--set '{setting}'" for setting in settings)
 
 
-def make_photos(folder: Path, count: int = 40) -> Path:
+def make_photos(folder: Path, count: int = 20) -> Path:
     """A folder of small JPEGs in ten folders by what they show, and one file that is none."""
     for path, (number, size) in itertools.islice(itertools.product(PHOTOS, enumerate(SIZES)), count):
         (folder / path.stem).mkdir(parents=True, exist_ok=True)
@@ -73,49 +74,57 @@ def tokenize(photos: Path, output: Path, *flags: str, codec: str = "tiny", size:
     return output
 
 
-class EntryNotFoundError(Exception):
-    """What ``huggingface_hub`` raises where a repository has no such file."""
-
-
-class Hub:
-    """Stands in for ``huggingface_hub``: its repositories are folders.
+def make_foreign(kind: str, path: Path, averaged: bool = False) -> Path:
+    """A checkpoint of another code base with random weights, four pixels a token.
 
     Args:
-      folder: where they lie.
+      kind: of :data:`foreign.CONFIGS`.
+      path: of the file; its configuration lies beside it.
+      averaged: whether it has averaged twins of its parameters.
     """
+    config = foreign.config_for(kind)
+    tensors = foreign.foreign_tensors(kind, config, foreign.random_weights(config))
+    if averaged:
+        tensors |= {f"model_ema.{name.replace('.', '')}": value for name, value in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind in ("vqgan-jax", "maskgit"):
+        tree = foreign.nest(tensors)
+        path.write_bytes(foreign.msgpack_bytes(tree if kind == "vqgan-jax" else {"params": tree}))
+    elif kind == "lwm":
+        path.write_bytes(pickle.dumps(foreign.nest(tensors)))
+    elif kind == "diffusers":
+        foreign.write_safetensors(path, tensors)
+    else:
+        foreign.write_torch_zip(path, {"model" if kind == "llamagen" else "state_dict": tensors})
+    (path.parent / "config.json").write_text(json.dumps({"resolution": 32, "sample_size": 32}))
+    return path
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
-    def HfApi(self, library_name: str) -> "Hub":  # noqa: N802
-        return self
-
-    def CommitOperationAdd(self, name: str, content: Path | bytes) -> tuple[str, bytes]:  # noqa: N802
-        return name, content if isinstance(content, bytes) else Path(content).read_bytes()
-
-    def CommitOperationDelete(self, name: str, is_folder: bool = False) -> tuple[str, None]:  # noqa: N802
-        return name, None
-
-    def create_repo(self, repo: str, **_: Any) -> None:
-        (self.folder / repo).mkdir(parents=True, exist_ok=True)
-
-    def list_repo_files(self, repo: str, **_: Any) -> list[str]:
-        root = self.folder / repo
-        return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-
-    def create_commit(self, repo: str, operations: Sequence[tuple[str, bytes | None]], **_: Any) -> Any:
-        for name, content in operations:
-            path = self.folder / repo / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
-            if content is not None:
-                path.write_bytes(content)
-        return SimpleNamespace(commit_url=f"https://hub/{repo}/commit/1")
-
-    def hf_hub_download(self, repo: str, file: str, **_: Any) -> str:
-        if not (self.folder / repo / file).is_file():
-            raise EntryNotFoundError(file)
-        return str(self.folder / repo / file)
-
-    def snapshot_download(self, repo: str, **_: Any) -> str:
-        return str(self.folder / repo)
+def make_transformer(path: Path, codes: int, positions: int, width: int = 4) -> Path:
+    """A transformer of Taming Transformers in the folder of a run, of one block and two heads."""
+    rng = np.random.default_rng(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "tok_emb.weight": (codes, width),
+        "pos_emb": (1, positions, width),
+        "ln_f.weight": (width,),
+        "ln_f.bias": (width,),
+        "head.weight": (codes, width),
+        "blocks.0.mlp.0.weight": (4 * width, width),
+        "blocks.0.mlp.0.bias": (4 * width,),
+        "blocks.0.mlp.2.weight": (width, 4 * width),
+        "blocks.0.mlp.2.bias": (width,),
+    }
+    for name in ("key", "query", "value", "proj"):
+        shapes |= {f"blocks.0.attn.{name}.weight": (width, width), f"blocks.0.attn.{name}.bias": (width,)}
+    for name in ("ln1", "ln2"):
+        shapes |= {f"blocks.0.{name}.weight": (width,), f"blocks.0.{name}.bias": (width,)}
+    tensors = {
+        f"transformer.{name}": rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()
+    }
+    path.parent.mkdir(parents=True)
+    foreign.write_torch_zip(path, {"state_dict": tensors, "global_step": 5})
+    config = path.parent.parent / "configs" / "run-project.yaml"
+    config.parent.mkdir()
+    params = {"transformer_config": {"params": {"n_head": 2}}}
+    config.write_text(json.dumps({"model": {"params": params}}))
+    return path

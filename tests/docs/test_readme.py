@@ -1,13 +1,13 @@
 """README.md, as its reader types it."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
 from tests.docs.blocks import Block
+from tests.docs.conftest import Typed
 from tests.docs.reading import Change, Document, Reader
 from tests.docs.standins import MAKE, make_photos, small_prior, small_training
+from vqgan.checkpoint import read_info
 
 DOCUMENT = Document(
     "README.md",
@@ -30,5 +30,18 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
 
 
 @pytest.mark.parametrize("block", DOCUMENT.blocks, ids=str)
-def test_block(block: Block, reader: Reader, typed: Callable[[Reader, Block], None]) -> None:
+def test_block(block: Block, reader: Reader, typed: Typed) -> None:
     typed(reader, block)
+
+
+def test_the_pushed_codec_loads_from_the_hub(reader: Reader) -> None:
+    """Runs after the blocks."""
+    ours = read_info(str(reader.folder / "run"))
+    assert read_info("hf://owner/name").fingerprint == ours.fingerprint
+
+
+def test_all_tools_see_the_same_tokens(reader: Reader) -> None:
+    tokens = reader.names["tokens"]
+    assert tokens.shape == (20, 256)
+    assert reader.names["table"].num_rows == 20
+    assert len(np.unique(tokens)) > 100
