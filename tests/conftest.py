@@ -27,7 +27,8 @@ Refused = Callable[[str], AbstractContextManager[None]]
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says how many blocks and commands of the documents were run, and which were not and why."""
     reports = [report for group in terminalreporter.stats.values() for report in group]
-    properties = [pair for report in reports for pair in getattr(report, "user_properties", ())]
+    calls = [report for report in reports if getattr(report, "when", "") == "call"]
+    properties = [pair for report in calls for pair in report.user_properties]
     found = [str(value) for name, value in properties if name == "documented block"]
     if not found:
         return

@@ -27,7 +27,7 @@ TRAINING = (
     "codebook.autoencoder_steps=0", "adversarial.weight=0", "loss.perceptual=0", "train.best=psnr",
 )  # fmt: skip
 _PRIOR = (
-    "model.layers=1", "model.heads=2", "model.width=16", "model.hidden=16", "data.samples=2",
+    "model.layers=1", "model.heads=2", "model.width=16", "model.hidden=16", "data.samples=2", "data.holdout=5",
     "data.validation_limit=8", "train.steps=3", "train.batch_size=4", "train.evaluate_every=3",
     "train.save_every=3",
 )  # fmt: skip
@@ -49,7 +49,7 @@ def _flags(settings: Sequence[str]) -> str:
 
 def make_photos(folder: Path, count: int = 20) -> Path:
     """A folder of small JPEGs in ten folders by what they show, and one file that is none."""
-    for path, (number, size) in itertools.islice(itertools.product(PHOTOS, enumerate(SIZES)), count):
+    for (number, size), path in itertools.islice(itertools.product(enumerate(SIZES), PHOTOS), count):
         (folder / path.stem).mkdir(parents=True, exist_ok=True)
         with Image.open(path) as image:
             image.resize(size).save(folder / path.stem / f"{number}.jpg")

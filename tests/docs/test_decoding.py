@@ -29,8 +29,8 @@ DOCUMENT = Document(
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     folder = tmp_path_factory.mktemp("reader")
     photos = make_photos(folder / "photos")
-    tokenize(photos, folder / "data" / "tokens")
-    tokenize(photos, folder / "samples")
+    tokenize(photos, folder / "data" / "tokens", "--no-report")
+    tokenize(photos, folder / "samples", "--no-report")
     return Reader(DOCUMENT, folder)
 
 

@@ -26,7 +26,7 @@ DOCUMENT = Document(
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     folder = tmp_path_factory.mktemp("reader")
     photos = make_photos(folder / "photos")
-    tokenize(photos, folder / "tokens", "--folder-labels")
+    tokenize(photos, folder / "tokens", "--folder-labels", "--no-report")
     make_codec(folder / "codec", 64)
     return Reader(DOCUMENT, folder)
 
