@@ -27,9 +27,9 @@ TRAINING = (
     "codebook.autoencoder_steps=0", "adversarial.weight=0", "loss.perceptual=0", "train.best=psnr",
 )  # fmt: skip
 _PRIOR = (
-    "model.layers=1", "model.heads=2", "model.width=16", "model.hidden=16", "data.samples=2", "data.holdout=5",
+    "model.layers=1", "model.heads=2", "model.width=16", "model.hidden=16", "data.samples=2",
     "data.validation_limit=8", "train.steps=3", "train.batch_size=4", "train.evaluate_every=3",
-    "train.save_every=3",
+    "train.save_every=3", "data.holdout=5",
 )  # fmt: skip
 
 

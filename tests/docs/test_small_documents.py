@@ -1,5 +1,6 @@
 """CONTRIBUTING.md and documents with nothing but marked blocks; that no document is left out; the parser."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,18 @@ def test_every_document_has_a_test() -> None:
     names = {"README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))}
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     assert [name for name in sorted(names) if f'"{name}"' not in tests] == []
+
+
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#[\w-]+)?\)")
+SCRIPT = re.compile(r"`((?:benchmarks|examples|tests|vqgan|transforms|pipelines|docs)/[\w/.-]+\.\w+)")
+
+
+def test_what_is_linked_or_named_is_there() -> None:
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = path.read_text()
+        links = [path.parent / link for link in LINK.findall(text)]
+        scripts = [ROOT / script for script in SCRIPT.findall(text)]
+        assert [str(target) for target in (*links, *scripts) if not target.exists()] == []
 
 
 TEXT = """
