@@ -15,8 +15,8 @@ from flax import nnx
 from PIL import Image
 
 from pipelines import tokenize_images
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
 from vqgan import checkpoint
 from vqgan.data.images import CropConfig, crop_batches

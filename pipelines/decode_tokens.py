@@ -16,12 +16,12 @@ from pipelines.planned_runs import (
     result,
     speaker,
 )
+from pipelines.settings import DTYPES
 from transforms.plan import Plan, read_plan
-from transforms.rendering.forms import ImageForm
+from transforms.rendering.forms import FORMATS, VIEWS, ImageForm
 from transforms.rendering.index import open_index
 from transforms.rendering.layout import IMAGES_FOLDER, folders
 from transforms.rendering.plan import (
-    VIEWS,
     Part,
     TokenInput,
     make_render_plan,
@@ -37,9 +37,7 @@ from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.errors import UserError
 from vqgan.manifest import IMAGES_KIND
 
-DTYPES = ("float32", "bfloat16")
-FORMATS = ("png", "webp", "jpeg", "tar", "parquet")
-"""The first three are a file for each picture."""
+__all__ = ["FORMATS", "DecodeTokensConfig", "PreparedDecode", "form_of", "prepare", "run"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ from PIL import Image
 from pipelines import decode_tokens, sample_prior, tokenize_images, training_prior
 from pipelines.planned_runs import speaker
 from pipelines.sampling_plan import SampleConfig
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.plan import all_keys
 from transforms.sources import SourceConfig
 from transforms.verifying import verify

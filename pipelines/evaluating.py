@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from pipelines import evaluation_page, evaluation_results, scoring
 from pipelines.scoring import Instruments, MetricChoice, Scores
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.plan import check_keys, collect
 from transforms.progress import Progress
 from transforms.rejects import RejectRow

@@ -7,6 +7,7 @@ from typing import Any
 from transforms.plan import read_plan
 from transforms.rendering.layout import index_folder
 from vqgan import filesystems
+from vqgan.card import ModelCard
 from vqgan.checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
@@ -57,7 +58,7 @@ def _is_parquet(path: str) -> bool:
 def describe_codec(path: str) -> dict[str, Any]:
     """Architecture, size, fingerprint and card of a codec; for a foreign checkpoint also its format."""
     info = read_info(path)
-    origin = dict(info.card.get("origin", {}))
+    origin = ModelCard.from_json(info.card).origin
     return {
         "kind": "codec" if info.source is None else "checkpoint of another code base",
         "path": str(info.path),

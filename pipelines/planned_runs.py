@@ -8,10 +8,11 @@ from typing import Any
 from transforms.plan import PLAN_FOLDER, Plan, differences
 from vqgan import filesystems
 from vqgan.errors import UserError
-from vqgan.manifest import MANIFEST_FILE, read_manifest
+from vqgan.manifest import MANIFEST_FILE, check_parts, read_manifest
 from vqgan.shards import REJECTS_FOLDER
 
 Say = Callable[[str], None]
+REASONS_SHOWN = 3
 
 
 def speaker(quiet: bool) -> Say:
@@ -57,6 +58,7 @@ def finished_manifest(
     manifest = read_manifest(output)
     if manifest is None:
         return None
+    check_parts(output, manifest)
     missing = find_missing(manifest)
     if not missing:
         say(f"{output} is complete ({counts(manifest)}); nothing to do")
@@ -90,6 +92,26 @@ def result(output: str) -> dict[str, Any]:
     if manifest is None:
         raise UserError(f"{output}: the pipeline ended without a manifest; see its log")
     return manifest
+
+
+def code_of(output: str, manifest: Mapping[str, Any], made: str) -> int:
+    """The exit code of a finished run: 1, and a line that says why, where it has made nothing.
+
+    Args:
+      output: folder.
+      manifest: of it.
+      made: ``rows`` or ``images``, which the run was to make.
+    """
+    counts = manifest["counts"]
+    if counts[made]:
+        return 0
+    reasons = sorted(manifest["reject_reasons"].items(), key=lambda item: -item[1])
+    shown = [f"{reason} ({count})" for reason, count in reasons[:REASONS_SHOWN]]
+    if len(reasons) > len(shown):
+        shown.append(f"{len(reasons) - len(shown)} other reasons")
+    why = f"all {counts['rejects']} were rejected, {', '.join(shown)}" if shown else "there was nothing to do"
+    _say(f"{output}: no {made} were made: {why}")
+    return 1
 
 
 def missing_files(

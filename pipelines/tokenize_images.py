@@ -17,9 +17,10 @@ from pipelines.planned_runs import (
     result,
     speaker,
 )
+from pipelines.settings import DTYPES
 from transforms.dedupe import mark_duplicates
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.plan import (
     KEYS_FILE,
     Plan,
@@ -32,17 +33,15 @@ from transforms.plan import (
 )
 from transforms.slices import Job
 from transforms.sources import SourceConfig, open_source
-from transforms.sources.globbing import EVERYTHING
-from transforms.sources.locating import Location, locate
-from transforms.sources.recognising import recognise
+from transforms.sources.globs import EVERYTHING
+from transforms.sources.locations import Location, locate
+from transforms.sources.registry import recognise
 from vqgan import filesystems
 from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_FILE
 from vqgan.shards import DATA_FOLDER, shard_name
-
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +132,7 @@ def prepare(config: TokenizeConfig) -> Prepared:
     fields = source.fields()
     entries = collect(source.list())
     if not entries.num_rows:
-        raise UserError(f"{config.source.input}: there are no images in it")
+        raise UserError(_without_images(config.source))
     check_keys(entries)
     if config.dedupe:
         entries = mark_duplicates(source, entries, config.threads)
@@ -192,6 +191,15 @@ def run(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
             "are those of float32"
         )
     return manifest
+
+
+def _without_images(source: SourceConfig) -> str:
+    """What to say of an input in which there is nothing."""
+    if source.kind == "folder":
+        hint = "no files but hidden ones, if any; give the folder that they lie in or below"
+    else:
+        hint = f"it was taken for one of kind {source.kind}; --input-kind takes it for another"
+    return f"{source.input}: there are no images in it ({hint})"
 
 
 def _run_pipeline(prepared: Prepared, beam_args: Sequence[str]) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 
 from pipelines.planned_runs import Say, speaker
 from pipelines.settings import configure as apply_settings
-from transforms.images import DecodeConfig
-from transforms.pictures import Pictures, split
+from transforms.images.dataset import Pictures, split
+from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
 from vqgan.data.splitting import key_hash
 from vqgan.errors import UserError

@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 from transforms.dedupe import DUPLICATE
 from transforms.sources.base import Entry
 from vqgan import filesystems
+from vqgan.errors import UserError, first_line
+from vqgan.manifest import AGAIN
 from vqgan.shards import REJECTS_FOLDER, rejects_name
 
 REJECT_SCHEMA = pa.schema(
@@ -76,10 +78,21 @@ def publish(output: str, number: int, slices: int, rows: list[RejectRow]) -> Non
 
 
 def read(path: str) -> list[RejectRow]:
-    """All rows of a rejects file."""
+    """All rows of a rejects file.
+
+    Raises:
+      UserError: damaged, or no rejects file.
+      OSError: it cannot be opened.
+    """
     filesystem, inner = filesystems.resolve(path)
     with filesystem.open_input_file(inner) as file:
-        return [RejectRow(**row) for row in pq.read_table(file).to_pylist()]
+        try:
+            table = pq.read_table(file)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: damaged ({first_line(error)}); {AGAIN}") from error
+    if not table.schema.equals(REJECT_SCHEMA):
+        raise UserError(f"{path}: damaged (its columns are not those of rejects); {AGAIN}")
+    return [RejectRow(**row) for row in table.to_pylist()]
 
 
 def one_line(text: str, limit: int = 500) -> str:

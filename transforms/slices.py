@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from transforms import rejects
 from transforms.batching import fill, in_order, on_device
-from transforms.geometry import Geometry, View, count_views
-from transforms.images import DecodeConfig, Reject, prepare
+from transforms.images.crops import Geometry, View, count_views
+from transforms.images.decode import DecodeConfig, Reject, prepare
 from transforms.plan import read_slice
 from transforms.rejects import RejectRow
 from transforms.sources import Entry, Loader, Source, SourceConfig, open_source
@@ -171,7 +171,7 @@ def finished(job: SlicesOfPlan, number: int) -> SliceSummary | None:
             if shard.metadata.plan_hash != job.plan_hash:
                 return None
         return summarize(job.output, number, job.slices, seconds=None)
-    except (UserError, OSError, ValueError):
+    except (UserError, OSError):
         return None  # damaged since it was written, or its rejects are gone: made again
 
 

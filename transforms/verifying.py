@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from transforms import rejects
 from transforms.checking import check_file, check_listing, expect
-from transforms.geometry import Geometry, count_views
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry, count_views
+from transforms.images.decode import DecodeConfig
 from transforms.inference import load_codec
 from transforms.plan import Plan, all_keys, read_plan, read_slice
 from transforms.rendering.verifying import verify_images
@@ -22,7 +22,7 @@ from vqgan import filesystems
 from vqgan.config import from_dict
 from vqgan.errors import UserError
 from vqgan.hub import resolve_dataset
-from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
+from vqgan.manifest import IMAGES_KIND, MANIFEST_FILE, check_parts, manifest_fields, read_manifest
 from vqgan.shards import open_shard, rejects_name, shard_name
 
 if TYPE_CHECKING:
@@ -61,7 +61,10 @@ def verify(output: str) -> tuple[list[str], str]:
     plan = read_plan(output)
     if plan is None:
         raise UserError(f"{output}: plan/plan.json is missing; nothing can be checked against it")
-    check = verify_images if manifest.get("kind") == IMAGES_KIND else verify_tokens
+    kind = manifest.get("kind")
+    if (kind == IMAGES_KIND) != (plan.identity.get("kind") == IMAGES_KIND):
+        return ["manifest.json and plan/plan.json are of different kinds"], "nothing else was checked"
+    check = verify_images if kind == IMAGES_KIND else verify_tokens
     problems, summary = check(output, manifest, plan)
     if plan.hash != manifest["plan_hash"]:
         problems.insert(0, "manifest.json and plan/plan.json are of different plans")
@@ -108,7 +111,8 @@ def check_agreement(output: str, source: SourceConfig, codec_name: str, sample: 
     if manifest["identity"].get("source", {}).get("kind") in (None, "prior"):
         raise UserError(f"{output}: its tokens were not made of images; leave out --codec and --input")
     # The batch size is that of the data set's slices only by chance; agreement does not need it.
-    codec = load_codec(codec_name, 16, manifest["identity"]["dtype"])
+    dtype = manifest_fields(output, manifest).fields("identity").text("dtype")
+    codec = load_codec(codec_name, 16, dtype)
     if codec.fingerprint != manifest["codec"]["fingerprint"]:
         raise UserError(
             f"{output}: its tokens were made by codec {manifest['codec']['fingerprint'][:12]}, "
@@ -176,22 +180,22 @@ def stored_rows(job: Job, number: int, images: int) -> Iterator[StoredRow]:
 
 def replay_job(output: str, manifest: dict[str, Any], source: SourceConfig, codec: str) -> Job:
     """A job that makes the pixels of a finished data set again."""
-    identity = manifest["identity"]
-    preprocessing = identity["preprocessing"]
-    kept = identity["source"]
+    identity = manifest_fields(output, manifest).fields("identity")
+    preprocessing = identity.fields("preprocessing")
+    kept = identity.fields("source")
     return Job(
         output=output,
         source=dataclasses.replace(
             source,
-            kind=kept["kind"],
-            image_column=source.image_column or kept["image_column"],
-            label_column=source.label_column or kept["label_column"],
+            kind=kept.text("kind"),
+            image_column=source.image_column or kept.text_or_none("image_column"),
+            label_column=source.label_column or kept.text_or_none("label_column"),
         ),
-        decode=from_dict(DecodeConfig, preprocessing["decode"]),
-        geometry=from_dict(Geometry, preprocessing["geometry"]),
+        decode=from_dict(DecodeConfig, preprocessing.value("decode"), where=f"{output}/{MANIFEST_FILE}"),
+        geometry=from_dict(Geometry, preprocessing.value("geometry"), where=f"{output}/{MANIFEST_FILE}"),
         codec=codec,
         batch_size=16,
-        dtype=identity["dtype"],
+        dtype=identity.text("dtype"),
         threads=2,
         plan_hash=manifest["plan_hash"],
         slices=len(manifest["shards"]),

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vqgan import filesystems
+from vqgan.documents import parse_document
 from vqgan.errors import UserError, first_line
 from vqgan.manifest import AGAIN, FORMAT_VERSION, check_version
 
@@ -23,6 +24,7 @@ METADATA_KEY = b"vqgan"
 DATA_FOLDER = "data"
 REJECTS_FOLDER = "rejects"
 TOKENS_PER_ROW_GROUP = 1 << 20  # 4 MiB before compression: bounds a writer's memory
+MOST_SIDE = 1 << 15  # of a grid: Arrow counts the tokens of a row in 31 bits
 TOKENS_LEAF = "tokens.list.element"
 COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
 
@@ -73,16 +75,29 @@ class ShardMetadata:
         """Reads the footer's JSON.
 
         Raises:
-          UserError: another format version, or a field is missing.
+          UserError: another format version, or a field is missing or of another type.
         """
-        try:
-            document = json.loads(data)
-            version = document.pop("version")
-            check_version(where, version)
-            height, width = document.pop("grid")
-            return cls(grid=(int(height), int(width)), **document)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{where}: damaged footer metadata ({error})") from error
+        fields = parse_document(
+            data, lambda reason: UserError(f"{where}: damaged footer metadata ({reason})")
+        )
+        check_version(where, fields.integer("version"))
+        fields.only({"version", *(field.name for field in dataclasses.fields(cls))})
+        height, width = fields.integers("grid", 2, least=1, most=MOST_SIDE)
+        return cls(
+            fingerprint=fields.text("fingerprint"),
+            codec_config=fields.mapping("codec_config"),
+            codec_origin=fields.mapping("codec_origin"),
+            grid=(height, width),
+            codebook_size=fields.integer("codebook_size", least=1, most=1 << 31),
+            preprocessing=fields.mapping("preprocessing"),
+            plan_hash=fields.text("plan_hash"),
+            slice_number=fields.integer("slice_number"),
+            slices=fields.integer("slices"),
+            planned=fields.integer("planned"),
+            images=fields.integer("images", 0),
+            rejects=fields.integer("rejects", 0),
+            sampling=None if fields.value("sampling", None) is None else fields.mapping("sampling"),
+        )
 
 
 def shard_name(number: int, slices: int) -> str:
@@ -314,11 +329,11 @@ class Shard:
 
     def tokens(self, batch: pa.RecordBatch) -> np.ndarray:
         """The token grids of a batch that was read with its ``tokens`` column, int32 ``[rows, h, w]``."""
-        try:
-            flat = batch.column("tokens").flatten().to_numpy()
-            return flat.astype(np.int32).reshape(-1, *self.metadata.grid)
-        except ValueError as error:  # nulls, which no writer of ours leaves
-            raise UserError(f"{self.name}: damaged ({first_line(error)})") from error
+        column = batch.column("tokens")
+        flat = column.flatten()
+        if column.null_count or flat.null_count:  # which no writer of ours leaves
+            raise UserError(f"{self.name}: damaged (rows without tokens)")
+        return flat.to_numpy().astype(np.int32).reshape(-1, *self.metadata.grid)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from pipelines.cli import build_parser
 from pipelines.options import source_config
 from tests.docs.reading import ROOT, shell_words
 from tests.docs.standins import make_photos
-from transforms.sources import locating, open_source
+from transforms.sources import locations, open_source
 from transforms.sources.example_proto import build_example
 from transforms.sources.framing import frame
 
@@ -137,7 +137,7 @@ def test_options_of_stores(scheme: str, is_pattern: bool, query: str) -> None:
             asked.append(path)
             return fs.SubTreeFileSystem(str(ROOT), fs.LocalFileSystem()), ""
 
-        patch.setattr(locating, "resolve", resolve)
-        location = locating.locate(f"{scheme}://b/p{'/*.jpg' if is_pattern else ''}{query}")
+        patch.setattr(locations, "resolve", resolve)
+        location = locations.locate(f"{scheme}://b/p{'/*.jpg' if is_pattern else ''}{query}")
     assert asked == [f"{scheme}://b/p{query}"]
     assert location.globs.patterns == ((("*.jpg",),) if is_pattern else ())

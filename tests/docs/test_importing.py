@@ -28,6 +28,11 @@ DOCUMENT = Document(
             "--codec tokenizer_imagenet256.ckpt --input photos --output tokens-4",
             "rows of the table are alternatives; a reader takes one",
         ),
+        Change(
+            "--input photos",
+            "--input photos --image-size 32 --no-report",
+            "attention of the stand-ins at 256 pixels takes long",
+        ),
         Change("vqgan inspect SRC", "vqgan inspect vq_ds16_c2i.pt", "a name for any checkpoint"),
         Change("SRC --output DIR", "vq_ds16_c2i.pt --output codecs/llamagen", "a name for any checkpoint"),
         Change("vqgan export CODEC DIR", "vqgan export vqgan_imagenet_f16_16384/ exported", "names for any"),
@@ -38,7 +43,7 @@ DOCUMENT = Document(
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Reader:
     folder = tmp_path_factory.mktemp("reader")
-    make_photos(folder / "photos")
+    make_photos(folder / "photos", 3)
     make_foreign("taming", folder / "vqgan_imagenet_f16_16384" / "model.ckpt")
     shutil.copy(folder / "vqgan_imagenet_f16_16384" / "model.ckpt", folder / "vqgan_imagenet_f16_16384.ckpt")
     make_foreign("ldm", folder / "vq-f8" / "model.ckpt", averaged=True)

@@ -18,8 +18,8 @@ from pyarrow import fs
 
 from pipelines import tokenize_images
 from pipelines.tokenize_images import Prepared, TokenizeConfig
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.inference import load_codec
 from transforms.manifest import total
 from transforms.slices import make_shard
@@ -374,7 +374,7 @@ def test_full_disk(
         patch.setattr(tokenize_images, "_run_pipeline", carry_out)
         with pytest.raises(UserError, match="no space left to write it; free some and run the same command"):
             tokenize_images.run(config, [])
-    complete = {name for name in contents(tmp_path / "run") if name.startswith("tokens-")}
+    complete = {name for name in contents(tmp_path / "run") if name.startswith("data/tokens-")}
     before = {name: os.stat(tmp_path / "run" / name).st_mtime_ns for name in complete}
     assert not list((tmp_path / "run").rglob("*.tmp"))
     live(config, None, monkeypatch)

@@ -28,8 +28,8 @@ from pipelines.beam_runs import user_error_of
 from pipelines.tokenize_images import TokenizeConfig, prepare
 from transforms import rejects, tokenizing
 from transforms.beam_slices import MakeSlice
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.slices import make_shard
 from transforms.sources import Entry, SourceConfig
 from transforms.sources.folder import FolderSource
@@ -184,7 +184,7 @@ def test_shards_without_a_plan_are_not_touched(tokenize: Vqgan, few: Path, tmp_p
     tokenize(few)
     shutil.rmtree(tmp_path / "out" / "plan")
     before = everything(tmp_path / "out")
-    assert "there is something else in it, such as manifest.json, and no plan" in tokenize(few).line
+    assert "there is something else in it, such as README.md, and no plan" in tokenize(few).line
     assert everything(tmp_path / "out") == before
 
 
@@ -681,7 +681,7 @@ def test_manifest_is_last(
     assert (result.code, "no report today" in result.line) == (2, True)
     before = everything(tmp_path / "out")
     assert "manifest.json" not in before
-    assert sum(name.startswith("tokens-") for name in before) == 3
+    assert sum(name.startswith("data/tokens-") for name in before) == 3
     assert tokenize(few, "--report").code == 0
     after = everything(tmp_path / "out")
     assert {name: after[name] for name in before} == before

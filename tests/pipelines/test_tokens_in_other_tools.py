@@ -2,7 +2,6 @@
 
 import importlib.util
 import runpy
-import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,27 +19,14 @@ from vqgan.data.tokens import all_batches, open_tokens
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "torch_tokens.py"
 ROWS = 22
-CARD = """---
-configs:
-- config_name: default
-  data_files: data/*.parquet
-- config_name: rejects
-  data_files: rejects/*.parquet
----
-"""
 Table = dict[tuple[str, int], list[int]]
 LoadDataset = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def tokens(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data set with its card."""
-    folder = tmp_path_factory.mktemp("open") / "tokens"
-    shutil.copytree(labelled, folder)
-    # REMOVE once `vqgan tokenize` writes the card itself: then this fixture is `labelled`.
-    if not (folder / "README.md").exists():
-        (folder / "README.md").write_text(CARD)
-    return folder
+def tokens(labelled: Path) -> Path:
+    """The data set, as ``vqgan tokenize`` has left it."""
+    return labelled
 
 
 @pytest.fixture(scope="module")

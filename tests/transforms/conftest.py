@@ -13,8 +13,8 @@ from PIL import Image
 from pipelines import tokenize_images
 from pipelines.planned_runs import make_folders
 from pipelines.tokenize_images import Prepared, TokenizeConfig
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.inference import load_codec
 from transforms.manifest import total
 from transforms.plan import write_plan

@@ -5,9 +5,9 @@ from typing import Any
 
 from transforms.rendering.layout import IMAGES_FOLDER
 from vqgan import filesystems
+from vqgan.dataset_card import CARD_FILE
 from vqgan.shards import DATA_FOLDER
 
-CARD_FILE = "README.md"
 _PATTERNS = {
     "files": f"{IMAGES_FOLDER}/**",
     "tar": f"{DATA_FOLDER}/*.tar",

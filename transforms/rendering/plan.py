@@ -18,11 +18,16 @@ from vqgan import filesystems
 from vqgan.data.contract import check_footer, check_size
 from vqgan.errors import UserError
 from vqgan.hub import resolve_dataset
-from vqgan.manifest import FORMAT_VERSION, check_tokens, damaged, read_manifest
+from vqgan.manifest import (
+    FORMAT_VERSION,
+    check_entries,
+    check_tokens,
+    manifest_fields,
+    read_manifest,
+)
 from vqgan.shards import open_shard
 
 PARTS_FILE = "plan/shards.parquet"
-VIEWS = ("all", "first")
 _READERS = 8
 
 
@@ -89,20 +94,22 @@ def token_input(path: str, manifest: Mapping[str, Any]) -> TokenInput:
     Raises:
       UserError: it lacks something, or there are no shards.
     """
-    try:
-        height, width = manifest["grid"]
-        codec, plan_hash = manifest["codec"], str(manifest["plan_hash"])
-        grid = (int(height), int(width))
-        facts = [
-            (entry["name"], entry["sha256"], entry["rows"], entry["bytes"]) for entry in manifest["shards"]
-        ]
-        name, fingerprint = str(codec["name"]), str(codec["fingerprint"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(path, error) from error
-    found = TokenInput(path, plan_hash, grid, name, fingerprint, len(facts))
-    if not facts:
+    fields = manifest_fields(path, manifest)
+    height, width = fields.integers("grid", 2, least=1)
+    codec = fields.fields("codec")
+    check_entries(fields, "shards")
+    fields.fields("identity", {}).mapping("preprocessing", {})
+    shards = len(manifest["shards"])
+    if not shards:
         raise UserError(f"{path}: there are no shards in it")
-    return found
+    return TokenInput(
+        path=path,
+        plan_hash=fields.text("plan_hash"),
+        grid=(height, width),
+        codec=codec.text("name"),
+        fingerprint=codec.text("fingerprint"),
+        slices=shards,
+    )
 
 
 def plan_parts(

@@ -96,7 +96,7 @@ def finished_images(job: PicturesOfPlan, number: int) -> ImageSlice | None:
             if index.metadata.plan_hash != job.plan_hash or lost_pictures(job.output, index):
                 return None
         return summarize_images(job, number, seconds=None)
-    except (UserError, OSError, ValueError):
+    except (UserError, OSError):
         return None  # damaged since it was written, or its rejects are gone: made again
 
 

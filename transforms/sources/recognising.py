@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.sources.columns import holds_images
-from transforms.sources.framing import parse_header
-from transforms.sources.locating import Found, Location, locate, open_file
+from transforms.sources.locations import Found, Location, locate, open_file
+from transforms.sources.records import parse_header
 from vqgan.errors import UserError
 
 TFDS_PREFIX = "tfds:"

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from vqgan import filesystems
+from vqgan.documents import Fields
 from vqgan.errors import UserError
 from vqgan.hub import resolve_dataset
-from vqgan.manifest import AGAIN, MANIFEST_FILE, check_tokens, damaged, read_manifest
+from vqgan.manifest import AGAIN, MANIFEST_FILE, check_tokens, damaged, manifest_fields, read_manifest
 from vqgan.shards import ShardMetadata
 
 
@@ -89,34 +90,42 @@ def read_contract(path: str) -> Contract:
             f"{path}: not a finished data set (no {MANIFEST_FILE}); run the command that writes it again"
         )
     check_tokens(path, manifest)
-    try:
-        return _parse(path, folder, manifest)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(folder, error) from error
+    return _parse(path, folder, manifest)
 
 
 def _parse(path: str, folder: str, manifest: Mapping[str, Any]) -> Contract:
-    height, width = manifest["grid"]
-    codec = manifest["codec"]
+    fields = manifest_fields(folder, manifest)
+    height, width = fields.integers("grid", 2, least=1)
+    codec = fields.fields("codec")
     entries: list[dict[str, Any]] = [
-        {"name": str(entry["name"]), "rows": int(entry["rows"]), "bytes": int(entry["bytes"])}
-        for entry in manifest["shards"]
+        {"name": entry.text("name"), "rows": entry.integer("rows"), "bytes": entry.integer("bytes")}
+        for entry in fields.items("shards")
     ]
-    histogram = np.array(manifest["codebook"]["histogram"], np.int64)
+    histogram = fields.fields("codebook").integers("histogram")
     rows = sum(entry["rows"] for entry in entries)
-    if manifest["counts"]["rows"] != rows or histogram.sum() != rows * int(height) * int(width):
-        raise ValueError("it contradicts itself about the number of rows")
+    if fields.fields("counts").integer("rows") != rows or sum(histogram) != rows * height * width:
+        raise damaged(folder, "it contradicts itself about the number of rows")
+    _check_optional(fields)
     return Contract(
         path=path,
         folder=folder,
         manifest=manifest,
-        plan_hash=manifest["plan_hash"],
-        fingerprint=codec["fingerprint"],
-        codec_name=str(codec.get("name") or ""),
-        grid=(int(height), int(width)),
-        histogram=histogram,
+        plan_hash=fields.text("plan_hash"),
+        fingerprint=codec.text("fingerprint"),
+        codec_name=codec.text("name", ""),
+        grid=(height, width),
+        histogram=np.array(histogram, np.int64),
         entries=entries,
     )
+
+
+def _check_optional(fields: Fields) -> None:
+    """What is told besides, where it is told, is of its type."""
+    identity = fields.fields("identity", {})
+    identity.mapping("preprocessing", {})
+    source = identity.fields("source", {})
+    if source.value("class_names", None) is not None:
+        source.texts("class_names")
 
 
 def check_size(path: str, found: int | None, expected: int) -> None:

@@ -132,22 +132,22 @@ def read_prior(path: str | os.PathLike[str]) -> PriorInfo:
     folder = find_prior(path)
     if folder is None:
         raise UserError(f"prior {path}: {_instead(Path(path))}")
-    with folders.reading_document(FOLDER, folder) as data:
-        codec = data["codec"]
-        return PriorInfo(
-            path=folder,
-            config=from_dict(PriorConfig, data["config"], where=f"{folder}/{FOLDER.document}"),
-            fingerprint=str(data["fingerprint"]),
-            codec=CodecIdentity(
-                fingerprint=str(codec["fingerprint"]),
-                name=str(codec["name"]),
-                config=dict(codec["config"]),
-                image_size=int(codec["image_size"]),
-            ),
-            class_names=tuple(map(str, data["class_names"])),
-            card=dict(data["card"]),
-            files=dict(data["files"]),
-        )
+    fields = folders.read_document(FOLDER, folder)
+    codec = fields.fields("codec")
+    return PriorInfo(
+        path=folder,
+        fingerprint=fields.text("fingerprint"),
+        codec=CodecIdentity(
+            fingerprint=codec.text("fingerprint"),
+            name=codec.text("name"),
+            config=codec.mapping("config"),
+            image_size=codec.integer("image_size"),
+        ),
+        class_names=fields.texts("class_names"),
+        card=fields.mapping("card"),
+        files=fields.sizes("files"),
+        config=from_dict(PriorConfig, fields.value("config"), where=f"{folder}/{FOLDER.document}"),
+    )
 
 
 def find_prior(path: str | os.PathLike[str]) -> Path | None:

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from transforms.sources import SourceConfig, locating, open_source
-from transforms.sources.tfds import TFDSSource
-from transforms.sources.tfds_metadata import load_metadata, parse_address
+from transforms.sources import SourceConfig, locations, open_source
+from transforms.sources.tfds import TFDSSource, load_metadata, parse_address
 from vqgan.errors import UserError
 
 FORMATS = ("tfrecord", "array_record")
@@ -203,7 +202,7 @@ def test_a_data_dir_that_is_remote(tmp_path, tfds_folder, monkeypatch, results_o
     """TFDS itself would need a library of its own for each store."""
     store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     shutil.copytree(tfds_folder / "tiny_photos", tmp_path / "bucket" / "tiny_photos")
-    monkeypatch.setattr(locating, "resolve", lambda path: (store, path.partition("://")[2]))
+    monkeypatch.setattr(locations, "resolve", lambda path: (store, path.partition("://")[2]))
     load_metadata.cache_clear()
     source = _source("s3://bucket")
     entries = list(source.list())

@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
-from transforms import pictures as module
-from transforms.images import DecodeConfig
-from transforms.pictures import Pictures, split
+from transforms.images import dataset as module
+from transforms.images.dataset import Pictures, split
+from transforms.images.decode import DecodeConfig
 from transforms.sources import Entry, Loader, SourceConfig
 from vqgan.data.images import CropConfig, crop_batches
 from vqgan.data.order import BLOCKS_MIXED, epoch_order
 
-TESTDATA = Path(__file__).parents[1] / "testdata"
+TESTDATA = Path(__file__).parents[2] / "testdata"
 PHOTOS = TESTDATA / "photos"
 COUNT = 40
 

@@ -20,13 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, IptcImagePlugin, PngImagePlugin
 
-from transforms import colour, images
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig, Reject, decode, open_image, prepare
+from transforms.images import color
+from transforms.images import decode as decoding
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig, Reject, decode, open_image, prepare
 from vqgan.config import from_dict, to_dict
 from vqgan.errors import UserError
 
-TESTDATA = Path(__file__).parents[1] / "testdata"
+TESTDATA = Path(__file__).parents[2] / "testdata"
 PHOTOS = sorted((TESTDATA / "photos").glob("*.jpg"))
 HOSTILE = TESTDATA / "hostile"
 CONFIG = DecodeConfig()
@@ -68,8 +69,8 @@ def peak_growth_mb(code: str) -> float:
     """Megabytes that the peak memory of a fresh process grows by while it runs ``code``."""
     script = f"""
 import io, pathlib, resource
-from transforms.images import *
-from transforms.geometry import Geometry
+from transforms.images.decode import *
+from transforms.images.crops import Geometry
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 prepare(pathlib.Path({str(HOSTILE / "tRNS_null_1x1.png")!r}).read_bytes(), "", DecodeConfig(), Geometry())
 before = peak()
@@ -82,7 +83,7 @@ print((peak() - before) / 1024)
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     return float(result.stdout)
 
@@ -296,7 +297,7 @@ def test_refused_format_is_named() -> None:
 
 def test_plugins_that_are_not_image_decoders_are_left_out() -> None:
     left_out = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "FITS", "SPIDER", "IMT", "MCIDAS"}
-    assert not (left_out | {IptcImagePlugin.IptcImageFile.format}) & set(images._FORMATS)
+    assert not (left_out | {IptcImagePlugin.IptcImageFile.format}) & set(decoding._FORMATS)
 
 
 @pytest.mark.parametrize(
@@ -496,7 +497,7 @@ def test_truncated_photo_is_a_reject() -> None:
 
 
 def as_rgb(image: Image.Image) -> np.ndarray:
-    result = colour.to_rgb(image)
+    result = color.to_rgb(image)
     assert result.mode == "RGB"
     assert result.size == image.size
     return pixels(result)
@@ -509,7 +510,7 @@ def over_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def test_plain_rgb_is_not_copied() -> None:
     image = Image.fromarray(noise(4, 4))
-    assert colour.to_rgb(image) is image
+    assert color.to_rgb(image) is image
 
 
 def test_alpha_over_white() -> None:
@@ -642,7 +643,7 @@ def test_bands_give_the_same_pixels(mode: str, monkeypatch: pytest.MonkeyPatch) 
         image = Image.frombytes("LAB", (20, 33), noise(20, 33).tobytes())
     assert image.mode == mode
     whole = as_rgb(image)
-    monkeypatch.setattr(colour, "_BAND", 20 * 7 + 3)
+    monkeypatch.setattr(color, "_BAND", 20 * 7 + 3)
     np.testing.assert_array_equal(as_rgb(image), whole)
 
 

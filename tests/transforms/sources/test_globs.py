@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.sources.globbing import EVERYTHING, Globs, expand_braces
+from transforms.sources.globs import EVERYTHING, Globs, expand_braces
 from vqgan.errors import UserError
 
 WORDS = st.text(string.ascii_letters + string.digits + "-_. ", max_size=5)

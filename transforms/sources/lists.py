@@ -11,11 +11,9 @@ import pyarrow as pa
 from pyarrow import fs
 
 from transforms.sources.base import Entry, Example, Loader, SourceConfig
-from transforms.sources.columns import check_label, first_of, require
-from transforms.sources.locating import Location, locate
-from transforms.sources.names import from_file, to_file, to_text
+from transforms.sources.columns import Table, check_label, first_of, open_table, require
+from transforms.sources.locations import Location, from_file, locate, to_file, to_text
 from transforms.sources.reading import read_exact, to_label
-from transforms.sources.tables import Table, open_table
 from vqgan.errors import UserError
 from vqgan.filesystems import resolve
 

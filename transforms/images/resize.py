@@ -1,11 +1,11 @@
-"""Pixels of the views of an image: the resizing that :mod:`transforms.geometry` laid out."""
+"""Pixels of the views of an image: the resizing that :mod:`transforms.images.crops` laid out."""
 
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from transforms.geometry import FILTERS, Box, Geometry, View, halvings, in_source, lay_out, resized_side
+from transforms.images.crops import FILTERS, Box, Geometry, View, halvings, in_source, lay_out, resized_side
 
 # An image at most this many times as long as it is wide is resized whole, as torchvision does; of a longer
 # one only the crops are, since 1x100000 pixels at size 256 would become 256x25600000.
@@ -23,7 +23,7 @@ def render(
 
     Args:
       image: upright, mode RGB; may be smaller than the source if the decoder reduced it, as far as
-        :func:`~transforms.geometry.wanted_side` allows.
+        :func:`~transforms.images.crops.wanted_side` allows.
       source_size: width and height of the source, in pixels.
       geometry: as given to :func:`views`.
       views: what :func:`views` gave, or some of them.
@@ -62,7 +62,7 @@ class _Canvas(NamedTuple):
 
 def _squares(canvas: _Canvas, geometry: Geometry, chosen: list[View]) -> list[Image.Image]:
     """The squares of the chosen views, not yet mirrored."""
-    size, resample = geometry.image_size, FILTERS[geometry.filter]
+    size, resample = geometry.image_size, Image.Resampling(FILTERS[geometry.filter])
     if geometry.views == "random-crops":
         return [canvas.resize((size, size), resample, view[1:5]) for view in chosen]
     layout = lay_out(*canvas.source_size, geometry)

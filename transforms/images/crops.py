@@ -1,7 +1,7 @@
 """Crop, resize and views: from an image of any size to squares of one size.
 
 :func:`views` says which part of the source each row shows, from the size alone;
-:func:`transforms.resampling.render` makes the pixels. Boxes are in pixels of the upright full-size
+:func:`transforms.images.resize.render` makes the pixels. Boxes are in pixels of the upright full-size
 source, whatever the decoder reduced.
 """
 
@@ -10,17 +10,11 @@ import hashlib
 import math
 from typing import NamedTuple
 
-from PIL import Image
-
 from vqgan.errors import UserError
 
 RESIZES = ("center-crop", "resize-crop", "stretch", "pad")
-FILTERS = {
-    "lanczos": Image.Resampling.LANCZOS,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-    "adm": Image.Resampling.BICUBIC,
-}
+FILTERS = {"lanczos": 1, "bicubic": 3, "box": 4, "adm": 3}
+"""Name to Pillow's number (``Image.Resampling``), so that reading a configuration does not load Pillow."""
 VIEWS = ("none", "hflip", "ten-crop", "random-crops")
 
 Box = tuple[float, float, float, float]

@@ -1,19 +1,31 @@
-"""Finding the files of an input: a file, a folder, a glob or a brace range; local or remote."""
+"""Finding the files of an input: a file, a folder, a glob or a brace range; local or remote.
+
+A POSIX file name is bytes, and need not be text; keys and the plan's Parquet file hold Unicode only.
+Two forms bridge the gap, both unambiguous:
+
+* *key*, for people: bytes that are not UTF-8 become ``\\xNN``, and a backslash becomes two, so that no
+  two names share a key.
+* *file*, to open it again: a name that is UTF-8 is written as it is. Any other is written as ``%:`` and
+  then percent-escaped bytes (``%:caf%E9.jpg``). A UTF-8 name that itself begins with ``%:`` is escaped
+  too, so the marker always means escaping.
+
+Names come from Python's ``os`` functions: a ``str`` whose undecodable bytes are lone surrogates.
+"""
 
 import dataclasses
 import difflib
 import os
 import re
 import stat
+import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs
 
-from transforms.sources.globbing import EVERYTHING, Globs, State, expand_braces, is_pattern
-from transforms.sources.names import from_file, to_file, to_key
-from transforms.sources.reading import first_line
+from transforms.sources.base import error_reason
+from transforms.sources.globs import EVERYTHING, Globs, State, expand_braces, is_pattern
 from vqgan.errors import UserError
 from vqgan.filesystems import resolve
 
@@ -41,12 +53,12 @@ class Found(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Path below the root, for people; see :mod:`transforms.sources.names`."""
+        """Path below the root, for people; see :mod:`transforms.sources.locations`."""
         return to_key("/".join(self.parts))
 
     @property
     def file(self) -> str:
-        """Path below the root, to open it again; see :mod:`transforms.sources.names`."""
+        """Path below the root, to open it again; see :mod:`transforms.sources.locations`."""
         return to_file("/".join(self.parts))
 
 
@@ -142,7 +154,7 @@ class Location:
                 try:
                     stack.extend(reversed(self._below(step)))
                 except OSError as error:
-                    yield Found(step.parts, error=f"folder cannot be read ({first_line(error)})")
+                    yield Found(step.parts, error=f"folder cannot be read ({error_reason(error)})")
 
     def _below(self, step: _Step) -> list[_Step]:
         above = (*step.above, step.node.identity)
@@ -224,14 +236,14 @@ def _node(filesystem: fs.FileSystem, folder: str, name: str) -> Node:
     try:
         return _remote_node(filesystem.get_file_info(path))
     except OSError as error:
-        return Node(name, error=f"cannot be reached ({first_line(error)})")
+        return Node(name, error=f"cannot be reached ({error_reason(error)})")
 
 
 def _local_node(name: str, look: Callable[[], os.stat_result]) -> Node:
     try:
         status = look()
     except OSError as error:
-        return Node(name, error=f"cannot be read ({first_line(error)})")
+        return Node(name, error=f"cannot be read ({error_reason(error)})")
     if stat.S_ISDIR(status.st_mode):
         return Node(name, is_folder=True, identity=(status.st_dev, status.st_ino))
     if stat.S_ISREG(status.st_mode):
@@ -258,3 +270,33 @@ def _missing(text: str, filesystem: fs.FileSystem, path: str, reason: str) -> Us
     if nearest and name not in names:
         return UserError(f"{text}: no such file or folder; did you mean {folder.rstrip('/')}/{nearest[0]}?")
     return UserError(f"{text}: {reason}; check the path of the input")
+
+
+_MARKER = "%:"
+
+
+def to_key(name: str) -> str:
+    """The key of a file name: valid Unicode, different for different names."""
+    return to_text(name.replace("\\", "\\\\"))
+
+
+def to_text(name: str) -> str:
+    """A string as people wrote it, with ``\\xNN`` for bytes that are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def to_file(name: str) -> str:
+    """The file name as a string that Parquet can hold; :func:`from_file` turns it back."""
+    raw = os.fsencode(name)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return _MARKER + urllib.parse.quote_from_bytes(raw)
+    return _MARKER + urllib.parse.quote_from_bytes(raw) if text.startswith(_MARKER) else text
+
+
+def from_file(file: str) -> bytes:
+    """The bytes of the name that :func:`to_file` wrote down."""
+    if file.startswith(_MARKER):
+        return urllib.parse.unquote_to_bytes(file[len(_MARKER) :])
+    return file.encode("utf-8")

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from transforms.images import DecodeConfig, Decoded, Reject, reject_reason, rejecting
-from transforms.images import decode as decode_image
+from transforms.images.decode import DecodeConfig, Decoded, Reject, reject_reason, rejecting
+from transforms.images.decode import decode as decode_image
 from transforms.sources import Entry, Loader, SourceConfig, open_source
 from vqgan.data.splitting import is_held_back
 from vqgan.errors import UserError

@@ -1,4 +1,4 @@
-"""Every Pillow mode to RGB, in one defined way.
+"""Every Pillow mode to RGB, in one defined way, and which way up an image is meant to be seen (EXIF).
 
 =====================================  =====================================================
 mode                                   becomes
@@ -17,7 +17,7 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 # Conversions with several intermediate copies run on bands of about this many pixels, so that an image as
 # large as the decoder allows takes little more memory than itself and its RGB form.
@@ -96,3 +96,51 @@ def _from_lab(image: Image.Image) -> Image.Image:
 def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+
+
+Extent = tuple[float, float, float, float]
+"""left, top, right, bottom, in pixels of an image."""
+
+# The transposition that turns pixels stored with each orientation upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_orientation(image: Image.Image) -> int:
+    """Orientation 1 to 8 that is left to apply to a loaded image, from EXIF or else XMP.
+
+    Damaged metadata counts as upright, as do values that the standard does not define: they say nothing
+    about the pixels. TIFF images are upright already, since Pillow turns them in loading.
+    """
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
+
+
+def turn_upright(image: Image.Image, extent: Extent, orientation: int) -> tuple[Image.Image, Extent]:
+    """Turns stored pixels, and an extent in them, upright. The given image is closed if it is replaced.
+
+    Args:
+      image: pixels as stored.
+      extent: a box in ``image``.
+      orientation: 1 to 8.
+    """
+    if orientation == 1:
+        return image, extent
+    left, top, right, bottom = extent
+    if orientation in (2, 3, 7, 8):
+        left, right = image.width - right, image.width - left
+    if orientation in (3, 4, 6, 7):
+        top, bottom = image.height - bottom, image.height - top
+    turned = image.transpose(_UPRIGHT[orientation])
+    image.close()
+    return turned, (left, top, right, bottom) if orientation < 5 else (top, left, bottom, right)

@@ -3,7 +3,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.sources.names import from_file, to_file, to_key
+from transforms.sources.locations import from_file, to_file, to_key
 
 NAMES = st.one_of(
     st.binary(max_size=20),

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from transforms.sources import SourceConfig, open_source
-from transforms.sources.listing import ListSource
+from transforms.sources.lists import ListSource
 from vqgan.errors import UserError
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.sources.framing import frame, masked_crc, parse_header, read_record, scan
 from transforms.sources.reading import DamagedError, Window, read_exact
+from transforms.sources.records import frame, masked_crc, parse_header, read_record, scan
 
 RECORDS = st.lists(st.binary(max_size=300), max_size=6)
 
