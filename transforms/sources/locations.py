@@ -29,8 +29,8 @@ from transforms.sources.globs import EVERYTHING, Globs, State, expand_braces, is
 from vqgan.errors import UserError
 from vqgan.filesystems import resolve
 
-_QUERY = re.compile(r"\?\w+=[^/]*$")
-"""Options at the end of a URI (``s3://bucket/path?region=...``), which are no glob."""
+_QUERY = re.compile(r"\?\w+=(?:://|[^/])*$")
+"""Options at the end of a URI (``s3://bucket/path?region=...``), no glob; one may be a URI itself."""
 
 
 class Found(NamedTuple):

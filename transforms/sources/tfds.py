@@ -1,21 +1,25 @@
 """Prepared TensorFlow Datasets, found and read without TensorFlow."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+from pyarrow import fs
 
 from transforms.sources.base import Entry, Loader, Names, SourceConfig, error_reason
 from transforms.sources.example_proto import Layout, infer_fields
 from transforms.sources.globs import Globs
-from transforms.sources.locations import Found, Location, locate
+from transforms.sources.locations import Found, Location, locate, open_file
 from transforms.sources.reading import DamagedError, list_containers, read_containers
 from transforms.sources.records import (
     ArrayRecords,
@@ -26,12 +30,12 @@ from transforms.sources.records import (
 )
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
+from vqgan.filesystems import join
 
-_ADDRESS = re.compile(
-    r"tfds:(?P<name>\w+)(?:/(?P<config>[^/:\[]+))?(?::(?P<version>[^/]+))?/(?P<split>[^/?]+)"
-    r"(?:\?data_dir=(?P<data_dir>.+))?"
-)
+_NAMES = re.compile(r"tfds:(?P<name>\w+)(?:/(?P<config>[^/:\[]+))?(?::(?P<version>[^/]+))?/(?P<split>[^/]+)")
+_DATA_DIR = "data_dir="
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
+_METADATA = (".json", ".txt")  # dataset_info, features, names of classes
 _FORMATS: dict[str, RecordFormat] = {"tfrecord": TFRecords(), "array_record": ArrayRecords()}
 
 
@@ -71,10 +75,12 @@ def parse_address(text: str) -> Address:
     Raises:
       UserError: it has another form.
     """
-    match = _ADDRESS.fullmatch(text)
-    if not match:
+    # The folder is split off first: its slashes would be taken for those of the names.
+    names, mark, query = text.partition("?")
+    match, data_dir = _NAMES.fullmatch(names), query.removeprefix(_DATA_DIR)
+    if match is None or (mark and (not data_dir or data_dir == query)):
         raise UserError(f"{text}: write it as tfds:NAME[/CONFIG][:VERSION]/SPLIT[?data_dir=FOLDER]")
-    return Address(**match.groupdict())
+    return Address(**match.groupdict(), data_dir=data_dir or None)
 
 
 def check_address(text: str) -> Address:
@@ -131,7 +137,7 @@ def _below(text: str, folder: str, name: str, what: str) -> str:
     if name not in names:
         there = ", ".join(names) or "nothing"
         raise UserError(f"{text}: no {what} {name} in {folder}; there is {there}, or name another data_dir")
-    return f"{folder.rstrip('/')}/{name}"
+    return join(folder, name)
 
 
 def _folders(folder: str) -> list[str]:
@@ -148,14 +154,28 @@ def _version_order(version: str) -> tuple[int, ...]:
 def _builder(text: str, folder: Location) -> Any:
     tfds = _import_tfds()
     try:
-        with warnings.catch_warnings():
+        with _local_metadata(folder) as path, warnings.catch_warnings():
             # TFDS uses protobuf calls that are deprecated; whoever reads data can do nothing about it.
             warnings.simplefilter("ignore", DeprecationWarning)
-            return tfds.builder_from_directory(folder.root)
+            return tfds.builder_from_directory(path)
     except Exception as error:  # metadata can be broken in as many ways as there are parsers in TFDS
         raise UserError(
             f"{text}: the metadata in {folder.root} cannot be read ({error_reason(error)}); prepare it again"
         ) from error
+
+
+@contextlib.contextmanager
+def _local_metadata(folder: Location) -> Iterator[str]:
+    """A local folder with the metadata; a copy, where TFDS could not reach them without its own libraries."""
+    if isinstance(folder.filesystem, fs.LocalFileSystem):
+        yield folder.root
+        return
+    with tempfile.TemporaryDirectory(prefix="vqgan-tfds-") as local:
+        for node in folder.children():
+            if node.name.endswith(_METADATA):
+                with open_file(folder, node.name) as file:
+                    Path(local, node.name).write_bytes(file.readall())
+        yield local
 
 
 def _import_tfds() -> ModuleType:
