@@ -16,12 +16,12 @@ import numpy as np
 from common import LARGE, make_corpus, parser, random_codec, say, scratch
 
 from pipelines import tokenize_images
-from transforms.batching import BATCHES_IN_FLIGHT
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
-from transforms.inference import load_codec
-from transforms.slices import Batch, encode
+from transforms.sharded.batching import BATCHES_IN_FLIGHT
+from transforms.sharded.codec_cache import load_codec
 from transforms.sources import SourceConfig
+from transforms.tokenizing.shard import Batch, encode
 from vqgan.codec import Codec
 
 

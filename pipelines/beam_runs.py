@@ -3,23 +3,24 @@
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from transforms import progress
+from transforms.sharded import progress
+from transforms.sharded.job import ShardedJob
+from transforms.sharded.plan import Plan
 from vqgan.errors import UserError
 
 RUNNER = "FnApiRunner"  # Beam's own default tries to download a runner at every start
 
 
-def run_pipeline(build: Callable[[], Any], beam_args: Sequence[str], images: int, quiet: bool) -> None:
-    """Runs one transform from a pipeline's root to its end, with progress.
+def run_job(job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool) -> None:
+    """Runs a sharded job on Beam, with progress.
 
     Args:
-      build: makes the transform; called when Beam is imported, so that it may import Beam itself.
+      job: what to do.
+      plan: its plan.
       beam_args: flags for Beam.
-      images: how many there are to be done, for the progress.
-      quiet: show none.
+      quiet: show no progress.
 
     Raises:
       UserError: what a worker raised for the user.
@@ -28,15 +29,15 @@ def run_pipeline(build: Callable[[], Any], beam_args: Sequence[str], images: int
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 
-        transform = build()
+        from transforms.sharded.beam_graph import RunJob
     args = list(beam_args)
     if not any(arg.split("=")[0] == "--runner" for arg in args):
         args.append(f"--runner={RUNNER}")
-    shown = progress.Progress(images, quiet=quiet)
+    shown = progress.Progress(plan.entries, quiet=quiet)
     progress.show(shown)
     try:
         with answering(), beam.Pipeline(options=PipelineOptions(args)) as pipeline:
-            pipeline | transform
+            pipeline | RunJob(job, plan)
     finally:
         progress.show(None)
         shown.close()

@@ -7,37 +7,30 @@ from typing import Any
 
 from pyarrow import fs
 
-from pipelines.beam_runs import run_pipeline
-from pipelines.planned_runs import (
-    check_same_plan,
-    finished_manifest,
-    make_folders,
-    missing_files,
-    result,
-    speaker,
-)
+from pipelines.beam_runs import run_job
 from pipelines.settings import DTYPES
-from transforms.plan import Plan, read_plan
-from transforms.rendering.forms import FORMATS, VIEWS, ImageForm
-from transforms.rendering.index import open_index
-from transforms.rendering.layout import IMAGES_FOLDER, folders
-from transforms.rendering.plan import (
+from transforms.decoding.image_format import FORMATS, VIEWS, ImageForm
+from transforms.decoding.index import IMAGES_FOLDER, folders, open_index
+from transforms.decoding.job import DecodeJob
+from transforms.decoding.manifest import lost_images
+from transforms.decoding.plan import (
     Part,
     TokenInput,
-    make_render_plan,
+    make_decode_plan,
     plan_parts,
     read_token_manifest,
     token_input,
-    write_render_plan,
+    write_decode_plan,
 )
-from transforms.rendering.slices import RenderJob
-from transforms.rendering.summary import lost_pictures
+from transforms.decoding.shard import DecodeTask
+from transforms.sharded.plan import Plan
+from transforms.sharded.run import missing_files, run_planned, speaker
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.errors import UserError
 from vqgan.manifest import IMAGES_KIND
 
-__all__ = ["FORMATS", "DecodeTokensConfig", "PreparedDecode", "form_of", "prepare", "run"]
+__all__ = ["FORMATS", "DecodeTokensConfig", "PlannedDecode", "form_of", "plan_decode", "run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +77,8 @@ class DecodeTokensConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PreparedDecode:
-    """A run, planned but not yet begun: nothing has been written."""
+class PlannedDecode:
+    """A run, planned but not yet begun; see :class:`transforms.sharded.run.PlannedRun`."""
 
     config: DecodeTokensConfig
     codec: CodecInfo
@@ -94,10 +87,27 @@ class PreparedDecode:
     parts: list[Part]
 
     @property
-    def job(self) -> RenderJob:
+    def output(self) -> str:
+        return self.config.output
+
+    @property
+    def quiet(self) -> bool:
+        return self.config.quiet
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return folders(self.config.form.container)
+
+    @property
+    def job(self) -> DecodeJob:
+        """What the mechanism drives."""
+        return DecodeJob(self.task, self.config.report)
+
+    @property
+    def task(self) -> DecodeTask:
         """What workers need to know."""
         config = self.config
-        return RenderJob(
+        return DecodeTask(
             tokens=self.tokens,
             output=config.output,
             form=config.form,
@@ -108,6 +118,26 @@ class PreparedDecode:
             threads=config.threads,
             plan_hash=self.plan.hash,
             slices=self.plan.slices,
+        )
+
+    def write_plan(self) -> None:
+        write_decode_plan(self.output, self.plan, self.parts)
+
+    def missing(self, manifest: Mapping[str, Any]) -> list[str]:
+        """Files that are gone; of images in files of their own also those of another size."""
+        missing = missing_files(self.output, manifest, ("shards", "archives", "metadata", "rejects"))
+        if self.config.form.container == "files":
+            for entry in manifest["shards"]:
+                if entry["name"] not in missing:
+                    with open_index(self.output, entry["name"]) as index:
+                        missing += lost_images(self.output, index)
+        return missing
+
+    def counts(self, manifest: Mapping[str, Any]) -> str:
+        counts, storage = manifest["counts"], manifest["storage"]
+        return (
+            f"{counts['images']} images, {counts['rejects']} rejects, {len(manifest['shards'])} slices, "
+            f"{storage['image_bytes'] / 1e6:.1f} MB"
         )
 
 
@@ -126,7 +156,7 @@ def form_of(chosen: str, image_format: str | None, quality: int | None) -> Image
     return ImageForm("files", chosen, quality)
 
 
-def prepare(config: DecodeTokensConfig) -> PreparedDecode:
+def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
     """Opens the token data set and its codec, checks both, and plans; writes nothing.
 
     Raises:
@@ -153,7 +183,7 @@ def prepare(config: DecodeTokensConfig) -> PreparedDecode:
         # Of the images behind the tokens, for people: their plan's hash stands for it already.
         "preprocessing": manifest.get("identity", {}).get("preprocessing", {}),
     }
-    return PreparedDecode(config, codec, tokens, make_render_plan(parts, settings, tokens), parts)
+    return PlannedDecode(config, codec, tokens, make_decode_plan(parts, settings, tokens), parts)
 
 
 def run(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str, Any]:
@@ -169,37 +199,20 @@ def run(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     Raises:
       UserError: whatever the user can put right.
     """
-    say = speaker(config.quiet)
-    existing = read_plan(config.output)
-    prepared = prepare(config)
-    check_same_plan(config.output, existing, prepared.plan)
-    if existing is not None:
-        manifest = finished_manifest(config.output, lambda m: _missing(config.output, m), _counts, say)
-        if manifest is not None:
-            return manifest
-    if existing is None:
-        write_render_plan(config.output, prepared.plan, prepared.parts)
-    elif config.form.container == "files":
-        _delete_temporaries(filesystems.join(config.output, IMAGES_FOLDER))
-    make_folders(config.output, *folders(config.form.container))
-    _run_pipeline(prepared, beam_args)
-    manifest = result(config.output)
-    say(f"{config.output}: {_counts(manifest)}")
-    for reason, count in manifest["reject_reasons"].items():
-        say(f"  rejected, {reason}: {count}")
-    return manifest
+    planned = plan_decode(config)
+
+    def execute() -> None:
+        if config.form.container == "files":
+            _delete_temporaries(filesystems.join(config.output, IMAGES_FOLDER))
+        _run_pipeline(planned, beam_args)
+
+    return run_planned(planned, execute)
 
 
-def _run_pipeline(prepared: PreparedDecode, beam_args: Sequence[str]) -> None:
-    def build() -> Any:
-        from transforms.decoding import DecodeTokens
-
-        return DecodeTokens(prepared.job, prepared.plan, prepared.config.report)
-
-    plan, quiet = prepared.plan, prepared.config.quiet
-    fingerprint = prepared.codec.fingerprint[:12]
-    speaker(quiet)(f"{plan.entries} rows of tokens in {plan.slices} slices, codec {fingerprint}")
-    run_pipeline(build, beam_args, plan.entries, quiet)
+def _run_pipeline(planned: PlannedDecode, beam_args: Sequence[str]) -> None:
+    plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
+    speaker(planned.quiet)(f"{plan.entries} rows of tokens in {plan.slices} slices, codec {fingerprint}")
+    run_job(planned.job, plan, beam_args, planned.quiet)
 
 
 def _open_codec(config: DecodeTokensConfig, tokens: TokenInput) -> CodecInfo:
@@ -232,17 +245,6 @@ def _check_apart(tokens: str, output: str) -> None:
         raise UserError(f"{output}: is the folder of the tokens themselves; choose another output")
 
 
-def _missing(output: str, manifest: Mapping[str, Any]) -> list[str]:
-    """Files that are gone; of pictures in files of their own also those of another size."""
-    missing = missing_files(output, manifest, ("shards", "archives", "metadata", "rejects"))
-    if manifest["identity"]["form"]["container"] == "files":
-        for entry in manifest["shards"]:
-            if entry["name"] not in missing:
-                with open_index(output, entry["name"]) as index:
-                    missing += lost_pictures(output, index)
-    return missing
-
-
 def _delete_temporaries(folder: str) -> None:
     """Removes what killed writers left anywhere below ``folder``, while nobody writes there."""
     filesystem, inner = filesystems.resolve(folder)
@@ -250,11 +252,3 @@ def _delete_temporaries(folder: str) -> None:
     for info in filesystem.get_file_info(selector):
         if info.is_file and info.base_name.startswith(".") and info.base_name.endswith(".tmp"):
             filesystem.delete_file(info.path)
-
-
-def _counts(manifest: Mapping[str, Any]) -> str:
-    counts, storage = manifest["counts"], manifest["storage"]
-    return (
-        f"{counts['images']} pictures, {counts['rejects']} rejects, {len(manifest['shards'])} slices, "
-        f"{storage['image_bytes'] / 1e6:.1f} MB"
-    )

@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 
 from pipelines import decode_tokens, sample_prior, tokenize_images, training_prior
-from pipelines.planned_runs import speaker
-from pipelines.sampling_plan import SampleConfig
+from pipelines.sampling_plan import GRID_FILE, SampleConfig
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
-from transforms.plan import all_keys
+from transforms.sharded.plan import all_keys
+from transforms.sharded.run import speaker
 from transforms.sources import SourceConfig
-from transforms.verifying import verify
+from transforms.verify_data_set import verify_data_set
 from vqgan import page
 from vqgan.data.splitting import is_held_back
 from vqgan.errors import UserError
@@ -110,7 +110,7 @@ def tokenize(source: SourceConfig, output: Path, geometry: Geometry) -> str:
         batch_size=BATCH_SIZE,
     )
     tokenize_images.run(config, [])
-    problems, summary = verify(config.output)
+    problems, summary = verify_data_set(config.output)
     if problems:
         raise UserError(f"{config.output}: {problems[0]}; delete the folder and run the demo again")
     say(f"verified: {summary}")
@@ -136,7 +136,7 @@ def write_report(folder: Path) -> None:
             ("bits per token, held back", f"{loss:.2f}"),
             ("knowing frequencies only", f"{unigram:.2f}"),
         ]
-    sheet = _pixels(folder / "samples" / sample_prior.SHEET_FILE)
+    sheet = _pixels(folder / "samples" / GRID_FILE)
     rows = [
         (f"{name}/{REPORT_FILE}", what)
         for name, what in (

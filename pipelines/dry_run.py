@@ -4,12 +4,12 @@ import math
 import time
 from typing import Any
 
-from pipelines.tokenize_images import TokenizeConfig, prepare
+from pipelines.tokenize_images import TokenizeConfig, plan_tokenize
 from transforms.images.crops import count_views
-from transforms.inference import load_codec
-from transforms.rejects import RejectRow
-from transforms.slices import Item, batches, encode, read_and_decode
+from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.rejects import RejectRow
 from transforms.sources import Entry, open_source
+from transforms.tokenizing.shard import Item, batches, encode, read_and_decode
 
 SAMPLE_BATCHES = 3
 OTHER_BYTES_PER_ROW = 64  # key, crop and the rest
@@ -24,17 +24,17 @@ def estimate(config: TokenizeConfig) -> dict[str, Any]:
     Raises:
       UserError: as a real run would.
     """
-    prepared = prepare(config)
+    planned = plan_tokenize(config)
     codec = load_codec(config.codec, config.batch_size, config.dtype)
     views = count_views(config.geometry)
-    sample = prepared.slices[0].slice(0, max(1, SAMPLE_BATCHES * codec.batch_size // views))
+    sample = planned.slices[0].slice(0, max(1, SAMPLE_BATCHES * codec.batch_size // views))
     entries = [Entry(**row) for row in sample.to_pylist()]
-    source = open_source(prepared.config.source)
+    source = open_source(planned.config.source)
     rejected = 0
 
     def items() -> Any:
         nonlocal rejected
-        for item in read_and_decode(prepared.job, source, entries):
+        for item in read_and_decode(planned.task, source, entries):
             if isinstance(item, RejectRow):
                 rejected += 1
             else:
@@ -48,17 +48,17 @@ def estimate(config: TokenizeConfig) -> dict[str, Any]:
     rate = len(entries) / (time.monotonic() - started)
     share = rejected / len(entries)
     height, width = codec.config.grid(config.geometry.image_size, config.geometry.image_size)
-    rows = round(prepared.plan.entries * (1 - share)) * views
+    rows = round(planned.plan.entries * (1 - share)) * views
     # Entropy is at most log2(K) bits, and the shards' encodings come close to it.
     token_bytes = height * width * math.log2(codec.config.codebook_size) / 8
     return {
-        "images": prepared.plan.entries,
-        "slices": prepared.plan.slices,
+        "images": planned.plan.entries,
+        "slices": planned.plan.slices,
         "rows": rows,
         "tokens per row": height * width,
         "megabytes on disk, at most about": round(rows * (token_bytes + OTHER_BYTES_PER_ROW) / 1e6, 2),
         "images per second": round(rate, 2),
-        "seconds to expect": round(prepared.plan.entries / rate, 1),
+        "seconds to expect": round(planned.plan.entries / rate, 1),
         "images sampled": len(entries),
         "share of rejects in the sample": round(share, 4),
     }

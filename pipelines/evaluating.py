@@ -19,11 +19,11 @@ from pipelines import evaluation_page, evaluation_results, scoring
 from pipelines.scoring import Instruments, MetricChoice, Scores
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
-from transforms.plan import check_keys, collect
-from transforms.progress import Progress
-from transforms.rejects import RejectRow
-from transforms.slices import Batch, Item, Job, batches, read_and_decode
+from transforms.sharded.plan import check_keys, collect
+from transforms.sharded.progress import Progress
+from transforms.sharded.rejects import RejectRow
 from transforms.sources import Entry, Source, SourceConfig, open_source
+from transforms.tokenizing.shard import Batch, Item, TokenizeTask, batches, read_and_decode
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.data.splitting import is_held_back, key_hash
@@ -114,9 +114,9 @@ def _write(folder: str, name: str, text: str) -> None:
     filesystems.write_bytes(filesystems.join(folder, name), text.encode("utf-8", "backslashreplace"))
 
 
-def _job(config: EvaluateConfig, image_size: int) -> Job:
-    """The settings of reading and decoding, in the form that :mod:`transforms.slices` takes."""
-    return Job(
+def _job(config: EvaluateConfig, image_size: int) -> TokenizeTask:
+    """The settings of reading and decoding, in the form that :mod:`transforms.tokenizing.shard` takes."""
+    return TokenizeTask(
         output="",
         source=config.source,
         decode=DecodeConfig(),
@@ -186,7 +186,7 @@ class Run:
       scores: of each codec.
     """
 
-    def __init__(self, config: EvaluateConfig, job: Job, instruments: Instruments, source: Source):
+    def __init__(self, config: EvaluateConfig, job: TokenizeTask, instruments: Instruments, source: Source):
         from vqgan.codec import Codec
 
         self.config, self.job, self.instruments = config, job, instruments

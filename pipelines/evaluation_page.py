@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipelines.evaluation_results import names, table
 from pipelines.scoring import HIGHER_IS_BETTER, Scores
-from transforms.slices import Item
+from transforms.tokenizing.shard import Item
 from vqgan import page
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines import scoring
 from pipelines.scoring import Figure
-from transforms.manifest import versions
+from transforms.sharded.manifest import versions
 
 if TYPE_CHECKING:
     from pipelines.evaluating import Run

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from transforms.plan import read_plan
-from transforms.rendering.layout import index_folder
+from transforms.decoding.index import index_folder
+from transforms.sharded.plan import read_plan
 from vqgan import filesystems
 from vqgan.card import ModelCard
 from vqgan.codec_checkpoint import pretrained_names, read_info

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.planned_runs import missing_files
 from pipelines.uploads import Upload, card_of
-from transforms.plan import KEYS_FILE, PLAN_FILE, PLAN_FOLDER, read_plan
-from transforms.rendering.plan import read_token_manifest
-from transforms.report import REPORT_FILE
+from transforms.decoding.plan import read_token_manifest
+from transforms.sharded.plan import KEYS_FILE, PLAN_FILE, PLAN_FOLDER, read_plan
+from transforms.sharded.run import missing_files
+from transforms.tokenizing.report import REPORT_FILE
 from vqgan import filesystems
 from vqgan.data.contract import read_contract
 from vqgan.dataset_card import CARD_FILE, render_dataset_card

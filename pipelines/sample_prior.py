@@ -1,96 +1,61 @@
 """``vqgan sample``: token shards drawn from a prior, their pictures, and a contact sheet."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipelines.planned_runs import check_same_plan, finished_manifest, make_folders, missing_files, speaker
-from pipelines.sampling_plan import Prepared, SampleConfig, class_numbers, prepare
-from transforms import progress
-from transforms.inference import load_codec
-from transforms.manifest import build_manifest, finish_tokens, total
-from transforms.plan import read_plan, write_plan
-from transforms.sampling import (
-    PICTURES_FOLDER,
-    Draw,
-    first_tokens,
-    make_sampled_shard,
-    missing_pictures,
-    write_png,
-)
+from pipelines.sampling_plan import GRID_FILE, PlannedSample, SampleConfig, class_numbers, plan_sample
+from transforms.sampling.job import SampleJob
+from transforms.sampling.shard import Draw, SamplingModel, first_tokens, write_png
+from transforms.sharded import progress
+from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.job import make_all
+from transforms.sharded.run import run_planned
 from vqgan import filesystems
 from vqgan.config import to_dict
-from vqgan.shards import DATA_FOLDER
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
 
-SHEET_FILE = "sheet.png"
-SHEET_SAMPLES = 64
-SHEET_COLUMNS = 8
+GRID_SAMPLES = 64
+GRID_COLUMNS = 8
 
 
 def run(config: SampleConfig) -> dict[str, Any]:
-    """Samples a data set, or continues one that was interrupted; gives its manifest.
+    """Samples a data set, or continues one that was interrupted; returns its manifest.
 
     Raises:
       UserError: whatever the user can put right.
     """
-    say = speaker(config.quiet)
-    prepared = prepare(config)
-    existing = read_plan(config.output)
-    check_same_plan(config.output, existing, prepared.plan)
-    if existing is not None:
-        manifest = finished_manifest(config.output, lambda found: _missing(prepared, found), _counts, say)
-        if manifest is not None:
-            return manifest
-    if existing is None:
-        write_plan(config.output, prepared.plan, prepared.slices)
-    make_folders(config.output, DATA_FOLDER, *([PICTURES_FOLDER] if config.pictures else []))
-    manifest = _sample_slices(prepared)
-    say(f"{config.output}: {_counts(manifest)}")
-    return manifest
+    planned = plan_sample(config)
+    return run_planned(planned, lambda: _sample_slices(planned))
 
 
-def _missing(prepared: Prepared, manifest: Mapping[str, Any]) -> list[str]:
-    """Files of a finished run that are gone."""
-    output = prepared.config.output
-    missing = missing_files(output, manifest)
-    if prepared.config.pictures:
-        missing += missing_pictures(output, prepared.keys)
-        missing += [name for name in (SHEET_FILE,) if name not in filesystems.list_names(output)]
-    return missing
-
-
-def _sample_slices(prepared: Prepared) -> dict[str, Any]:
-    """Makes every shard, then the sheet, the card and, last, the manifest."""
-    config, job = prepared.config, prepared.job
-    codec = load_codec(_codec_name(prepared), config.batch_size, "float32") if config.pictures else None
+def _sample_slices(planned: PlannedSample) -> None:
+    config, name = planned.config, _codec_name(planned)
+    codec = load_codec(name, config.batch_size, "float32") if config.pictures else None
+    described = {
+        "name": name,
+        "fingerprint": planned.codec.fingerprint,
+        "config": to_dict(planned.codec.config),
+        "card": dict(planned.codec.card),
+    }
+    job = SampleJob(
+        task=planned.task,
+        load=lambda: SamplingModel(_drawing(planned), codec),
+        codec=described,
+        write_grid=None if codec is None else lambda: _write_grid(planned, codec),
+    )
     shown = progress.Progress(config.count, quiet=config.quiet)
-    draw = _drawing(prepared)
     try:
-        summaries = [
-            make_sampled_shard(job, number, draw, codec, shown) for number in range(prepared.plan.slices)
-        ]
+        make_all(job, planned.plan, shown)
     finally:
         shown.close()
-    described = {
-        "name": _codec_name(prepared),
-        "fingerprint": prepared.codec.fingerprint,
-        "config": to_dict(prepared.codec.config),
-        "card": dict(prepared.codec.card),
-    }
-    manifest = build_manifest(prepared.plan, total(summaries), described, prepared.grid)
-    if codec is not None:
-        _write_sheet(prepared, codec)
-    finish_tokens(config.output, manifest)
-    return manifest
 
 
-def _codec_name(prepared: Prepared) -> str:
-    return prepared.config.codec or prepared.prior.codec.name
+def _codec_name(planned: PlannedSample) -> str:
+    return planned.config.codec or planned.prior.codec.name
 
 
-def _drawing(prepared: Prepared) -> Draw:
+def _drawing(planned: PlannedSample) -> Draw:
     """What draws tokens: the prior at its own grid, or windows of it over a larger one."""
     import jax.numpy as jnp
 
@@ -98,31 +63,23 @@ def _drawing(prepared: Prepared) -> Draw:
     from vqgan.prior.sampling import Sampler
     from vqgan.prior.windows import sample_large
 
-    config = prepared.config
-    sampler = load_sampler(prepared.prior, batch_size=config.batch_size, dtype=jnp.dtype(config.dtype))
+    config = planned.config
+    sampler = load_sampler(planned.prior, batch_size=config.batch_size, dtype=jnp.dtype(config.dtype))
     grid = config.grid
-    if grid is None or grid == prepared.prior.config.grid:
+    if grid is None or grid == planned.prior.config.grid:
         return sampler.sample
     assert isinstance(sampler, Sampler)  # checked before any work
     return lambda request, settings: sample_large(sampler, grid, request, settings)
 
 
-def _write_sheet(prepared: Prepared, codec: "Codec") -> None:
+def _write_grid(planned: PlannedSample, codec: "Codec") -> None:
     """``sheet.png``: the first samples; a column for each class where there are a few."""
     from vqgan.sheets import contact_sheet
 
-    config = prepared.config
-    classes = len(class_numbers(prepared.prior, config.classes))
-    columns = classes if 2 <= classes <= 2 * SHEET_COLUMNS else SHEET_COLUMNS
+    config = planned.config
+    classes = len(class_numbers(planned.prior, config.classes))
+    columns = classes if 2 <= classes <= 2 * GRID_COLUMNS else GRID_COLUMNS
     columns = min(columns, config.count)
-    shown = min(config.count, max(SHEET_SAMPLES // columns, 1) * columns)
-    sheet = contact_sheet(codec.decode(first_tokens(prepared.job, shown)), columns)
-    write_png(filesystems.join(config.output, SHEET_FILE), sheet)
-
-
-def _counts(manifest: Mapping[str, Any]) -> str:
-    codebook = manifest["codebook"]
-    return (
-        f"{manifest['counts']['rows']} samples, {len(manifest['shards'])} shards, "
-        f"{codebook['used']} of {codebook['size']} codes used"
-    )
+    shown = min(config.count, max(GRID_SAMPLES // columns, 1) * columns)
+    sheet = contact_sheet(codec.decode(first_tokens(planned.task, shown)), columns)
+    write_png(filesystems.join(config.output, GRID_FILE), sheet)

@@ -9,8 +9,10 @@ import pyarrow as pa
 
 from pipelines.given_tokens import GivenTokens, first_rows, known_tokens, open_condition, open_given
 from pipelines.settings import DTYPES
-from transforms.plan import Plan, cut, make_plan
-from transforms.sampling import Guides, SampleJob, sample_entries
+from transforms.sampling.shard import IMAGES_FOLDER, Guides, SampleTask, missing_images, sample_entries
+from transforms.sharded.plan import Plan, cut, make_plan, write_plan
+from transforms.sharded.run import missing_files
+from vqgan import filesystems
 from vqgan.card import ModelCard
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
@@ -19,9 +21,10 @@ from vqgan.errors import UserError
 from vqgan.prior.checkpoint import PriorInfo, read_prior, require_codec
 from vqgan.prior.request import check_settings
 from vqgan.prior.sampling_config import SamplingConfig
-from vqgan.shards import ShardMetadata
+from vqgan.shards import DATA_FOLDER, ShardMetadata
 
 NO_CLASS = "none"
+GRID_FILE = "sheet.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +82,8 @@ class SampleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A run, planned but not yet begun: nothing has been written."""
+class PlannedSample:
+    """A run, planned but not yet begun; see :class:`transforms.sharded.run.PlannedRun`."""
 
     config: SampleConfig
     prior: PriorInfo
@@ -88,6 +91,18 @@ class Prepared:
     plan: Plan
     slices: list[pa.Table]
     guides: Guides
+
+    @property
+    def output(self) -> str:
+        return self.config.output
+
+    @property
+    def quiet(self) -> bool:
+        return self.config.quiet
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return (DATA_FOLDER, IMAGES_FOLDER) if self.config.pictures else (DATA_FOLDER,)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -100,7 +115,7 @@ class Prepared:
         return [key for table in self.slices for key in table.column("key").to_pylist()]
 
     @property
-    def job(self) -> SampleJob:
+    def task(self) -> SampleTask:
         """What is needed to make a shard."""
         factor = self.codec.config.downsampling
         metadata = ShardMetadata(
@@ -118,12 +133,29 @@ class Prepared:
         )
         config = self.config
         size = (self.grid[0] * factor, self.grid[1] * factor)
-        return SampleJob(
+        return SampleTask(
             config.output, metadata, config.settings, config.seed, self.guides, size, config.batch_size
         )
 
+    def write_plan(self) -> None:
+        write_plan(self.output, self.plan, self.slices)
 
-def prepare(config: SampleConfig) -> Prepared:
+    def missing(self, manifest: Mapping[str, Any]) -> list[str]:
+        missing = missing_files(self.output, manifest)
+        if self.config.pictures:
+            missing += missing_images(self.output, self.keys)
+            missing += [name for name in (GRID_FILE,) if name not in filesystems.list_names(self.output)]
+        return missing
+
+    def counts(self, manifest: Mapping[str, Any]) -> str:
+        codebook = manifest["codebook"]
+        return (
+            f"{manifest['counts']['rows']} samples, {len(manifest['shards'])} shards, "
+            f"{codebook['used']} of {codebook['size']} codes used"
+        )
+
+
+def plan_sample(config: SampleConfig) -> PlannedSample:
     """Reads the prior's and the codec's descriptions and plans; writes nothing.
 
     Raises:
@@ -151,7 +183,7 @@ def prepare(config: SampleConfig) -> Prepared:
         "slice_size": config.slice_size,
         "pictures": {"decoder_sha256": codec.decoder_sha256} if config.pictures else {},
     }
-    return Prepared(config, prior, codec, make_plan(slices, settings), slices, guides)
+    return PlannedSample(config, prior, codec, make_plan(slices, settings), slices, guides)
 
 
 def _codec(config: SampleConfig, prior: PriorInfo) -> CodecInfo:

@@ -8,34 +8,27 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from pipelines.beam_runs import run_pipeline
-from pipelines.planned_runs import (
-    check_same_plan,
-    finished_manifest,
-    make_folders,
-    missing_files,
-    result,
-    speaker,
-)
+from pipelines.beam_runs import run_job
 from pipelines.settings import DTYPES
-from transforms.dedupe import mark_duplicates
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
-from transforms.plan import (
+from transforms.sharded.plan import (
     KEYS_FILE,
     Plan,
     check_keys,
     collect,
     cut,
     make_plan,
-    read_plan,
     write_plan,
 )
-from transforms.slices import Job
+from transforms.sharded.run import missing_files, run_planned, speaker
 from transforms.sources import SourceConfig, open_source
 from transforms.sources.globs import EVERYTHING
 from transforms.sources.locations import Location, locate
 from transforms.sources.registry import recognise
+from transforms.tokenizing.duplicates import mark_duplicates
+from transforms.tokenizing.job import TokenizeJob
+from transforms.tokenizing.shard import TokenizeTask
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
@@ -90,19 +83,34 @@ class TokenizeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A run, planned but not yet begun: nothing has been written."""
+class PlannedTokenize:
+    """A run, planned but not yet begun; see :class:`transforms.sharded.run.PlannedRun`."""
 
     config: TokenizeConfig
     codec: CodecInfo
     plan: Plan
     slices: list[pa.Table]
 
+    folders = (DATA_FOLDER,)
+
     @property
-    def job(self) -> Job:
+    def output(self) -> str:
+        return self.config.output
+
+    @property
+    def quiet(self) -> bool:
+        return self.config.quiet
+
+    @property
+    def job(self) -> TokenizeJob:
+        """What the mechanism drives."""
+        return TokenizeJob(self.task, self.config.report)
+
+    @property
+    def task(self) -> TokenizeTask:
         """What workers need to know."""
         config = self.config
-        return Job(
+        return TokenizeTask(
             output=config.output,
             source=config.source,
             decode=config.decode,
@@ -116,8 +124,21 @@ class Prepared:
             max_reject_rate=config.max_reject_rate,
         )
 
+    def write_plan(self) -> None:
+        write_plan(self.output, self.plan, self.slices)
 
-def prepare(config: TokenizeConfig) -> Prepared:
+    def missing(self, manifest: Mapping[str, Any]) -> list[str]:
+        return missing_files(self.output, manifest)
+
+    def counts(self, manifest: Mapping[str, Any]) -> str:
+        counts, codebook = manifest["counts"], manifest["codebook"]
+        return (
+            f"{counts['images']} images, {counts['rows']} rows, {counts['rejects']} rejects, "
+            f"{len(manifest['shards'])} shards, {codebook['used']} of {codebook['size']} codes used"
+        )
+
+
+def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
     """Reads the codec's description, lists the source and plans; writes nothing.
 
     Raises:
@@ -151,7 +172,7 @@ def prepare(config: TokenizeConfig) -> Prepared:
         "dtype": config.dtype,
         "dedupe": config.dedupe,
     }
-    return Prepared(config, codec, make_plan(slices, settings), slices)
+    return PlannedTokenize(config, codec, make_plan(slices, settings), slices)
 
 
 def run(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
@@ -169,24 +190,10 @@ def run(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     """
     if config.output == "":
         raise UserError("--output is empty: give a folder")
-    say = speaker(config.quiet)
-    existing = read_plan(config.output)
-    prepared = prepare(config)
-    check_same_plan(config.output, existing, prepared.plan)
-    if existing is not None:
-        manifest = finished_manifest(config.output, lambda m: missing_files(config.output, m), _counts, say)
-        if manifest is not None:
-            return manifest
-    if existing is None:
-        write_plan(config.output, prepared.plan, prepared.slices)
-    make_folders(config.output, DATA_FOLDER)
-    _run_pipeline(prepared, beam_args)
-    manifest = result(config.output)
-    say(f"{config.output}: {_counts(manifest)}")
-    for reason, count in manifest["reject_reasons"].items():
-        say(f"  rejected, {reason}: {count}")
+    planned = plan_tokenize(config)
+    manifest = run_planned(planned, lambda: _run_pipeline(planned, beam_args))
     if agreement := manifest.get("agreement_with_float32"):
-        say(
+        speaker(config.quiet)(
             f"{config.dtype}: {agreement['share']:.2%} of the tokens of {agreement['images']} images "
             "are those of float32"
         )
@@ -202,16 +209,10 @@ def _without_images(source: SourceConfig) -> str:
     return f"{source.input}: there are no images in it ({hint})"
 
 
-def _run_pipeline(prepared: Prepared, beam_args: Sequence[str]) -> None:
-    def build() -> Any:
-        from transforms.tokenizing import TokenizeCorpus
-
-        return TokenizeCorpus(prepared.job, prepared.plan, prepared.config.report)
-
-    plan, quiet = prepared.plan, prepared.config.quiet
-    fingerprint = prepared.codec.fingerprint[:12]
-    speaker(quiet)(f"{plan.entries} images in {plan.slices} slices, codec {fingerprint}")
-    run_pipeline(build, beam_args, plan.entries, quiet)
+def _run_pipeline(planned: PlannedTokenize, beam_args: Sequence[str]) -> None:
+    plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
+    speaker(planned.quiet)(f"{plan.entries} images in {plan.slices} slices, codec {fingerprint}")
+    run_job(planned.job, plan, beam_args, planned.quiet)
 
 
 def _check_apart(source: str, output: str) -> None:
@@ -237,11 +238,3 @@ def _takes(location: Location, parts: Sequence[str]) -> bool:
         state = location.globs.step(state, part)
     named = any(tuple(parts[: len(name)]) == name for name in location.names)
     return named or state is EVERYTHING
-
-
-def _counts(manifest: Mapping[str, Any]) -> str:
-    counts, codebook = manifest["counts"], manifest["codebook"]
-    return (
-        f"{counts['images']} images, {counts['rows']} rows, {counts['rejects']} rejects, "
-        f"{len(manifest['shards'])} shards, {codebook['used']} of {codebook['size']} codes used"
-    )

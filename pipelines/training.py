@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.planned_runs import Say, speaker
 from pipelines.settings import configure as apply_settings
 from transforms.images.dataset import Pictures, split
 from transforms.images.decode import DecodeConfig
+from transforms.sharded.run import Say, speaker
 from transforms.sources import SourceConfig
 from vqgan.codec_checkpoint import read_info
 from vqgan.data.splitting import key_hash

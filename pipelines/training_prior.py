@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import settings as settings_of
-from pipelines.planned_runs import Say, speaker
 from pipelines.prior_sets import PriorSets, codec_identity, open_sets
 from pipelines.training import require_training
+from transforms.sharded.run import Say, speaker
 from vqgan.data.token_batches import token_batches
 from vqgan.data.tokens import called
 from vqgan.errors import UserError

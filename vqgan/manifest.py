@@ -11,6 +11,7 @@ from vqgan.errors import UserError, first_line
 FORMAT_VERSION = 2
 """Of a data set: its layout, manifest, plan, shards and indices."""
 MANIFEST_FILE = "manifest.json"
+REPORT_FILE = "report.html"
 IMAGES_KIND = "images"
 """``kind`` in the manifest of decoded pictures; that of tokens has none."""
 PARTS = (

@@ -11,7 +11,7 @@ from pipelines.commands.base import command
 def add(commands: Any) -> None:
     """Adds ``vqgan decode``."""
     from pipelines.settings import DTYPES
-    from transforms.rendering.forms import EXTENSIONS, FORMATS, VIEWS
+    from transforms.decoding.image_format import EXTENSIONS, FORMATS, VIEWS
 
     summary = "Turn a token data set, tokenized or sampled, into pictures. Further flags go to Apache Beam."
     parser = command(commands, "decode", summary, _run)
@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
 def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.decode_tokens import DecodeTokensConfig, form_of, run
     from pipelines.options import check_flags
-    from pipelines.planned_runs import code_of
+    from transforms.sharded.run import exit_code
 
     check_flags(unknown, args.parser, beam=True)
     config = DecodeTokensConfig(
@@ -52,4 +52,4 @@ def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
         report=not args.no_report,
         quiet=args.quiet,
     )
-    return code_of(config.output, run(config, unknown), "images")
+    return exit_code(config.output, run(config, unknown), "images")

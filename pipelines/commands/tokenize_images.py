@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
 def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines import dry_run, tokenize_images
     from pipelines.options import check_flags, tokenize_config
-    from pipelines.planned_runs import code_of
+    from transforms.sharded.run import exit_code
 
     check_flags(unknown, args.parser, beam=True)
     config = tokenize_config(args)
@@ -26,4 +26,4 @@ def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
         for name, value in dry_run.estimate(config).items():
             print(f"{name}: {value}")
         return 0
-    return code_of(config.output, tokenize_images.run(config, unknown), "rows")
+    return exit_code(config.output, tokenize_images.run(config, unknown), "rows")

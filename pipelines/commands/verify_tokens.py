@@ -24,12 +24,13 @@ def add(commands: Any) -> None:
 
 def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.options import check_flags, source_config
-    from transforms.verifying import check_agreement, verify
+    from transforms.tokenizing.replay import check_agreement
+    from transforms.verify_data_set import verify_data_set
 
     check_flags(unknown, args.parser, beam=False)
     if (args.codec is None) != (args.input is None):
         raise UserError("--codec and --input go together: give both to re-encode a sample")
-    problems, summary = verify(args.path)
+    problems, summary = verify_data_set(args.path)
     print(summary)
     if args.codec is not None and not problems:
         agreement = check_agreement(args.path, source_config(args), args.codec, args.sample)

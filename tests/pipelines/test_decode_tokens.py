@@ -18,15 +18,12 @@ import pytest
 from pyarrow import fs
 
 from pipelines import decode_tokens
-from pipelines.decode_tokens import DecodeTokensConfig, PreparedDecode
-from transforms.beam_slices import MakeSlice
-from transforms.decoding import DecodeTokens, finish_images
-from transforms.inference import load_codec
-from transforms.plan import Plan
-from transforms.rendering.forms import ImageForm
-from transforms.rendering.layout import index_folder
-from transforms.rendering.slices import make_images
-from transforms.rendering.summary import ImageTotals
+from pipelines.decode_tokens import DecodeTokensConfig, PlannedDecode
+from transforms.decoding.image_format import ImageForm
+from transforms.decoding.index import index_folder
+from transforms.sharded.beam_graph import MakeSlice, RunJob
+from transforms.sharded.job import make_all
+from transforms.sharded.plan import Plan
 from vqgan import filesystems
 from vqgan.errors import UserError
 
@@ -302,13 +299,13 @@ def config_of(finished: Path, output: Path, **changes: Any) -> DecodeTokensConfi
 
 
 def test_job_and_transform_can_be_pickled(finished: Path, tmp_path: Path) -> None:
-    prepared = decode_tokens.prepare(config_of(finished, tmp_path / "out"))
+    prepared = decode_tokens.plan_decode(config_of(finished, tmp_path / "out"))
     assert not (tmp_path / "out").exists(), "preparing writes nothing"
     assert pickle.loads(pickle.dumps(prepared.job)) == prepared.job
     assert len(pickle.dumps(prepared.job)) < 2000, "slices are read by workers, not sent to them"
-    assert pickle.loads(pickle.dumps(MakeSlice(prepared.job, make_images)))._job == prepared.job
+    assert pickle.loads(pickle.dumps(MakeSlice(prepared.job)))._job == prepared.job
     pipeline = beam.Pipeline(runner="FnApiRunner")
-    pipeline | DecodeTokens(prepared.job, prepared.plan, False)
+    pipeline | RunJob(prepared.job, prepared.plan)
     leaves = [t for t in pipeline.to_runner_api().components.transforms.values() if not t.subtransforms]
     assert all(len(transform.inputs) <= 1 and len(transform.outputs) == 1 for transform in leaves)
 
@@ -393,13 +390,9 @@ class Mortal:
         return getattr(self._inner, name)
 
 
-def carry_out(prepared: PreparedDecode, beam_args: Any) -> None:
+def carry_out(prepared: PlannedDecode, beam_args: Any) -> None:
     """What the pipeline does, in a plain loop."""
-    job, totals = prepared.job, ImageTotals()
-    codec = load_codec(job.codec, job.batch_size, job.dtype)
-    for number in range(job.slices):
-        totals.add(make_images(job, number, codec, lambda images, rejects: None))
-    finish_images(totals, job, prepared.plan, prepared.config.report)
+    make_all(prepared.job, prepared.plan, lambda images, rejects: None)
 
 
 def live(config: DecodeTokensConfig, last: int | None, monkeypatch: pytest.MonkeyPatch) -> int:

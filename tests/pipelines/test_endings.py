@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipelines.planned_runs import code_of
 from pipelines.settings import DTYPES
 from transforms.images.crops import FILTERS
+from transforms.sharded.run import exit_code
 from transforms.sources.base import KINDS
 from transforms.sources.registry import SOURCES
 from vqgan.errors import UserError
@@ -145,15 +145,15 @@ def test_only_rejects(tokenize: Vqgan, vqgan: Vqgan, tmp_path: Path, manifest: A
 def test_why_nothing_was_made(capsys: pytest.CaptureFixture[str]) -> None:
     reasons = {f"decode: E{number}": number for number in range(1, 6)}
     counts = {"rows": 0, "images": 0, "rejects": 15}
-    assert code_of("out", {"counts": counts, "reject_reasons": reasons}, "rows") == 1
+    assert exit_code("out", {"counts": counts, "reject_reasons": reasons}, "rows") == 1
     assert capsys.readouterr().err == (
         "out: no rows were made: all 15 were rejected, decode: E5 (5), decode: E4 (4), decode: E3 (3), "
         "2 other reasons\n"
     )
     counts = {"rows": 0, "images": 0, "rejects": 0}
-    assert code_of("out", {"counts": counts, "reject_reasons": {}}, "images") == 1
+    assert exit_code("out", {"counts": counts, "reject_reasons": {}}, "images") == 1
     assert capsys.readouterr().err == "out: no images were made: there was nothing to do\n"
-    assert code_of("out", {"counts": {"rows": 1}, "reject_reasons": {"x: y": 1}}, "rows") == 0
+    assert exit_code("out", {"counts": {"rows": 1}, "reject_reasons": {"x: y": 1}}, "rows") == 0
 
 
 def test_input_without_images(tokenize: Vqgan, tmp_path: Path) -> None:

@@ -17,14 +17,11 @@ import pytest
 from pyarrow import fs
 
 from pipelines import tokenize_images
-from pipelines.tokenize_images import Prepared, TokenizeConfig
+from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
-from transforms.inference import load_codec
-from transforms.manifest import total
-from transforms.slices import make_shard
+from transforms.sharded.job import make_all
 from transforms.sources import SourceConfig
-from transforms.tokenizing import finish
 from vqgan import filesystems
 from vqgan.errors import UserError
 
@@ -200,12 +197,9 @@ class MortalStream:
         self.close()
 
 
-def carry_out(prepared: Prepared, beam_args: Any) -> None:
+def carry_out(prepared: PlannedTokenize, beam_args: Any) -> None:
     """What the pipeline does, in a plain loop."""
-    job = prepared.job
-    codec = load_codec(job.codec, job.batch_size, job.dtype)
-    summaries = [make_shard(job, number, codec, lambda images, rejects: None) for number in range(job.slices)]
-    finish(total(summaries), job, prepared.plan, prepared.config.report)
+    make_all(prepared.job, prepared.plan, lambda images, rejects: None)
 
 
 @pytest.fixture

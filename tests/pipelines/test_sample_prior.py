@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines import sample_prior
+from transforms.sharded import job as job_module
 from vqgan.codec import Codec
 from vqgan.codec_checkpoint import read_info
 from vqgan.config import to_dict
@@ -142,7 +142,7 @@ def test_goes_on_after_an_interruption(
     sample: Vqgan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert sample(output=tmp_path / "whole").code == 0
-    made = sample_prior.make_sampled_shard
+    made = job_module.make_slice
     numbers: list[int] = []
 
     def once(job: Any, number: int, *rest: Any) -> Any:
@@ -151,7 +151,7 @@ def test_goes_on_after_an_interruption(
             raise KeyboardInterrupt
         return made(job, number, *rest)
 
-    monkeypatch.setattr(sample_prior, "make_sampled_shard", once)
+    monkeypatch.setattr(job_module, "make_slice", once)
     stopped = sample()
     assert stopped.code == 130
     assert "same command continues" in stopped.line

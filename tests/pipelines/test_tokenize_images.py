@@ -25,15 +25,13 @@ from PIL import Image
 
 from pipelines import tokenize_images
 from pipelines.beam_runs import user_error_of
-from pipelines.tokenize_images import TokenizeConfig, prepare
-from transforms import rejects, tokenizing
-from transforms.beam_slices import MakeSlice
+from pipelines.tokenize_images import TokenizeConfig, plan_tokenize
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
-from transforms.slices import make_shard
+from transforms.sharded import rejects
+from transforms.sharded.beam_graph import MakeSlice, RunJob
 from transforms.sources import Entry, SourceConfig
 from transforms.sources.folder import FolderSource
-from transforms.tokenizing import TokenizeCorpus
 from vqgan.errors import UserError
 from vqgan.shards import rejects_name, shard_name
 
@@ -65,7 +63,9 @@ def rows_of(folder: Path) -> pa.Table:
 
 
 def rejects_of(folder: Path) -> dict[str, rejects.RejectRow]:
-    rows = [row for path in folder.glob("rejects/rejects-*.parquet") for row in rejects.read(str(path))]
+    rows = [
+        row for path in folder.glob("rejects/rejects-*.parquet") for row in rejects.read_rejects(str(path))
+    ]
     found = {row.key: row for row in rows}
     assert len(found) == len(rows)
     return found
@@ -676,7 +676,7 @@ def test_manifest_is_last(
         raise UserError("no report today")
 
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.report.write_report", fail)
+        patch.setattr("transforms.tokenizing.job.write_token_report", fail)
         result = tokenize(few, "--report")
     assert (result.code, "no report today" in result.line) == (2, True)
     before = everything(tmp_path / "out")
@@ -703,12 +703,12 @@ LAUNCHER = """
 import sys
 from pipelines.cli import build_parser
 from pipelines.options import check_flags, tokenize_config
-from pipelines.tokenize_images import prepare
+from pipelines.tokenize_images import plan_tokenize
 args, unknown = build_parser().parse_known_args(sys.argv[1:])
 check_flags(unknown, args.parser, beam=True)
-prepared = prepare(tokenize_config(args))
+prepared = plan_tokenize(tokenize_config(args))
 import pickle
-from transforms.tokenizing import TokenizeCorpus
+from transforms.sharded.beam_graph import RunJob
 pickle.dumps(prepared.job)
 loaded = {"jax", "jaxlib", "flax", "orbax", "tensorflow", "torch"} & set(sys.modules)
 assert prepared.plan.slices == 3, prepared.plan.slices
@@ -745,7 +745,7 @@ def config_of(source: Path, output: Path, codec: str, **changes: Any) -> Tokeniz
 
 def graph(prepared: Any) -> Any:
     pipeline = beam.Pipeline(runner="FnApiRunner")
-    pipeline | TokenizeCorpus(prepared.job, prepared.plan)
+    pipeline | RunJob(prepared.job, prepared.plan)
     return pipeline.to_runner_api()
 
 
@@ -755,7 +755,7 @@ def test_graph_is_small_and_linear(tmp_path: Path, codec_path: str, few: Path) -
         paths = [f"some/longer/path/to/image-{number}.jpg" for number in range(count)]
         (tmp_path / f"{count:05}.txt").write_text("\n".join(["path", *paths]))
         source = tmp_path / f"{count:05}.txt"
-        prepared = prepare(config_of(source, tmp_path / "out", codec_path))
+        prepared = plan_tokenize(config_of(source, tmp_path / "out", codec_path))
         assert prepared.plan.entries >= count
         proto = graph(prepared)
         sizes.append(len(proto.SerializeToString()))
@@ -767,16 +767,16 @@ def test_graph_is_small_and_linear(tmp_path: Path, codec_path: str, few: Path) -
 
 
 def test_job_and_transform_can_be_pickled(few: Path, tmp_path: Path, codec_path: str) -> None:
-    prepared = prepare(config_of(few, tmp_path / "out", codec_path))
+    prepared = plan_tokenize(config_of(few, tmp_path / "out", codec_path))
     assert pickle.loads(pickle.dumps(prepared.job)) == prepared.job
-    transform = pickle.loads(pickle.dumps(TokenizeCorpus(prepared.job, prepared.plan, False)))
+    transform = pickle.loads(pickle.dumps(RunJob(prepared.job, prepared.plan)))
     assert transform._job == prepared.job
     assert transform._plan.hash == prepared.plan.hash
-    assert pickle.loads(pickle.dumps(MakeSlice(prepared.job, make_shard)))._job == prepared.job
+    assert pickle.loads(pickle.dumps(MakeSlice(prepared.job)))._job == prepared.job
 
 
 def test_prepare_writes_nothing(few: Path, tmp_path: Path, codec_path: str) -> None:
-    prepare(config_of(few, tmp_path / "out", codec_path))
+    plan_tokenize(config_of(few, tmp_path / "out", codec_path))
     assert not (tmp_path / "out").exists()
 
 
@@ -817,7 +817,7 @@ def test_other_errors_of_workers_are_not_hidden(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(tokenizing, "make_shard", broken)
+    monkeypatch.setattr("transforms.tokenizing.job.write_shard", broken)
     with pytest.raises(Exception, match="a bug"):
         tokenize(few)
 

@@ -11,16 +11,13 @@ from flax import nnx
 from PIL import Image
 
 from pipelines import tokenize_images
-from pipelines.planned_runs import make_folders
-from pipelines.tokenize_images import Prepared, TokenizeConfig
+from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
-from transforms.inference import load_codec
-from transforms.manifest import total
-from transforms.plan import write_plan
-from transforms.slices import make_shard
+from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.job import make_all
 from transforms.sources import SourceConfig
-from transforms.tokenizing import finish
+from vqgan import filesystems
 from vqgan.codec import Codec
 from vqgan.codec_checkpoint import PARTS, save_codec
 from vqgan.config import ModelConfig
@@ -111,12 +108,9 @@ def configure(codec_path: str, tmp_path: Path) -> Configure:
     return configure
 
 
-def carry_out(prepared: Prepared, beam_args: Any = ()) -> None:
+def carry_out(prepared: PlannedTokenize, beam_args: Any = ()) -> None:
     """What the Beam pipeline does, in a plain loop."""
-    job = prepared.job
-    codec = load_codec(job.codec, job.batch_size, job.dtype)
-    summaries = [make_shard(job, number, codec, lambda images, rejects: None) for number in range(job.slices)]
-    finish(total(summaries), job, prepared.plan, prepared.config.report)
+    make_all(prepared.job, prepared.plan, lambda images, rejects: None)
 
 
 @pytest.fixture
@@ -127,13 +121,13 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 @pytest.fixture
-def planned() -> Callable[[TokenizeConfig], Prepared]:
+def planned() -> Callable[[TokenizeConfig], PlannedTokenize]:
     """A plan written down, ready for its shards to be made one by one."""
 
-    def plan(config: TokenizeConfig) -> Prepared:
-        prepared = tokenize_images.prepare(config)
-        write_plan(config.output, prepared.plan, prepared.slices)
-        make_folders(config.output, DATA_FOLDER)
+    def plan(config: TokenizeConfig) -> PlannedTokenize:
+        prepared = tokenize_images.plan_tokenize(config)
+        prepared.write_plan()
+        filesystems.make_folder(filesystems.join(config.output, DATA_FOLDER))
         return prepared
 
     return plan

@@ -319,9 +319,9 @@ LAUNCHER_MODULES = (
     "vqgan.codec_checkpoint",
     "vqgan.shards",
     "vqgan.metrics",
-    "transforms.plan",
-    "transforms.inference",
-    "transforms.slices",
+    "transforms.sharded.plan",
+    "transforms.sharded.codec_cache",
+    "transforms.tokenizing.shard",
 )
 
 

@@ -1,0 +1,194 @@
+"""The plan: order, cut, identity, and what is written down."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transforms.sharded import plan
+from transforms.sharded.plan import (
+    Plan,
+    check_keys,
+    collect,
+    cut,
+    differences,
+    make_plan,
+    read_plan,
+    read_slice,
+)
+from transforms.sources import Entry
+from vqgan.errors import UserError
+
+KEYS = st.lists(st.text(max_size=8), unique=True, max_size=60)
+SETTINGS = {"codec": {"fingerprint": "f" * 64}, "slice_size": 4}
+
+
+def table_of(keys: list[str], **fields: Any) -> pa.Table:
+    return collect(Entry(key, key, **fields) for key in keys)
+
+
+def keys_of(slices: list[pa.Table]) -> list[list[str]]:
+    return [part.column("key").to_pylist() for part in slices]
+
+
+@given(keys=KEYS, size=st.integers(1, 70), seed=st.randoms())
+def test_order_depends_on_keys_alone(keys: list[str], size: int, seed: Any) -> None:
+    shuffled = list(keys)
+    seed.shuffle(shuffled)
+    slices = keys_of(cut(table_of(keys), size, shuffles=True))
+    assert slices == keys_of(cut(table_of(shuffled), size, shuffles=True))
+    assert sorted(key for part in slices for key in part) == sorted(keys)
+    assert all(0 < len(part) <= size for part in slices)
+    assert len(slices) == -(-len(keys) // size)
+    assert max(map(len, slices), default=0) - min(map(len, slices), default=0) <= 1
+
+
+def test_order_of_folders_is_pinned() -> None:
+    """A change of this order is a new format: finished data sets would be refused, or mixed."""
+    (part,) = keys_of(cut(table_of(list("abcdefgh")), 8, shuffles=True))
+    assert part == PINNED
+
+
+PINNED = ["h", "c", "f", "e", "g", "b", "d", "a"]
+
+
+def test_order_is_a_shuffle() -> None:
+    keys = [f"{number:05}" for number in range(2000)]
+    (part,) = keys_of(cut(table_of(keys), 2000, shuffles=True))
+    in_step = sum(a < b for a, b in itertools.pairwise(part))
+    assert 900 < in_step < 1100
+
+
+@given(counts=st.lists(st.integers(1, 20), max_size=6), size=st.integers(1, 25))
+def test_containers_keep_their_order_and_their_files(counts: list[int], size: int) -> None:
+    entries = [
+        Entry(f"{file}#{row}", str(file), row) for file, count in enumerate(counts) for row in range(count)
+    ]
+    slices = cut(collect(entries), size, shuffles=False)
+    assert [key for part in keys_of(slices) for key in part] == [entry.key for entry in entries]
+    assert all(len(set(part.column("file").to_pylist())) == 1 for part in slices)
+    assert len(slices) == sum(-(-count // size) for count in counts)
+
+
+def test_duplicate_keys_are_refused() -> None:
+    with pytest.raises(UserError, match=r"2 keys occur more than once, such as 'a', 'b'"):
+        check_keys(table_of(["a", "b", "c", "b", "a", "a"]))
+    check_keys(table_of(["a", "b", "A"]))
+
+
+def test_many_entries_are_collected_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "CHUNK", 7)
+    table = table_of([str(number) for number in range(100)], label=3)
+    assert table.num_rows == 100
+    assert table.column("label").to_pylist() == [3] * 100
+    assert collect([]).num_rows == 0
+    assert make_plan([table.slice(0, 50), table.slice(50)], SETTINGS).entries == 100
+
+
+ENTRY = Entry("key", "file", 5, 100, 1, None, None)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ENTRY._replace(key="other"),
+        ENTRY._replace(offset=6),
+        ENTRY._replace(size=101),
+        ENTRY._replace(label=2),
+        ENTRY._replace(label=None),
+        ENTRY._replace(error="it is damaged"),
+    ],
+)
+def test_hash_covers_the_entries(changed: Entry) -> None:
+    def digest(entry: Entry) -> str:
+        return make_plan([collect([entry, Entry("second", "file")])], SETTINGS).hash
+
+    assert digest(ENTRY) == digest(Entry(*ENTRY))
+    assert digest(ENTRY) != digest(changed)
+
+
+def test_hash_covers_settings_and_cut_but_not_the_root() -> None:
+    table = table_of(list("abcdef"))
+    whole = make_plan(cut(table, 4, shuffles=True), SETTINGS)
+    assert whole.hash != make_plan(cut(table, 3, shuffles=True), {**SETTINGS, "slice_size": 3}).hash
+    assert whole.hash != make_plan([table.slice(0, 2), table.slice(2)], SETTINGS).hash
+    assert whole.hash != make_plan(cut(table, 4, shuffles=True), {**SETTINGS, "dtype": "x"}).hash
+    moved = collect(Entry(key, f"/elsewhere/{key}") for key in "abcdef")
+    assert whole.hash == make_plan(cut(moved, 4, shuffles=True), SETTINGS).hash
+
+
+def written(tmp_path: Path, slices: list[pa.Table]) -> Plan:
+    made = make_plan(slices, SETTINGS)
+    plan.write_plan(str(tmp_path), made, slices)
+    return made
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    entries = [
+        Entry("ä/\N{GRINNING FACE}", "%:caf%E9", 2**40, 2**33, -1, '{"txt": [1, 2]}', None),
+        Entry("", "f", error="two\nlines"),
+        Entry("k" * 10_000, "f", 1),
+    ]
+    slices = [collect(entries[:2]), collect(entries[2:])]
+    made = written(tmp_path, slices)
+    assert read_plan(str(tmp_path)) == made
+    assert read_slice(str(tmp_path), 0) == entries[:2]
+    assert read_slice(str(tmp_path), 1) == entries[2:]
+    batches = list(plan.all_keys(str(tmp_path)))
+    assert [key for batch in batches for key in batch.column("key").to_pylist()] == [e.key for e in entries]
+
+
+def test_one_row_group_a_slice(tmp_path: Path) -> None:
+    slices = cut(table_of([f"{number}" for number in range(50)]), 7, shuffles=True)
+    written(tmp_path, slices)
+    footer = pq.ParquetFile(tmp_path / plan.KEYS_FILE).metadata
+    assert [footer.row_group(n).num_rows for n in range(footer.num_row_groups)] == [
+        s.num_rows for s in slices
+    ]
+
+
+def test_no_plan(tmp_path: Path) -> None:
+    assert read_plan(str(tmp_path)) is None
+    assert read_plan(str(tmp_path / "missing")) is None
+
+
+def damaged_documents() -> Iterator[str]:
+    made = make_plan([table_of(["a"])], SETTINGS)
+    good = {"identity": dict(made.identity), "slices": 1, "entries": 1, "hash": made.hash}
+    yield ""
+    yield "{"
+    yield "[]"
+    yield "3"
+    yield json.dumps({**good, "hash": "0" * 64})
+    yield json.dumps({**good, "identity": {**good["identity"], "slice_size": 5}})
+    yield json.dumps({name: value for name, value in good.items() if name != "slices"})
+    for name in good:
+        for value in (None, "x", -1, 10**400, [], True):
+            yield json.dumps({**good, name: value})
+
+
+@pytest.mark.parametrize("text", list(damaged_documents()))
+def test_damaged_plan(tmp_path: Path, text: str) -> None:
+    written(tmp_path, [table_of(["a"])])
+    (tmp_path / plan.PLAN_FILE).write_text(text)
+    with pytest.raises(UserError, match=r"plan\.json: damaged \(.*choose another output"):
+        read_plan(str(tmp_path))
+
+
+def test_differences_name_what_differs() -> None:
+    old = {"a": 1, "codec": {"fingerprint": "1" * 64, "config": {"ch": 8}}, "same": [1], "gone": None}
+    new = {"a": 2, "codec": {"fingerprint": "2" * 64, "config": {"ch": 9}}, "same": [1], "new": "x"}
+    assert differences(old, new) == [
+        "a: 1, now 2",
+        "codec.config.ch: 8, now 9",
+        f"codec.fingerprint: {'1' * 12}, now {'2' * 12}",
+        "new: null, now x",
+    ]
+    assert differences(old, old) == []

@@ -1,0 +1,78 @@
+"""Decoding as a sharded job."""
+
+import dataclasses
+from typing import Any
+
+from transforms.decoding.card import write_image_card, write_metadata
+from transforms.decoding.index import index_name, open_index
+from transforms.decoding.manifest import (
+    ImageSlice,
+    ImageTotals,
+    build_image_manifest,
+    lost_images,
+    summarize_images,
+)
+from transforms.decoding.report import write_image_report
+from transforms.decoding.shard import DecodeTask, write_images
+from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.job import ProgressCallback, ShardedJob
+from transforms.sharded.manifest import by_name
+from transforms.sharded.plan import Plan
+from vqgan.codec_checkpoint import read_info
+from vqgan.config import to_dict
+from vqgan.manifest import write_manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeJob(ShardedJob):
+    """Shards of tokens to images; see :class:`ShardedJob`. The shard of a slice is its index.
+
+    Attributes:
+      task: the plan and how to carry it out.
+      with_report: also write ``report.html``.
+    """
+
+    task: DecodeTask
+    with_report: bool = True
+
+    def load_model(self) -> Any:
+        return load_codec(self.task.codec, self.task.batch_size, self.task.dtype)
+
+    def shard_name(self, number: int) -> str:
+        return index_name(number, self.task.slices, self.task.form.container)
+
+    def is_whole(self, number: int) -> bool:
+        with open_index(self.task.output, self.shard_name(number)) as index:
+            return index.metadata.plan_hash == self.task.plan_hash and not lost_images(
+                self.task.output, index
+            )
+
+    def write(self, number: int, model: Any, progress: ProgressCallback) -> None:
+        write_images(self.task, number, model, progress)
+
+    def summarize(self, number: int, seconds: float | None) -> ImageSlice:
+        task = self.task
+        return summarize_images(task.output, number, task.slices, task.form.container, seconds)
+
+    def empty_totals(self) -> ImageTotals:
+        return ImageTotals()
+
+    def finish(self, totals: ImageTotals, plan: Plan) -> dict[str, Any]:
+        """Publishes what lies beside the images: list, card, report and, last, the manifest."""
+        task, info = self.task, read_info(self.task.codec)
+        described = {
+            "name": task.codec,
+            "fingerprint": info.fingerprint,
+            "decoder_sha256": info.decoder_sha256,
+            "config": to_dict(info.config),
+            "card": dict(info.card),
+        }
+        metadata = None
+        if task.form.container == "files":
+            metadata = write_metadata(task.output, [entry["name"] for entry in by_name(totals.shards)])
+        manifest = build_image_manifest(plan, totals, described, task.tokens, metadata)
+        write_image_card(task.output, manifest)
+        if self.with_report:
+            write_image_report(task.output, manifest)
+        write_manifest(task.output, manifest)
+        return manifest

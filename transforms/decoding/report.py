@@ -1,0 +1,104 @@
+"""``report.html`` of decoded pictures: one self-contained page to see what a run has made."""
+
+import html
+import io
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from transforms.decoding.stored_images import stored_images
+from transforms.sharded.plan import spread
+from vqgan import filesystems, page
+from vqgan.manifest import REPORT_FILE
+
+SAMPLE_IMAGES = 24
+MOST_BYTES = 200_000
+"""Largest picture that stands in the page as it is."""
+
+
+class Shown(NamedTuple):
+    """A picture of the sheet, uint8 ``[H, W, 3]``, and what is written below it."""
+
+    title: str
+    label: int | None
+    pixels: np.ndarray
+
+
+def write_image_report(output: str, manifest: Mapping[str, Any]) -> None:
+    """Publishes ``report.html`` in the output."""
+    rendered = render_image_page(manifest, sample_pictures(output, manifest["shards"]))
+    filesystems.write_bytes(filesystems.join(output, REPORT_FILE), rendered.encode())
+
+
+def sample_pictures(
+    output: str, shards: Sequence[Mapping[str, Any]], images: int = SAMPLE_IMAGES
+) -> list[Shown]:
+    """The first pictures of the slices, as many of each."""
+    shown = []
+    for number, wanted in spread(images, len(shards)):
+        for row, data in islice(stored_images(output, shards[number]["name"]), wanted):
+            title = row.key if row.view == 0 else f"{row.key}, view {row.view}"
+            with Image.open(io.BytesIO(data)) as image:
+                shown.append(Shown(title, row.label, np.asarray(image.convert("RGB"))))
+    return shown
+
+
+def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> str:
+    """The whole page."""
+    counts, storage, form = manifest["counts"], manifest["storage"], manifest["identity"]["form"]
+    figures = [
+        ("pictures", f"{counts['images']:,}"),
+        ("rejects", f"{counts['rejects']:,}"),
+        ("grid", f"{manifest['grid'][0]} × {manifest['grid'][1]}"),
+        ("form", f"{form['encoding']}, {form['container']}"),
+        ("per picture", f"{storage['bytes_per_image'] / 1024:,.1f} KiB"),
+        ("images per second", f"{manifest['throughput']['images_per_second']:,.1f}"),
+        ("codec", manifest["codec"]["fingerprint"][:12]),
+        ("decoder", manifest["codec"]["decoder_sha256"][:12]),
+    ]
+    parts = {
+        "tokens": manifest["tokens"],
+        "plan": manifest["identity"],
+        "codec": {name: value for name, value in manifest["codec"].items() if name != "card"},
+        "throughput": manifest["throughput"],
+        "versions": manifest["versions"],
+    }
+    rejected = [(name, f"{count:,}") for name, count in manifest["reject_reasons"].items()]
+    sections = [
+        page.tiles(figures),
+        page.section("Pictures", _sheet(shown), "sheet"),
+        page.section(
+            "Rejects by reason",
+            page.table(("stage: error", "rows"), rejected)
+            if rejected
+            else "<p>None: every row became a picture.</p>",
+        ),
+        page.section("Configuration", page.details(parts)),
+    ]
+    subtitle = f"finished {manifest['finished']} · plan {manifest['plan_hash'][:12]}"
+    return page.document(f"{counts['images']:,} pictures from tokens", subtitle, sections, STYLE)
+
+
+def _sheet(shown: Sequence[Shown]) -> str:
+    if not shown:
+        return "<p>There is no picture to show.</p>"
+    figures = []
+    for picture in shown:
+        title = html.escape(picture.title)
+        label = "" if picture.label is None else f"<b>class {picture.label}</b>"
+        figures.append(
+            f"<figure><img alt='{title}' src='{page.data_uri(picture.pixels, MOST_BYTES)}'>"
+            f"<figcaption><span title='{title}'>{title}</span>{label}</figcaption></figure>"
+        )
+    return "".join(figures)
+
+
+STYLE = """
+.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:14px}
+.sheet img{width:100%;border-radius:4px}
+.sheet figcaption{display:flex;justify-content:space-between;gap:8px}
+figcaption span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+"""

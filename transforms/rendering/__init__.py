@@ -1,1 +1,0 @@
-"""Token shards to pictures: what becomes of one slice, in which form, and how it is checked."""

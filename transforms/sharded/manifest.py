@@ -1,0 +1,83 @@
+"""What the manifests of all sharded jobs have in common; written last, from what the shards hold."""
+
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from transforms.sharded.plan import Plan
+from transforms.sharded.summary import SliceTotals
+from vqgan.errors import UserError
+from vqgan.manifest import FORMAT_VERSION
+
+PACKAGES = ("vqgan-pipelines", "apache-beam", "jax", "jaxlib", "flax", "numpy", "pyarrow", "pillow")
+
+
+def common_parts(
+    plan: Plan, totals: SliceTotals, codec: Mapping[str, Any], grid: tuple[int, int]
+) -> dict[str, Any]:
+    """Returns the parts of a manifest, as JSON data, that every job has.
+
+    Args:
+      plan: the plan that was carried out.
+      totals: of all its slices.
+      codec: JSON data about the codec, for readers.
+      grid: ``(h, w)`` of each row's tokens.
+
+    Raises:
+      UserError: the slices do not add up to the plan.
+    """
+    check_complete(plan, totals)
+    return {
+        "version": FORMAT_VERSION,
+        "plan_hash": plan.hash,
+        "identity": plan.identity,
+        "codec": dict(codec),
+        "grid": list(grid),
+        "counts": {
+            "planned": totals.planned,
+            "images": totals.images,
+            "rejects": sum(entry["rows"] for entry in totals.rejects),
+            "rows": totals.rows,
+        },
+        "shards": by_name(totals.shards),
+        "rejects": by_name(totals.rejects),
+        "reject_reasons": dict(sorted(totals.reasons.items(), key=lambda item: (-item[1], item[0]))),
+        "throughput": {
+            "images": totals.new_images,
+            "worker_seconds": round(totals.seconds, 3),
+            "images_per_second": round(totals.new_images / totals.seconds, 3) if totals.seconds else 0.0,
+        },
+        "versions": versions(),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def check_complete(plan: Plan, totals: SliceTotals) -> None:
+    """Refuses sums that are not those of the whole plan.
+
+    Raises:
+      UserError: the shards do not add up to the plan.
+    """
+    if len(totals.shards) != plan.slices or totals.planned != plan.entries:
+        raise UserError(
+            f"{len(totals.shards)} shards of {totals.planned} entries do not make the plan's "
+            f"{plan.slices} of {plan.entries}; run the same command again"
+        )
+
+
+def by_name(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """JSON entries of files in the order of their names."""
+    return sorted(entries, key=lambda entry: entry["name"])
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that made the tokens."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,267 @@
+"""The plan: which examples go into which shard, written down before any work.
+
+``plan/keys.parquet`` holds every entry of the source, one row group per slice; ``plan/plan.json``,
+written after it, holds what identifies the plan and its hash. A pipeline's graph carries slice
+numbers only; workers read their slice's entries from here.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transforms.sources.base import Entry
+from vqgan import filesystems
+from vqgan.documents import parse_document
+from vqgan.errors import UserError, first_line
+from vqgan.manifest import FORMAT_VERSION, check_version
+
+PLAN_FOLDER = "plan"
+PLAN_FILE = f"{PLAN_FOLDER}/plan.json"
+KEYS_FILE = f"{PLAN_FOLDER}/keys.parquet"
+ORDER_SALT = b"vqgan-order-1"  # changing it reorders every folder: a new format version
+CHUNK = 1 << 16
+
+ENTRY_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("label", pa.int32()),
+        pa.field("members", pa.string()),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A plan as it is written down.
+
+    Attributes:
+      identity: all that determines the shards' contents, as JSON data.
+      slices: number of slices.
+      entries: number of entries.
+      hash: sha256 over the identity.
+    """
+
+    identity: Mapping[str, Any]
+    slices: int
+    entries: int
+
+    @property
+    def hash(self) -> str:
+        text = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def collect(entries: Iterable[Entry]) -> pa.Table:
+    """All entries as a table of :data:`ENTRY_SCHEMA`; compact, since a corpus may have millions."""
+    batches, chunk = [], []
+    for entry in entries:
+        chunk.append(entry)
+        if len(chunk) == CHUNK:
+            batches.append(_to_batch(chunk))
+            chunk = []
+    batches.append(_to_batch(chunk))
+    return pa.Table.from_batches(batches, ENTRY_SCHEMA).combine_chunks()
+
+
+def check_keys(table: pa.Table) -> None:
+    """Refuses duplicate keys.
+
+    Raises:
+      UserError: names the first few keys that occur more than once.
+    """
+    counts = pc.value_counts(table.column("key"))
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if len(repeated):
+        names = ", ".join(repr(key) for key in sorted(repeated.slice(0, 3).to_pylist()))
+        raise UserError(
+            f"input: {len(repeated)} keys occur more than once, such as {names}; "
+            "name a unique column with --key-column or remove the duplicates"
+        )
+
+
+def cut(table: pa.Table, slice_size: int, shuffles: bool) -> list[pa.Table]:
+    """Orders and cuts the entries into slices of at most ``slice_size``.
+
+    Single examples are ordered by a salted hash of their key: shards come out shuffled, and the
+    order in which a file system lists does not matter. Containers keep their order, and a slice
+    never spans two files.
+    """
+    if not shuffles:
+        return [part for file in _by_file(table) for part in _split(file, slice_size)]
+    # Stable order by key first, so that equal hashes do not depend on the listing's order either.
+    by_key = table.take(pc.sort_indices(table, sort_keys=[("key", "ascending")]))
+    order = np.argsort(_order_hashes(by_key.column("key")), kind="stable")
+    return _split(by_key.take(pa.array(order)), slice_size)
+
+
+def make_plan(slices: list[pa.Table], settings: Mapping[str, Any]) -> Plan:
+    """The plan of these slices.
+
+    Args:
+      slices: entries of each slice.
+      settings: everything else that determines the shards: codec, preprocessing, and so on.
+    """
+    counts = [part.num_rows for part in slices]
+    digest = hashlib.sha256()
+    for part in slices:
+        for batch in part.to_batches(CHUNK):
+            for column in ("key", "offset", "size", "label", "error"):
+                digest.update("\0".join(map(str, batch.column(column).to_pylist())).encode())
+    identity = {
+        "version": FORMAT_VERSION,
+        **settings,
+        "input": {"entries": sum(counts), "sha256": digest.hexdigest()},
+        "cut": hashlib.sha256(str(counts).encode()).hexdigest(),
+    }
+    return Plan(identity=identity, slices=len(slices), entries=sum(counts))
+
+
+def write_plan(output: str, plan: Plan, slices: list[pa.Table]) -> None:
+    """Writes keys, then ``plan.json``; the latter's presence means that both are complete."""
+    filesystems.make_folder(filesystems.join(output, PLAN_FOLDER))
+    with (
+        filesystems.publish(filesystems.join(output, KEYS_FILE)) as stream,
+        pq.ParquetWriter(stream, ENTRY_SCHEMA, compression="zstd") as writer,
+    ):
+        for part in slices:
+            writer.write_table(part, row_group_size=max(1, part.num_rows))
+    write_plan_file(output, plan)
+
+
+def write_plan_file(output: str, plan: Plan) -> None:
+    """Publishes ``plan.json``; what it refers to has to be in place before."""
+    document = {**dataclasses.asdict(plan), "hash": plan.hash}
+    text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+    filesystems.write_bytes(filesystems.join(output, PLAN_FILE), text.encode())
+
+
+def read_plan(output: str) -> Plan | None:
+    """The plan in an output folder, or None where there is none.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = filesystems.join(output, PLAN_FILE)
+    if not filesystems.exists(path):
+        return None
+
+    def refuse(reason: str) -> UserError:
+        return UserError(f"{path}: damaged ({reason}); choose another output")
+
+    try:
+        data = filesystems.read_bytes(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); check its permissions") from error
+    fields = parse_document(data, refuse)
+    plan = Plan(fields.mapping("identity"), fields.integer("slices"), fields.integer("entries"))
+    if plan.hash != fields.text("hash"):
+        raise refuse("its hash does not agree with its contents")
+    check_version(path, fields.fields("identity").integer("version"))
+    return plan
+
+
+def read_slice(output: str, number: int) -> list[Entry]:
+    """The entries of one slice.
+
+    Raises:
+      UserError: the file of keys is gone or damaged.
+    """
+    with _open_keys(output) as keys:
+        if number >= keys.metadata.num_row_groups:
+            raise UserError(f"{filesystems.join(output, KEYS_FILE)}: has no slice {number}; restore it")
+        table = keys.read_row_group(number)
+    return [Entry(**row) for row in table.to_pylist()]
+
+
+def all_keys(output: str) -> Iterator[pa.RecordBatch]:
+    """Key and error columns of the plan, slice by slice.
+
+    Raises:
+      UserError: the file of keys is gone or damaged.
+    """
+    with _open_keys(output) as keys:
+        yield from keys.iter_batches(CHUNK, columns=["key", "error"])
+
+
+@contextlib.contextmanager
+def _open_keys(output: str) -> Iterator[pq.ParquetFile]:
+    path = filesystems.join(output, KEYS_FILE)
+    filesystem, inner = filesystems.resolve(path)
+    try:
+        with filesystem.open_input_file(inner) as file:
+            keys = pq.ParquetFile(file)
+            if not keys.schema_arrow.equals(ENTRY_SCHEMA):
+                raise UserError(f"{path}: is not the file of a plan's keys; restore it")
+            yield keys
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path}: cannot be read ({first_line(error)}); restore it, or choose another output"
+        ) from error
+
+
+def spread(sample: int, slices: int) -> Iterator[tuple[int, int]]:
+    """Yields slice numbers with how many of ``sample`` images to take from each."""
+    for number in range(min(slices, sample)):
+        yield number, sample // slices + (number < sample % slices)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two identities, one line each: ``codec.fingerprint: a, now b``."""
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            lines.append(f"{prefix}{name}: {_short(before)}, now {_short(after)}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:12] if len(text) == 64 else text
+
+
+def _to_batch(entries: list[Entry]) -> pa.RecordBatch:
+    columns = list(zip(*entries, strict=True)) or [()] * len(ENTRY_SCHEMA)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, ENTRY_SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=ENTRY_SCHEMA)
+
+
+def _order_hashes(keys: pa.ChunkedArray) -> np.ndarray:
+    hashes = (
+        hashlib.blake2b(key.encode(), digest_size=8, key=ORDER_SALT).digest()
+        for chunk in keys.chunks
+        for key in chunk.to_pylist()
+    )
+    return np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.uint64)
+
+
+def _by_file(table: pa.Table) -> Iterator[pa.Table]:
+    """Runs of entries that lie in the same file."""
+    if not table.num_rows:
+        return
+    codes = table.column("file").combine_chunks().dictionary_encode().indices.to_numpy()
+    starts = [0, *(np.flatnonzero(np.diff(codes)) + 1), len(codes)]
+    for start, end in itertools.pairwise(starts):
+        yield table.slice(start, end - start)
+
+
+def _split(table: pa.Table, slice_size: int) -> list[pa.Table]:
+    """As few parts of at most ``slice_size`` rows as possible, as even as possible."""
+    parts = -(-table.num_rows // slice_size)
+    bounds = [table.num_rows * index // parts for index in range(parts + 1)] if parts else []
+    return [table.slice(start, end - start) for start, end in itertools.pairwise(bounds)]

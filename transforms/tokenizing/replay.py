@@ -1,0 +1,140 @@
+"""Making the pixels of a finished data set again: for its report, and to encode a sample once more."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from transforms.images.config import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.plan import read_slice, spread
+from transforms.sharded.verify import require_manifest
+from transforms.sources import SourceConfig, open_source
+from transforms.tokenizing.shard import Item, TokenizeTask, read_and_decode
+from vqgan import filesystems
+from vqgan.config import from_dict
+from vqgan.errors import UserError
+from vqgan.hub import resolve_dataset
+from vqgan.manifest import MANIFEST_FILE, manifest_fields
+from vqgan.shards import open_shard, shard_name
+
+if TYPE_CHECKING:
+    from vqgan.codec import Codec
+
+MAX_VIEWS = 256
+
+
+class Agreement(NamedTuple):
+    """How far re-encoding gives the tokens that the shards hold.
+
+    Attributes:
+      images: how many were re-encoded.
+      share: of tokens that are equal, 0 to 1.
+    """
+
+    images: int
+    share: float
+
+
+def check_agreement(output: str, source: SourceConfig, codec_name: str, sample: int) -> Agreement:
+    """Encodes some of the images again and compares with the tokens in the shards.
+
+    Args:
+      output: a verified data set.
+      source: where its images came from.
+      codec_name: path or name of its codec.
+      sample: images to encode, taken evenly from all slices.
+
+    Raises:
+      UserError: another codec, or another source.
+    """
+    output = resolve_dataset(output)
+    manifest = require_manifest(output)
+    if manifest["identity"].get("source", {}).get("kind") in (None, "prior"):
+        raise UserError(f"{output}: its tokens were not made of images; leave out --codec and --input")
+    # The batch size is that of the data set's slices only by chance; agreement does not need it.
+    dtype = manifest_fields(output, manifest).fields("identity").text("dtype")
+    codec = load_codec(codec_name, 16, dtype)
+    if codec.fingerprint != manifest["codec"]["fingerprint"]:
+        raise UserError(
+            f"{output}: its tokens were made by codec {manifest['codec']['fingerprint'][:12]}, "
+            f"{codec_name} is {codec.fingerprint[:12]}; give the codec that made them"
+        )
+    agreement = measure_agreement(replay_task(output, manifest, source, codec_name), codec, sample)
+    if not agreement.images:
+        raise UserError(f"{output}: none of its images could be read from {source.input}")
+    return agreement
+
+
+def measure_agreement(task: TokenizeTask, codec: "Codec", sample: int) -> Agreement:
+    """Encodes ``sample`` images, taken evenly from all slices, and compares with their shards."""
+    equal = total = images = 0
+    for number, wanted in spread(sample, task.slices):
+        rows = list(stored_rows(task, number, wanted))
+        if rows:
+            fresh = codec.encode(np.stack([row.pixels for row in rows]))
+            equal += int(np.sum(fresh == np.stack([row.tokens for row in rows])))
+            total += fresh.size
+            images += sum(row.view == 0 for row in rows)
+    return Agreement(images, equal / total if total else 0.0)
+
+
+class StoredRow(NamedTuple):
+    """A row as a shard holds it, with its pixels made again from the source.
+
+    Attributes:
+      key, view: which row.
+      tokens: int32 ``[h, w]``.
+      pixels: uint8 ``[S, S, 3]``.
+    """
+
+    key: str
+    view: int
+    tokens: np.ndarray
+    pixels: np.ndarray
+
+
+def stored_rows(task: TokenizeTask, number: int, images: int) -> Iterator[StoredRow]:
+    """Rows of the first ``images`` images of a slice that give rows, with pixels from the source."""
+    path = filesystems.join(task.output, shard_name(number, task.slices))
+    tokens: dict[tuple[str, int], np.ndarray] = {}
+    with open_shard(path) as shard:
+        first = next(shard.batches(["key", "view", "tokens"], rows=images * MAX_VIEWS), None)
+        if first is None:
+            return
+        grids = shard.tokens(first)
+        for key, view, grid in zip(*(first.column(i).to_pylist() for i in (0, 1)), grids, strict=True):
+            tokens[key, view] = grid
+    keys = list(dict.fromkeys(key for key, _ in tokens))[:images]
+    entries = [entry for entry in read_slice(task.output, number) if entry.key in set(keys)]
+    for item in read_and_decode(task, open_source(task.source), entries):
+        if isinstance(item, Item):
+            for row, pixels in zip(item.rows, item.pixels, strict=True):
+                if (row.key, row.view.view) in tokens:
+                    yield StoredRow(row.key, row.view.view, tokens[row.key, row.view.view], pixels)
+
+
+def replay_task(output: str, manifest: dict[str, Any], source: SourceConfig, codec: str) -> TokenizeTask:
+    """Returns a task that makes the pixels of a finished data set again."""
+    identity = manifest_fields(output, manifest).fields("identity")
+    preprocessing = identity.fields("preprocessing")
+    kept = identity.fields("source")
+    return TokenizeTask(
+        output=output,
+        source=dataclasses.replace(
+            source,
+            kind=kept.text("kind"),
+            image_column=source.image_column or kept.text_or_none("image_column"),
+            label_column=source.label_column or kept.text_or_none("label_column"),
+        ),
+        decode=from_dict(DecodeConfig, preprocessing.value("decode"), where=f"{output}/{MANIFEST_FILE}"),
+        geometry=from_dict(Geometry, preprocessing.value("geometry"), where=f"{output}/{MANIFEST_FILE}"),
+        codec=codec,
+        batch_size=16,
+        dtype=identity.text("dtype"),
+        threads=2,
+        plan_hash=manifest["plan_hash"],
+        slices=len(manifest["shards"]),
+    )

@@ -1,0 +1,146 @@
+"""``report.html``: one self-contained page to see what a run has made."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from transforms.sharded.plan import spread
+from transforms.tokenizing.replay import StoredRow, stored_rows
+from transforms.tokenizing.shard import TokenizeTask
+from vqgan import filesystems, page
+from vqgan.manifest import REPORT_FILE
+from vqgan.metrics import psnr
+
+if TYPE_CHECKING:
+    from vqgan.codec import Codec
+
+
+SAMPLE_IMAGES = 12
+HISTOGRAM_BARS = 128
+
+
+class Pair(NamedTuple):
+    """An original beside its reconstruction, uint8 ``[S, S, 3]`` each, and their PSNR in dB."""
+
+    key: str
+    original: np.ndarray
+    reconstruction: np.ndarray
+    psnr: float
+
+
+def write_token_report(task: TokenizeTask, manifest: Mapping[str, Any], codec: "Codec") -> None:
+    """Publishes ``report.html`` in the task's output."""
+    rendered = render_token_page(manifest, sample_pairs(task, codec))
+    filesystems.write_bytes(filesystems.join(task.output, REPORT_FILE), rendered.encode())
+
+
+def sample_pairs(task: TokenizeTask, codec: "Codec", images: int = SAMPLE_IMAGES) -> list[Pair]:
+    """A few images, taken evenly from the slices, decoded from the tokens that the shards hold."""
+    rows: list[StoredRow] = []
+    for number, wanted in spread(images, task.slices):
+        rows += [row for row in stored_rows(task, number, wanted) if row.view == 0]
+    if not rows:
+        return []
+    originals = np.stack([row.pixels for row in rows])
+    reconstructions = codec.decode(np.stack([row.tokens for row in rows]))
+    values = psnr(originals, reconstructions)
+    return [
+        Pair(row.key, original, reconstruction, float(value))
+        for row, original, reconstruction, value in zip(rows, originals, reconstructions, values, strict=True)
+    ]
+
+
+def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str:
+    """The whole page."""
+    counts, codebook, storage = manifest["counts"], manifest["codebook"], manifest["storage"]
+    throughput = manifest["throughput"]
+    mean = f"{np.mean([pair.psnr for pair in pairs]):.2f} dB" if pairs else "–"
+    figures = [
+        ("images", f"{counts['images']:,}"),
+        ("rejects", f"{counts['rejects']:,}"),
+        ("rows", f"{counts['rows']:,}"),
+        ("tokens", f"{counts['tokens']:,}"),
+        ("grid", f"{manifest['grid'][0]} × {manifest['grid'][1]}"),
+        ("codes used", f"{codebook['used']:,} of {codebook['size']:,}"),
+        ("perplexity", f"{codebook['perplexity']:,.1f}"),
+        ("entropy", f"{codebook['entropy_bits']:.2f} bits"),
+        ("per token on disk", f"{storage['bits_per_token']:.2f} bits"),
+        ("images per second", f"{throughput['images_per_second']:,.1f}"),
+        ("PSNR of the sheet", mean),
+        ("codec", manifest["codec"]["fingerprint"][:12]),
+    ]
+    sections = [
+        page.tiles(figures),
+        page.section("Originals and reconstructions", _sheet(pairs), "sheet"),
+        page.section("Codebook", _histogram(np.array(codebook["histogram"])), "plot"),
+        page.section("Rejects by reason", _reasons(manifest["reject_reasons"])),
+        page.section("Configuration", _details(manifest)),
+    ]
+    subtitle = f"finished {manifest['finished']} · plan {manifest['plan_hash'][:12]}"
+    return page.document(f"{counts['images']:,} images as tokens", subtitle, sections, STYLE)
+
+
+def _sheet(pairs: Sequence[Pair]) -> str:
+    if not pairs:
+        return "<p>There is no image to show.</p>"
+    figures = []
+    for pair in pairs:
+        key = html.escape(pair.key)
+        figures.append(
+            f"<figure><div class=pair><img alt='original of {key}' src='{page.data_uri(pair.original)}'>"
+            f"<img alt='reconstruction of {key}' src='{page.data_uri(pair.reconstruction)}'></div>"
+            f"<figcaption><span title='{key}'>{key}</span><b>{pair.psnr:.2f} dB</b></figcaption></figure>"
+        )
+    return "".join(figures)
+
+
+def _histogram(counts: np.ndarray) -> str:
+    """Share of tokens by rank of code, beside the line of an evenly used codebook; an SVG."""
+    if counts.sum() == 0:
+        return "<p>No tokens.</p>"
+    ranked = np.sort(counts)[::-1] / counts.sum()
+    groups = np.array_split(ranked, min(HISTOGRAM_BARS, len(ranked)))
+    heights = np.array([group.mean() for group in groups])
+    even, top = 1 / len(counts), heights.max()
+    width = 960 / len(heights)
+    bars = "".join(
+        f"<rect x='{index * width:.2f}' y='{220 * (1 - value / top):.2f}' width='{max(width - 1, 0.5):.2f}' "
+        f"height='{220 * value / top:.2f}'/>"
+        for index, value in enumerate(heights)
+    )
+    line = 220 * (1 - even / top)
+    return (
+        "<svg viewBox='0 0 960 250' role=img aria-label='share of tokens by rank of code'>"
+        f"<g class=bars>{bars}</g><line x1=0 x2=960 y1='{line:.2f}' y2='{line:.2f}'/>"
+        f"<text x=954 y='{max(line - 6, 12):.2f}' text-anchor=end>even use</text>"
+        f"<text x=0 y=244>most used code: {ranked[0]:.2%} of all tokens</text>"
+        f"<text x=960 y=244 text-anchor=end>{int((counts == 0).sum()):,} codes never used</text></svg>"
+    )
+
+
+def _reasons(reasons: Mapping[str, int]) -> str:
+    if not reasons:
+        return "<p>None: every image became tokens.</p>"
+    return page.table(("stage: error", "images"), [(name, f"{count:,}") for name, count in reasons.items()])
+
+
+def _details(manifest: Mapping[str, Any]) -> str:
+    parts = {
+        "preprocessing": manifest["identity"]["preprocessing"],
+        "codec": {name: value for name, value in manifest["codec"].items() if name != "card"},
+        "source": manifest["identity"]["source"],
+        "throughput": manifest["throughput"],
+        "versions": manifest["versions"],
+    }
+    return page.details(parts)
+
+
+STYLE = """
+.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:16px}
+.pair{display:flex;gap:4px}.pair img{width:50%;border-radius:4px}
+.sheet figcaption{display:flex;justify-content:space-between;gap:8px}
+figcaption span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.bars{fill:var(--accent)}.plot line{stroke:var(--ink);stroke-dasharray:5 4}
+"""

@@ -1,0 +1,234 @@
+"""One slice of the plan becomes one token shard: read, decode, batch, encode, write.
+
+Plain functions, without Beam. Pixels never leave this module's process: reading and decoding run in a
+thread pool, ahead of the device by a bounded number of images, and the device works on one batch
+while the next is being filled.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from transforms.images.crops import Geometry, View, count_views
+from transforms.images.decode import DecodeConfig, Reject, prepare
+from transforms.sharded import rejects
+from transforms.sharded.batching import fill, in_order, on_device
+from transforms.sharded.job import ProgressCallback
+from transforms.sharded.plan import read_slice
+from transforms.sharded.rejects import RejectRow
+from transforms.sources import Entry, Loader, Source, SourceConfig, open_source
+from vqgan import filesystems
+from vqgan.config import to_dict
+from vqgan.errors import UserError
+from vqgan.shards import ShardMetadata, ShardWriter, shard_name
+
+if TYPE_CHECKING:
+    from vqgan.codec import Codec
+
+
+BATCHES_DECODED_AHEAD = 2
+"""Batches' worth of images being read and decoded ahead of the one that is filled."""
+UNREADABLE_SLICE = 8
+"""A slice of at least this many images none of whose files can be opened speaks of a missing input."""
+_LOST = {
+    error.__name__
+    for error in (OSError, FileNotFoundError, NotADirectoryError, PermissionError, TimeoutError)
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizeTask:
+    """What a worker needs to know to make any shard of a plan.
+
+    Attributes:
+      output: folder of the data set.
+      source: where images come from.
+      decode: limits and filters.
+      geometry: size, crop and views.
+      codec: path or name.
+      batch_size: images per device call.
+      dtype: type that convolutions compute in, ``float32`` or ``bfloat16``.
+      threads: readers and decoders.
+      plan_hash: of the plan in ``output``.
+      slices: its number of slices.
+      max_reject_rate: a slice in which a larger share is rejected stops the run; None: no limit.
+    """
+
+    output: str
+    source: SourceConfig
+    decode: DecodeConfig
+    geometry: Geometry
+    codec: str
+    batch_size: int
+    dtype: str
+    threads: int
+    plan_hash: str
+    slices: int
+    max_reject_rate: float | None = None
+
+    def preprocessing(self) -> dict[str, Any]:
+        """How pixels are made from a source's bytes, as JSON data."""
+        return {"decode": to_dict(self.decode), "geometry": to_dict(self.geometry)}
+
+
+class Row(NamedTuple):
+    """All of a shard's row but its tokens."""
+
+    key: str
+    view: View
+    width: int
+    height: int
+    label: int | None
+    columns: dict[str, Any]
+
+
+class Item(NamedTuple):
+    """One example, decoded: a row for each view with its pixels ``[V, S, S, 3]``."""
+
+    rows: list[Row]
+    pixels: np.ndarray
+
+
+class Batch(NamedTuple):
+    """A full batch of pixels ``[batch_size, S, S, 3]``; ``rows`` are the first of them, the rest padding."""
+
+    rows: list[Row]
+    pixels: np.ndarray
+
+
+def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: ProgressCallback) -> None:
+    """Makes the shard of one slice.
+
+    Args:
+      task: the plan and how to carry it out.
+      number: of the slice.
+      codec: the codec that ``task`` names.
+      progress: told of what is done.
+
+    Raises:
+      UserError: the output cannot be written, or too many images are rejected.
+    """
+    entries = read_slice(task.output, number)
+    source = open_source(task.source)
+    extra = source.fields()
+    metadata = ShardMetadata(
+        fingerprint=codec.fingerprint,
+        codec_config=to_dict(codec.config),
+        codec_origin=dict(codec.info.card.get("origin", {})),
+        grid=codec.config.grid(task.geometry.image_size, task.geometry.image_size),
+        codebook_size=codec.config.codebook_size,
+        preprocessing=task.preprocessing(),
+        plan_hash=task.plan_hash,
+        slice_number=number,
+        slices=task.slices,
+        planned=len(entries),
+    )
+    with (
+        filesystems.publish(filesystems.join(task.output, shard_name(number, task.slices))) as stream,
+        ShardWriter(stream, metadata, extra) as writer,
+    ):
+        found: list[RejectRow] = []
+        items = _accepted(read_and_decode(task, source, entries), found, progress)
+        for rows, tokens in encode(batches(items, codec.batch_size), codec):
+            writer.write(_columns(rows, extra), tokens)
+        _check_rejects(task, number, len(entries), found)
+        writer.set_counts(images=len(entries) - len(found), rejects=len(found))
+        rejects.publish_rejects(task.output, number, task.slices, found)
+
+
+def read_and_decode(task: TokenizeTask, source: Source, entries: list[Entry]) -> Iterator[Item | RejectRow]:
+    """Every entry in order, decoded or rejected; a bounded number of them ahead of the caller."""
+    loaders = source.read([entry for entry in entries if entry.error is None])
+    pairs = ((entry, None if entry.error is not None else next(loaders)) for entry in entries)
+    window = task.threads + BATCHES_DECODED_AHEAD * max(1, task.batch_size // count_views(task.geometry))
+    return in_order(lambda pair: _item(task, *pair), pairs, task.threads, window, "decode")
+
+
+def load_item(task: TokenizeTask, entry: Entry, load: Loader) -> Item | RejectRow:
+    """Reads and decodes one example; whatever is wrong with it becomes its reject."""
+    try:
+        example = load()
+    except Exception as error:
+        # Any one example may fail in any way its source knows; none of them may end the run.
+        return rejects.reject_of_error(entry.key, "read", type(error).__name__, _reason(error), None)
+    try:
+        prepared = prepare(example.data, entry.key, task.decode, task.geometry)
+    except Reject as reject:
+        return rejects.reject_of_error(entry.key, reject.stage, reject.error, str(reject), example.data)
+    label = entry.label if entry.label is not None else example.label
+    rows = [
+        Row(entry.key, view, prepared.width, prepared.height, label, example.columns)
+        for view in prepared.views
+    ]
+    return Item(rows, prepared.pixels)
+
+
+def batches(items: Iterator[Item], batch_size: int) -> Iterator[Batch]:
+    """Fixed batches in order; views of one image may fall into two batches. The last is padded."""
+    pairs = (pair for item in items for pair in zip(item.rows, item.pixels, strict=True))
+    return (Batch(rows, pixels) for rows, pixels in fill(pairs, batch_size))
+
+
+def encode(filled: Iterator[Batch], codec: "Codec") -> Iterator[tuple[list[Row], np.ndarray]]:
+    """Rows and their int32 tokens ``[rows, h, w]``, batch by batch, those ahead being filled meanwhile."""
+    return on_device(filled, codec.encode_batch)
+
+
+def _item(task: TokenizeTask, entry: Entry, load: Loader | None) -> Item | RejectRow:
+    return rejects.reject_of_plan(entry) if load is None else load_item(task, entry, load)
+
+
+def _accepted(
+    items: Iterator[Item | RejectRow], found: list[RejectRow], progress: ProgressCallback
+) -> Iterator[Item]:
+    """Items that are no rejects; the rejects go to ``found``."""
+    for item in items:
+        if isinstance(item, RejectRow):
+            found.append(item)
+            progress(0, 1)
+        else:
+            progress(1, 0)
+            yield item
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, without the path that the system adds: rejects do not depend on the mount point."""
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+
+
+def _columns(rows: list[Row], extra: list[pa.Field]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        "key": [row.key for row in rows],
+        "view": [row.view.view for row in rows],
+        "crop": [[row.view.left, row.view.top, row.view.right, row.view.bottom] for row in rows],
+        "mirrored": [row.view.mirrored for row in rows],
+        "width": [row.width for row in rows],
+        "height": [row.height for row in rows],
+        "label": [row.label for row in rows],
+    }
+    for field in extra:
+        columns[field.name] = [row.columns[field.name] for row in rows]
+    return columns
+
+
+def _check_rejects(task: TokenizeTask, number: int, planned: int, found: list[RejectRow]) -> None:
+    """Stops the run when too many images fail, or when the input seems to be gone."""
+    lost = sum(row.stage == "read" and row.error in _LOST for row in found)
+    if planned >= UNREADABLE_SLICE and lost == planned:
+        raise UserError(
+            f"slice {number}: not one of its {planned} images can be read, such as {found[0].key!r} "
+            f"({found[0].message}); "
+            "check that the input is still there and run the same command again"
+        )
+    if task.max_reject_rate is None or len(found) <= task.max_reject_rate * planned:
+        return
+    first = found[0]
+    raise UserError(
+        f"slice {number}: {len(found)} of {planned} images were rejected, more than the "
+        f"{task.max_reject_rate:.0%} allowed, such as {first.key!r} ({first.message}); "
+        "raise --max-reject-rate or mend the input"
+    )
