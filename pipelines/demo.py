@@ -18,6 +18,7 @@ from transforms.verifying import verify
 from vqgan import page
 from vqgan.data.splitting import is_held_back
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 from vqgan.files import write_atomically
 from vqgan.prior.checkpoint import read_prior
 from vqgan.prior.sampling_config import SamplingConfig
@@ -55,6 +56,7 @@ def run(output: str, images: str | None) -> None:
     Raises:
       UserError: as the commands do that it runs.
     """
+    require_extra("train", "the demo")
     folder = Path(output)
     source = SourceConfig(input=images or f"{PHOTOS}/*.jpg")
     say("== 1 of 5: photographs to tokens")

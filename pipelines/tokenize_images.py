@@ -37,7 +37,7 @@ from transforms.sources.globs import EVERYTHING
 from transforms.sources.locations import Location, locate
 from transforms.sources.registry import recognise
 from vqgan import filesystems
-from vqgan.checkpoint import CodecInfo, read_info
+from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_FILE

@@ -108,8 +108,8 @@ def toy_weights(toy_config: ModelConfig, toy_images: np.ndarray) -> dict[str, An
     import jax
     from flax import nnx
 
-    from vqgan.checkpoint import module_state
-    from vqgan.model import VQGAN, normalize
+    from vqgan.codec_checkpoint import module_state
+    from vqgan.model.vqgan import VQGAN, normalize
 
     rng = np.random.default_rng(0)
     model = nnx.eval_shape(lambda: VQGAN(toy_config, rngs=nnx.Rngs(0)))
@@ -132,7 +132,7 @@ def toy_path(
     toy_config: ModelConfig, toy_weights: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Folder of the toy codec. Tests that damage it work on a copy."""
-    from vqgan.checkpoint import save_codec
+    from vqgan.codec_checkpoint import save_codec
 
     return save_codec(tmp_path_factory.mktemp("codecs") / "toy", toy_config, toy_weights).path
 

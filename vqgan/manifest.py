@@ -65,7 +65,8 @@ def check_version(where: str, version: int) -> None:
         return
     older = version < FORMAT_VERSION
     advice = "make the data set again, in a new folder" if older else "upgrade vqgan-pipelines"
-    raise UserError(f"{where}: format version {version}, this release reads {FORMAT_VERSION}; {advice}")
+    said = " ".join(f"{version!s:.40}".split())
+    raise UserError(f"{where}: format version {said}, this release reads {FORMAT_VERSION}; {advice}")
 
 
 def check_tokens(path: str, manifest: Mapping[str, Any]) -> None:
@@ -103,7 +104,7 @@ def check_parts(output: str, manifest: Mapping[str, Any]) -> None:
     fields.integers("grid", 2, least=1)
     for name in ("planned", "images", "rejects", "rows", *(() if pictures else ("tokens",))):
         fields.fields("counts").integer(name)
-    for name in ("shards", "rejects", *(("archives",) if pictures else ())):
+    for name in ("shards", "rejects", *(("archives", "metadata") if pictures else ())):
         check_entries(fields, name)
     fields.sizes("reject_reasons")
     for name in ("throughput", "versions"):

@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines import cli
 from tests.docs.reading import ROOT, Change
 from tests.vqgan.importers import foreign
-from vqgan.checkpoint import save_codec
+from vqgan.codec_checkpoint import save_codec
 from vqgan.config import ModelConfig
 
 PHOTOS = sorted((ROOT / "tests/testdata/photos").glob("*.jpg"))

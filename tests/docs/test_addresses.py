@@ -22,7 +22,7 @@ from tests.docs.reading import ROOT, shell_words
 from tests.docs.standins import make_photos
 from transforms.sources import locations, open_source
 from transforms.sources.example_proto import build_example
-from transforms.sources.framing import frame
+from transforms.sources.records import frame
 
 
 def table() -> list[tuple[str, str, list[str]]]:

@@ -7,7 +7,7 @@ from tests.docs.blocks import Block
 from tests.docs.conftest import Typed
 from tests.docs.reading import Change, Document, Reader
 from tests.docs.standins import MAKE, make_photos, small_prior, small_training
-from vqgan.checkpoint import read_info
+from vqgan.codec_checkpoint import read_info
 
 DOCUMENT = Document(
     "README.md",

@@ -21,10 +21,10 @@ from transforms.plan import write_plan
 from transforms.slices import make_shard
 from transforms.sources import SourceConfig
 from transforms.tokenizing import finish
-from vqgan.checkpoint import PARTS, save_codec
 from vqgan.codec import Codec
+from vqgan.codec_checkpoint import PARTS, save_codec
 from vqgan.config import ModelConfig
-from vqgan.model import VQGAN
+from vqgan.model.vqgan import VQGAN
 from vqgan.shards import DATA_FOLDER
 
 PHOTOS = sorted((Path(__file__).parents[1] / "testdata" / "photos").glob("*.jpg"))

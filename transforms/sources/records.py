@@ -18,7 +18,7 @@ from transforms.sources.base import Entry, Example, Loader, error_reason
 from transforms.sources.example_proto import Layout
 from transforms.sources.locations import Location, open_file
 from transforms.sources.reading import DamagedError, Window, read_exact
-from vqgan.errors import UserError
+from vqgan.extras import require_extra
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
@@ -167,10 +167,9 @@ def _load(layout: Layout, read: Read) -> Example:
 
 
 def _open_array_record(path: str | bytes) -> Any:
-    try:
-        from array_record.python.array_record_module import ArrayRecordReader
-    except ImportError as error:
-        raise not_installed("array_record") from error
+    require_extra("tfds", os.fsdecode(path), "array_record")
+    from array_record.python.array_record_module import ArrayRecordReader
+
     try:
         reader = ArrayRecordReader(os.fsdecode(path), _RANDOM_ACCESS)
     except (RuntimeError, UnicodeError) as error:
@@ -178,11 +177,6 @@ def _open_array_record(path: str | bytes) -> Any:
     if not reader.ok():
         raise DamagedError(0, "no whole ArrayRecord file")
     return reader
-
-
-def not_installed(package: str) -> UserError:
-    """What to do about a package that reading TFDS takes."""
-    return UserError(f"{package} is not installed; pip install 'vqgan-pipelines[tfds]'")
 
 
 def _read_batch(reader: Any, numbers: list[int]) -> list[Read]:

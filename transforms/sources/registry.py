@@ -16,7 +16,7 @@ from transforms.sources.parquet import ParquetSource
 from transforms.sources.reading import is_sidecar
 from transforms.sources.records import parse_header
 from transforms.sources.tar import TarSource
-from transforms.sources.tfds import TFDSSource, parse_address
+from transforms.sources.tfds import TFDSSource, check_address
 from transforms.sources.tfrecord import TFRecordSource
 from vqgan.errors import UserError
 
@@ -150,7 +150,7 @@ def open_source(config: SourceConfig) -> Source:
 
 def _check_input(config: SourceConfig, kind: str) -> None:
     if kind == "tfds":
-        parse_address(config.input)
+        check_address(config.input)
     else:
         locate(config.input).check()
 

@@ -25,11 +25,11 @@ from transforms.sources.records import (
     ArrayRecords,
     RecordFormat,
     TFRecords,
-    not_installed,
     read_examples,
     sample,
 )
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 from vqgan.filesystems import join
 
 _NAMES = re.compile(r"tfds:(?P<name>\w+)(?:/(?P<config>[^/:\[]+))?(?::(?P<version>[^/]+))?/(?P<split>[^/]+)")
@@ -83,6 +83,17 @@ def parse_address(text: str) -> Address:
     return Address(**match.groupdict(), data_dir=data_dir or None)
 
 
+def check_address(text: str) -> Address:
+    """Parses an input as :func:`parse_address` does, once TFDS is known to be installed. Does not import it.
+
+    Raises:
+      UserError: it is not, or the input has another form.
+    """
+    address = parse_address(text)
+    require_extra("tfds", text, "tensorflow_datasets", "importlib_resources")
+    return address
+
+
 @functools.lru_cache(maxsize=8)
 def load_metadata(text: str) -> Prepared:
     """What is prepared for an input.
@@ -90,12 +101,14 @@ def load_metadata(text: str) -> Prepared:
     Raises:
       UserError: the input has another form, nothing of the kind is there, or TFDS is not installed.
     """
-    address = parse_address(text)
+    address = check_address(text)
     folder = locate(_folder(text, address))
     builder = _builder(text, folder)
     file_format = builder.info.file_format.value
     if file_format not in _FORMATS:
         raise UserError(f"{text}: prepared as {file_format}; prepare it as {' or '.join(_FORMATS)}")
+    if file_format == "array_record":
+        require_extra("tfds", text, "array_record")
     records, lengths = _split_files(text, builder.info.splits, address.split)
     names = tuple((name,) for name in records)
     location = Location(text, folder.filesystem, folder.root, names, Globs(()))
@@ -166,10 +179,8 @@ def _local_metadata(folder: Location) -> Iterator[str]:
 
 
 def _import_tfds() -> ModuleType:
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise not_installed("tensorflow_datasets") from error
+    import tensorflow_datasets
+
     module: ModuleType = tensorflow_datasets
     return module
 
