@@ -1,4 +1,7 @@
-"""``--set SECTION.FIELD=VALUE``: a preset's configuration with some fields changed."""
+"""``--set SECTION.FIELD=VALUE``: a preset's configuration with some fields changed.
+
+Imports configurations only, so that a parser of flags may import it.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,6 +11,8 @@ from vqgan.config import from_dict, to_dict
 from vqgan.errors import UserError
 
 T = TypeVar("T")
+DTYPES = ("float32", "bfloat16")
+"""Types that models may compute in."""
 
 
 def configure(presets: Mapping[str, T], preset: str, settings: Sequence[str]) -> T:

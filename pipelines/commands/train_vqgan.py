@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
 
 def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.options import check_flags, source_config
-    from pipelines.pushing import check_can_push, push_codec
+    from pipelines.pushing import check_can_push, push
     from pipelines.training import TrainRequest, run
 
     check_flags(unknown, args.parser, beam=False)
@@ -53,5 +53,5 @@ def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     if not run(request):
         return STOPPED
     if args.push:
-        print(push_codec(f"{args.output}/codec", args.push))
+        print(push(f"{args.output}/codec", args.push))
     return 0

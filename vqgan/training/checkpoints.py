@@ -4,14 +4,17 @@ The folder of a run holds them as ``checkpoints/STEP``, written by Orbax under a
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
+from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
 from vqgan.files import write_atomically
+from vqgan.folders import cannot_write
 
 S = TypeVar("S")
 CONFIG_FILE = "config.json"
@@ -50,7 +53,9 @@ class Checkpoints:
         try:
             self._manager.save(step, args=args, force=True)
             self._manager.wait_until_finished()
-        except Exception as error:  # Orbax and TensorStore wrap a full disk in types of their own.
+        except Exception as error:
+            if not cannot_write(error):
+                raise
             raise UserError(
                 f"{self._folder}: checkpoint {step} cannot be written ({first_line(error)[:200]}); earlier "
                 "ones are intact, free some space and run the same command again"
@@ -91,7 +96,7 @@ def check_same_run(folder: Path, config: dict[str, Any], free: frozenset[str]) -
     """
     path = folder / CONFIG_FILE
     if any((folder / "checkpoints").glob("[0-9]*")):
-        _refuse_differences(folder, _flat(_read_json(path)), _flat(config), free)
+        _refuse_differences(folder, _flat(read_config(folder).data), _flat(config), free)
     elif not path.exists() and folder.is_dir() and any(not is_leftover(entry) for entry in folder.iterdir()):
         raise UserError(f"{folder}: there is something else than a training run; name a folder of its own")
     try:
@@ -116,16 +121,26 @@ def _refuse_differences(
         raise UserError(f"{folder}: holds a run of another configuration ({listed}); name another folder")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> Fields:
+    """The configuration of a run, as ``config.json`` in its folder has it.
+
+    Raises:
+      UserError: it cannot be read, or is damaged.
+    """
+    path = folder / CONFIG_FILE
+
+    def refuse(reason: str) -> UserError:
+        return UserError(f"{path}: cannot be read ({reason[:200]}); name another folder")
+
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        return data
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({first_line(error)[:200]}); name another folder") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise refuse(first_line(error)) from error
+    return parse_document(data, refuse)
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(data, dict):
+    if not isinstance(data, Mapping):
         return {prefix: data}
     parts = [_flat(value, f"{prefix}.{name}" if prefix else name) for name, value in data.items()]
     return {name: value for part in parts for name, value in part.items()}

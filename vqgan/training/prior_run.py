@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from vqgan.errors import UserError
 from vqgan.functional import Arrays, take_apart
 from vqgan.prior.checkpoint import CodecIdentity, recover_prior, save_prior
 from vqgan.prior.losses import unigram_entropy
-from vqgan.training.checkpoints import CONFIG_FILE, check_same_run
+from vqgan.training.checkpoints import check_same_run, read_config
 from vqgan.training.devices import data_mesh
 from vqgan.training.logs import ProgressLine, read_metrics
 from vqgan.training.loop import Batches, Done, Evaluation, Loop, Outcome
@@ -161,9 +160,9 @@ def _export(
 def _check_same_codec(run: PriorRun) -> None:
     """Refuses to go on with tokens of another codec, in words that say which."""
     try:
-        before = json.loads((run.folder / CONFIG_FILE).read_text())["codec"]
-        fingerprint, name = str(before["fingerprint"]), str(before["name"])
-    except (OSError, ValueError, KeyError, TypeError):
+        before = read_config(run.folder).fields("codec")
+        fingerprint, name = before.text("fingerprint"), before.text("name")
+    except UserError:
         return  # no run there, or something else, which the comparison of configurations reports
     has_begun = any((run.folder / "checkpoints").glob("[0-9]*"))
     if has_begun and fingerprint != run.codec.fingerprint:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vqgan import page
+from vqgan.documents import Fields
 from vqgan.errors import UserError
 from vqgan.files import write_atomically
 from vqgan.training import curves
@@ -150,15 +151,20 @@ def _evaluated(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows for what ``vqgan evaluate`` has found, each with its reference set, or for any other JSON."""
     rows: list[tuple[str, str]] = []
     try:
-        for codec in evaluation["codecs"]:
-            for name, figure in codec["figures"].items():
-                value = figure["value"]
-                shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-                unit, images, where = figure["unit"], figure["images"], figure["reference_set"]
-                rows.append((name, f"{' '.join((shown, unit)).strip()} over {images:,} images: {where}"))
-    except (KeyError, TypeError, AttributeError, ValueError):
+        for codec in Fields(evaluation, UserError).items("codecs"):
+            figures = codec.fields("figures")
+            for name in figures.data:
+                rows.append((name, _measured(figures.fields(name))))
+    except UserError:  # a document of another form
         return flatten(evaluation)
     return rows
+
+
+def _measured(figure: Fields) -> str:
+    value = figure.value("value")
+    shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+    images, where = figure.integer("images"), figure.text("reference_set")
+    return f"{' '.join((shown, figure.text('unit'))).strip()} over {images:,} images: {where}"
 
 
 def title_of(quantity: str) -> str:

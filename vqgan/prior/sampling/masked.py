@@ -30,8 +30,6 @@ from vqgan.prior.transformer import Prior
 
 TOKEN_NOISE, CONFIDENCE_NOISE = 0, 1
 """What a sample's random key of one step is folded with for the two kinds of noise."""
-
-
 _WHOLE: Any = PartitionSpec()  # of numbers that every device has
 
 
