@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vqgan.checkpoint import CodecInfo, load_weights, read_info
+from vqgan.codec_checkpoint import CodecInfo, load_weights, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
 from vqgan.prior import import_taming

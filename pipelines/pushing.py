@@ -6,7 +6,7 @@ from pathlib import Path
 from pipelines.pushing_tokens import holds_tokens, token_upload
 from pipelines.uploads import Destination, Upload, card_of, repository_name, send
 from vqgan.card import render_card
-from vqgan.checkpoint import PARTS, CodecInfo, load_weights, read_info
+from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, read_info
 from vqgan.dataset_card import CARD_FILE
 from vqgan.errors import UserError
 from vqgan.hub import DATASETS, SCHEME, require_library

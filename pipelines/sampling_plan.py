@@ -12,7 +12,7 @@ from pipelines.settings import DTYPES
 from transforms.plan import Plan, cut, make_plan
 from transforms.sampling import Guides, SampleJob, sample_entries
 from vqgan.card import ModelCard
-from vqgan.checkpoint import CodecInfo, read_info
+from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.data.tokens import TokenSet
 from vqgan.errors import UserError

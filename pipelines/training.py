@@ -12,11 +12,13 @@ import numpy as np
 
 from pipelines.planned_runs import Say, speaker
 from pipelines.settings import configure as apply_settings
-from transforms.images import DecodeConfig
-from transforms.pictures import Pictures, split
+from transforms.images.dataset import Pictures, split
+from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
+from vqgan.codec_checkpoint import read_info
 from vqgan.data.splitting import key_hash
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 from vqgan.files import write_atomically
 from vqgan.training.presets import TRAINING_PRESETS
 from vqgan.training.tokenizer_config import DataConfig, TokenizerConfig
@@ -63,9 +65,12 @@ def run(request: TrainRequest) -> bool:
     Raises:
       UserError: a mistake in the request, no usable pictures, or the loss is not finite any more.
     """
+    require_training(request.wandb_project)
     from vqgan.training.tokenizer_run import TokenizerRun, train
 
     config = configure(request.preset, request.settings)
+    if request.init is not None:
+        read_info(request.init)  # one that cannot be opened is refused before pictures are listed
     training, validation = _pictures(request, config)
     started = time.monotonic()
     batches = _Watched(training, config)
@@ -96,6 +101,17 @@ def run(request: TrainRequest) -> bool:
     say(f"{minutes:.1f} minutes; best at step {outcome.best_step}: {figures}")
     say(f"codec: {request.output}/codec\nreport: {request.output}/report.html")
     return True
+
+
+def require_training(wandb_project: str | None) -> None:
+    """Checks that what a training run needs is installed.
+
+    Raises:
+      UserError: it is not.
+    """
+    require_extra("train", "training")
+    if wandb_project is not None:
+        require_extra("wandb", f"wandb project {wandb_project}")
 
 
 def configure(preset: str, settings: Sequence[str]) -> TokenizerConfig:

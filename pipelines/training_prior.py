@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import settings as settings_of
 from pipelines.planned_runs import Say, speaker
 from pipelines.prior_sets import PriorSets, codec_identity, open_sets
+from pipelines.training import require_training
 from vqgan.data.token_batches import token_batches
 from vqgan.data.tokens import called
 from vqgan.errors import UserError
@@ -64,6 +65,7 @@ def run(request: TrainPriorRequest) -> bool:
       UserError: a mistake in the request, data sets that do not go together or are of another codec than
         the run's, nothing left to train on, or the loss is not finite any more.
     """
+    require_training(request.wandb_project)
     from vqgan.training.prior_run import train
 
     say = speaker(request.quiet)

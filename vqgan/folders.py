@@ -119,6 +119,8 @@ def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(folder, args=ocp.args.PyTreeSave(dict(arrays)))
+    # For file systems without a rename, and it names the temporary folder in which this was written.
+    (folder / "commit_success.txt").unlink(missing_ok=True)
 
 
 def write_folder(

@@ -15,7 +15,7 @@ import pytest
 
 from pipelines import uploads
 from pipelines.pushing import push
-from vqgan.checkpoint import read_info
+from vqgan.codec_checkpoint import read_info
 from vqgan.config import to_dict
 from vqgan.data.tokens import open_tokens
 from vqgan.prior.checkpoint import CodecIdentity, load_prior_weights, read_prior, save_prior

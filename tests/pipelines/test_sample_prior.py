@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from pipelines import sample_prior
-from vqgan.checkpoint import read_info
 from vqgan.codec import Codec
+from vqgan.codec_checkpoint import read_info
 from vqgan.config import to_dict
 from vqgan.prior.checkpoint import CodecIdentity, PriorInfo, read_prior, save_prior
 from vqgan.prior.config import PriorConfig, prior_parameter_shapes

@@ -165,3 +165,10 @@ def test_file_is_written_whole_or_not_at_all(
         write_atomically(path, b"after", "tidy up")
     assert path.read_bytes() == b"before"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_arrays_do_not_name_the_folder_that_they_were_written_in(tmp_path: Path) -> None:
+    folders.write_arrays(tmp_path / "part", {"a": np.ones(3, np.float32)})
+    files = [path for path in (tmp_path / "part").rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if str(tmp_path).encode() in path.read_bytes()]

@@ -9,8 +9,8 @@ import numpy as np
 
 from vqgan.errors import UserError
 from vqgan.importers.containers import subtrees
+from vqgan.importers.pickle_constructors import flatten_tensors
 from vqgan.importers.tensors import Tensor, as_float32
-from vqgan.importers.torch_pickle import flatten
 from vqgan.prior.config import Shape
 
 TOKENS = "tok_emb.weight"
@@ -58,7 +58,7 @@ def find_gpt(file: Path, tree: Any) -> Gpt:
       UserError: there is none, or several.
     """
     for _, subtree in subtrees(tree, ("state_dict", "model")):
-        tensors = flatten(subtree)
+        tensors = flatten_tensors(subtree)
         prefixes = [name.removesuffix(TOKENS) for name in tensors if name.endswith(TOKENS)]
         if len(prefixes) > 1:
             raise UserError(f"{file}: it holds several transformers ({', '.join(prefixes)}); save one alone")

@@ -20,7 +20,7 @@ from vqgan.config import CODEBOOK_QUANTIZERS
 from vqgan.discriminators import make_discriminator
 from vqgan.functional import Arrays, Scalars, take_apart
 from vqgan.lpips import Lpips
-from vqgan.model import VQGAN
+from vqgan.model.vqgan import VQGAN
 from vqgan.quantizers.nearest import NearestQuantizer
 from vqgan.training import codebook, devices
 from vqgan.training.discriminator import DiscriminatorLoss

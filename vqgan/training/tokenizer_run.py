@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqgan.card import Metric, ModelCard
-from vqgan.checkpoint import PARTS, Weights, load_weights, read_info, recover_codec, save_codec
+from vqgan.codec_checkpoint import PARTS, Weights, load_weights, read_info, recover_codec, save_codec
 from vqgan.config import ModelConfig, to_dict
 from vqgan.errors import UserError
 from vqgan.functional import Arrays, take_apart
 from vqgan.lpips import Lpips, load_lpips
-from vqgan.parameters import parameter_shapes
+from vqgan.model.parameters import codec_parameter_shapes
 from vqgan.training.checkpoints import check_same_run
 from vqgan.training.logs import ProgressLine, read_metrics
 from vqgan.training.loop import Batches, Done, Loop, Outcome
@@ -133,7 +133,7 @@ def initial_params(codec: str, config: ModelConfig) -> Arrays:
     """
     info = read_info(codec)
     before, now = to_dict(info.config), to_dict(config)
-    if parameter_shapes(info.config) != parameter_shapes(config):
+    if codec_parameter_shapes(info.config) != codec_parameter_shapes(config):
         differing = [name for name in now if before[name] != now[name]]
         listed = ", ".join(f"{name} is {before[name]!r} there, {now[name]!r} here" for name in differing)
         raise UserError(f"--init {codec}: another architecture ({listed})")
@@ -148,7 +148,7 @@ def initial_params(codec: str, config: ModelConfig) -> Arrays:
 
 
 def split_parts(params: Arrays) -> dict[str, Weights]:
-    """Parameters of a model as :func:`vqgan.checkpoint.save_codec` takes them."""
+    """Parameters of a model as :func:`vqgan.codec_checkpoint.save_codec` takes them."""
     host = jax.device_get(params)
     return {
         part: {

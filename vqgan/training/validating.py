@@ -10,7 +10,7 @@ from vqgan.config import ModelConfig
 from vqgan.functional import Arrays, Functional
 from vqgan.lpips import Lpips, distance
 from vqgan.metrics import codebook_usage, mean_absolute_error, mean_psnr, psnr
-from vqgan.model import VQGAN, denormalize, normalize
+from vqgan.model.vqgan import VQGAN, denormalize, normalize
 from vqgan.sheets import reconstruction_sheet
 from vqgan.training.loop import Evaluation
 

@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 from vqgan import folders
-from vqgan.checkpoint import module_state, module_weights
+from vqgan.codec_checkpoint import module_state, module_weights
 from vqgan.prior.checkpoint import (
     CodecIdentity,
     PriorInfo,

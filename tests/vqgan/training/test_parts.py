@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from vqgan.discriminators import DiscriminatorConfig, make_discriminator
 from vqgan.functional import take_apart
-from vqgan.model import VQGAN
+from vqgan.model.vqgan import VQGAN
 from vqgan.training import codebook
 from vqgan.training.best import HIGHER_IS_BETTER, is_better
 from vqgan.training.config import OptimizerConfig

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from vqgan.checkpoint import save_codec
 from vqgan.codec import Codec
+from vqgan.codec_checkpoint import save_codec
 from vqgan.metrics import codebook_usage, psnr
 from vqgan.training.tokenizer import TokenizerLearner
 from vqgan.training.tokenizer_config import TokenizerConfig
