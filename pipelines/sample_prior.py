@@ -59,17 +59,11 @@ def _drawing(planned: PlannedSample) -> Draw:
     """What draws tokens: the prior at its own grid, or windows of it over a larger one."""
     import jax.numpy as jnp
 
-    from vqgan.prior.loading import load_sampler
-    from vqgan.prior.sampling import Sampler
-    from vqgan.prior.windows import sample_large
+    from vqgan.prior.sampling.sampler import load_sampler
 
     config = planned.config
     sampler = load_sampler(planned.prior, batch_size=config.batch_size, dtype=jnp.dtype(config.dtype))
-    grid = config.grid
-    if grid is None or grid == planned.prior.config.grid:
-        return sampler.sample
-    assert isinstance(sampler, Sampler)  # checked before any work
-    return lambda request, settings: sample_large(sampler, grid, request, settings)
+    return lambda request, settings: sampler.sample(request, settings, grid=config.grid)
 
 
 def _write_grid(planned: PlannedSample, codec: "Codec") -> None:

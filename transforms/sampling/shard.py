@@ -17,8 +17,8 @@ from transforms.sharded.job import ProgressCallback
 from transforms.sharded.plan import ENTRY_SCHEMA, read_slice
 from transforms.sources.base import Entry
 from vqgan import filesystems
-from vqgan.prior.request import UNKNOWN, Request
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.request import UNKNOWN, Request
 from vqgan.shards import ShardMetadata, ShardWriter, open_shard, shard_name
 
 if TYPE_CHECKING:
