@@ -26,7 +26,7 @@ from transforms.slices import Batch, Item, Job, batches, read_and_decode
 from transforms.sources import Entry, Source, SourceConfig, open_source
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
-from vqgan.data.splitting import is_held_back, key_hash
+from vqgan.data.splits import is_held_back, key_hash
 from vqgan.errors import UserError
 from vqgan.frechet import FeatureStatistics
 

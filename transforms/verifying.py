@@ -21,8 +21,14 @@ from transforms.sources import SourceConfig, open_source
 from vqgan import filesystems
 from vqgan.config import from_dict
 from vqgan.errors import UserError
-from vqgan.hub import resolve_dataset
-from vqgan.manifest import IMAGES_KIND, MANIFEST_FILE, check_parts, manifest_fields, read_manifest
+from vqgan.manifest import (
+    IMAGES_KIND,
+    MANIFEST_FILE,
+    check_parts,
+    manifest_fields,
+    read_manifest,
+    resolve_dataset,
+)
 from vqgan.shards import open_shard, rejects_name, shard_name
 
 if TYPE_CHECKING:

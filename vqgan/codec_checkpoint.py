@@ -31,7 +31,7 @@ from vqgan.presets import PRETRAINED_DIR, pretrained_names
 if TYPE_CHECKING:
     from flax import nnx
 
-FOLDER = folders.Kind("codec", "codec.json", 1)
+FOLDER = folders.FolderKind("codec", "codec.json", 1)
 PARTS = ("encoder", "quantizer", "decoder")
 
 Weights = dict[str, np.ndarray]
@@ -184,7 +184,7 @@ def save_codec(
     with folders.staging(FOLDER, path) as staging:
         for part in filter(codec_parameter_shapes(config).get, PARTS):  # Orbax takes no empty tree
             folders.write_arrays(staging / part, stored[part])
-        info = dataclasses.replace(info, files=folders.file_sizes(staging))
+        info = dataclasses.replace(info, files=folders.folder_sizes(staging))
         (staging / "README.md").write_text(render_card(info.card, config, info.fingerprint))
         folders.write_document(FOLDER, staging, _document(info))
         folders.replace_folder(staging, path)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vqgan.errors import UserError
-from vqgan.files import write_atomically, write_error
+from vqgan.filesystems import write_atomically, write_error
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, LookupError, OSError)
 

@@ -14,15 +14,12 @@ from typing import Any
 
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
-from vqgan.manifest import MANIFEST_FILE
 
 SCHEME = "hf://"
 DATASETS = "hf://datasets/"
 DATASET_TYPE = "dataset"
 """The Hub's ``repo_type`` of data sets; models have none."""
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)/?(?:@(?P<revision>[^?]+))?")
-# What reads a token data set looks at; its report and whatever else lies there stay where they are.
-_DATASET_PATTERNS = (MANIFEST_FILE, "README.md", "plan/*", "data/*.parquet", "rejects/*.parquet")
 
 
 def is_hub(address: str) -> bool:
@@ -75,21 +72,6 @@ def is_unreachable(error: Exception) -> bool:
     local = any(kind.__name__ == "LocalEntryNotFoundError" for kind in type(error).__mro__)
     cause = error.__cause__
     return local and cause is not None and type(cause).__name__ != "OfflineModeIsEnabled"
-
-
-def resolve_dataset(path: str) -> str:
-    """Returns where the files of a token data set lie.
-
-    Args:
-      path: folder or URI, which is given back as it is; or ``hf://datasets/owner/name[@revision]``, which
-        is downloaded where it is not in the library's cache.
-
-    Raises:
-      UserError: a malformed address, no ``huggingface_hub``, no token data set there, or it cannot be had.
-    """
-    if not is_dataset(path):
-        return path
-    return str(fetch_folder(path, MANIFEST_FILE, _DATASET_PATTERNS, "finished token data set"))
 
 
 @functools.lru_cache(maxsize=32)

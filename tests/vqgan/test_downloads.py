@@ -143,10 +143,10 @@ def test_a_cache_that_cannot_be_written(
 def test_nothing_stays_behind_where_the_disk_is_full(
     index: _Index, cache: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
 ) -> None:
-    def full(self: Path, target: Path) -> None:
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "fsync", full)
     with refused("cannot be written .No space left on device.; set VQGAN_CACHE"):
         fetch(_pinned(index.archive), index)
     assert list(cache.iterdir()) == []

@@ -11,8 +11,9 @@ import pytest
 
 from vqgan import hub as vqgan_hub
 from vqgan.data.tokens import open_tokens
-from vqgan.hub import is_missing, is_unreachable, resolve_dataset
+from vqgan.hub import is_missing, is_unreachable
 from vqgan.importers.hub_checkpoint import fetch_checkpoint
+from vqgan.manifest import resolve_dataset
 
 Refused = Callable[[str], AbstractContextManager[None]]
 ADDRESS = "hf://datasets/owner/name"

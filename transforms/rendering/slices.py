@@ -27,7 +27,7 @@ from transforms.rendering.writers import Picture, Writer, open_writer
 from transforms.slices import Progress
 from transforms.summary import describe_file
 from vqgan import filesystems
-from vqgan.data.contract import check_footer
+from vqgan.data.token_shards import check_footer
 from vqgan.errors import UserError
 from vqgan.shards import Shard, open_shard
 

@@ -25,7 +25,7 @@ from vqgan.prior.card import render_prior_card
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.parameters import parameter_shapes
 
-FOLDER = folders.Kind("prior", "prior.json", 1)
+FOLDER = folders.FolderKind("prior", "prior.json", 1)
 WEIGHTS = "weights"
 _PATTERNS = (FOLDER.document, "README.md", f"{WEIGHTS}/*")
 
@@ -107,7 +107,7 @@ def save_prior(
     info = PriorInfo(path, config, fingerprint(config, stored), codec, names, dict(card or {}))
     with folders.staging(FOLDER, path) as staging:
         folders.write_arrays(staging / WEIGHTS, stored)
-        info = dataclasses.replace(info, files=folders.file_sizes(staging))
+        info = dataclasses.replace(info, files=folders.folder_sizes(staging))
         readme = render_prior_card(info.card, config, info.fingerprint, codec.name, codec.fingerprint)
         (staging / "README.md").write_text(readme)
         folders.write_document(FOLDER, staging, _document(info))
