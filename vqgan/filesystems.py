@@ -60,7 +60,7 @@ def file_info(path: str) -> fs.FileInfo:
 
 
 def exists(path: str) -> bool:
-    """Whether a file or folder lies at ``path``."""
+    """Returns whether a file or folder lies at ``path``."""
     return file_info(path).type != fs.FileType.NotFound
 
 
@@ -209,13 +209,15 @@ def publish(
     """
     filesystem, inner = resolve(path)
     folder, name = os.path.split(inner)
-    temporary = os.path.join(folder, temporary_name(name))
+    # As bytes: pyarrow would refuse the name of a local folder that is not UTF-8.
+    final = inner.encode(errors="surrogateescape")
+    temporary = os.path.join(folder, temporary_name(name)).encode(errors="surrogateescape")
     try:
         try:
             with filesystem.open_output_stream(temporary) as stream:
                 yield stream
             _sync(filesystem, temporary)
-            filesystem.move(temporary, inner)
+            filesystem.move(temporary, final)
         except BaseException:
             with suppress(OSError):
                 filesystem.delete_file(temporary)
@@ -252,7 +254,7 @@ def delete_temporaries(folder: str) -> None:
             delete(join(folder, name))
 
 
-def _sync(filesystem: fs.FileSystem, path: str) -> None:
+def _sync(filesystem: fs.FileSystem, path: bytes) -> None:
     """Forces a local file to disk, so that the rename never outlives the contents."""
     if isinstance(filesystem, fs.LocalFileSystem):
         descriptor = os.open(path, os.O_RDONLY)

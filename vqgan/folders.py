@@ -77,7 +77,7 @@ def staging(kind: FolderKind, path: Path) -> Iterator[Path]:
 
 
 def cannot_write(error: Exception) -> bool:
-    """Whether an error says that a disk or a place cannot be written to, and is no mistake of ours.
+    """Returns whether an error says that a place cannot be written to, and is no mistake of ours.
 
     TensorStore reports a full disk, a quota, a limit of file sizes or missing permissions as a ValueError.
     """

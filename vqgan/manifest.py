@@ -186,12 +186,12 @@ class TokenManifest:
 
     @property
     def codebook_size(self) -> int:
-        """Number of codes."""
+        """Returns the number of codes."""
         return len(self.histogram)
 
     @property
     def slices(self) -> int:
-        """Number of shards."""
+        """Returns the number of shards."""
         return len(self.entries)
 
 

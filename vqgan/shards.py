@@ -86,7 +86,7 @@ class ShardMetadata:
     sampling: Mapping[str, Any] | None = None
 
     def to_json(self) -> bytes:
-        """Canonical JSON: the same metadata gives the same bytes."""
+        """Writes canonical JSON: the same metadata gives the same bytes."""
         document = dataclasses.asdict(self)
         if self.sampling is None:
             del document["sampling"]
@@ -227,7 +227,7 @@ class ShardWriter:
         self._pending_rows = rest.num_rows
 
     def _open(self, first_group: pa.Table) -> pq.ParquetWriter:
-        """The Parquet writer, opened with the encoding that suits the first rows."""
+        """Returns the Parquet writer, opened with the encoding that suits the first rows."""
         if self._writer is None:
             encoding = smallest_encoding(first_group.select(["tokens"]))
             dictionary = [name for name in self.schema.names if name not in ("tokens", "key", "crop")]
@@ -304,17 +304,17 @@ class Shard:
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
+        """Returns the number of rows."""
         return self.footer.num_rows
 
     @property
     def footer(self) -> pq.FileMetaData:
-        """Parquet's own footer."""
+        """Returns Parquet's own footer."""
         return self._file.metadata
 
     @property
     def schema(self) -> pa.Schema:
-        """Arrow schema of the columns."""
+        """Returns the Arrow schema of the columns."""
         return self._file.schema_arrow
 
     def token_bytes(self) -> int:

@@ -141,7 +141,7 @@ def test_file_is_written_whole_or_not_at_all(
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("name", ["~", "~user", "a:b"])
+@pytest.mark.parametrize("name", ["~", "~user", "a:b", os.fsdecode(b"\xff")])
 def test_a_local_file_is_what_its_name_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -124,7 +124,7 @@ def crop_batches(
     blocks: Sequence[range] | None = None,
     name: str = "the training data",
 ) -> "CropBatches":
-    """Endless batches of random crops, fixed by the seed and the shard.
+    """Makes endless batches of random crops, fixed by the seed and the shard.
 
     Every image of the shard comes once before any comes again, in an order of its own each time.
     Two batches are made ahead in threads while the caller's step runs.
@@ -281,7 +281,7 @@ def _resized(square: np.ndarray, size: int) -> np.ndarray:
 
 
 def _grain() -> Any:
-    """Imported on demand: Grain imports JAX, which whoever only reads a configuration does without."""
+    """Imports Grain on demand: it loads JAX, which whoever only reads a configuration does without."""
     require_extra("train", "reading crops", "grain")
     import grain
 

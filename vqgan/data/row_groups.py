@@ -35,7 +35,7 @@ class Rows(NamedTuple):
     columns: Mapping[str, pa.Array]
 
     def take(self, numbers: np.ndarray) -> "Rows":
-        """Some rows, in the order of int64 ``[B]`` numbers."""
+        """Returns some rows, in the order of int64 ``[B]`` numbers."""
         columns = {name: values.take(pa.array(numbers)) for name, values in self.columns.items()}
         return Rows(np.take(self.tokens, numbers, axis=0), np.take(self.labels, numbers), columns)
 

@@ -13,7 +13,7 @@ def key_hash(key: str) -> int:
 
 
 def is_held_back(key: str, holdout: int) -> bool:
-    """Whether an image is among the one in ``holdout`` that validates; none is where that is 0."""
+    """Returns whether an image is the one in ``holdout`` that validates; none is where that is 0."""
     return holdout > 0 and key_hash(key) % holdout == 0
 
 
@@ -31,7 +31,7 @@ class Split:
 
     @property
     def is_all(self) -> bool:
-        """Whether every row counts."""
+        """Returns whether every row counts."""
         return not self.holdout and not self.held_back
 
     def accepts(self, keys: pa.Array) -> np.ndarray:

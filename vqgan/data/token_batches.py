@@ -132,7 +132,7 @@ class TokenBatches:
         self._position = position
 
     def _at(self, start: int) -> TokenBatch:
-        """This host's part of what all hosts take from a position on."""
+        """Reads this host's part of what all hosts take from a position on."""
         first = start + self._index * self._batch_size
         numbers = self._stream.numbers(np.arange(first, first + self._batch_size))
         owners = np.searchsorted(self._starts, numbers, side="right") - 1
@@ -193,7 +193,7 @@ def _codec(tokens: TokenSet) -> str:
 
 
 def _stream(sets: Sequence[TokenSet], seed: int, weights: Sequence[float] | None, views: str) -> IndexStream:
-    """The stream of all hosts: numbers of rows, counted through all sets."""
+    """Makes the stream of all hosts: numbers of rows, counted through all sets."""
     make = _rounds_of_rows if views == "all" else _rounds_of_images
     if weights is None:
         return make(sets, 0, (seed,))
@@ -203,7 +203,7 @@ def _stream(sets: Sequence[TokenSet], seed: int, weights: Sequence[float] | None
 
 
 def _rounds_of_rows(sets: Sequence[TokenSet], start: int, seed: tuple[int, ...]) -> EndlessOrder:
-    """Every row of some sets in each round; their rows are numbered from ``start`` on."""
+    """Shows every row of some sets in each round; their rows are numbered from ``start`` on."""
     starts, sizes = _blocks(sets, np.concatenate([tokens.groups.sizes for tokens in sets]))
 
     def make_round(epoch: int) -> np.ndarray:
@@ -213,7 +213,7 @@ def _rounds_of_rows(sets: Sequence[TokenSet], start: int, seed: tuple[int, ...])
 
 
 def _rounds_of_images(sets: Sequence[TokenSet], start: int, seed: tuple[int, ...]) -> EndlessOrder:
-    """One row of each image in each round, drawn anew; likewise."""
+    """Shows one row of each image in each round, drawn anew; likewise."""
     offsets = start + np.cumsum([0, *map(len, sets)])
     rows = np.concatenate(
         [tokens.images.rows + offset for tokens, offset in zip(sets, offsets, strict=False)]
@@ -231,7 +231,7 @@ def _rounds_of_images(sets: Sequence[TokenSet], start: int, seed: tuple[int, ...
 
 
 def _images_by_group(tokens: TokenSet) -> np.ndarray:
-    """How many images begin in each row group, int64 ``[R]``."""
+    """Counts the images that begin in each row group, int64 ``[R]``."""
     images, groups = tokens.images, tokens.groups
     first_rows = images.rows[np.cumsum(images.counts) - images.counts]
     owners = np.searchsorted(groups.starts, first_rows, side="right") - 1

@@ -146,7 +146,7 @@ def open_tokens(
         asked for, and some tens of decoded row groups stay in memory.
 
     Raises:
-      UserError: no finished data set, one that cannot be had from the Hub, shards that are missing, damaged
+      UserError: no finished data set, one that is unavailable on the Hub, shards that are missing, damaged
         or not those of the manifest, another codec or grid, an unknown column, nothing to train on.
     """
     if holdout < 0:
