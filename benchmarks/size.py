@@ -19,7 +19,7 @@ from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
 from vqgan import codec_checkpoint
-from vqgan.data.images import CropConfig, crop_batches
+from vqgan.data.image_crops import CropConfig, crop_batches
 from vqgan.model.vqgan import TokenEncoder, normalize
 
 LARGE_CODEBOOK = 16384

@@ -19,7 +19,7 @@ from common import make_corpus, parser, say, scratch
 
 from pipelines.training import configure, open_batches, open_pictures
 from transforms.sources import SourceConfig
-from vqgan.data.images import Batches
+from vqgan.data.image_crops import CropBatches
 from vqgan.training.loop import Evaluation
 from vqgan.training.tokenizer import TokenizerLearner
 from vqgan.training.tokenizer_config import TokenizerConfig
@@ -40,7 +40,7 @@ def matrix_flops(dtype: str) -> float:
     return 2 * size**3 / best
 
 
-def open_loader(folder: Path, config: TokenizerConfig) -> Batches:
+def open_loader(folder: Path, config: TokenizerConfig) -> CropBatches:
     """The loader that ``vqgan train`` uses."""
     return open_batches(open_pictures(SourceConfig(str(folder)), config.data), config)
 
@@ -59,7 +59,7 @@ def loader_rate(folder: Path, config: TokenizerConfig, batches: int) -> float:
 
 
 def time_phase(
-    learner: TokenizerLearner, step: int, state: Any, stream: Batches, steps: int
+    learner: TokenizerLearner, step: int, state: Any, stream: CropBatches, steps: int
 ) -> tuple[Any, float, float]:
     """State, seconds per step, and the share of them spent in waiting for data."""
     state, _ = learner.step(step, state, next(stream))

@@ -16,10 +16,10 @@ from transforms.sharded.run import speaker
 from transforms.sources import SourceConfig
 from transforms.verify_data_set import verify_data_set
 from vqgan import page
-from vqgan.data.splitting import is_held_back
+from vqgan.data.splits import is_held_back
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
-from vqgan.files import write_atomically
+from vqgan.filesystems import write_atomically
 from vqgan.prior.checkpoint import read_prior
 from vqgan.prior.sampling.config import SamplingConfig
 

@@ -26,7 +26,7 @@ from transforms.sources import Entry, Source, SourceConfig, open_source
 from transforms.tokenizing.shard import Batch, Item, TokenizeTask, batches, read_and_decode
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
-from vqgan.data.splitting import is_held_back, key_hash
+from vqgan.data.splits import is_held_back, key_hash
 from vqgan.errors import UserError
 from vqgan.frechet import FeatureStatistics
 

@@ -11,9 +11,9 @@ from vqgan.card import ModelCard
 from vqgan.codec_checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
-from vqgan.hub import is_dataset, resolve_dataset
+from vqgan.hub import is_dataset
 from vqgan.importers import is_foreign_source, looks_foreign
-from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
+from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest, resolve_dataset
 from vqgan.model.parameters import codec_parameter_count
 from vqgan.prior.checkpoint import find_prior, read_prior
 from vqgan.prior.config import prior_parameter_count

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vqgan.config import ModelConfig, from_dict
-from vqgan.data.token_batches import check_agreement
+from vqgan.data.token_batches import check_mixable
 from vqgan.data.tokens import TokenSet, open_tokens
 from vqgan.errors import UserError
 from vqgan.prior.checkpoint import CodecIdentity
@@ -79,7 +79,7 @@ def open_sets(
     training = tuple(
         open_tokens(path, columns=columns, holdout=config.holdout, memory_mib=memory) for path in paths
     )
-    check_agreement(training)
+    check_mixable(training)
     held_back = _open_held_back(training, validation, config, columns)
     classes, names = (0, ()) if unconditional else _classes(training, held_back)
     partners = None

@@ -11,11 +11,10 @@ from transforms.sharded.plan import KEYS_FILE, PLAN_FILE, PLAN_FOLDER, read_plan
 from transforms.sharded.run import missing_files
 from transforms.tokenizing.report import REPORT_FILE
 from vqgan import filesystems
-from vqgan.data.contract import read_contract
 from vqgan.dataset_card import CARD_FILE, render_dataset_card
 from vqgan.errors import UserError
 from vqgan.hub import DATASET_TYPE
-from vqgan.manifest import MANIFEST_FILE, check_parts, damaged
+from vqgan.manifest import MANIFEST_FILE, check_parts, damaged_manifest, load_token_manifest
 from vqgan.shards import DATA_FOLDER, REJECTS_FOLDER
 
 _SHARD = re.compile(rf"{DATA_FOLDER}/tokens-\d+-of-\d+\.parquet|{REJECTS_FOLDER}/rejects-\d+-of-\d+\.parquet")
@@ -36,7 +35,7 @@ def token_upload(path: str) -> Upload:
       UserError: it is not finished, holds pictures, or a file is gone or not of the size in the manifest.
     """
     manifest = read_token_manifest(path)
-    read_contract(path)  # the manifest does not contradict itself
+    load_token_manifest(path)  # the manifest does not contradict itself
     check_parts(path, manifest)
     names = [*_listed(path, manifest), *_planned(path, manifest)]
     if wrong := missing_files(path, manifest):
@@ -61,7 +60,7 @@ def _listed(path: str, manifest: Mapping[str, Any]) -> Iterable[str]:
     for entry in (*manifest["shards"], *manifest["rejects"]):
         name = str(entry["name"])
         if _SHARD.fullmatch(name) is None:
-            raise damaged(path, f"{name} is no name of a shard")
+            raise damaged_manifest(path, f"{name} is no name of a shard")
         yield name
 
 

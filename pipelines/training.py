@@ -16,15 +16,15 @@ from transforms.images.decode import DecodeConfig
 from transforms.sharded.run import Say, speaker
 from transforms.sources import SourceConfig
 from vqgan.codec_checkpoint import read_info
-from vqgan.data.splitting import key_hash
+from vqgan.data.splits import key_hash
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
-from vqgan.files import write_atomically
+from vqgan.filesystems import write_atomically
 from vqgan.training.presets import TRAINING_PRESETS
 from vqgan.training.tokenizer_config import DataConfig, TokenizerConfig
 
 if TYPE_CHECKING:
-    from vqgan.data.images import Batches
+    from vqgan.data.image_crops import CropBatches
 
 CHECK_EVERY = 100  # batches between looks at the number of rejects
 
@@ -125,7 +125,7 @@ def configure(preset: str, settings: Sequence[str]) -> TokenizerConfig:
 
 def validation_images(pictures: Pictures, config: DataConfig) -> np.ndarray:
     """Held-back pictures, centre-cropped and resized, uint8 ``[N, S, S, 3]``; unusable ones are left out."""
-    from vqgan.data.images import center_crop_resize
+    from vqgan.data.image_crops import center_crop_resize
 
     size, found = config.evaluated_size, []
     # By a hash of the key: the first ones of a listing may all be of one class.
@@ -151,9 +151,9 @@ def open_pictures(source: SourceConfig, data: DataConfig) -> Pictures:
     return Pictures(source, DecodeConfig(), data.max_short_side, data.crop_size, data.cache_mib << 20)
 
 
-def open_batches(pictures: Pictures, config: TokenizerConfig) -> "Batches":
+def open_batches(pictures: Pictures, config: TokenizerConfig) -> "CropBatches":
     """Endless batches of training crops."""
-    from vqgan.data.images import CropConfig, crop_batches
+    from vqgan.data.image_crops import CropConfig, crop_batches
 
     data, train = config.data, config.train
     return crop_batches(

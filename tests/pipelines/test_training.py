@@ -139,7 +139,7 @@ def test_nothing_usable(vqgan: Vqgan, tmp_path: Path) -> None:
     for number in range(30):
         (tmp_path / "in" / f"{number}.jpg").write_bytes(b"no image")
     result = vqgan(*command(tmp_path / "in", tmp_path / "run", "--quiet"))
-    assert (result.code, "pictures can be used; see the reasons" in result.line) == (2, True), result.err
+    assert (result.code, "images can be used; see the reasons" in result.line) == (2, True), result.err
     assert not (tmp_path / "run" / "codec").exists()
 
 

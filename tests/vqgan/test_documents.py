@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from vqgan import codec_checkpoint
 from vqgan.codec_checkpoint import read_info, save_codec
-from vqgan.data.contract import Contract, read_contract
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError
-from vqgan.manifest import FORMAT_VERSION, check_parts, manifest_fields
+from vqgan.manifest import FORMAT_VERSION, TokenManifest, check_parts, load_token_manifest, manifest_fields
 from vqgan.model.parameters import codec_parameter_count
 from vqgan.prior import checkpoint as prior_checkpoint
 from vqgan.prior import parameters as prior_parameters
@@ -157,15 +156,15 @@ def test_footer() -> None:
 
 
 def test_manifest(tmp_path: Path) -> None:
-    def read(changed: Any) -> Contract | None:
+    def read(changed: Any) -> TokenManifest | None:
         (tmp_path / "manifest.json").write_text(json.dumps(changed))
-        contract = read_contract(str(tmp_path))
-        check_parts(str(tmp_path), contract.manifest)
-        return contract
+        manifest = load_token_manifest(str(tmp_path))
+        check_parts(str(tmp_path), manifest.document)
+        return manifest
 
-    contract = read(MANIFEST)
-    assert contract is not None
-    assert contract.histogram.tolist() == [3, 1]
+    manifest = read(MANIFEST)
+    assert manifest is not None
+    assert manifest.histogram.tolist() == [3, 1]
     assert refusals(damaged(MANIFEST), read) > 200
 
 
@@ -227,11 +226,11 @@ def test_a_mistake_of_ours_shows_as_what_it_is(
     monkeypatch.setattr(codec_checkpoint, "from_dict", broken)
     monkeypatch.setattr(prior_checkpoint, "from_dict", broken)
     monkeypatch.setattr(ShardMetadata, "__init__", broken)
-    monkeypatch.setattr(Contract, "__init__", broken)
+    monkeypatch.setattr(TokenManifest, "__init__", broken)
     for read in (
         lambda: read_info(toy_path),
         lambda: read_prior(tmp_path),
-        lambda: read_contract(str(tmp_path)),
+        lambda: load_token_manifest(str(tmp_path)),
         lambda: ShardMetadata.from_json(json.dumps(SHARD).encode(), "shard"),
     ):
         with pytest.raises(type(error)) as caught:

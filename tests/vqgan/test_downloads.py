@@ -105,7 +105,7 @@ def test_a_damaged_copy_in_the_cache_is_replaced(index: _Index, damage: bytes) -
 def test_other_contents_are_refused_and_not_kept(tmp_path: Path, cache: Path, refused: Refused) -> None:
     pinned = _pinned(_wheel(tmp_path / "a" / "toy_weights-1.0-py3-none-any.whl"))
     other = _wheel(tmp_path / "b" / "toy_weights-1.0-py3-none-any.whl", CONTENT[::-1])
-    with refused("net.bin of the package toy-weights 1.0 cannot be had: .*SHA-256 differs.*give the path"):
+    with refused("net.bin of the package toy-weights 1.0 is unavailable: .*SHA-256 differs.*give the path"):
         fetch(pinned, _Index(other))
     longer = _wheel(tmp_path / "c" / "toy_weights-1.0-py3-none-any.whl", OTHER)
     with refused("SHA-256 differs"):
@@ -127,7 +127,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, refused: Refused) -> None
 
 def test_a_link_in_an_archive_is_not_followed(tmp_path: Path, refused: Refused) -> None:
     archive = _sdist(tmp_path / "toy_weights-1.0.tar.gz", link=True)
-    with refused("cannot be had"):
+    with refused("is unavailable"):
         fetch(_pinned(archive), _Index(archive))
 
 
@@ -143,10 +143,10 @@ def test_a_cache_that_cannot_be_written(
 def test_nothing_stays_behind_where_the_disk_is_full(
     index: _Index, cache: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
 ) -> None:
-    def full(self: Path, target: Path) -> None:
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "fsync", full)
     with refused("cannot be written .No space left on device.; set VQGAN_CACHE"):
         fetch(_pinned(index.archive), index)
     assert list(cache.iterdir()) == []
@@ -175,7 +175,7 @@ def test_nothing_of_a_source_release_of_other_bytes_is_run(local_pip: Path, refu
     marker = local_pip / "was-run"
     archive = _sdist(local_pip / "toy_weights-1.0.tar.gz", setup=f"open({str(marker)!r}, 'w')")
     pinned = dataclasses.replace(_pinned(archive), archive_sha256="0" * 64)
-    with refused("cannot be had: its contents are not those expected .SHA-256 differs."):
+    with refused("is unavailable: its contents are not those expected .SHA-256 differs."):
         fetch(pinned)
     assert not marker.exists()
 
@@ -187,7 +187,7 @@ def test_without_a_network_the_user_is_told_so(
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nobody listens there
     monkeypatch.setenv("PIP_RETRIES", "0")
     pinned = _pinned(_wheel(local_pip.parent / "toy_weights-1.0-py3-none-any.whl"))
-    with refused("cannot be had: No matching distribution .*; check the network .* or give the path"):
+    with refused("is unavailable: No matching distribution .*; check the network .* or give the path"):
         fetch(pinned)
     assert not cache.exists()
 
@@ -197,11 +197,11 @@ def test_without_pip_the_user_is_told_so(
 ) -> None:
     python = tmp_path / "python"
     monkeypatch.setattr(downloads.sys, "executable", str(python))
-    with refused("cannot be had: pip cannot be run .No such file"):
+    with refused("is unavailable: pip cannot be run .No such file"):
         fetch(_pinned(index.archive))
     python.write_text(f"#!/bin/sh\necho '{python}: No module named pip' >&2\nexit 1\n")
     python.chmod(0o755)
-    with refused("cannot be had: .*No module named pip; .*give the path"):
+    with refused("is unavailable: .*No module named pip; .*give the path"):
         fetch(_pinned(index.archive))
 
 

@@ -125,6 +125,31 @@ def test_local_files_reach_the_disk_before_the_rename(
     assert synced == [4]
 
 
+def test_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
+) -> None:
+    path = tmp_path / "file"
+    filesystems.write_atomically(path, b"before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with refused("file: cannot be written .No space left on device.; tidy up"):
+        filesystems.write_atomically(path, b"after", "tidy up")
+    assert path.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("name", ["~", "~user", "a:b", os.fsdecode(b"\xff")])
+def test_a_local_file_is_what_its_name_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    filesystems.write_atomically(Path(name), b"data")
+    assert os.listdir(tmp_path) == [name]
+
+
 @BOTH
 def test_looking_around(tmp_path: Path, scheme: str) -> None:
     root = f"{scheme}{tmp_path}"

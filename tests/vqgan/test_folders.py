@@ -11,9 +11,8 @@ import pytest
 
 from vqgan import folders
 from vqgan.errors import UserError
-from vqgan.files import write_atomically
 
-THING = folders.Kind("thing", "thing.json", 3)
+THING = folders.FolderKind("thing", "thing.json", 3)
 ARRAYS = {"a.kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16)}
 
 
@@ -129,7 +128,7 @@ def test_fields_that_are_not_as_expected(tmp_path: Path, value: Any, refused: An
 
 def test_arrays(tmp_path: Path, refused: Any) -> None:
     folders.write_arrays(tmp_path / "weights", ARRAYS)
-    sizes = folders.file_sizes(tmp_path)
+    sizes = folders.folder_sizes(tmp_path)
     assert sizes
     assert all((tmp_path / name).stat().st_size == size for name, size in sizes.items())
     found = folders.read_arrays(THING, tmp_path, "weights", sizes)
@@ -149,22 +148,6 @@ def test_sums() -> None:
     expected = hashlib.sha256(b'{"x":2}' + b"a[1]" + b"\0\0\0\0").hexdigest()
     fields, defaults = {"x": 2, "y": 1, "dropout": 0.5}, {"x": 1, "y": 1, "dropout": 0.0}
     assert folders.config_fingerprint(fields, defaults, {"a": np.zeros(1)}) == expected
-
-
-def test_file_is_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
-) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"before")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with refused("file: cannot be written .No space left on device.; tidy up"):
-        write_atomically(path, b"after", "tidy up")
-    assert path.read_bytes() == b"before"
-    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_arrays_do_not_name_the_folder_that_they_were_written_in(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from vqgan import hub as vqgan_hub
 from vqgan.data.tokens import open_tokens
-from vqgan.hub import is_missing, is_unreachable, resolve_dataset
+from vqgan.hub import is_missing, is_unreachable
 from vqgan.importers.hub_checkpoint import fetch_checkpoint
+from vqgan.manifest import resolve_dataset
 
 Refused = Callable[[str], AbstractContextManager[None]]
 ADDRESS = "hf://datasets/owner/name"
@@ -116,7 +117,7 @@ def test_a_configuration_that_may_be_there_is_not_passed_over(
     library: Library, error: Exception, name: str, refused: Refused
 ) -> None:
     library.errors = {name: error}
-    with refused(rf"^hf://owner/name/model.ckpt: cannot be had \({type(error).__name__}: "):
+    with refused(rf"^hf://owner/name/model.ckpt: unavailable \({type(error).__name__}: "):
         fetch_checkpoint("hf://owner/name/model.ckpt")
 
 
@@ -127,7 +128,7 @@ def test_what_is_in_the_cache_serves_where_the_hub_cannot_be_reached(
     assert fetch_checkpoint("hf://owner/name") == library.folder
     library.errors = {"codec.json": PermissionError("no")}
     fetch_checkpoint.cache_clear()
-    with refused("cannot be had .PermissionError: no"):
+    with refused("unavailable .PermissionError: no"):
         fetch_checkpoint("hf://owner/name")
 
 
@@ -167,7 +168,7 @@ def test_what_cannot_be_had_is_one_line(
 ) -> None:
     (library.folder / "manifest.json").write_text("{}")
     library.errors = {name: error}
-    with refused(f"^{ADDRESS}: cannot be had .{type(error).__name__}: .*; check name, revision and network"):
+    with refused(f"^{ADDRESS}: unavailable .{type(error).__name__}: .*; check name, revision and network"):
         open_tokens(ADDRESS)
 
 

@@ -24,6 +24,7 @@ from vqgan.shards import (
     Shard,
     ShardMetadata,
     ShardWriter,
+    open_shard,
     rejects_name,
     shard_name,
     shard_schema,
@@ -264,6 +265,8 @@ def test_not_parquet(data: bytes, refused: Any) -> None:
 def test_no_such_file(tmp_path: Path, refused: Any) -> None:
     with refused("gone: not a readable Parquet file"):
         Shard(str(tmp_path / "gone"), "gone")
+    with refused("gone: cannot be opened"), open_shard(str(tmp_path / "gone")):
+        pass
 
 
 def read_all(data: bytes) -> list[np.ndarray]:

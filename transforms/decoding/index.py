@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vqgan import filesystems
-from vqgan.documents import Fields, parse_document
+from vqgan.documents import Fields
 from vqgan.errors import UserError, first_line
-from vqgan.manifest import AGAIN, FORMAT_VERSION, check_version
-from vqgan.shards import DATA_FOLDER
+from vqgan.manifest import AGAIN
+from vqgan.shards import DATA_FOLDER, footer_fields, footer_json
 
 METADATA_KEY = b"vqgan-images"
 ROWS_PER_GROUP = 1024
@@ -94,8 +94,7 @@ class IndexMetadata:
 
     def to_json(self) -> bytes:
         """Canonical JSON: the same metadata gives the same bytes."""
-        document = {"version": FORMAT_VERSION, **dataclasses.asdict(self)}
-        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        return footer_json(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Self:
@@ -104,11 +103,7 @@ class IndexMetadata:
         Raises:
           UserError: another format version, or a field is missing or of another type.
         """
-        fields = parse_document(
-            data, lambda reason: UserError(f"{where}: damaged footer metadata ({reason})")
-        )
-        check_version(where, fields.integer("version"))
-        fields.only({"version", *(field.name for field in dataclasses.fields(cls))})
+        fields = footer_fields(data, where, {field.name for field in dataclasses.fields(cls)})
         archive = None if fields.value("archive", None) is None else fields.fields("archive")
         return cls(
             plan_hash=fields.text("plan_hash"),

@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 from transforms.sharded.batching import in_order
 from transforms.sharded.plan import Plan, read_plan, write_plan_file
 from vqgan import filesystems
-from vqgan.data.contract import check_footer, check_size
+from vqgan.data.token_shards import check_footer, check_shard_size
 from vqgan.errors import UserError
-from vqgan.hub import resolve_dataset
 from vqgan.manifest import (
     FORMAT_VERSION,
     check_entries,
     check_tokens,
     manifest_fields,
     read_manifest,
+    resolve_dataset,
 )
 from vqgan.shards import open_shard
 
@@ -192,4 +192,4 @@ def _check_sizes(path: str, entries: Sequence[Mapping[str, Any]]) -> None:
     """Finds shards that are missing or of another size by one listing of their folder."""
     sizes = filesystems.file_sizes(path, filesystems.parents(entry["name"] for entry in entries))
     for entry in entries:
-        check_size(filesystems.join(path, entry["name"]), sizes.get(entry["name"]), entry["bytes"])
+        check_shard_size(filesystems.join(path, entry["name"]), sizes.get(entry["name"]), entry["bytes"])

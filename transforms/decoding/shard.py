@@ -24,7 +24,7 @@ from transforms.sharded.job import ProgressCallback
 from transforms.sharded.rejects import RejectRow
 from transforms.sharded.summary import describe_file
 from vqgan import filesystems
-from vqgan.data.contract import check_footer
+from vqgan.data.token_shards import check_footer
 from vqgan.errors import UserError
 from vqgan.shards import Shard, open_shard
 

@@ -6,9 +6,7 @@ import dataclasses
 import functools
 import itertools
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,8 @@ from PIL import Image
 from transforms.images.decode import DecodeConfig, Decoded, Reject, reject_reason, rejecting
 from transforms.images.decode import decode as decode_image
 from transforms.sources import Entry, Loader, SourceConfig, open_source
-from vqgan.data.splitting import is_held_back
+from vqgan.caching import LatestResults
+from vqgan.data.splits import is_held_back
 from vqgan.errors import UserError
 
 BLOCK_ENTRIES = 256
@@ -95,7 +94,7 @@ class Pictures:
 
     def _start(self) -> None:
         self._lock = threading.Lock()
-        self._read_blocks = _Latest(self._read_block, BLOCKS_KEPT)
+        self._read_blocks = LatestResults(self._read_block, BLOCKS_KEPT)
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
@@ -181,7 +180,7 @@ class Pictures:
             (data,) = self._read([self._entries[number]])
         else:
             block = bisect.bisect_right(self.blocks, number, key=lambda block: block.start) - 1
-            data = self._read_blocks.get(block)[number - self.blocks[block].start]
+            data = self._read_blocks(block)[number - self.blocks[block].start]
         if isinstance(data, Reject):
             raise _copied(data)
         return data
@@ -201,7 +200,7 @@ def split(pictures: Pictures, holdout: int) -> tuple[Pictures, Pictures]:
     """Pictures to train on, and pictures to validate with: one in ``holdout``, and none where that is 0.
 
     The split is by image, never by crop, and depends on nothing but the key; see
-    :mod:`transforms.splitting`.
+    :mod:`vqgan.data.splits`.
 
     Raises:
       UserError: nothing is left to train on.
@@ -237,35 +236,6 @@ class _Cache:
             if place not in self._pictures and picture.nbytes <= self._room:
                 self._pictures[place] = picture
                 self._room -= picture.nbytes
-
-
-class _Latest:
-    """What was made for the numbers asked for last. One thread makes it, others that want it wait."""
-
-    def __init__(self, make: Callable[[int], list[Encoded]], keep: int) -> None:
-        self._make = make
-        self._keep = keep
-        self._made: OrderedDict[int, Future[list[Encoded]]] = OrderedDict()  # the last used comes last
-        self._lock = threading.Lock()
-
-    def get(self, number: int) -> list[Encoded]:
-        with self._lock:
-            waiting = number in self._made
-            future = self._made.setdefault(number, Future())
-            self._made.move_to_end(number)
-            while len(self._made) > self._keep:
-                self._made.popitem(last=False)
-        if not waiting:
-            self._fill(number, future)
-        return future.result()
-
-    def _fill(self, number: int, future: "Future[list[Encoded]]") -> None:
-        try:
-            future.set_result(self._make(number))
-        except BaseException as error:
-            with self._lock:
-                self._made.pop(number, None)  # another time it may work
-            future.set_exception(error)
 
 
 def _cut(entries: Sequence[Entry], usual_bytes: int) -> Iterator[range]:

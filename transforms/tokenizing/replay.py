@@ -16,8 +16,7 @@ from transforms.tokenizing.shard import Item, TokenizeTask, read_and_decode
 from vqgan import filesystems
 from vqgan.config import from_dict
 from vqgan.errors import UserError
-from vqgan.hub import resolve_dataset
-from vqgan.manifest import MANIFEST_FILE, manifest_fields
+from vqgan.manifest import MANIFEST_FILE, manifest_fields, resolve_dataset
 from vqgan.shards import open_shard, shard_name
 
 if TYPE_CHECKING:

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from vqgan.data import row_groups
-from vqgan.data.mixing import Mixture, Stream
-from vqgan.data.order import EndlessOrder, epoch_order, layout
-from vqgan.data.rows import TokenBatch, as_batch, column_kind, gather
-from vqgan.data.tokens import TokenSet, called, shape
+from vqgan.data.row_groups import ROW_GROUPS_MIXED, gather
+from vqgan.data.shuffle import EndlessOrder, IndexStream, Mixture, block_layout, epoch_order
+from vqgan.data.token_shards import column_kind
+from vqgan.data.tokens import TokenBatch, TokenSet, as_batch, called, shape
 from vqgan.errors import UserError
 
-VIEWS = ("all", "one")
+VIEW_CHOICES = ("all", "one")
 _STATE_VERSION = 1
 
 
@@ -32,7 +31,7 @@ def token_batches(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> "TokenBatches":
-    """Endless batches, fixed by data, seed, weights and views.
+    """Makes endless batches, fixed by data, seed, weights and views.
 
     Each row (or image) comes once before any comes again, in an order of its own each time; nothing is
     dropped where a round ends. Rows in memory are mixed as a whole; of a data set on disk some tens of row
@@ -53,13 +52,13 @@ def token_batches(
     """
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} rows: it must be at least 1")
-    if views not in VIEWS:
-        raise UserError(f"views is {views!r}: it must be one of {', '.join(VIEWS)}")
+    if views not in VIEW_CHOICES:
+        raise UserError(f"views is {views!r}: it must be one of {', '.join(VIEW_CHOICES)}")
     if not 0 <= shard_index < shard_count:
         raise ValueError(f"host {shard_index} of {shard_count}")
     if seed < 0:
         raise UserError(f"seed is {seed}: it must not be negative")
-    check_agreement(sets)
+    check_mixable(sets)
     identity = {
         "version": _STATE_VERSION,
         "seed": seed,
@@ -80,7 +79,7 @@ class TokenBatches:
     def __init__(
         self,
         sets: Sequence[TokenSet],
-        stream: Stream,
+        stream: IndexStream,
         batch_size: int,
         shard: tuple[int, int],
         identity: Mapping[str, Any],
@@ -101,16 +100,16 @@ class TokenBatches:
         return batch
 
     def batch(self, number: int) -> TokenBatch:
-        """This host's batch of that number, counted from the start of the stream. Safe from many threads."""
+        """Returns this host's batch of a number from the start of the stream on. Safe from many threads."""
         return self._at(number * self._batch_size * self._count)
 
     @property
     def source(self) -> "BatchSource":
-        """The same batches by number, as Grain wants a source."""
+        """Returns the same batches by number, as Grain wants a source."""
         return BatchSource(self)
 
     def get_state(self) -> dict[str, Any]:
-        """The position after the last batch that was given, as JSON data. It is that of all hosts."""
+        """Returns the position after the last batch that was given, as JSON data. It is that of all hosts."""
         return {**self._identity, "position": self._position}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -133,7 +132,7 @@ class TokenBatches:
         self._position = position
 
     def _at(self, start: int) -> TokenBatch:
-        """This host's part of what all hosts take from a position on."""
+        """Reads this host's part of what all hosts take from a position on."""
         first = start + self._index * self._batch_size
         numbers = self._stream.numbers(np.arange(first, first + self._batch_size))
         owners = np.searchsorted(self._starts, numbers, side="right") - 1
@@ -154,8 +153,8 @@ class BatchSource:
         return self._batches.batch(number)
 
 
-def check_agreement(sets: Sequence[TokenSet]) -> None:
-    """That data sets can be mixed.
+def check_mixable(sets: Sequence[TokenSet]) -> None:
+    """Checks that data sets can be mixed.
 
     Raises:
       UserError: there are none, one is empty, or they differ in codec, grid or columns.
@@ -193,8 +192,8 @@ def _codec(tokens: TokenSet) -> str:
     return f"{name} with {tokens.codebook_size} codes"
 
 
-def _stream(sets: Sequence[TokenSet], seed: int, weights: Sequence[float] | None, views: str) -> Stream:
-    """The stream of all hosts: numbers of rows, counted through all sets."""
+def _stream(sets: Sequence[TokenSet], seed: int, weights: Sequence[float] | None, views: str) -> IndexStream:
+    """Makes the stream of all hosts: numbers of rows, counted through all sets."""
     make = _rounds_of_rows if views == "all" else _rounds_of_images
     if weights is None:
         return make(sets, 0, (seed,))
@@ -204,17 +203,17 @@ def _stream(sets: Sequence[TokenSet], seed: int, weights: Sequence[float] | None
 
 
 def _rounds_of_rows(sets: Sequence[TokenSet], start: int, seed: tuple[int, ...]) -> EndlessOrder:
-    """Every row of some sets in each round; their rows are numbered from ``start`` on."""
+    """Shows every row of some sets in each round; their rows are numbered from ``start`` on."""
     starts, sizes = _blocks(sets, np.concatenate([tokens.groups.sizes for tokens in sets]))
 
     def make_round(epoch: int) -> np.ndarray:
-        return start + epoch_order(starts, sizes, seed, epoch, row_groups.BLOCKS_MIXED)
+        return start + epoch_order(starts, sizes, seed, epoch, ROW_GROUPS_MIXED)
 
     return EndlessOrder(int(sizes.sum()), make_round)
 
 
 def _rounds_of_images(sets: Sequence[TokenSet], start: int, seed: tuple[int, ...]) -> EndlessOrder:
-    """One row of each image in each round, drawn anew; likewise."""
+    """Shows one row of each image in each round, drawn anew; likewise."""
     offsets = start + np.cumsum([0, *map(len, sets)])
     rows = np.concatenate(
         [tokens.images.rows + offset for tokens, offset in zip(sets, offsets, strict=False)]
@@ -226,13 +225,13 @@ def _rounds_of_images(sets: Sequence[TokenSet], start: int, seed: tuple[int, ...
     def make_round(epoch: int) -> np.ndarray:
         drawn = np.random.default_rng([*seed, 1, epoch]).random(len(counts))
         chosen = rows[firsts + (drawn * counts).astype(np.int64)]
-        return chosen[epoch_order(starts, sizes, seed, epoch, row_groups.BLOCKS_MIXED)]
+        return chosen[epoch_order(starts, sizes, seed, epoch, ROW_GROUPS_MIXED)]
 
     return EndlessOrder(len(counts), make_round)
 
 
 def _images_by_group(tokens: TokenSet) -> np.ndarray:
-    """How many images begin in each row group, int64 ``[R]``."""
+    """Counts the images that begin in each row group, int64 ``[R]``."""
     images, groups = tokens.images, tokens.groups
     first_rows = images.rows[np.cumsum(images.counts) - images.counts]
     owners = np.searchsorted(groups.starts, first_rows, side="right") - 1
@@ -243,6 +242,6 @@ def _blocks(sets: Sequence[TokenSet], by_group: np.ndarray) -> tuple[np.ndarray,
     """Starts and sizes of the blocks to mix: row groups if some are read from disk, else single examples."""
     total = int(by_group.sum())
     if all(tokens.in_memory for tokens in sets):
-        return layout(total, None)
+        return block_layout(total, None)
     sizes = by_group[by_group > 0]
     return np.cumsum(sizes) - sizes, sizes

@@ -1,10 +1,9 @@
-"""The shards of a finished data set: checked against its manifest, and read by row groups."""
+"""The shards of a finished data set, checked against its manifest."""
 
-import contextlib
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +11,32 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from vqgan import filesystems
-from vqgan.data.contract import Contract, check_fact, check_footer, check_size
-from vqgan.data.rows import Rows, column_kind
-from vqgan.errors import UserError, first_line
-from vqgan.manifest import AGAIN
-from vqgan.shards import Shard
+from vqgan.errors import UserError
+from vqgan.manifest import AGAIN, TokenManifest
+from vqgan.shards import Shard, ShardMetadata, open_shard
 
 LARGE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
 """Types whose arrays cannot hold more than 2 GiB, and what holds it."""
+
+
+class DeclaredShards(Protocol):
+    """What a manifest declares about every shard.
+
+    Attributes:
+      plan_hash: of the plan that the shards are slices of.
+      fingerprint: of the codec.
+      grid: ``(h, w)``.
+      slices: how many shards there are.
+    """
+
+    @property
+    def plan_hash(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def grid(self) -> tuple[int, int]: ...
+    @property
+    def slices(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,172 +60,154 @@ class ShardInfo:
     largest_label: int
 
 
-def check_shard(contract: Contract, entry: Mapping[str, Any], columns: Sequence[str]) -> ShardInfo:
+def check_shard_size(path: str, found: int | None, expected: int) -> None:
+    """Compares the size of a shard's file in bytes, None for one that is not there, with the manifest.
+
+    Raises:
+      UserError: it is missing, or of another size.
+    """
+    if found is None:
+        raise UserError(
+            f"{path}: missing, though the manifest names it; restore it, or run the command that wrote the "
+            "data set again"
+        )
+    if found != expected:
+        raise UserError(f"{path}: {found} bytes, but the manifest says {expected}; {AGAIN}")
+
+
+def check_footer(
+    path: str, metadata: ShardMetadata, rows: int, declared: DeclaredShards, expected: int
+) -> None:
+    """Compares a shard's footer with the manifest.
+
+    Args:
+      path: of the shard, for the message.
+      metadata: in its footer.
+      rows: that it holds.
+      declared: what the manifest says of all shards.
+      expected: rows of this one, as the manifest has it.
+
+    Raises:
+      UserError: says in what it differs.
+    """
+    check_fact(path, "plan hash", metadata.plan_hash, declared.plan_hash)
+    check_fact(path, "codec", metadata.fingerprint, declared.fingerprint)
+    check_fact(path, "grid", tuple(metadata.grid), declared.grid)
+    check_fact(path, "number of shards", metadata.slices, declared.slices)
+    check_fact(path, "rows", rows, expected)
+
+
+def check_fact(path: str, what: str, found: object, expected: object) -> None:
+    """Refuses a shard that differs from the manifest in one thing."""
+    if found != expected:
+        raise UserError(
+            f"{path}: {what} is {_short(found)}, but the manifest says {_short(expected)}; {AGAIN}"
+        )
+
+
+def check_shard(manifest: TokenManifest, entry: Mapping[str, Any], columns: Sequence[str]) -> ShardInfo:
     """Compares one shard's size and footer with the manifest. Reads no page.
 
     Raises:
       UserError: it is missing, damaged or not the one of the manifest, or has no such column.
     """
-    path = filesystems.join(contract.folder, entry["name"])
+    path = filesystems.join(manifest.folder, entry["name"])
     info = filesystems.file_info(path)
-    check_size(path, None if info.type == fs.FileType.NotFound else info.size, entry["bytes"])
+    check_shard_size(path, None if info.type == fs.FileType.NotFound else info.size, entry["bytes"])
     with open_shard(path) as shard:
-        check_footer(path, shard.metadata, shard.rows, contract, entry["rows"])
-        check_fact(path, "codebook size", shard.metadata.codebook_size, contract.codebook_size)
-        return shard.info(entry["name"], columns)
+        check_footer(path, shard.metadata, shard.rows, manifest, entry["rows"])
+        check_fact(path, "codebook size", shard.metadata.codebook_size, manifest.codebook_size)
+        return _shard_info(shard, entry["name"], columns)
 
 
-def check_together(contract: Contract, shards: Sequence[ShardInfo]) -> None:
-    """That each slice is there once, and the columns are the same everywhere.
+def check_together(manifest: TokenManifest, shards: Sequence[ShardInfo]) -> None:
+    """Checks that each slice is there once, and the columns are the same everywhere.
 
     Raises:
       UserError: they are not.
     """
     if sorted(shard.slice_number for shard in shards) != list(range(len(shards))):
         raise UserError(
-            f"{contract.path}: some slices of its plan are there twice, others not at all; restore its "
+            f"{manifest.path}: some slices of its plan are there twice, others not at all; restore its "
             "shards, or move them away and run the command that wrote the data set again"
         )
     for shard in shards:
         for name, field in shard.fields.items():
             first = shards[0].fields[name]
             if field != first:
-                where = filesystems.join(contract.folder, shard.name)
+                where = filesystems.join(manifest.folder, shard.name)
                 raise UserError(
                     f"{where}: its column {name!r} is {column_kind(field)}, elsewhere {column_kind(first)}; "
                     "leave the column out"
                 )
 
 
-def read_group(
-    contract: Contract, shard: ShardInfo, group: int, kept: np.ndarray | None, fields: Mapping[str, pa.Field]
-) -> Rows:
-    """The rows of one row group.
-
-    Args:
-      contract: of the data set.
-      shard: which shard.
-      group: which of its row groups.
-      kept: int64 numbers of the rows that are wanted, or None for all.
-      fields: columns to read besides.
-
-    Raises:
-      UserError: the shard is gone or damaged, or has tokens outside of the codebook.
-    """
-    path = filesystems.join(contract.folder, shard.name)
-    with open_shard(path) as file:
-        table = file.read_group(group, ["tokens", "label", *fields])
-        tokens = file.flat_tokens(table)  # all of them: what is held back may be damaged, too
-    columns = {name: _one_array(table.column(name)) for name in fields}
-    rows = Rows(tokens, labels_of(table.column("label")), columns)
-    return rows if kept is None else rows.take(kept)
-
-
-@contextlib.contextmanager
-def open_shard(path: str) -> Iterator["TokenShard"]:
-    """A shard, open while the block lasts.
-
-    Raises:
-      UserError: it is not there, or no token shard.
-    """
-    filesystem, inner = filesystems.resolve(path)
-    try:
-        file = filesystem.open_input_file(inner)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be opened ({first_line(error)})") from error
-    with file, TokenShard(file, path) as shard:
-        yield shard
-
-
-class TokenShard(Shard):
-    """A shard that is read by row groups."""
-
-    def info(self, name: str, columns: Sequence[str]) -> ShardInfo:
-        """What the footer tells, and whether there are these columns.
-
-        Raises:
-          UserError: a column is not there.
-        """
-        for column in columns:
-            self._require_column(column)
-        footer = self._file.metadata
-        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-        return ShardInfo(
-            name=name,
-            group_rows=tuple(group.num_rows for group in groups),
-            slice_number=self.metadata.slice_number,
-            fields={column: self.schema.field(column).remove_metadata() for column in columns},
-            column_bytes=sum(_column_bytes(group, set(columns)) for group in groups),
-            largest_label=max((self._largest_label(number) for number in range(len(groups))), default=-1),
-        )
-
-    def read_group(self, group: int, columns: Sequence[str]) -> pa.Table:
-        """Some columns of one row group.
-
-        Raises:
-          UserError: a damaged page.
-        """
-        try:
-            return self._file.read_row_group(group, columns=list(dict.fromkeys(columns)))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"{self.name}: damaged ({first_line(error)}); {AGAIN}") from error
-
-    def flat_tokens(self, table: pa.Table) -> np.ndarray:
-        """The tokens of a table, uint16 or uint32 ``[rows, L]``.
-
-        Raises:
-          UserError: nulls, or tokens outside of the codebook.
-        """
-        column = _one_array(table.column("tokens"))
-        flat = column.flatten()
-        if column.null_count or flat.null_count:
-            raise UserError(f"{self.name}: damaged (rows without tokens); run vqgan verify on the data set")
-        tokens = flat.to_numpy().reshape(len(column), -1)
-        if tokens.size and int(tokens.max()) >= self.metadata.codebook_size:
-            raise UserError(
-                f"{self.name}: token {tokens.max()} is outside of a codebook of "
-                f"{self.metadata.codebook_size} codes; run vqgan verify on the data set"
-            )
-        return tokens
-
-    def _require_column(self, name: str) -> None:
-        known = [column for column in self.schema.names if column != "tokens"]
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-            raise UserError(f"{self.name}: no column {name!r} besides the tokens; {hint}")
-
-    def _largest_label(self, group: int) -> int:
-        """From the footer where it tells, else from the column."""
-        footer = self._file.metadata.row_group(group)
-        chunks = map(footer.column, range(footer.num_columns))
-        known = next(chunk.statistics for chunk in chunks if chunk.path_in_schema == "label")
-        if known is not None and known.has_min_max:
-            return max(int(known.max), -1)  # any number below 0 stands for no class
-        if known is not None and known.has_null_count and known.null_count == footer.num_rows:
-            return -1
-        labels = labels_of(self.read_group(group, ["label"]).column("label"))
-        return int(labels.max(initial=-1))
-
-
-def read_keys(contract: Contract, shard: ShardInfo) -> pa.Array:
-    """The key of each row of a shard.
+def read_keys(manifest: TokenManifest, shard: ShardInfo) -> pa.Array:
+    """Reads the key of each row of a shard.
 
     Raises:
       UserError: the shard is gone or damaged.
     """
-    path = filesystems.join(contract.folder, shard.name)
+    path = filesystems.join(manifest.folder, shard.name)
     with open_shard(path) as file:
-        parts = [file.read_group(group, ["key"]).column("key") for group in range(len(shard.group_rows))]
-    keys = _one_array(pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string()))
+        parts = [file.row_group(group, ["key"]).column("key") for group in range(len(shard.group_rows))]
+    keys = one_array(pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string()))
     if keys.null_count:
         raise UserError(f"{path}: damaged (rows without a key); run vqgan verify on the data set")
     return keys
 
 
 def labels_of(column: pa.ChunkedArray) -> np.ndarray:
-    """int32 labels, -1 where there is none. Sources mark images without a class by numbers below 0, too."""
+    """Returns int32 labels, -1 where there is none: null, or any number below 0, as sources mark it."""
     return np.maximum(pc.fill_null(column, -1).to_numpy(), -1).astype(np.int32)
+
+
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """Puts the chunks of a column together."""
+    if column.type in LARGE:
+        column = column.cast(LARGE[column.type])
+    return column.combine_chunks()
+
+
+def column_kind(field: pa.Field) -> str:
+    """Returns a column's type in a message."""
+    return str(field.type) + ("" if field.nullable else " without gaps")
+
+
+def _shard_info(shard: Shard, name: str, columns: Sequence[str]) -> ShardInfo:
+    """Returns what the footer tells, and checks that there are these columns."""
+    for column in columns:
+        _require_column(shard, column)
+    groups = [shard.footer.row_group(number) for number in range(shard.footer.num_row_groups)]
+    return ShardInfo(
+        name=name,
+        group_rows=tuple(group.num_rows for group in groups),
+        slice_number=shard.metadata.slice_number,
+        fields={column: shard.schema.field(column).remove_metadata() for column in columns},
+        column_bytes=sum(_column_bytes(group, set(columns)) for group in groups),
+        largest_label=max((_largest_label(shard, number) for number in range(len(groups))), default=-1),
+    )
+
+
+def _require_column(shard: Shard, name: str) -> None:
+    known = [column for column in shard.schema.names if column != "tokens"]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise UserError(f"{shard.name}: no column {name!r} besides the tokens; {hint}")
+
+
+def _largest_label(shard: Shard, group: int) -> int:
+    """Returns it from the footer where that tells, else from the column."""
+    footer = shard.footer.row_group(group)
+    chunks = map(footer.column, range(footer.num_columns))
+    known = next(chunk.statistics for chunk in chunks if chunk.path_in_schema == "label")
+    if known is not None and known.has_min_max:
+        return max(int(known.max), -1)  # any number below 0 stands for no class
+    if known is not None and known.has_null_count and known.null_count == footer.num_rows:
+        return -1
+    labels = labels_of(shard.row_group(group, ["label"]).column("label"))
+    return int(labels.max(initial=-1))
 
 
 def _column_bytes(group: Any, names: set[str]) -> int:
@@ -218,7 +217,6 @@ def _column_bytes(group: Any, names: set[str]) -> int:
     )
 
 
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
-    if column.type in LARGE:
-        column = column.cast(LARGE[column.type])
-    return column.combine_chunks()
+def _short(value: object) -> str:
+    """Returns the first digits of a hash; anything else as it is."""
+    return value[:12] if isinstance(value, str) else str(value)

@@ -24,7 +24,7 @@ from vqgan.errors import UserError
 from vqgan.hub import fetch_folder, is_hub
 from vqgan.prior.config import PriorConfig, prior_parameter_count, prior_parameter_shapes
 
-FOLDER = folders.Kind("prior", "prior.json", 1)
+FOLDER = folders.FolderKind("prior", "prior.json", 1)
 WEIGHTS = "weights"
 CARD_TASK = "unconditional-image-generation"
 CARD_TAGS = ("vqgan", "image-generation", "transformer", "jax")

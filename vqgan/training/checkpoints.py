@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
-from vqgan.files import write_atomically
+from vqgan.filesystems import write_atomically
 from vqgan.folders import cannot_write
 
 S = TypeVar("S")

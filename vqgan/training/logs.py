@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
-from vqgan.files import write_atomically, write_error
+from vqgan.filesystems import write_atomically, write_error
 from vqgan.training.records import (
     METRICS_FILE,
     SHEETS_FOLDER,

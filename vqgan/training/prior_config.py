@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from vqgan.data.token_batches import VIEWS
+from vqgan.data.token_batches import VIEW_CHOICES
 from vqgan.errors import UserError
 from vqgan.prior.config import ObjectiveConfig, PriorConfig, check_objective
 from vqgan.training.config import LoopConfig, OptimizerConfig, check_choice, check_least
@@ -51,7 +51,7 @@ class TokenDataConfig:
     def __post_init__(self) -> None:
         check_least("data", self, ("holdout", "samples"), 0)
         check_least("data", self, ("validation_limit", "memory_mib"), 1)
-        check_choice("data", self, "views", VIEWS)
+        check_choice("data", self, "views", VIEW_CHOICES)
         if self.holdout == 1:
             raise UserError("data.holdout is 1: all would be held back; give 0 for none, or 2 and more")
 

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from vqgan import filesystems
-from vqgan.data.rows import TokenBatch
 from vqgan.data.token_batches import TokenBatches
-from vqgan.data.token_shards import open_shard
-from vqgan.data.tokens import TokenSet
+from vqgan.data.tokens import TokenBatch, TokenSet
 from vqgan.errors import UserError
+from vqgan.shards import open_shard
 from vqgan.training.prior_rows import NO_CLASS, PriorRows
 
 PARTNER_COLUMNS = ("key", "view")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vqgan.errors import UserError
-from vqgan.files import write_atomically
+from vqgan.filesystems import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 SHEETS_FOLDER = "sheets"

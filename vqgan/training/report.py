@@ -13,7 +13,7 @@ from PIL import Image
 from vqgan import page
 from vqgan.documents import Fields
 from vqgan.errors import UserError
-from vqgan.files import write_atomically
+from vqgan.filesystems import write_atomically
 from vqgan.training import curves
 from vqgan.training.best import HIGHER_IS_BETTER
 from vqgan.training.curves import Mark, Series

@@ -23,8 +23,8 @@ from transforms.images import dataset as module
 from transforms.images.dataset import Pictures, split
 from transforms.images.decode import DecodeConfig
 from transforms.sources import Entry, Loader, SourceConfig
-from vqgan.data.images import CropConfig, crop_batches
-from vqgan.data.order import BLOCKS_MIXED, epoch_order
+from vqgan.data.image_crops import CropConfig, crop_batches
+from vqgan.data.shuffle import BLOCKS_MIXED, epoch_order
 
 TESTDATA = Path(__file__).parents[2] / "testdata"
 PHOTOS = TESTDATA / "photos"
@@ -347,7 +347,7 @@ def test_training_crops_of_each_source_resume(made: Path) -> None:
 def test_training_on_rejects_alone_ends(tmp_path: Path, refused: Any) -> None:
     pictures = pictures_of(write_folder(tmp_path / "folder"), least_side=64)
     stream = crop_batches(pictures, CropConfig(64), 4, 0, threads=2, name=pictures.config.input)
-    with refused(f"not one of {COUNT} pictures can be used"):
+    with refused(f"not one of {COUNT} images can be used"):
         next(stream)
     stream.close()
     assert len(pictures.rejects) == COUNT

@@ -17,10 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqgan.data import mixing, row_groups
-from vqgan.data.rows import TokenBatch
+from vqgan.data import row_groups, shuffle
 from vqgan.data.token_batches import token_batches
-from vqgan.data.tokens import TokenSet, open_tokens
+from vqgan.data.tokens import TokenBatch, TokenSet, open_tokens
 
 ROWS = 26  # of 13 images with two views each
 
@@ -212,7 +211,7 @@ def test_sets_without_weights_are_as_one(tokens: TokenSet, write_tokens: Any) ->
 def test_weights_are_shares_of_positions(
     tokens: TokenSet, write_tokens: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mixing, "BLOCK", 50)
+    monkeypatch.setattr(shuffle, "MIXTURE_BLOCK", 50)
     labelled = open_tokens(str(write_tokens("other", labels=lambda row: 6)), columns=["key"])
     stream = token_batches([tokens, labelled], 50, 0, weights=[0.8, 0.2])
     own: list[int] = []
@@ -229,7 +228,7 @@ def test_weights_are_shares_of_positions(
 def test_each_set_of_a_mixture_goes_through_rounds_of_its_own(
     write_tokens: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mixing, "BLOCK", 40)
+    monkeypatch.setattr(shuffle, "MIXTURE_BLOCK", 40)
     sets = [
         open_tokens(str(write_tokens(name, sizes=(size,), labels=lambda row, of=label: of)))
         for label, (name, size) in enumerate([("a", 9), ("b", 4)])
@@ -283,9 +282,9 @@ def test_row_groups_are_read_about_once_in_a_round(
     reads: list[tuple[str, int]] = []
     plain = row_groups.read_group
 
-    def counted(contract: Any, shard: Any, group: int, *rest: Any) -> Any:
+    def counted(manifest: Any, shard: Any, group: int, *rest: Any) -> Any:
         reads.append((shard.name, group))
-        return plain(contract, shard, group, *rest)
+        return plain(manifest, shard, group, *rest)
 
     monkeypatch.setattr(row_groups, "read_group", counted)
     batches = token_batches([large], 20, 0)
@@ -293,7 +292,7 @@ def test_row_groups_are_read_about_once_in_a_round(
     assert sorted(rows) == list(range(1000))
     assert len(set(reads)) == 100
     # Those that reach round the end are read again, and a few that fall out between two batches.
-    assert len(reads) <= 100 + 1.5 * row_groups.BLOCKS_MIXED
+    assert len(reads) <= 100 + 1.5 * row_groups.ROW_GROUPS_MIXED
     in_batch = [len({row // 10 for row in rows[start : start + 20]}) for start in range(0, 1000, 20)]
     assert min(in_batch) >= 8  # of 32 that are mixed
 

@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vqgan.data import row_groups
-from vqgan.data.splitting import is_held_back
+from vqgan.data.splits import is_held_back
 from vqgan.data.tokens import TokenSet, all_batches, open_tokens
-from vqgan.errors import UserError
 from vqgan.shards import METADATA_KEY, shard_name
 
 ROWS, L = 26, 6
@@ -134,7 +133,7 @@ def test_memory_is_what_decides(write_tokens: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_few_row_groups_stay_in_memory(write_tokens: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_groups, "BLOCKS_KEPT", 2)
+    monkeypatch.setattr(row_groups, "ROW_GROUPS_KEPT", 2)
     tokens = open_tokens(str(write_tokens()), memory_mib=0)
     read: list[int] = []
     plain = row_groups.read_group
@@ -196,43 +195,7 @@ def test_a_row_group_at_hand_is_not_waited_for(write_tokens: Any, monkeypatch: p
         assert slow.result().tokens[0, 0] == 12
 
 
-def test_one_thread_reads_a_row_group_for_all() -> None:
-    reads: list[int] = []
-    begun = threading.Semaphore(0)
-
-    def read(number: int) -> Any:
-        for _ in range(4):
-            assert begun.acquire(timeout=60)
-        reads.append(number)
-        return number * 10
-
-    decoded = row_groups.Decoded(read, 2)
-
-    def ask(_: int) -> Any:
-        begun.release()
-        return decoded(7)
-
-    assert in_threads(4, ask) == [70] * 4
-    assert reads == [7]
-
-
-def test_what_could_not_be_read_is_tried_again() -> None:
-    failing = [True]
-
-    def read(number: int) -> Any:
-        if failing[0]:
-            raise UserError("gone")
-        return number
-
-    decoded = row_groups.Decoded(read, 2)
-    for _ in range(2):
-        with pytest.raises(UserError, match="gone"):
-            decoded(3)
-    failing[0] = False
-    assert decoded(3) == 3
-
-
-def halves(path: str, holdout: int, memory_mib: int) -> tuple[TokenSet, TokenSet]:
+def both_sides(path: str, holdout: int, memory_mib: int) -> tuple[TokenSet, TokenSet]:
     return tuple(  # type: ignore[return-value]
         open_tokens(path, columns=["key"], holdout=holdout, held_back=back, memory_mib=memory_mib)
         for back in (False, True)
@@ -240,7 +203,7 @@ def halves(path: str, holdout: int, memory_mib: int) -> tuple[TokenSet, TokenSet
 
 
 def test_views_of_an_image_are_held_back_together(write_tokens: Any, memory_mib: int) -> None:
-    training, validation = halves(str(write_tokens()), 3, memory_mib)
+    training, validation = both_sides(str(write_tokens()), 3, memory_mib)
     expected = np.array([is_held_back(f"image-{row // 2:04d}.jpg", 3) for row in range(ROWS)])
     assert 0 < expected.sum() < ROWS
     for half, rows in ((training, np.flatnonzero(~expected)), (validation, np.flatnonzero(expected))):

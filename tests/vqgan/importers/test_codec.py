@@ -163,7 +163,7 @@ def test_hub_addresses_go_to_the_library(tmp_path: Path, monkeypatch: pytest.Mon
     assert codec_checkpoint.read_info("hf://owner/name/vqgan@v1").fingerprint == wanted
     assert calls[:2] == [("owner/name", "codec.json", "main"), ("owner/name", "main")]
     assert ("owner/name", "vqgan", "v1") in calls
-    with pytest.raises(UserError, match="cannot be had"):
+    with pytest.raises(UserError, match="unavailable"):
         codec_checkpoint.read_info("hf://owner/name/missing.pt")
     with pytest.raises(UserError, match="write it as"):
         codec_checkpoint.read_info("hf://name")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vqgan import shards
-from vqgan.data import token_shards
+from vqgan.data import row_groups
 from vqgan.data.token_batches import token_batches
 from vqgan.data.tokens import TokenSet, open_tokens
 from vqgan.manifest import FORMAT_VERSION
@@ -152,10 +152,10 @@ def test_names_are_found_without_decoding_tokens(
 ) -> None:
     pictures, condition = (opened(folder, memory_mib=0) for folder in folders)
 
-    def refuse(self: Any, table: Any) -> np.ndarray:
+    def refuse(shard: Any, table: Any) -> np.ndarray:
         raise AssertionError("tokens were read")
 
-    monkeypatch.setattr(token_shards.TokenShard, "flat_tokens", refuse)
+    monkeypatch.setattr(row_groups, "flat_tokens", refuse)
     Partners(condition).check([pictures])
 
 

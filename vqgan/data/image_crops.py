@@ -1,12 +1,12 @@
-"""Training crops: endless batches of random squares of pictures, in an order fixed by a seed.
+"""Training crops: endless batches of random squares of images, in an order fixed by a seed.
 
-Where a position of the endless stream leads (which picture, which square of it) is a pure function of
+Where a position of the endless stream leads (which image, which square of it) is a pure function of
 the seed and the position. Grain makes positions in threads ahead of the training step, keeps their
 order, and remembers how far it has come; so neither the number of threads nor a stop and a resume
 changes a batch.
 
 Worker processes are left out on purpose: Pillow releases the interpreter's lock, every process would
-decode and cache pictures of its own, and what it rejects would not be heard of here.
+decode and cache images of its own, and what it rejects would not be heard of here.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from vqgan.data.order import EndlessOrder, epoch_order, layout
+from vqgan.data.shuffle import EndlessOrder, block_layout, epoch_order
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
 
@@ -30,24 +30,24 @@ _BATCHES_AHEAD = 2
 _STATE_VERSION = 1
 
 
-class PictureSequence(Protocol):
-    """Random access to pictures, from many threads at once."""
+class ImageSequence(Protocol):
+    """Random access to images, from many threads at once."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, number: int, /) -> np.ndarray | None:
-        """uint8 ``[H, W, 3]``; None for a picture that cannot be used, which is then skipped."""
+        """uint8 ``[H, W, 3]``; None for an image that cannot be used, which is then skipped."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class CropConfig:
-    """Random squares of a picture. Their side is log-uniform, so that fine texture and whole scenes are
+    """Random squares of an image. Their side is log-uniform, so that fine texture and whole scenes are
     seen equally often.
 
     Attributes:
       size: side of a crop after resizing, in pixels.
-      least_share: smallest square, as a share of the picture's shorter side. Squares are never smaller
+      least_share: smallest square, as a share of the image's shorter side. Squares are never smaller
         than ``size`` unless ``upsample``.
       most_share: largest square, likewise.
       flip: mirror half of the crops.
@@ -73,7 +73,7 @@ class CropConfig:
 
 
 def random_crop(image: np.ndarray, crop: CropConfig, rng: np.random.Generator) -> np.ndarray:
-    """A random square of a picture, resized (Lanczos) to ``crop.size``.
+    """Returns a random square of an image, resized (Lanczos) to ``crop.size``.
 
     Args:
       image: uint8 ``[H, W, 3]``.
@@ -84,7 +84,7 @@ def random_crop(image: np.ndarray, crop: CropConfig, rng: np.random.Generator) -
       uint8 ``[size, size, 3]``.
 
     Raises:
-      ValueError: a side of the picture is shorter than ``crop.size``, and ``upsample`` is off.
+      ValueError: a side of the image is shorter than ``crop.size``, and ``upsample`` is off.
     """
     height, width = image.shape[:2]
     least, most = _sides(min(height, width), crop)
@@ -97,11 +97,11 @@ def random_crop(image: np.ndarray, crop: CropConfig, rng: np.random.Generator) -
 
 
 def center_crop_resize(image: np.ndarray, size: int) -> np.ndarray:
-    """The largest centred square of a picture, resized (Lanczos): for validation.
+    """Returns the largest centred square of an image, resized (Lanczos): for validation.
 
     Args:
       image: uint8 ``[H, W, 3]``.
-      size: side of the result; a smaller picture is enlarged.
+      size: side of the result; a smaller image is enlarged.
 
     Returns:
       uint8 ``[size, size, 3]``.
@@ -113,7 +113,7 @@ def center_crop_resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def crop_batches(
-    pictures: PictureSequence,
+    images: ImageSequence,
     crop: CropConfig,
     batch_size: int,
     seed: int,
@@ -123,45 +123,45 @@ def crop_batches(
     shard_count: int = 1,
     blocks: Sequence[range] | None = None,
     name: str = "the training data",
-) -> "Batches":
-    """Endless batches of random crops, fixed by the seed and the shard.
+) -> "CropBatches":
+    """Makes endless batches of random crops, fixed by the seed and the shard.
 
-    Every picture of the shard comes once before any comes again, in an order of its own each time.
+    Every image of the shard comes once before any comes again, in an order of its own each time.
     Two batches are made ahead in threads while the caller's step runs.
 
     Args:
-      pictures: where crops come from.
+      images: where crops come from.
       crop: size and kind of crops.
-      batch_size: crops in a batch, of this shard; may be more than there are pictures.
+      batch_size: crops in a batch, of this shard; may be more than there are images.
       seed: of order and crops, not negative.
       threads: that read, decode and crop; None for one per core.
-      shard_index: of this host. Shards share no picture and leave none out; their sizes differ by one
-        picture or block at most.
+      shard_index: of this host. Shards share no image and leave none out; their sizes differ by one
+        image or block at most.
       shard_count: number of hosts.
-      blocks: ranges of pictures that are cheap to read together, which cover all once. The order then
-        mixes :data:`vqgan.data.order.BLOCKS_MIXED` random blocks at a time. None: all pictures are mixed.
-      name: what the pictures are, for messages.
+      blocks: ranges of images that are cheap to read together, which cover all once. The order then
+        mixes :data:`vqgan.data.shuffle.BLOCKS_MIXED` random blocks at a time. None: all images are mixed.
+      name: what the images are, for messages.
 
     Raises:
-      UserError: there are no pictures, fewer pictures or blocks than shards, or Grain is not installed.
-        While iterating: not one picture can be used.
+      UserError: there are no images, fewer images or blocks than shards, or Grain is not installed.
+        While iterating: not one image can be used.
     """
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} crops: it must be at least 1")
-    starts, sizes = (part[shard_index::shard_count] for part in layout(len(pictures), blocks))
+    starts, sizes = (part[shard_index::shard_count] for part in block_layout(len(images), blocks))
     own_seed = (seed, shard_index)
     order = EndlessOrder(int(sizes.sum()), functools.partial(epoch_order, starts, sizes, own_seed))
     if not order.count:
         parts = "" if blocks is None else f" in {len(blocks)} blocks"
         raise UserError(
-            f"{name}: {len(pictures)} pictures{parts} are too few for shard {shard_index} of {shard_count}; "
-            "add pictures"
+            f"{name}: {len(images)} images{parts} are too few for shard {shard_index} of {shard_count}; "
+            "add images"
         )
-    crops = _Crops(pictures, crop, order, own_seed, name)
-    return Batches(crops, batch_size, threads or os.cpu_count() or 1, (seed, shard_index, shard_count))
+    crops = _Crops(images, crop, order, own_seed, name)
+    return CropBatches(crops, batch_size, threads or os.cpu_count() or 1, (seed, shard_index, shard_count))
 
 
-class Batches:
+class CropBatches:
     """Endless iterator over uint8 ``[B, S, S, 3]``, whose position can be saved and set."""
 
     def __init__(self, crops: "_Crops", batch_size: int, threads: int, identity: tuple[int, ...]) -> None:
@@ -190,7 +190,7 @@ class Batches:
         return self._open[0]
 
     def get_state(self) -> dict[str, Any]:
-        """The position after the last batch that was given, as JSON data."""
+        """Returns the position after the last batch that was given, as JSON data."""
         return {**self._identity, "position": self._iterator.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -203,7 +203,7 @@ class Batches:
         if saved != self._identity or "position" not in state:
             raise UserError(
                 f"the saved position is of other training data: {saved}, now {self._identity}; "
-                "give the same pictures, seed and hosts, or start anew"
+                "give the same images, seed and hosts, or start anew"
             )
         self._iterator.set_state(state["position"])
 
@@ -213,11 +213,11 @@ class Batches:
 
 
 class _Crops:
-    """The endless stream of crops by position, as Grain wants a source; None where a picture is rejected."""
+    """The endless stream of crops by position, as Grain wants a source; None where an image is rejected."""
 
     def __init__(
         self,
-        pictures: PictureSequence,
+        images: ImageSequence,
         crop: CropConfig,
         order: EndlessOrder,
         seed: tuple[int, ...],
@@ -225,7 +225,7 @@ class _Crops:
     ) -> None:
         self.order = order
         self._seed = seed
-        self._pictures = pictures
+        self._images = images
         self._crop = crop
         self._name = name
         self._rejected: set[int] = set()
@@ -236,11 +236,11 @@ class _Crops:
 
     def __getitem__(self, position: int) -> np.ndarray | None:
         number = self.order.number(position)
-        picture = self._pictures[number]
-        self._note(number, picture is None)
-        if picture is None:
+        image = self._images[number]
+        self._note(number, image is None)
+        if image is None:
             return None
-        return random_crop(picture, self._crop, np.random.default_rng([*self._seed, 1, position]))
+        return random_crop(image, self._crop, np.random.default_rng([*self._seed, 1, position]))
 
     def _note(self, number: int, rejected: bool) -> None:
         """Remembers rejects: where there is nothing else, Grain would look for ever."""
@@ -248,7 +248,7 @@ class _Crops:
             (self._rejected.add if rejected else self._rejected.discard)(number)
             if len(self._rejected) == self.order.count:
                 raise UserError(
-                    f"{self._name}: not one of {self.order.count} pictures can be used; see the reasons of "
+                    f"{self._name}: not one of {self.order.count} images can be used; see the reasons of "
                     "the rejects and correct the input"
                 )
 
@@ -261,13 +261,13 @@ def _close(iterators: list[Any]) -> None:
 
 
 def _sides(short: int, crop: CropConfig) -> tuple[float, float]:
-    """Smallest and largest square of a picture whose shorter side is ``short``."""
+    """Returns the smallest and largest square of an image whose shorter side is ``short``."""
     if crop.upsample:
         least = max(1.0, crop.least_share * short)
     elif short >= crop.size:
         least = max(float(crop.size), crop.least_share * short)
     else:
-        raise ValueError(f"a picture with a side of {short} pixels is too small for crops of {crop.size}")
+        raise ValueError(f"an image with a side of {short} pixels is too small for crops of {crop.size}")
     return least, max(least, crop.most_share * short)
 
 
@@ -281,7 +281,7 @@ def _resized(square: np.ndarray, size: int) -> np.ndarray:
 
 
 def _grain() -> Any:
-    """Imported on demand: Grain imports JAX, which whoever only reads a configuration does without."""
+    """Imports Grain on demand: it loads JAX, which whoever only reads a configuration does without."""
     require_extra("train", "reading crops", "grain")
     import grain
 

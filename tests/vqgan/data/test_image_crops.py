@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqgan.data.images import (
-    Batches,
+from vqgan.data.image_crops import (
+    CropBatches,
     CropConfig,
     center_crop_resize,
     crop_batches,
@@ -138,11 +138,11 @@ class Slow:
 
 
 @pytest.fixture
-def batches() -> Iterator[Callable[..., Batches]]:
+def batches() -> Iterator[Callable[..., CropBatches]]:
     """``crop_batches`` with crops of 8 pixels and few threads, closed afterwards."""
-    opened: list[Batches] = []
+    opened: list[CropBatches] = []
 
-    def open_batches(pictures: Any, batch_size: int = 4, seed: int = 0, **changes: Any) -> Batches:
+    def open_batches(pictures: Any, batch_size: int = 4, seed: int = 0, **changes: Any) -> CropBatches:
         opened.append(crop_batches(pictures, EIGHT, batch_size, seed, **{"threads": 2, **changes}))
         return opened[-1]
 
@@ -223,7 +223,7 @@ def test_resume_gives_the_same_next_batches(batches: Any) -> None:
 RESUME = """
 import hashlib, json, sys
 import numpy as np
-from vqgan.data.images import CropConfig, crop_batches
+from vqgan.data.image_crops import CropConfig, crop_batches
 rng = np.random.default_rng(3)
 pictures = [rng.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(5)]
 stream = crop_batches(pictures, CropConfig(size=8), 4, 0, threads=1)
@@ -277,22 +277,22 @@ def test_hosts_draw_differently(batches: Any) -> None:
 
 def test_pictures_of_which_none_can_be_used_end_it(batches: Any, refused: Any) -> None:
     stream = batches(Slow(flat_pictures(5), rejects=(0, 1, 2, 3, 4)), name="folder/")
-    with refused("folder/: not one of 5 pictures can be used"):
+    with refused("folder/: not one of 5 images can be used"):
         next(stream)
-    with refused("not one of 2 pictures"):  # of this host
+    with refused("not one of 2 images"):  # of this host
         next(batches(Slow(flat_pictures(4), rejects=(0, 2)), shard_count=2))
 
 
 def test_too_few_pictures_are_refused(batches: Any, refused: Any) -> None:
-    with refused("folder/: 0 pictures are too few"):
+    with refused("folder/: 0 images are too few"):
         batches([], name="folder/")
-    with refused("2 pictures are too few for shard 2 of 3"):
+    with refused("2 images are too few for shard 2 of 3"):
         batches(flat_pictures(2), shard_index=2, shard_count=3)
-    with refused("4 pictures in 1 blocks are too few for shard 1 of 2"):
+    with refused("4 images in 1 blocks are too few for shard 1 of 2"):
         batches(flat_pictures(4), shard_index=1, shard_count=2, blocks=[range(4)])
     with refused("a batch of 0 crops"):
         batches(flat_pictures(2), 0)
-    with pytest.raises(ValueError, match="blocks do not cover 4 pictures"):
+    with pytest.raises(ValueError, match="blocks do not cover 4 images"):
         batches(flat_pictures(4), blocks=[range(3)])
 
 
