@@ -26,7 +26,7 @@ from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
 from vqgan.codec import Codec
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.config import SamplingConfig
 
 DIGITS = Path(__file__).parent.parent / "tests" / "testdata" / "digits" / "digits.parquet"
 SIDE = 8

@@ -21,7 +21,7 @@ from vqgan.errors import UserError
 from vqgan.extras import require_extra
 from vqgan.files import write_atomically
 from vqgan.prior.checkpoint import read_prior
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.config import SamplingConfig
 
 PHOTOS = Path(__file__).parent / "photos"
 CODEC = "tiny"

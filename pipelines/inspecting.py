@@ -15,8 +15,8 @@ from vqgan.hub import is_dataset, resolve_dataset
 from vqgan.importers import is_foreign_source, looks_foreign
 from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
 from vqgan.model.parameters import codec_parameter_count
-from vqgan.prior import parameters
 from vqgan.prior.checkpoint import find_prior, read_prior
+from vqgan.prior.config import prior_parameter_count
 from vqgan.shards import DATA_FOLDER, open_shard
 
 
@@ -82,7 +82,7 @@ def describe_prior(path: str) -> dict[str, Any]:
         "kind": "prior",
         "path": str(info.path),
         "model": info.config.kind,
-        "parameters": parameters.parameter_count(info.config),
+        "parameters": prior_parameter_count(info.config),
         "grid": f"{height} x {width} tokens of {info.config.codebook_size} codes",
         "classes": info.config.classes,
         "class names": list(info.class_names),

@@ -22,8 +22,14 @@ from vqgan.dataset_card import CARD_FILE, render_dataset_card
 from vqgan.errors import UserError
 from vqgan.hub import DATASET_TYPE, DATASETS, SCHEME, require_library
 from vqgan.manifest import MANIFEST_FILE, check_parts, damaged
-from vqgan.prior.card import render_prior_card
-from vqgan.prior.checkpoint import FOLDER, WEIGHTS, find_prior, load_prior_weights, read_prior
+from vqgan.prior.checkpoint import (
+    FOLDER,
+    WEIGHTS,
+    find_prior,
+    load_prior_weights,
+    read_prior,
+    render_prior_card,
+)
 from vqgan.shards import DATA_FOLDER, REJECTS_FOLDER
 
 _SHARD = re.compile(rf"{DATA_FOLDER}/tokens-\d+-of-\d+\.parquet|{REJECTS_FOLDER}/rejects-\d+-of-\d+\.parquet")
@@ -114,8 +120,7 @@ def prior_upload(path: str) -> Upload:
     """
     info = read_prior(path)
     load_prior_weights(info)
-    codec = info.codec
-    made = render_prior_card(info.card, info.config, info.fingerprint, codec.name, codec.fingerprint)
+    made = render_prior_card(info)
     return Upload(
         title=f"Prior {info.fingerprint[:12]}",
         files=_files_below(info.path, list(info.files), (WEIGHTS,)),

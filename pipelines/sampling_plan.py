@@ -17,8 +17,8 @@ from vqgan.config import to_dict
 from vqgan.data.tokens import TokenSet
 from vqgan.errors import UserError
 from vqgan.prior.checkpoint import PriorInfo, read_prior, require_codec
-from vqgan.prior.request import check_settings
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.request import check_settings
 from vqgan.shards import ShardMetadata
 
 NO_CLASS = "none"

@@ -138,9 +138,7 @@ def codec_fingerprint(config: ModelConfig, encoder: Weights, quantizer: Weights)
     Dropout acts in training only and is left out; so are the decoder's weights: two codecs with
     the same fingerprint give the same tokens.
     """
-    fields = {name: value for name, value in to_dict(config).items() if name != "dropout"}
-    prefix = folders.config_bytes(fields, to_dict(ModelConfig()))
-    return weights_sha256(encoder, quantizer, prefix=prefix)
+    return folders.config_fingerprint(to_dict(config), to_dict(ModelConfig()), encoder, quantizer)
 
 
 def save_codec(
@@ -181,14 +179,10 @@ def save_codec(
         card=dict(card or {}),
         quantizer_sha256=weights_sha256(stored["quantizer"]),
     )
-    with folders.staging(FOLDER, path) as staging:
-        for part in filter(codec_parameter_shapes(config).get, PARTS):  # Orbax takes no empty tree
-            folders.write_arrays(staging / part, stored[part])
-        info = dataclasses.replace(info, files=folders.file_sizes(staging))
-        (staging / "README.md").write_text(render_card(info.card, config, info.fingerprint))
-        folders.write_document(FOLDER, staging, _document(info))
-        folders.replace_folder(staging, path)
-    return info
+    shapes = codec_parameter_shapes(config)
+    parts = {part: stored[part] for part in PARTS if shapes[part]}  # Orbax takes no empty tree
+    readme = render_card(info.card, config, info.fingerprint)
+    return dataclasses.replace(info, files=folders.write_folder(FOLDER, path, parts, _document(info), readme))
 
 
 def recover_codec(path: str | os.PathLike[str]) -> None:
@@ -282,5 +276,4 @@ def _document(info: CodecInfo) -> dict[str, Any]:
         "quantizer_sha256": info.quantizer_sha256,
         "decoder_sha256": info.decoder_sha256,
         "card": info.card,
-        "files": info.files,
     }

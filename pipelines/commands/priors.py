@@ -6,12 +6,8 @@ from typing import Any
 
 from pipelines.flags import STOPPED, add_command, check_flags
 from vqgan.errors import UserError
-from vqgan.prior.sampling_config import (
-    GUIDANCE_SCHEDULES,
-    MASK_SCHEDULES,
-    MaskedSamplingConfig,
-    SamplingConfig,
-)
+from vqgan.prior.config import MASK_SCHEDULES
+from vqgan.prior.sampling.config import GUIDANCE_SCHEDULES, MaskedSamplingConfig, SamplingConfig
 
 
 def add_train_prior(commands: Any) -> None:

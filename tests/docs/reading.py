@@ -73,8 +73,8 @@ class Reader:
         self.document = document
         self.folder = folder
         self.names: dict[str, Any] = {"__name__": "__main__", **(names or {})}
-        self.printed = ""
-        """What the last block wrote to standard output."""
+        self.printed: dict[Block, str] = {}
+        """What each block that was run wrote to standard output."""
 
     def read(self, block: Block) -> str:
         """Runs a block, or checks its form; tells which of the two, and how.
@@ -93,8 +93,8 @@ class Reader:
             return f"marked: {block.note} is not installed"
         with contextlib.chdir(self.folder), contextlib.redirect_stdout(io.StringIO()) as out:
             changed = self._python(block) if block.kind == "python" else self._shell(block)
-        self.printed = out.getvalue()
-        print(self.printed)
+        self.printed[block] = out.getvalue()
+        print(self.printed[block])
         return changed
 
     def _python(self, block: Block) -> str:

@@ -28,10 +28,9 @@ def test_block(block: Block, reader: Reader, typed: Typed) -> None:
 
 
 def test_metrics_are_those_that_are_printed(reader: Reader) -> None:
-    """The first block prints the second, but for metrics whose weights are fetched."""
+    """The first block prints the second, but for metrics whose weights are fetched. Runs after the blocks."""
     shown, command = (next(b for b in DOCUMENT.blocks if b.kind == kind) for kind in ("output", "shell"))
-    reader.read(command)
-    printed = [line for line in reader.printed.splitlines() if _values(line)]
+    printed = [line for line in reader.printed[command].splitlines() if _values(line)]
     said = {line.split()[0]: line for line in shown.text.splitlines() if line.strip()}
     assert {"psnr", "ssim", "l1", "codes_used", "10"} <= {line.split()[0] for line in printed}
     for line in printed:

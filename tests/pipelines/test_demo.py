@@ -36,7 +36,7 @@ def test_demo(vqgan: Vqgan, tmp_path: Path) -> None:
     assert "verified: 1 shards, 0 rejects files: 10 planned, 10 images, 10 rows, 0 rejects" in result.err
     assert "Traceback" not in result.err
     assert str(output) in result.err
-    pictures = sorted((output / "pictures" / "images").iterdir())
+    pictures = sorted((output / "pictures" / "images").glob("*.png"))
     assert len(pictures) == 10
     samples = sorted((output / "samples" / "pictures").iterdir())
     assert len(samples) == 5

@@ -1,7 +1,6 @@
 """Named training runs of stage 2. Codebook, grid and classes are those of the tokens they are trained on."""
 
-from vqgan.prior.config import PriorConfig
-from vqgan.prior.objective_config import ObjectiveConfig
+from vqgan.prior.config import ObjectiveConfig, PriorConfig
 from vqgan.training.config import OptimizerConfig
 from vqgan.training.prior_config import PriorLoopConfig, PriorTrainConfig
 

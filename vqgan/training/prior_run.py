@@ -15,7 +15,7 @@ from vqgan.config import to_dict
 from vqgan.errors import UserError
 from vqgan.functional import Arrays, take_apart
 from vqgan.prior.checkpoint import CodecIdentity, recover_prior, save_prior
-from vqgan.prior.objectives import unigram_entropy
+from vqgan.prior.losses import unigram_entropy
 from vqgan.training.checkpoints import check_same_run, read_config
 from vqgan.training.devices import data_mesh
 from vqgan.training.logs import ProgressLine, read_metrics

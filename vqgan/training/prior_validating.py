@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 from vqgan.codec import Codec
 from vqgan.functional import Arrays, Functional
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.loading import make_sampler
-from vqgan.prior.objectives import validation_loss
-from vqgan.prior.request import Request
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.losses import validation_loss
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.request import Request
+from vqgan.prior.sampling.sampler import PriorSampler
 from vqgan.prior.transformer import Prior
 from vqgan.sheets import contact_sheet
 from vqgan.training import devices
@@ -80,7 +80,7 @@ def make_sheet(model: PriorConfig, codec: Codec, rows: PriorRows, count: int, se
     labels = (numbers * model.classes // count).astype(np.int32) if model.classes else None
     condition = None if rows.condition is None else rows.condition[numbers % len(rows.condition)]
     request = Request(seeds, labels, condition, None)
-    sampler = make_sampler(model, {}, batch_size=count)  # one: it compiles once
+    sampler = PriorSampler(model, {}, batch_size=count)  # one: it compiles once
 
     def sheet(params: Arrays) -> np.ndarray:
         sampler.replace_params(jax.device_get(params))

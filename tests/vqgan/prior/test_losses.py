@@ -14,11 +14,10 @@ from flax import nnx
 
 from vqgan.errors import UserError
 from vqgan.functional import Arrays, Functional, take_apart
-from vqgan.prior import objectives
-from vqgan.prior.config import PriorConfig
-from vqgan.prior.objectives import (
+from vqgan.prior import losses
+from vqgan.prior.config import ObjectiveConfig, PriorConfig
+from vqgan.prior.losses import (
     Objective,
-    ObjectiveConfig,
     training_loss,
     unigram_entropy,
     validation_loss,
@@ -259,7 +258,7 @@ def test_masked_validation_does_not_depend_on_order_batch_or_dropout(masked_vali
 
 def test_masked_validation_against_numpy(masked_validation: Any) -> None:
     logits_of = forward(MASKED)
-    hide = jax.jit(objectives._hidden_for_validation, static_argnums=1)
+    hide = jax.jit(losses._hide_for_validation, static_argnums=1)
     tokens, expected, counts = random_tokens(4), 0.0, []
     for part in range(4):
         inputs, hidden = map(np.asarray, hide(tokens, CODES, part))

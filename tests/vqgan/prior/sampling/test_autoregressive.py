@@ -11,11 +11,17 @@ import pytest
 from flax import nnx
 
 from vqgan.functional import take_apart
-from vqgan.prior.choosing import choice_of, draw, guidance_scales, guided, scaled
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.request import Request
-from vqgan.prior.sampling import Sampler
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.logits import (
+    LogitsParams,
+    filter_logits,
+    guidance_scales,
+    guide_logits,
+    sample_tokens,
+)
+from vqgan.prior.sampling.request import Request
+from vqgan.prior.sampling.sampler import PriorSampler
 from vqgan.prior.transformer import Prior
 
 LLAMA = PriorConfig(
@@ -55,7 +61,7 @@ class Model:
         self.config = config
         self.params = params
         self.logits = jax.jit(logits)
-        self.sampler = Sampler(config, params, batch_size=3)
+        self.sampler = PriorSampler(config, params, batch_size=3)
 
     def request(self, count: int) -> Request:
         """Some seeds, labels with and without a class, and conditions."""
@@ -73,11 +79,13 @@ class Model:
         for k in range(given, length):
             logits = self.logits(tokens, labels, request.condition)[:, k]
             without = self.logits(tokens, np.full(count, classes), request.condition)[:, k]
-            row = scaled(
-                guided(logits, without, scales[k]), choice_of(settings), truncates=settings.truncates
+            row = filter_logits(
+                guide_logits(logits, without, scales[k]),
+                LogitsParams.of(settings),
+                truncates=settings.truncates,
             )
             keys = jnp.stack([jax.random.fold_in(jax.random.key(int(seed)), k) for seed in request.seeds])
-            tokens[:, k] = draw(row, keys, choice_of(settings).temperature)
+            tokens[:, k] = sample_tokens(row, keys, LogitsParams.of(settings).temperature)
         return tokens.reshape(count, *self.config.grid)
 
 
@@ -134,7 +142,7 @@ def test_a_sample_is_its_seeds_whatever_the_batch(llama: Model) -> None:
     mixed = llama.sampler.sample(Request(*(x if x is None else x[order] for x in request)), SETTINGS["all"])
     np.testing.assert_array_equal(mixed, whole[order])
     for size in (1, 8):
-        sampler = Sampler(LLAMA, llama.params, batch_size=size)
+        sampler = PriorSampler(LLAMA, llama.params, batch_size=size)
         np.testing.assert_array_equal(sampler.sample(request, SETTINGS["all"]), whole)
 
 
@@ -160,7 +168,7 @@ def test_no_labels_are_no_class(gpt: Model) -> None:
 
 
 def test_numbers_compile_nothing_anew(llama: Model) -> None:
-    sampler = Sampler(LLAMA, llama.params, batch_size=4)
+    sampler = PriorSampler(LLAMA, llama.params, batch_size=4)
     request = llama.request(6)
     first = sampler.sample(request, SamplingConfig(top_k=3, guidance=2))
     for settings in (
@@ -177,7 +185,7 @@ def test_numbers_compile_nothing_anew(llama: Model) -> None:
 def test_the_last_tokens_frequencies_are_the_models(gpt: Model) -> None:
     """All but one token are given: 3,000 seeds against the softmax of the model's logits."""
     known = np.tile(np.append(np.arange(11) % 9, -1), (3000, 1))
-    sampler = Sampler(GPT, gpt.params, batch_size=3000)
+    sampler = PriorSampler(GPT, gpt.params, batch_size=3000)
     tokens = sampler.sample(Request(np.arange(3000), known=known), SETTINGS["plain"])[:, -1, -1]
     logits = np.asarray(gpt.logits(np.maximum(known[:1], 0), np.array([3]), None))[0, -1]
     expected = 3000 * np.exp(logits) / np.exp(logits).sum()
@@ -188,7 +196,7 @@ def test_the_last_tokens_frequencies_are_the_models(gpt: Model) -> None:
 
 
 def test_bfloat16_samples(gpt: Model) -> None:
-    sampler = Sampler(GPT, gpt.params, batch_size=3, dtype=jnp.bfloat16)
+    sampler = PriorSampler(GPT, gpt.params, batch_size=3, dtype=jnp.bfloat16)
     tokens, exact = (s.sample(gpt.request(3), SETTINGS["greedy"]) for s in (sampler, gpt.sampler))
     assert tokens.min() >= 0
     assert tokens.max() < 9
@@ -231,7 +239,7 @@ def test_requests_that_are_refused(llama: Model, request_: Request, message: str
 
 def test_what_a_prior_without_classes_refuses(random_params: Params, refused: Any) -> None:
     config = dataclasses.replace(GPT, classes=0)
-    sampler = Sampler(config, random_params(config))
+    sampler = PriorSampler(config, random_params(config))
     with refused("class 1 was asked of a prior that has no classes"):
         sampler.sample(Request(SEEDS, np.array([-1, 1])), SETTINGS["plain"])
     with refused("guidance is 2.5, but this prior was trained without classes"):
@@ -241,7 +249,8 @@ def test_what_a_prior_without_classes_refuses(random_params: Params, refused: An
 
 
 def test_samplers_that_are_refused(refused: Any) -> None:
+    masked = PriorSampler(dataclasses.replace(GPT, kind="masked"), {})
     with refused("this prior is masked"):
-        Sampler(dataclasses.replace(GPT, kind="masked"), {})
+        masked.sample(Request(SEEDS), SETTINGS["plain"], grid=(4, 4))
     with refused("batch size 0: it must be at least 1"):
-        Sampler(GPT, {}, batch_size=0)
+        PriorSampler(GPT, {}, batch_size=0)

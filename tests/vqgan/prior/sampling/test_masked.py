@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from vqgan.errors import UserError
 from vqgan.functional import take_apart
-from vqgan.prior.choosing import choice_of
-from vqgan.prior.config import PriorConfig
-from vqgan.prior.masked_sampling import MaskedSampler, fill_in, plan_passes
-from vqgan.prior.request import Request
-from vqgan.prior.sampling_config import MASK_SCHEDULES, MaskedSamplingConfig, SamplingConfig
+from vqgan.prior.config import MASK_SCHEDULES, PriorConfig
+from vqgan.prior.sampling.config import MaskedSamplingConfig, SamplingConfig
+from vqgan.prior.sampling.logits import LogitsParams
+from vqgan.prior.sampling.masked import fill_in, plan_passes
+from vqgan.prior.sampling.request import Request
+from vqgan.prior.sampling.sampler import PriorSampler
 from vqgan.prior.transformer import Prior
 
 CODES, LENGTH, CLASSES = 6, 12, 3
@@ -38,20 +39,20 @@ def of_passes(steps: int, choice_temperature: float = 4.5, **changes: Any) -> Sa
 
 @partial(jax.jit, static_argnames="truncates")
 def filled(
-    table: Any, influence: Any, tokens: Any, seeds: Any, passes: Any, choice: Any, *, truncates: bool
+    table: Any, influence: Any, tokens: Any, seeds: Any, passes: Any, params: Any, *, truncates: bool
 ) -> jax.Array:
     def predict(tokens: jax.Array, scale: jax.Array) -> jax.Array:
         """Logits of each place, to which every token that is there adds its own, as does each hidden one."""
         return table[None] + jnp.sum(influence[tokens], axis=1)
 
-    return fill_in(predict, tokens, seeds, passes, choice, truncates=truncates)
+    return fill_in(predict, tokens, seeds, passes, params, truncates=truncates)
 
 
 def run(model: tuple[Any, Any], tokens: np.ndarray, settings: SamplingConfig) -> np.ndarray:
     """All passes over tokens ``[B, L]`` in which ``CODES`` hides one, with seeds 0, 1, 2, …"""
     passes = plan_passes(settings, (tokens == CODES).sum(axis=1))
     seeds = np.arange(len(tokens), dtype=np.uint32)
-    result = filled(*model, tokens, seeds, passes, choice_of(settings), truncates=settings.truncates)
+    result = filled(*model, tokens, seeds, passes, LogitsParams.of(settings), truncates=settings.truncates)
     return np.asarray(result)
 
 
@@ -132,8 +133,8 @@ def test_tokens_are_drawn_by_their_probabilities() -> None:
 
 
 @pytest.fixture(scope="module")
-def sampler(random_params: Params) -> MaskedSampler:
-    return MaskedSampler(CONFIG, random_params(CONFIG), batch_size=4)
+def sampler(random_params: Params) -> PriorSampler:
+    return PriorSampler(CONFIG, random_params(CONFIG), batch_size=4)
 
 
 EIGHT = Request(np.arange(8) * 7, np.array([0, 1, 2, -1, 0, 1, 2, 0]))
@@ -143,7 +144,7 @@ def rows(request: Request, chosen: Any) -> Request:
     return Request(*(None if part is None else part[chosen] for part in request))
 
 
-def test_a_sample_follows_from_its_seed_alone(sampler: MaskedSampler, random_params: Params) -> None:
+def test_a_sample_follows_from_its_seed_alone(sampler: PriorSampler, random_params: Params) -> None:
     settings = of_passes(3)
     together = sampler.sample(EIGHT, settings)
     assert together.shape == (8, 3, 4)
@@ -153,7 +154,7 @@ def test_a_sample_follows_from_its_seed_alone(sampler: MaskedSampler, random_par
     assert len({row.tobytes() for row in together}) == 8
     for chosen in ([2], [0, 4, 6], [7, 6, 5, 4, 3, 2, 1, 0]):
         np.testing.assert_array_equal(sampler.sample(rows(EIGHT, chosen), settings), together[chosen])
-    other = MaskedSampler(CONFIG, random_params(CONFIG), batch_size=3)
+    other = PriorSampler(CONFIG, random_params(CONFIG), batch_size=3)
     np.testing.assert_array_equal(other.sample(EIGHT, settings), together)
 
 
@@ -161,7 +162,7 @@ def test_a_sample_follows_from_its_seed_alone(sampler: MaskedSampler, random_par
 @given(
     st.lists(st.lists(st.integers(-1, CODES - 1), min_size=LENGTH, max_size=LENGTH), min_size=1, max_size=5)
 )
-def test_given_tokens_stay_wherever_they_are(sampler: MaskedSampler, given: list[list[int]]) -> None:
+def test_given_tokens_stay_wherever_they_are(sampler: PriorSampler, given: list[list[int]]) -> None:
     known = np.array(given)
     result = sampler.sample(Request(np.arange(len(known)), known=known), of_passes(3)).reshape(-1, LENGTH)
     np.testing.assert_array_equal(result[known >= 0], known[known >= 0])
@@ -169,7 +170,7 @@ def test_given_tokens_stay_wherever_they_are(sampler: MaskedSampler, given: list
     assert (result < CODES).all()
 
 
-def test_other_numbers_compile_nothing(sampler: MaskedSampler) -> None:
+def test_other_numbers_compile_nothing(sampler: PriorSampler) -> None:
     sampler.sample(EIGHT, of_passes(3))
     sampler.sample(EIGHT, of_passes(3, top_k=2, guidance=2.0))
     before = sampler.compilations
@@ -186,7 +187,7 @@ def test_other_numbers_compile_nothing(sampler: MaskedSampler) -> None:
     assert sampler.compilations == before
 
 
-def test_guided_samples_against_the_prior(sampler: MaskedSampler, random_params: Params) -> None:
+def test_guided_samples_against_the_prior(sampler: PriorSampler, random_params: Params) -> None:
     prior = take_apart(lambda: Prior(CONFIG, rngs=nnx.Rngs(0))).bind(random_params(CONFIG), {})
     # One token of each sample is open: the first pass fills it in.
     known = np.tile(np.arange(LENGTH) % CODES, (LENGTH, 1))
@@ -205,13 +206,13 @@ def test_guided_samples_against_the_prior(sampler: MaskedSampler, random_params:
     np.testing.assert_array_equal(expected[CLASSES], with_class[CLASSES].argmax())  # nothing to guide
 
 
-def test_guidance_that_never_acts_changes_nothing(sampler: MaskedSampler) -> None:
+def test_guidance_that_never_acts_changes_nothing(sampler: PriorSampler) -> None:
     # The passes start at shares 0, 1/3 and 2/3 of the way.
     late = of_passes(3, guidance=5.0, guidance_from=0.9, top_k=CODES)
     np.testing.assert_array_equal(sampler.sample(EIGHT, late), sampler.sample(EIGHT, of_passes(3)))
 
 
-def test_complete_and_empty_requests(sampler: MaskedSampler) -> None:
+def test_complete_and_empty_requests(sampler: PriorSampler) -> None:
     complete = np.tile(TARGET, (2, 1))
     result = sampler.sample(Request(np.arange(2), known=complete), of_passes(3))
     np.testing.assert_array_equal(result.reshape(2, LENGTH), complete)
@@ -226,7 +227,7 @@ def test_complete_and_empty_requests(sampler: MaskedSampler) -> None:
 def test_other_weights_compile_nothing(random_params: Params) -> None:
     config = dataclasses.replace(CONFIG, block="gpt", classes=0, dropout=0.5)
     zeros = {name: np.zeros_like(value) for name, value in random_params(config).items()}
-    sampler = MaskedSampler(config, zeros, batch_size=2)
+    sampler = PriorSampler(config, zeros, batch_size=2)
     settings = of_passes(2, 0.0, temperature=0.0)
     assert not sampler.sample(Request(np.arange(2)), settings).any()  # of equals the first
     # Blocks that add nothing, a position's own feature, and a head that turns it into the target's code.
@@ -246,7 +247,7 @@ def test_condition_is_followed(random_params: Params) -> None:
     config = dataclasses.replace(
         CONFIG, classes=2, condition_codebook_size=4, condition_grid=(1, 2), layers=1
     )
-    sampler = MaskedSampler(config, random_params(config), batch_size=2)
+    sampler = PriorSampler(config, random_params(config), batch_size=2)
     settings = of_passes(1, temperature=0.0, guidance=2.0)
     condition = np.array([[0, 1], [2, 3]])
     result = sampler.sample(Request(np.zeros(2, int), np.array([0, 0]), condition), settings)
@@ -255,14 +256,16 @@ def test_condition_is_followed(random_params: Params) -> None:
     np.testing.assert_array_equal(turned, result[::-1])
 
 
-def test_what_cannot_be_sampled_is_refused(sampler: MaskedSampler) -> None:
+def test_what_cannot_be_sampled_is_refused(sampler: PriorSampler) -> None:
+    anywhere = Request(np.arange(1), known=np.arange(LENGTH)[None] % 2 - 1)
+    other = PriorSampler(dataclasses.replace(CONFIG, kind="autoregressive"), {})
     with pytest.raises(UserError, match="autoregressive"):
-        MaskedSampler(dataclasses.replace(CONFIG, kind="autoregressive"), {})
+        other.sample(anywhere, of_passes(3))
     with pytest.raises(UserError, match="batch size 0"):
-        MaskedSampler(CONFIG, {}, batch_size=0)
+        PriorSampler(CONFIG, {}, batch_size=0)
     with pytest.raises(UserError, match="labels"):
         sampler.sample(Request(np.arange(1), np.array([CLASSES])), of_passes(3))
-    unlabelled = MaskedSampler(dataclasses.replace(CONFIG, classes=0), {})
+    unlabelled = PriorSampler(dataclasses.replace(CONFIG, classes=0), {})
     with pytest.raises(UserError, match="guidance"):
         unlabelled.sample(Request(np.arange(1)), of_passes(3, guidance=2.0))
 

@@ -19,10 +19,10 @@ import pytest
 from flax import nnx
 
 from vqgan.functional import take_apart
-from vqgan.prior.importing import ImportedPrior, Wanted, import_prior
-from vqgan.prior.request import Request
-from vqgan.prior.sampling import Sampler
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.import_taming import ImportedPrior, PriorSpec, import_taming_prior
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.request import Request
+from vqgan.prior.sampling.sampler import PriorSampler
 from vqgan.prior.transformer import Prior
 
 VOCABULARY, CODES, GRID, WIDTH, HEADS = 20, 16, (2, 3), 8, 2
@@ -132,8 +132,8 @@ def config_file(folder: Path, **params: Any) -> None:
     (folder / "project.yaml").write_text(json.dumps({"model": {"params": params}}))
 
 
-def wanted(**changes: Any) -> Wanted:
-    return Wanted(**{"codebook_size": CODES, "grid": GRID, "heads": HEADS, **changes})
+def wanted(**changes: Any) -> PriorSpec:
+    return PriorSpec(**{"codebook_size": CODES, "grid": GRID, "heads": HEADS, **changes})
 
 
 # Parity
@@ -141,7 +141,7 @@ def wanted(**changes: Any) -> Wanted:
 
 def test_unconditional(foreign: ModuleType, tmp_path: Path) -> None:
     tensors = net2net()
-    prior = import_prior(write(foreign, tmp_path, tensors), wanted())
+    prior = import_taming_prior(write(foreign, tmp_path, tensors), wanted())
     ids = np.concatenate([np.zeros((3, 1), np.int32), TOKENS[:, :-1]], axis=1)
     expected = gpt(tensors, ids)[..., :CODES]
     assert np.abs(expected).max() > 1
@@ -158,7 +158,7 @@ def test_start_token_heads_and_spare_positions(foreign: ModuleType, tmp_path: Pa
     """As a configuration beside the file says; the feed-forward part is of an unusual width."""
     tensors = net2net(positions=LENGTH + 4, layers=1, hidden=12)
     config_file(tmp_path, sos_token=17, cond_stage_config="__is_unconditional__")
-    prior = import_prior(write(foreign, tmp_path, tensors), wanted(heads=None))
+    prior = import_taming_prior(write(foreign, tmp_path, tensors), wanted(heads=None))
     ids = np.concatenate([np.full((3, 1), 17, np.int32), TOKENS[:, :-1]], axis=1)
     np.testing.assert_allclose(logits(prior, TOKENS), gpt(tensors, ids)[..., :CODES], atol=1e-4)
     assert prior.config.hidden == 12
@@ -167,7 +167,7 @@ def test_start_token_heads_and_spare_positions(foreign: ModuleType, tmp_path: Pa
 
 def test_class_conditional(foreign: ModuleType, tmp_path: Path) -> None:
     tensors = net2net()
-    prior = import_prior(write(foreign, tmp_path, tensors), wanted(classes=5))
+    prior = import_taming_prior(write(foreign, tmp_path, tensors), wanted(classes=5))
     labels = np.array([4, 0, 2], np.int32)
     ids = np.concatenate([labels[:, None], TOKENS[:, :-1]], axis=1)
     expected = gpt(tensors, ids)[..., :CODES]
@@ -182,7 +182,7 @@ def conditioned(foreign: ModuleType, tmp_path: Path) -> tuple[Tensors, ImportedP
     """A prior of 4 tokens of a condition, of 18 codes, before the 6 of the picture."""
     tensors = net2net(positions=4 + LENGTH - 1)
     path = write(foreign, tmp_path, tensors)
-    return tensors, import_prior(path, wanted(condition_codebook_size=18, condition_grid=(2, 2)))
+    return tensors, import_taming_prior(path, wanted(condition_codebook_size=18, condition_grid=(2, 2)))
 
 
 CONDITION = np.random.default_rng(6).integers(0, 18, (3, 4)).astype(np.int32)
@@ -203,7 +203,7 @@ def test_sampling_with_a_condition_grid(conditioned: tuple[Tensors, ImportedPrio
     for _ in range(LENGTH):
         ids = np.concatenate([ids, gpt(tensors, ids)[:, -1:, :CODES].argmax(-1)], axis=1)
     params = {name: jnp.asarray(value) for name, value in prior.weights.items()}
-    sampler = Sampler(prior.config, params, batch_size=3)
+    sampler = PriorSampler(prior.config, params, batch_size=3)
     request = Request(np.arange(3, dtype=np.uint32), None, CONDITION, None)
     sampled = sampler.sample(request, SamplingConfig(temperature=0.0))
     np.testing.assert_array_equal(sampled.reshape(3, LENGTH), ids[:, 4:])
@@ -212,7 +212,7 @@ def test_sampling_with_a_condition_grid(conditioned: tuple[Tensors, ImportedPrio
 def test_heads_in_hyperparameters(foreign: ModuleType, tmp_path: Path) -> None:
     hyper = {"transformer_config": {"params": {"n_head": 4}}}
     path = write(foreign, tmp_path, net2net(), hyper_parameters=hyper)
-    assert import_prior(path, wanted(heads=None)).config.heads == 4
+    assert import_taming_prior(path, wanted(heads=None)).config.heads == 4
 
 
 # What is refused
@@ -240,7 +240,7 @@ def test_another_model_than_was_asked_for(
     changes: dict[str, Any], says: str, foreign: ModuleType, tmp_path: Path, refused: Any
 ) -> None:
     with refused(says):
-        import_prior(write(foreign, tmp_path, net2net()), wanted(**changes))
+        import_taming_prior(write(foreign, tmp_path, net2net()), wanted(**changes))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_configuration_that_disagrees(
 ) -> None:
     config_file(tmp_path, **params)
     with refused(says):
-        import_prior(write(foreign, tmp_path, net2net()), wanted(**changes))
+        import_taming_prior(write(foreign, tmp_path, net2net()), wanted(**changes))
 
 
 def spoilt(name: str, value: np.ndarray | None) -> Tensors:
@@ -309,7 +309,7 @@ def test_tensors_that_are_not_as_expected(
 ) -> None:
     codebook = np.zeros((CODES, 4), np.float32)
     with refused(says):
-        import_prior(write(foreign, tmp_path, spoilt(name, value)), wanted(codebook=codebook))
+        import_taming_prior(write(foreign, tmp_path, spoilt(name, value)), wanted(codebook=codebook))
 
 
 def test_what_a_whole_checkpoint_brings_along(foreign: ModuleType, tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_what_a_whole_checkpoint_brings_along(foreign: ModuleType, tmp_path: Pat
     rounded = codebook.astype(np.float16).astype(np.float32)
     assert not np.array_equal(rounded, codebook)
     path = write(foreign, tmp_path, net2net() | others)
-    assert import_prior(path, wanted(codebook=rounded)).config.codebook_size == CODES
+    assert import_taming_prior(path, wanted(codebook=rounded)).config.codebook_size == CODES
 
 
 @pytest.mark.parametrize(
@@ -336,13 +336,13 @@ def test_files_that_are_none(
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content is None else content)
     with refused(says):
-        import_prior(str(path), wanted())
+        import_taming_prior(str(path), wanted())
     with refused("nothing there"):
-        import_prior(str(tmp_path / "nothing"), wanted())
+        import_taming_prior(str(tmp_path / "nothing"), wanted())
 
 
 def test_a_pickle_that_names_code(foreign: ModuleType, tmp_path: Path, refused: Any) -> None:
     call = foreign.Call(foreign.Ref("os", "system"), (f"touch {tmp_path}/run",))
     with refused("last.ckpt"):
-        import_prior(write(foreign, tmp_path, net2net(), hook=call), wanted())
+        import_taming_prior(write(foreign, tmp_path, net2net(), hook=call), wanted())
     assert not (tmp_path / "run").exists()

@@ -1,7 +1,7 @@
 """Priors of *Taming Transformers* (arXiv 2012.09841): checkpoints of its Net2NetTransformer as ours.
 
 That model is a GPT after minGPT: learned positions, LayerNorm before each part, exact GELU. One table of
-embeddings serves the tokens of the picture, those of a condition, class ids and the start token, by the same
+embeddings serves the tokens of the image, those of a condition, class ids and the start token, by the same
 numbers; ours has a table for each, so rows are copied. NumPy does the conversion; nothing in a file is
 executed.
 """
@@ -20,9 +20,8 @@ from vqgan.importers.containers import READERS, describe_unknown, sniff
 from vqgan.importers.pickle_objects import PickleError
 from vqgan.importers.source import find_native, find_weights, parse_source
 from vqgan.importers.tensors import as_float32
-from vqgan.prior.config import PriorConfig
-from vqgan.prior.net2net import TOKENS, Gpt, Settings, find_gpt, find_settings
-from vqgan.prior.parameters import parameter_shapes
+from vqgan.prior.config import PriorConfig, prior_parameter_shapes
+from vqgan.prior.net2net import TOKENS, Gpt, Net2NetSettings, find_gpt, find_settings
 
 FORMAT = "taming-transformers Net2NetTransformer"
 CODEBOOK_TOLERANCE = 2e-3  # of the largest value: a codec may have been stored in float16
@@ -46,7 +45,7 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PriorSpec:
     """What a file of weights does not say of the prior in it.
 
     Attributes:
@@ -88,12 +87,12 @@ class ImportedPrior:
     notes: tuple[str, ...]
 
 
-def import_prior(source: str, wanted: Wanted) -> ImportedPrior:
+def import_taming_prior(source: str, spec: PriorSpec) -> ImportedPrior:
     """Reads and converts a checkpoint.
 
     Args:
       source: file, folder or Hub address.
-      wanted: what the file does not say.
+      spec: what the file does not say.
 
     Raises:
       UserError: it is no such checkpoint, damaged, hostile, or not of the form that was asked for.
@@ -105,13 +104,13 @@ def import_prior(source: str, wanted: Wanted) -> ImportedPrior:
         if container is None:
             raise UserError(f"{file}: not a checkpoint that we know: {describe_unknown(file)}")
         tree = READERS[container](file)
-        native = find_native(file, wanted.config or options.config)
+        native = find_native(file, spec.config or options.config)
         settings = find_settings(native.data if native else None) or find_settings(tree)
         gpt = find_gpt(file, tree)
-        _check_conditioning(file, wanted, settings)
+        _check_conditioning(file, spec, settings)
         _check_attention(gpt)
-        _check_codebook(gpt, wanted)
-        config = _config(gpt, wanted, settings)
+        _check_codebook(gpt, spec)
+        config = _config(gpt, spec, settings)
         start = settings.start_token if settings else 0
         weights, notes = _convert(gpt, config, start)
     except PickleError as error:
@@ -124,11 +123,11 @@ def import_prior(source: str, wanted: Wanted) -> ImportedPrior:
     return ImportedPrior(config, weights, {**origin, "notes": list(notes)}, notes)
 
 
-def _check_conditioning(file: Path, wanted: Wanted, settings: Settings | None) -> None:
+def _check_conditioning(file: Path, spec: PriorSpec, settings: Net2NetSettings | None) -> None:
     """Compares what was asked for with what the model's configuration says, where there is one."""
     if settings is None or settings.conditioned is None:
         return
-    is_conditioned = wanted.classes > 0 or wanted.condition_codebook_size > 0
+    is_conditioned = spec.classes > 0 or spec.condition_codebook_size > 0
     if settings.conditioned and not is_conditioned:
         raise UserError(
             f"{file}: this prior was trained with a condition ({settings.condition}); "
@@ -136,9 +135,9 @@ def _check_conditioning(file: Path, wanted: Wanted, settings: Settings | None) -
         )
     if is_conditioned and not settings.conditioned:
         raise UserError(f"{file}: this prior was trained without a condition; leave its flags out")
-    if settings.classes is not None and settings.classes != wanted.classes:
+    if settings.classes is not None and settings.classes != spec.classes:
         raise UserError(
-            f"{file}: this prior was trained with {settings.classes} classes, not {wanted.classes}; "
+            f"{file}: this prior was trained with {settings.classes} classes, not {spec.classes}; "
             f"give --classes {settings.classes}"
         )
 
@@ -160,12 +159,12 @@ def _check_attention(gpt: Gpt) -> None:
         )
 
 
-def _check_codebook(gpt: Gpt, wanted: Wanted) -> None:
+def _check_codebook(gpt: Gpt, spec: PriorSpec) -> None:
     """Compares the codebook that the file brings along with the codec's."""
     name = next(filter(gpt.others.get, _CODEBOOKS), None)
-    if name is None or wanted.codebook is None:
+    if name is None or spec.codebook is None:
         return
-    found, expected = gpt.others[name], wanted.codebook
+    found, expected = gpt.others[name], spec.codebook
     if found.shape == expected.shape:
         difference = np.abs(as_float32(found.read(), name, str(gpt.file)) - expected).max()
         if difference <= CODEBOOK_TOLERANCE * np.abs(expected).max():
@@ -176,14 +175,14 @@ def _check_codebook(gpt: Gpt, wanted: Wanted) -> None:
     )
 
 
-def _config(gpt: Gpt, wanted: Wanted, settings: Settings | None) -> PriorConfig:
+def _config(gpt: Gpt, spec: PriorSpec, settings: Net2NetSettings | None) -> PriorConfig:
     vocabulary, width = gpt.shape(TOKENS, 2)
-    wanted_rows = {
-        "codes of the codec": wanted.codebook_size,
-        "classes": wanted.classes,
-        "codes of the condition": wanted.condition_codebook_size,
+    needed_rows = {
+        "codes of the codec": spec.codebook_size,
+        "classes": spec.classes,
+        "codes of the condition": spec.condition_codebook_size,
     }
-    for what, rows in wanted_rows.items():
+    for what, rows in needed_rows.items():
         if rows > vocabulary:
             raise UserError(
                 f"{gpt.file}: its vocabulary is {vocabulary}, too small for {rows} {what}; give what it was "
@@ -193,41 +192,41 @@ def _config(gpt: Gpt, wanted: Wanted, settings: Settings | None) -> PriorConfig:
     hidden = gpt.shape("blocks.0.mlp.0.weight", 2)[0]
     return PriorConfig(
         block="gpt",
-        codebook_size=wanted.codebook_size,
-        grid=wanted.grid,
-        classes=wanted.classes,
-        condition_codebook_size=wanted.condition_codebook_size,
-        condition_grid=wanted.condition_grid,
-        start_token=not wanted.condition_codebook_size,
+        codebook_size=spec.codebook_size,
+        grid=spec.grid,
+        classes=spec.classes,
+        condition_codebook_size=spec.condition_codebook_size,
+        condition_grid=spec.condition_grid,
+        start_token=not spec.condition_codebook_size,
         layers=len(blocks),
-        heads=_heads(gpt, wanted, settings),
+        heads=_heads(gpt, spec, settings),
         width=width,
         hidden=0 if hidden == 4 * width else hidden,
     )
 
 
-def _heads(gpt: Gpt, wanted: Wanted, settings: Settings | None) -> int:
+def _heads(gpt: Gpt, spec: PriorSpec, settings: Net2NetSettings | None) -> int:
     known = settings.heads if settings else None
-    if wanted.heads is None and known is None:
+    if spec.heads is None and known is None:
         raise UserError(
             f"{gpt.file}: the number of attention heads is not in the file; give --heads, "
             "the n_head of the model's configuration"
         )
-    if None not in (wanted.heads, known) and wanted.heads != known:
+    if None not in (spec.heads, known) and spec.heads != known:
         raise UserError(
-            f"{gpt.file}: the model's configuration says {known} heads, not {wanted.heads}; leave --heads out"
+            f"{gpt.file}: the model's configuration says {known} heads, not {spec.heads}; leave --heads out"
         )
-    return int(wanted.heads or known or 0)
+    return int(spec.heads or known or 0)
 
 
 def _convert(
     gpt: Gpt, config: PriorConfig, start_token: int
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Our weights, and what is to be said of them."""
+    """Returns our weights, and what is to be said of them."""
     own = {
         "token_embedding", "class_embedding", "condition_embedding", "position_embedding", "head.kernel",
     }  # fmt: skip
-    expected = parameter_shapes(config)
+    expected = prior_parameter_shapes(config)
     linear = {ours: _their_name(ours) for ours in expected if ours not in own}
     _check_names(gpt, {*linear.values(), TOKENS, "pos_emb", "head.weight"})
     table, head, positions = gpt.read(TOKENS), gpt.read("head.weight"), gpt.read("pos_emb")
@@ -250,7 +249,7 @@ def _convert(
 
 
 def _their_name(ours: str) -> str:
-    """Name of a tensor in a block, or of the last normalisation."""
+    """Returns the name of a tensor in a block, or of the last normalisation."""
     layer, _, leaf = ours.rpartition(".")
     if layer == "norm":
         return f"ln_f.{_LEAVES[leaf]}"
@@ -259,7 +258,7 @@ def _their_name(ours: str) -> str:
 
 
 def _transposed(ours: str, value: np.ndarray) -> np.ndarray:
-    """torch's linear layers hold ``[outputs, inputs]``."""
+    """Turns a kernel: torch's linear layers hold ``[outputs, inputs]``."""
     return np.ascontiguousarray(value.T) if ours.endswith(".kernel") else value
 
 
@@ -293,7 +292,7 @@ def _check_tables(
 
 
 def _class_rows(gpt: Gpt, config: PriorConfig, table: np.ndarray, start_token: int) -> np.ndarray:
-    """Rows of the classes, and one for no class: ``[classes + 1, D]``."""
+    """Returns rows of the classes, and one for no class: ``[classes + 1, D]``."""
     if config.classes:
         classes = table[: config.classes]
         return np.concatenate([classes, classes.mean(axis=0, keepdims=True)])
@@ -305,7 +304,7 @@ def _class_rows(gpt: Gpt, config: PriorConfig, table: np.ndarray, start_token: i
 
 
 def _position_rows(config: PriorConfig, rows: np.ndarray) -> np.ndarray:
-    """``[P + L, D]``; the last is that of the last token, after which nothing is predicted."""
+    """Returns ``[P + L, D]``; the last is that of the last token, after which nothing is predicted."""
     needed = config.prefix + config.length
     missing = max(0, needed - len(rows))
     return np.concatenate([rows[:needed], np.zeros((missing, config.width), np.float32)])

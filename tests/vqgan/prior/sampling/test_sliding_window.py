@@ -14,13 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqgan.functional import take_apart
-from vqgan.prior.choosing import choice_of, draw, guided, scaled
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.request import Request
-from vqgan.prior.sampling import Sampler, kind_of
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.logits import (
+    LogitsParams,
+    SamplingVariant,
+    filter_logits,
+    guide_logits,
+    sample_tokens,
+)
+from vqgan.prior.sampling.request import Request
+from vqgan.prior.sampling.sampler import PriorSampler
+from vqgan.prior.sampling.sliding_window import SlidingWindowLoop, place_window
 from vqgan.prior.transformer import Prior
-from vqgan.prior.windows import WindowLoop, place_of, sample_large
 
 LLAMA = PriorConfig(
     codebook_size=9,
@@ -41,13 +47,13 @@ ALL = SamplingConfig(temperature=1.2, top_k=6, guidance=2.0)
 
 
 Params = Callable[[PriorConfig], dict[str, Any]]
-Samplers = Callable[[PriorConfig], Sampler]
+Samplers = Callable[[PriorConfig], PriorSampler]
 Forward = Callable[[PriorConfig], Callable[..., jax.Array]]
 
 
 @pytest.fixture(scope="module")
 def sampler(random_params: Params) -> Samplers:
-    return functools.cache(lambda config: Sampler(config, random_params(config), batch_size=3))
+    return functools.cache(lambda config: PriorSampler(config, random_params(config), batch_size=3))
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +102,14 @@ def sample_plainly(
             condition = whole[:, top : top + high, 2 * left : 2 * (left + wide)].reshape(count, -1)
         at = (row - top) * wide + column - left
         logits, without = (forward(config)(window, one, condition)[:, at] for one in (labels, none))
-        choice = choice_of(settings)
-        logits = scaled(
-            guided(logits, without, jnp.float32(settings.guidance)), choice, truncates=settings.truncates
+        params = LogitsParams.of(settings)
+        logits = filter_logits(
+            guide_logits(logits, without, jnp.float32(settings.guidance)),
+            params,
+            truncates=settings.truncates,
         )
         keys = jnp.stack([jax.random.fold_in(jax.random.key(int(seed)), k) for seed in request.seeds])
-        tokens[:, row, column] = draw(logits, keys, choice.temperature)
+        tokens[:, row, column] = sample_tokens(logits, keys, params.temperature)
     return tokens
 
 
@@ -114,7 +122,7 @@ def test_large_grids(
     sampler: Samplers, forward: Forward, config: PriorConfig, grid: tuple[int, int], settings: SamplingConfig
 ) -> None:
     request = large_request(config, grid, 4)
-    tokens = sample_large(sampler(config), grid, request, settings)
+    tokens = sampler(config).sample(request, settings, grid=grid)
     assert tokens.shape == (4, *grid)
     assert tokens.dtype == np.int32
     np.testing.assert_array_equal(tokens, sample_plainly(forward, config, grid, request, settings))
@@ -125,7 +133,7 @@ def test_given_rows_are_completed(sampler: Samplers, forward: Forward) -> None:
     known = np.full((2, 30), -1)
     known[:, :12] = np.random.default_rng(2).integers(0, 9, (2, 12))
     request = request._replace(known=known)
-    tokens = sample_large(sampler(GPT), (6, 5), request, PLAIN)
+    tokens = sampler(GPT).sample(request, PLAIN, grid=(6, 5))
     np.testing.assert_array_equal(tokens.reshape(2, 30)[:, :12], known[:, :12])
     np.testing.assert_array_equal(tokens, sample_plainly(forward, GPT, (6, 5), request, PLAIN))
 
@@ -136,27 +144,31 @@ def test_the_trained_grid_gives_what_plain_sampling_gives(
 ) -> None:
     request = large_request(config, config.grid, 4)
     tokens = sampler(config).sample(request, settings)
-    np.testing.assert_array_equal(sample_large(sampler(config), config.grid, request, settings), tokens)
-    loop = WindowLoop(kind_of(request, settings), config.grid)  # the sliding loop itself, too
+    np.testing.assert_array_equal(sampler(config).sample(request, settings, grid=config.grid), tokens)
+    variant = SamplingVariant(settings.is_guided, settings.truncates)
+    loop = SlidingWindowLoop(variant, 0, config.grid)  # the sliding loop itself, too
     np.testing.assert_array_equal(sampler(config).run(loop, config, request, settings), tokens)
 
 
 def test_a_sample_is_its_seeds_and_numbers_compile_nothing_anew(random_params: Params) -> None:
-    own = Sampler(GPT, random_params(GPT), batch_size=2)
+    own = PriorSampler(GPT, random_params(GPT), batch_size=2)
     request = large_request(GPT, (6, 5), 5)
-    whole = sample_large(own, (6, 5), request, PLAIN)
+    whole = own.sample(request, PLAIN, grid=(6, 5))
     np.testing.assert_array_equal(
-        sample_large(own, (6, 5), Request(request.seeds[[4, 1]]), PLAIN), whole[[4, 1]]
+        own.sample(Request(request.seeds[[4, 1]]), PLAIN, grid=(6, 5)), whole[[4, 1]]
     )
-    assert (sample_large(own, (6, 5), request, SamplingConfig(temperature=0.3)) != whole).any()
+    assert (own.sample(request, SamplingConfig(temperature=0.3), grid=(6, 5)) != whole).any()
     assert own.compilations == 1
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 5), st.integers(0, 5), st.data())
 def test_places(high: int, wide: int, more: int, wider: int, data: st.DataObject) -> None:
     grid = (high + more, wide + wider)
-    row, column = data.draw(st.integers(0, grid[0] - 1)), data.draw(st.integers(0, grid[1] - 1))
-    place = place_of(jnp.int32(row * grid[1] + column), grid, (high, wide))
+    row, column = (
+        data.draw(st.integers(0, grid[0] - 1)),
+        data.draw(st.integers(0, grid[1] - 1)),
+    )
+    place = place_window(jnp.int32(row * grid[1] + column), grid, (high, wide))
     top, left = int(place.top), int(place.left)
     assert 0 <= top <= row < top + high <= grid[0]
     assert 0 <= left <= column < left + wide <= grid[1]
@@ -187,4 +199,4 @@ def test_refusals(
     refused: Any,
 ) -> None:
     with refused(message):
-        sample_large(sampler(config), grid, Request(np.arange(2), known=known), PLAIN)
+        sampler(config).sample(Request(np.arange(2), known=known), PLAIN, grid=grid)

@@ -1,4 +1,4 @@
-"""What samplers of both kinds share: weights that are let go of, and their type on the devices."""
+"""Samplers of priors of both kinds: weights that are let go of, and their type on the devices."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from flax import nnx
 
 from vqgan.functional import take_apart
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.loading import make_sampler
-from vqgan.prior.request import Request
-from vqgan.prior.sampling_config import MaskedSamplingConfig, SamplingConfig
+from vqgan.prior.sampling.config import MaskedSamplingConfig, SamplingConfig
+from vqgan.prior.sampling.request import Request
+from vqgan.prior.sampling.sampler import PriorSampler
 from vqgan.prior.transformer import Prior
 
 HEAD = (20, 13)  # of no other array
@@ -33,7 +33,7 @@ def heads() -> list[jax.Array]:
 def test_released_weights_are_gone(random_params: Params, kind: str) -> None:
     assert heads() == []
     params = random_params(dataclasses.replace(CONFIG, kind=kind))  # in NumPy
-    sampler = make_sampler(dataclasses.replace(CONFIG, kind=kind), params, batch_size=2)
+    sampler = PriorSampler(dataclasses.replace(CONFIG, kind=kind), params, batch_size=2)
     tokens = sampler.sample(REQUEST, GREEDY)
     assert len(heads()) == 1
     sampler.replace_params(params)
@@ -52,7 +52,7 @@ def test_released_weights_are_gone(random_params: Params, kind: str) -> None:
 def test_matrices_are_kept_in_the_type_of_activations(random_params: Params, kind: str) -> None:
     config = dataclasses.replace(CONFIG, kind=kind)
     params = random_params(config)
-    sampler = make_sampler(config, params, batch_size=2, dtype=jnp.bfloat16)
+    sampler = PriorSampler(config, params, batch_size=2, dtype=jnp.bfloat16)
     assert [x.dtype for x in heads()] == [jnp.bfloat16]
     first = sampler.sample(REQUEST, GREEDY)[:, 0, 0]
     sampler.release()

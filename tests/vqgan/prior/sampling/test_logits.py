@@ -10,12 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from vqgan.prior.choosing import choice_of, draw, guidance_scales, guided, sample_keys, scaled
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.logits import (
+    LogitsParams,
+    filter_logits,
+    guidance_scales,
+    guide_logits,
+    sample_keys,
+    sample_tokens,
+)
 
 K = 6
-scaled_fast = jax.jit(scaled, static_argnames="truncates")
-draw_fast = jax.jit(draw)
+filter_fast = jax.jit(filter_logits, static_argnames="truncates")
+sample_fast = jax.jit(sample_tokens)
 
 # Whole numbers over 8: ties are exact, and come up.
 rows = st.lists(st.integers(-40, 40).map(lambda n: n / 8), min_size=K, max_size=K)
@@ -37,7 +44,9 @@ def admissible(logits: list[float], temperature: float, top_k: int, top_p: float
 
 
 def found(logits: list[float], settings: SamplingConfig) -> set[int]:
-    out = scaled_fast(jnp.asarray([logits], jnp.float32), choice_of(settings), truncates=settings.truncates)
+    out = filter_fast(
+        jnp.asarray([logits], jnp.float32), LogitsParams.of(settings), truncates=settings.truncates
+    )
     return set(np.flatnonzero(np.isfinite(np.asarray(out)[0])).tolist())
 
 
@@ -79,24 +88,28 @@ def test_truncation_by_hand(settings: SamplingConfig, expected: set[int]) -> Non
 
 def test_temperature_divides() -> None:
     logits = jnp.array([[1.0, 3.0, 2.0]])
-    out = np.asarray(scaled(logits, choice_of(SamplingConfig(temperature=0.25)), truncates=False))
+    out = np.asarray(
+        filter_logits(logits, LogitsParams.of(SamplingConfig(temperature=0.25)), truncates=False)
+    )
     np.testing.assert_allclose(out - out[:, :1], [[0, 8, 4]], rtol=1e-6)
 
 
 def test_a_tiny_temperature_is_greedy_and_finite() -> None:
     config = SamplingConfig(temperature=1e-37, top_p=0.9)
-    out = scaled(jnp.array([[10.0, 60.0, -20.0]]), choice_of(config), truncates=True)
+    out = filter_logits(jnp.array([[10.0, 60.0, -20.0]]), LogitsParams.of(config), truncates=True)
     keys = sample_keys(jnp.arange(1, dtype=jnp.uint32))
     assert not np.isnan(out).any()
-    assert draw(out, keys, jnp.float32(1e-37)).tolist() == [1]
+    assert sample_tokens(out, keys, jnp.float32(1e-37)).tolist() == [1]
 
 
 @given(rows, rows, st.floats(0, 10, width=32))
 def test_guidance(first: list[float], second: list[float], scale: float) -> None:
     a, b = (np.array(row, np.float64) for row in (first, second))
-    out = guided(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32), jnp.float32(scale))
+    out = guide_logits(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32), jnp.float32(scale))
     np.testing.assert_allclose(out, b + scale * (a - b), atol=1e-4)
-    np.testing.assert_array_equal(guided(jnp.asarray(a), jnp.asarray(b), jnp.float32(1)), jnp.asarray(a))
+    np.testing.assert_array_equal(
+        guide_logits(jnp.asarray(a), jnp.asarray(b), jnp.float32(1)), jnp.asarray(a)
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,9 +140,9 @@ def test_frequencies(settings: SamplingConfig) -> None:
     kept = admissible(logits.tolist(), settings.temperature, settings.top_k, settings.top_p)
     expected = softmax(np.where([n in kept for n in range(K)], logits / settings.temperature, -np.inf))
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (count, K))
-    rows = scaled_fast(rows, choice_of(settings), truncates=settings.truncates)
+    rows = filter_fast(rows, LogitsParams.of(settings), truncates=settings.truncates)
     keys = sample_keys(jnp.arange(count, dtype=jnp.uint32))
-    tokens = draw_fast(rows, keys, choice_of(settings).temperature)
+    tokens = sample_fast(rows, keys, LogitsParams.of(settings).temperature)
     counts = np.bincount(np.asarray(tokens), minlength=K)
     assert counts[expected == 0].sum() == 0
     seen = expected > 0
@@ -139,24 +152,24 @@ def test_frequencies(settings: SamplingConfig) -> None:
 def test_greedy_draws_take_the_most_probable() -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(5, K)), jnp.float32)
     keys = sample_keys(jnp.arange(5, dtype=jnp.uint32))
-    np.testing.assert_array_equal(draw(logits, keys, jnp.float32(0)), np.argmax(logits, axis=-1))
+    np.testing.assert_array_equal(sample_tokens(logits, keys, jnp.float32(0)), np.argmax(logits, axis=-1))
 
 
 def test_a_row_is_drawn_by_its_own_seed() -> None:
     logits = jnp.zeros((4, 1000))
-    together = draw(logits, sample_keys(jnp.array([3, 1, 4, 3], jnp.uint32)), jnp.float32(1))
-    alone = draw(logits[:1], sample_keys(jnp.array([4], jnp.uint32)), jnp.float32(1))
+    together = sample_tokens(logits, sample_keys(jnp.array([3, 1, 4, 3], jnp.uint32)), jnp.float32(1))
+    alone = sample_tokens(logits[:1], sample_keys(jnp.array([4], jnp.uint32)), jnp.float32(1))
     assert together[0] == together[3] != together[1]
     assert together[2] == alone[0]
 
 
 def test_jax_defaults_do_not_change_what_a_seed_gives() -> None:
     seeds, logits = jnp.arange(4, dtype=jnp.uint32), jnp.zeros((4, 1000))
-    expected = draw(logits, sample_keys(seeds), jnp.float32(1))
+    expected = sample_tokens(logits, sample_keys(seeds), jnp.float32(1))
     usual = jax.random.gumbel(jax.random.key(0), (4,))
     with jax.default_prng_impl("rbg"), jax.enable_x64(True):
         assert (jax.random.gumbel(jax.random.key(0), (4,)) != usual).all()
-        np.testing.assert_array_equal(draw(logits, sample_keys(seeds), jnp.float32(1)), expected)
+        np.testing.assert_array_equal(sample_tokens(logits, sample_keys(seeds), jnp.float32(1)), expected)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a prior is trained to do, and what it is measured by. Losses are in nats per predicted token.
+"""Losses that a prior is trained and measured by, in nats per predicted token.
 
 An autoregressive prior minimises the negative log-likelihood of each token given those before it. A masked
 one minimises that of hidden tokens given the others (MaskGIT, arXiv 2202.04200, equation 1).
@@ -11,18 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vqgan.prior.masking import random_places, training_counts
-from vqgan.prior.objective_config import ObjectiveConfig, check_objective
+from vqgan.prior.config import ObjectiveConfig, check_objective
+from vqgan.prior.mask_schedules import random_mask, training_mask_counts
 from vqgan.prior.transformer import Prior
-
-__all__ = [
-    "Objective",
-    "ObjectiveConfig",
-    "check_objective",
-    "training_loss",
-    "unigram_entropy",
-    "validation_loss",
-]
 
 VALIDATION_SEED = 2202_04200
 VALIDATION_SCHEDULE = "cosine"
@@ -36,7 +27,7 @@ class Objective(NamedTuple):
     Attributes:
       loss: float32 scalar, nats per predicted token, with label smoothing if there is any.
       weight: float32 scalar, the number of predicted tokens: losses of several batches are averaged by it.
-      scalars: figures beside it, float32 scalars: ``nats`` is the loss without label smoothing,
+      scalars: metrics beside it, float32 scalars: ``nats`` is the loss without label smoothing,
         ``accuracy`` the share of predicted tokens that were the most probable ones.
     """
 
@@ -53,7 +44,7 @@ def training_loss(
     key: jax.Array,
     config: ObjectiveConfig,
 ) -> Objective:
-    """The loss of a batch, with classes left out, and tokens replaced or hidden, at random.
+    """Computes the loss of a batch, with classes left out, and tokens replaced or hidden, at random.
 
     Every predicted token of the batch counts the same. For a masked prior that is equation 1 of arXiv
     2202.04200, a sum over the hidden tokens, divided by their number in the batch: a sample counts by
@@ -72,24 +63,24 @@ def training_loss(
     """
     check_objective(config, prior.config.kind)
     label_key, token_key = jax.random.split(key)
-    classes = _dropped(_class_ids(prior, labels), prior.config.classes, config.class_dropout, label_key)
+    classes = _drop_classes(_class_rows(prior, labels), prior.config.classes, config.class_dropout, label_key)
     if prior.config.kind == "masked":
-        inputs, predicted = _hidden(tokens, prior.config.codebook_size, config.mask_schedule, token_key)
+        inputs, predicted = _hide_tokens(tokens, prior.config.codebook_size, config.mask_schedule, token_key)
     else:
-        inputs = _replaced(tokens, prior.config.codebook_size, config.keep, token_key)
+        inputs = _replace_tokens(tokens, prior.config.codebook_size, config.keep, token_key)
         predicted = jnp.ones(tokens.shape, bool)
     logits = prior(inputs, classes, condition)  # (B, L, K)
-    return _objective(logits, tokens, predicted, config.label_smoothing)
+    return _average(logits, tokens, predicted, config.label_smoothing)
 
 
 def validation_loss(
     prior: Prior, tokens: jax.Array, labels: jax.Array, condition: jax.Array | None, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The sum of the losses of a batch and the number of tokens that it is over; nothing is random.
+    """Sums the losses of a batch, and counts the tokens that the sum is over; nothing is random.
 
     For an autoregressive prior the exact negative log-likelihood. For a masked one it is not a
     likelihood: each sample is seen four times, with the cosine schedule's shares of its tokens hidden at
-    :data:`VALIDATION_PROGRESS`, in places that follow from the sample's tokens alone. So figures
+    :data:`VALIDATION_PROGRESS`, in places that follow from the sample's tokens alone. So losses
     compare between evaluations, batch sizes and priors of this kind, and with nothing else.
 
     Args:
@@ -102,7 +93,7 @@ def validation_loss(
     Returns:
       Two float32 scalars: nats, and tokens.
     """
-    classes = _class_ids(prior, labels)
+    classes = _class_rows(prior, labels)
     graph, state = nnx.split(prior)
 
     def measure(inputs: jax.Array, predicted: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -117,14 +108,14 @@ def validation_loss(
         return measure(tokens, jnp.ones(tokens.shape, jnp.float32))
 
     def measure_at(part: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return measure(*_hidden_for_validation(tokens, prior.config.codebook_size, part))
+        return measure(*_hide_for_validation(tokens, prior.config.codebook_size, part))
 
     sums, counts = jax.lax.map(measure_at, jnp.arange(len(VALIDATION_PROGRESS)))
     return jnp.sum(sums), jnp.sum(counts)
 
 
 def token_nats(logits: jax.Array, tokens: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy of each token, in nats.
+    """Computes the cross-entropy of each token, in nats.
 
     Args:
       logits: float32 ``[B, L, K]``.
@@ -135,14 +126,14 @@ def token_nats(logits: jax.Array, tokens: jax.Array, label_smoothing: float = 0.
       float32 ``[B, L]``.
     """
     chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]  # (B, L)
-    wanted = chosen
+    expected = chosen  # the target's expectation of the logits
     if label_smoothing:
-        wanted = (1 - label_smoothing) * chosen + label_smoothing * jnp.mean(logits, axis=-1)
-    return jax.nn.logsumexp(logits, axis=-1) - wanted
+        expected = (1 - label_smoothing) * chosen + label_smoothing * jnp.mean(logits, axis=-1)
+    return jax.nn.logsumexp(logits, axis=-1) - expected
 
 
 def unigram_entropy(histogram: np.ndarray) -> float:
-    """Nats per token that a model reaches on the counted tokens which knows only how often each code occurs.
+    """Returns the loss, in nats per token, of a model that knows only how often each code occurs.
 
     Args:
       histogram: ``[K]`` counts of codes.
@@ -158,9 +149,7 @@ def unigram_entropy(histogram: np.ndarray) -> float:
     return float(-np.sum(shares * np.log(shares)) + 0.0)  # not -0
 
 
-def _objective(
-    logits: jax.Array, tokens: jax.Array, predicted: jax.Array, label_smoothing: float
-) -> Objective:
+def _average(logits: jax.Array, tokens: jax.Array, predicted: jax.Array, label_smoothing: float) -> Objective:
     """Averages over the tokens that are marked as predicted, of which there is at least one."""
     counted = predicted.astype(jnp.float32)  # (B, L)
     weight = jnp.sum(counted)
@@ -172,19 +161,19 @@ def _objective(
     return Objective(loss, weight, jax.lax.stop_gradient(scalars))
 
 
-def _class_ids(prior: Prior, labels: jax.Array) -> jax.Array:
-    """Rows of the class embedding; the last one is no class."""
+def _class_rows(prior: Prior, labels: jax.Array) -> jax.Array:
+    """Returns rows of the class embedding; the last one is no class."""
     classes = prior.config.classes
     return jnp.where(labels < 0, classes, labels) if classes else jnp.zeros_like(labels)
 
 
-def _dropped(ids: jax.Array, none: int, rate: float, key: jax.Array) -> jax.Array:
-    """Class ids of which a share is replaced by that of no class."""
+def _drop_classes(ids: jax.Array, none: int, rate: float, key: jax.Array) -> jax.Array:
+    """Replaces a share of class ids by that of no class."""
     return jnp.where(jax.random.bernoulli(key, float(rate), ids.shape), none, ids)
 
 
-def _replaced(tokens: jax.Array, codebook_size: int, keep: float, key: jax.Array) -> jax.Array:
-    """Tokens of which a share is replaced by codes that are drawn from all, evenly."""
+def _replace_tokens(tokens: jax.Array, codebook_size: int, keep: float, key: jax.Array) -> jax.Array:
+    """Replaces a share of tokens by codes that are drawn from all, evenly."""
     if keep >= 1:
         return tokens
     place_key, code_key = jax.random.split(key)
@@ -192,17 +181,19 @@ def _replaced(tokens: jax.Array, codebook_size: int, keep: float, key: jax.Array
     return jnp.where(jax.random.bernoulli(place_key, float(keep), tokens.shape), tokens, codes)
 
 
-def _hidden(tokens: jax.Array, mask_id: int, schedule: str, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Tokens of which a random number in random places is hidden, and a mark of those."""
+def _hide_tokens(
+    tokens: jax.Array, mask_id: int, schedule: str, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Hides a random number of tokens in random places, and marks those."""
     count_key, place_key = jax.random.split(key)
     batch, length = tokens.shape
-    counts = training_counts(schedule, jax.random.uniform(count_key, (batch,)), length)
-    places = random_places(jax.random.split(place_key, batch), counts, length)
+    counts = training_mask_counts(schedule, jax.random.uniform(count_key, (batch,)), length)
+    places = random_mask(jax.random.split(place_key, batch), counts, length)
     return jnp.where(places, mask_id, tokens), places
 
 
-def _hidden_for_validation(tokens: jax.Array, mask_id: int, part: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same for one of the parts of :data:`VALIDATION_PROGRESS`, as the tokens themselves decide."""
+def _hide_for_validation(tokens: jax.Array, mask_id: int, part: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Does the same for one of the parts of :data:`VALIDATION_PROGRESS`, as the tokens themselves decide."""
     batch, length = tokens.shape
     factors_key, place_key = jax.random.split(jax.random.key(VALIDATION_SEED))
     # A hash of each sample (a multiply-and-add one, modulo 2**32), so that a sample is treated the same
@@ -211,5 +202,5 @@ def _hidden_for_validation(tokens: jax.Array, mask_id: int, part: jax.Array) -> 
     hashes = jnp.sum(tokens.astype(jnp.uint32) * factors, axis=-1, dtype=jnp.uint32)  # (B,)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(place_key, part), hashes)
     progress = jnp.full((batch,), jnp.asarray(VALIDATION_PROGRESS, jnp.float32)[part])
-    places = random_places(keys, training_counts(VALIDATION_SCHEDULE, progress, length), length)
+    places = random_mask(keys, training_mask_counts(VALIDATION_SCHEDULE, progress, length), length)
     return jnp.where(places, mask_id, tokens), places

@@ -7,8 +7,10 @@ import numpy as np
 
 from vqgan.errors import UserError
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.config import SamplingConfig
 
+BATCH_AXIS = "batch"
+"""Name of the axis of devices among which the rows of a batch are divided."""
 UNKNOWN = -1
 """In place of a token: it is to be sampled. In place of a label: no class."""
 
@@ -77,8 +79,26 @@ def check_settings(config: PriorConfig, settings: SamplingConfig) -> None:
         )
 
 
+def given_count(request: Request) -> int:
+    """Counts the tokens known from the start, as an autoregressive prior takes them.
+
+    Raises:
+      UserError: known tokens are not the first n of every sample.
+    """
+    if request.known is None or not len(request.known):
+        return 0
+    is_known = np.asarray(request.known) >= 0  # (B, L)
+    given = int(is_known[0].sum())
+    if not np.array_equal(is_known, np.broadcast_to(np.arange(is_known.shape[1]) < given, is_known.shape)):
+        raise UserError(
+            "known tokens are not the first n in raster order, with one n for all samples: an autoregressive "
+            "prior completes such a beginning only; take a masked prior to fill in any other region"
+        )
+    return given
+
+
 def full_batches(config: PriorConfig, request: Request, size: int) -> Iterator[tuple[SampleInputs, int]]:
-    """A checked request in batches of ``size``, each with the number of its rows that count.
+    """Cuts a checked request into batches of ``size``, each with the number of its rows that count.
 
     The last batch is filled up by repeating its last row.
     """
@@ -89,10 +109,10 @@ def full_batches(config: PriorConfig, request: Request, size: int) -> Iterator[t
     for start in range(0, count, size):
         rows = slice(start, start + size)
         inputs = SampleInputs(
-            _full(request.seeds, rows, size, np.uint32),
-            _full(np.where(labels < 0, config.classes, labels), rows, size, np.int32),
-            None if condition is None else _full(condition, rows, size, np.int32),
-            _full(known, rows, size, np.int32),
+            _take_rows(request.seeds, rows, size, np.uint32),
+            _take_rows(np.where(labels < 0, config.classes, labels), rows, size, np.int32),
+            None if condition is None else _take_rows(condition, rows, size, np.int32),
+            _take_rows(known, rows, size, np.int32),
         )
         yield inputs, min(size, count - start)
 
@@ -130,7 +150,7 @@ def _check_integers(name: str, values: np.ndarray, shape: tuple[int, ...], least
         )
 
 
-def _full(values: np.ndarray, rows: slice, size: int, dtype: type) -> np.ndarray:
-    """Some rows in the type, the last of them repeated up to ``size``."""
+def _take_rows(values: np.ndarray, rows: slice, size: int, dtype: type) -> np.ndarray:
+    """Takes some rows in the type, the last of them repeated up to ``size``."""
     part: np.ndarray = np.asarray(values)[rows].astype(dtype)
     return np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1), mode="edge")

@@ -4,9 +4,9 @@ import dataclasses
 import math
 
 from vqgan.errors import UserError
+from vqgan.prior.config import MASK_SCHEDULES
 
 GUIDANCE_SCHEDULES = ("constant", "linear", "cosine")
-MASK_SCHEDULES = ("cosine", "linear", "square", "cubic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +85,10 @@ class SamplingConfig:
 
     @property
     def truncates(self) -> bool:
-        """Whether improbable tokens are left out."""
+        """Tells whether improbable tokens are left out."""
         return self.top_k > 0 or self.top_p < 1
 
     @property
     def is_guided(self) -> bool:
-        """Whether logits without a class are needed too."""
+        """Tells whether logits without a class are needed too."""
         return self.guidance != 1 and self.guidance_from < self.guidance_until
