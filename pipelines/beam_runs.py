@@ -1,14 +1,17 @@
-"""Running Beam so that a user sees one line where a runner shows a traceback."""
+"""Running Beam so that a user sees one line where a runner shows a traceback; and what flags Beam knows."""
 
+import argparse
 import contextlib
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from transforms.sharded import progress
 from transforms.sharded.job import ShardedJob
 from transforms.sharded.plan import Plan
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 
 RUNNER = "FnApiRunner"  # Beam's own default tries to download a runner at every start
 
@@ -75,7 +78,7 @@ _ALREADY_ANSWERED = _AlreadyAnswered()
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Importing Beam installs a root log handler and warns of clients that nobody asked for."""
+    """Keeps Beam quiet while it is imported: it adds a log handler and warns of clients nobody asked for."""
     root = logging.getLogger()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     level = root.level
@@ -89,7 +92,7 @@ def quiet_imports() -> Iterator[None]:
 
 
 def user_error_of(error: BaseException) -> UserError | None:
-    """The UserError that a worker raised, out of what a runner made of it.
+    """Finds the UserError that a worker raised, in what a runner made of it; None where there is none.
 
     Runners wrap an exception, or send it as text; its one line is found in either.
     """
@@ -102,3 +105,35 @@ def user_error_of(error: BaseException) -> UserError | None:
             return UserError(re.sub(r" \[while running '.*$", "", found[-1]).strip())
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def make_beam_parser() -> argparse.ArgumentParser:
+    """Makes a parser of all of Beam's flags, which raises UserError for a wrong value."""
+    with quiet_imports():
+        from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message)
+
+    parser = _BeamArgumentParser(add_help=False, conflict_handler="resolve", allow_abbrev=False)
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
+
+
+def check_runner(name: str | None) -> None:
+    """Refuses a runner that Beam does not know, or whose packages are missing.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    with quiet_imports():
+        from apache_beam.runners import create_runner
+
+    if name is not None and "dataflow" in name.lower():
+        require_extra("gcp", f"--runner {name}")  # which Beam would miss after the plan is written
+    try:
+        create_runner(name or RUNNER)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"--runner {name}: {error}") from error

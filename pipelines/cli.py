@@ -8,21 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pipelines.commands import (
-    decode_tokens,
-    demo,
-    evaluate_codecs,
-    export_codec,
-    import_codec,
-    import_prior,
-    inspect_path,
-    push_codec,
-    sample_prior,
-    tokenize_images,
-    train_prior,
-    train_vqgan,
-    verify_tokens,
-)
+from pipelines.commands import codecs, data_sets, general, priors
 from pipelines.standard_streams import Output, OutputError, abandon_output, open_standard_streams
 from vqgan import __version__
 from vqgan.errors import UserError
@@ -34,19 +20,19 @@ EPILOG = f"""{TRACEBACK}=1, or --traceback behind any command, shows where an er
 right, 74 nothing can be printed, 130 stopped."""
 
 COMMANDS = (
-    tokenize_images,
-    inspect_path,
-    verify_tokens,
-    import_codec,
-    export_codec,
-    train_vqgan,
-    evaluate_codecs,
-    push_codec,
-    train_prior,
-    sample_prior,
-    decode_tokens,
-    import_prior,
-    demo,
+    data_sets.add_tokenize,
+    general.add_inspect,
+    data_sets.add_verify,
+    codecs.add_import,
+    codecs.add_export,
+    codecs.add_train,
+    codecs.add_evaluate,
+    general.add_push,
+    priors.add_train_prior,
+    priors.add_sample,
+    data_sets.add_decode,
+    priors.add_import_prior,
+    general.add_demo,
 )
 """In the order in which the program's help lists them."""
 
@@ -104,7 +90,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser with all commands."""
+    """Builds the parser with all commands."""
     parser = _Parser(
         prog="vqgan",
         description="Image corpora to VQGAN tokens and back.",
@@ -113,8 +99,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vqgan {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in COMMANDS:
-        module.add(commands)
+    for add in COMMANDS:
+        add(commands)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""``vqgan demo``: the full circle. Photographs to tokens and back, a prior of them, and new pictures."""
+"""``vqgan demo``: the full circle. Photographs to tokens and back, a prior of them, and new images."""
 
 import html
 import math
@@ -44,8 +44,8 @@ REPORT_FILE = "report.html"
 say = speaker(quiet=False)
 
 
-def run(output: str, images: str | None) -> None:
-    """Tokenizes photographs, decodes them again, trains a small prior, and samples new pictures.
+def run_demo(output: str, images: str | None) -> None:
+    """Tokenizes photographs, decodes them again, trains a small prior, and samples new images.
 
     Every part is a run of its own, so a demo that was stopped goes on where it was.
 
@@ -60,8 +60,8 @@ def run(output: str, images: str | None) -> None:
     folder = Path(output)
     source = SourceConfig(input=images or f"{PHOTOS}/*.jpg")
     say("== 1 of 5: photographs to tokens")
-    tokens = tokenize(source, folder / "tokens", Geometry(image_size=IMAGE_SIZE))
-    say("== 2 of 5: tokens back to pictures")
+    tokens = tokenize_and_verify(source, folder / "tokens", Geometry(image_size=IMAGE_SIZE))
+    say("== 2 of 5: tokens back to images")
     decode_tokens.run(
         decode_tokens.DecodeTokensConfig(tokens, str(folder / "pictures"), batch_size=BATCH_SIZE), []
     )
@@ -69,13 +69,13 @@ def run(output: str, images: str | None) -> None:
     views = Geometry(
         image_size=CROP_SIZE, views="random-crops", random_crops=CROPS_PER_IMAGE, min_crop=LEAST_CROP
     )
-    crops = tokenize(source, folder / "crops", views)
+    crops = tokenize_and_verify(source, folder / "crops", views)
     say("== 4 of 5: a small prior")
     settings = (*PRIOR_SETTINGS, f"data.holdout={choose_holdout(crops)}")
     request = training_prior.TrainPriorRequest((crops,), str(folder / "prior"), settings=settings)
     if not training_prior.run(request):
         raise UserError(f"{folder}: the demo was stopped; the same command goes on")
-    say("== 5 of 5: new pictures")
+    say("== 5 of 5: new images")
     sample_prior.run(
         SampleConfig(
             prior=str(folder / "prior"),
@@ -84,19 +84,19 @@ def run(output: str, images: str | None) -> None:
             settings=SamplingConfig(top_p=TOP_P),
         )
     )
-    write_report(folder)
+    write_demo_report(folder)
     say(
         f"\n{folder.resolve()}\n"
         f"  report.html              all of it on one page: open this first\n"
         f"  tokens/                  the shards of the photographs, and originals beside reconstructions\n"
         f"  pictures/                decoded from the shards alone\n"
-        f"  prior/                   the prior, its curves and its sheets\n"
-        f"  samples/                 tokens that the prior has drawn, and their pictures"
+        f"  prior/                   the prior, its curves and its samples\n"
+        f"  samples/                 tokens that the prior has drawn, and their images"
     )
 
 
-def tokenize(source: SourceConfig, output: Path, geometry: Geometry) -> str:
-    """Makes a token data set and checks it. Gives its folder.
+def tokenize_and_verify(source: SourceConfig, output: Path, geometry: Geometry) -> str:
+    """Makes a token data set and checks it; returns its folder.
 
     Raises:
       UserError: as ``vqgan tokenize`` does, or the data set is damaged.
@@ -118,7 +118,7 @@ def tokenize(source: SourceConfig, output: Path, geometry: Geometry) -> str:
 
 
 def choose_holdout(tokens: str) -> int:
-    """One image in how many is held back, so that some are and some are not; 0 where that cannot be."""
+    """Chooses one image in how many is for validation: some are and some are not; 0 where that cannot be."""
     keys = [key for batch in all_keys(tokens) for key in batch.column("key").to_pylist()]
     for holdout in HOLDOUTS:
         if 0 < sum(is_held_back(key, holdout) for key in keys) < len(keys):
@@ -126,38 +126,38 @@ def choose_holdout(tokens: str) -> int:
     return 0
 
 
-def write_report(folder: Path) -> None:
-    """One page that shows what each part has made."""
+def write_demo_report(folder: Path) -> None:
+    """Writes one page that shows what each part has made."""
     metrics = read_prior(folder / "prior").card.get("metrics", {})
-    figures: list[tuple[str, str]] = []
+    shown: list[tuple[str, str]] = []
     if "loss" in metrics:
         loss, unigram = (metrics[name]["value"] / math.log(2) for name in ("loss", "unigram"))
-        figures = [
-            ("bits per token, held back", f"{loss:.2f}"),
+        shown = [
+            ("bits per token, validation", f"{loss:.2f}"),
             ("knowing frequencies only", f"{unigram:.2f}"),
         ]
-    sheet = _pixels(folder / "samples" / GRID_FILE)
+    samples = _pixels(folder / "samples" / GRID_FILE)
     rows = [
         (f"{name}/{REPORT_FILE}", what)
         for name, what in (
             ("tokens", "originals beside reconstructions, use of the codebook, rejects"),
-            ("pictures", "the decoded pictures"),
+            ("pictures", "the decoded images"),
             ("prior", "curves, and samples during training"),
         )
     ]
     sections = [
-        page.tiles(figures),
-        page.section("Photographs, decoded from their tokens", _pictures(folder / "pictures"), "pictures"),
-        page.section("New pictures, drawn from the prior", _figure(sheet, "samples"), "samples"),
+        page.tiles(shown),
+        page.section("Photographs, decoded from their tokens", _decoded(folder / "pictures"), "images"),
+        page.section("New images, drawn from the prior", _img(samples, "samples"), "samples"),
         page.section("More", page.table(("page", "what it shows"), rows)),
     ]
-    text = page.document("From photographs to new pictures", f"codec {CODEC}", sections, STYLE)
+    text = page.document("From photographs to new images", f"codec {CODEC}", sections, STYLE)
     write_atomically(folder / REPORT_FILE, text.encode())
 
 
-def _pictures(folder: Path) -> str:
+def _decoded(folder: Path) -> str:
     paths = sorted(path for path in folder.rglob("*.png") if not path.name.startswith("."))
-    return "".join(_figure(_pixels(path), path.stem) for path in paths[:12])
+    return "".join(_img(_pixels(path), path.stem) for path in paths[:12])
 
 
 def _pixels(path: Path) -> np.ndarray:
@@ -165,11 +165,11 @@ def _pixels(path: Path) -> np.ndarray:
         return np.asarray(opened.convert("RGB"))
 
 
-def _figure(pixels: np.ndarray, name: str) -> str:
+def _img(pixels: np.ndarray, name: str) -> str:
     return f"<img alt='{html.escape(name, quote=True)}' src='{page.data_uri(pixels, 200_000)}'>"
 
 
 STYLE = """
-.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px}
-.pictures img{width:100%;border-radius:4px}.samples img{width:100%;image-rendering:auto}
+.images{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px}
+.images img{width:100%;border-radius:4px}.samples img{width:100%;image-rendering:auto}
 """

@@ -2,7 +2,8 @@
 
 import math
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from pipelines.tokenize_images import TokenizeConfig, plan_tokenize
 from transforms.images.crops import count_views
@@ -10,6 +11,9 @@ from transforms.sharded.codec_cache import load_codec
 from transforms.sharded.rejects import RejectRow
 from transforms.sources import Entry, open_source
 from transforms.tokenizing.shard import Item, batches, encode, read_and_decode
+
+if TYPE_CHECKING:
+    from vqgan.codec import Codec
 
 SAMPLE_BATCHES = 3
 OTHER_BYTES_PER_ROW = 64  # key, crop and the rest
@@ -32,7 +36,7 @@ def estimate(config: TokenizeConfig) -> dict[str, Any]:
     source = open_source(planned.config.source)
     rejected = 0
 
-    def items() -> Any:
+    def items() -> Iterator[Item]:
         nonlocal rejected
         for item in read_and_decode(planned.task, source, entries):
             if isinstance(item, RejectRow):
@@ -64,7 +68,7 @@ def estimate(config: TokenizeConfig) -> dict[str, Any]:
     }
 
 
-def _compile(item: Item | None, codec: Any) -> None:
+def _compile(item: Item | None, codec: "Codec") -> None:
     """Compiles the encoder outside of the measured time."""
     if item is not None:
         for _ in encode(batches(iter([item]), codec.batch_size), codec):

@@ -1,6 +1,6 @@
-"""``vqgan evaluate``: how good codecs are, measured on the pictures of a source.
+"""``vqgan evaluate``: how good codecs are, measured on the images of a source.
 
-Pictures take the way that ``vqgan tokenize`` takes: the same sources, limits, crop and resize, decoded by
+Images take the way that ``vqgan tokenize`` takes: the same sources, limits, crop and resize, decoded by
 threads ahead of the device. Pixels are in memory for a few batches; what grows with the source is the list
 of its entries and a few numbers for each image.
 """
@@ -8,17 +8,35 @@ of its entries and a few numbers for each image.
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipelines import evaluation_page, evaluation_results, scoring
-from pipelines.scoring import Instruments, MetricChoice, Scores
+from pipelines.evaluation_metrics import (
+    FRECHET,
+    LoadedMetrics,
+    MetricChoice,
+    Scores,
+    load_metrics,
+    merge_optional,
+    summarise,
+)
+from pipelines.evaluation_report import (
+    ExamplePair,
+    choose_examples,
+    per_image_csv,
+    render_evaluation,
+    results_as_json,
+    short_names,
+)
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
+from transforms.sharded.manifest import versions
 from transforms.sharded.plan import check_keys, collect
 from transforms.sharded.progress import Progress
 from transforms.sharded.rejects import RejectRow
@@ -33,6 +51,7 @@ from vqgan.frechet import FeatureStatistics
 SPLITS = ("all", "train", "validation")
 CHUNK = 4096
 """Entries that a source is asked for at once."""
+REJECTS_LISTED = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +59,12 @@ class EvaluateConfig:
     """All settings of an evaluation.
 
     Attributes:
-      source: where pictures come from.
-      codecs: paths or names; all see the same pictures.
+      source: where images come from.
+      codecs: paths or names; all see the same images.
       image_size: side in pixels; None for the codecs' resolution.
-      split: ``all``, or the part that ``vqgan train`` learns from or holds back.
-      holdout: one in this many pictures is held back, as ``vqgan train`` was told.
-      limit: at most this many pictures, chosen by a hash of their keys; None for all.
+      split: ``all``, or the part that ``vqgan train`` learns from or validates on.
+      holdout: one in this many images is for validation, as ``vqgan train`` was told.
+      limit: at most this many images, chosen by a hash of their keys; None for all.
       choice: which metrics.
       batch_size: images per device call.
       threads: readers and decoders.
@@ -83,11 +102,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measures codecs and, where ``config.output`` is set, writes the results.
 
     Returns:
-      ``reference`` (which pictures), ``codecs`` (each with its ``figures``), ``skipped`` (metrics and
+      ``reference`` (which images), ``codecs`` (each with its ``figures``), ``skipped`` (metrics and
       why), ``notes``, ``rejects`` and ``versions``, as JSON data.
 
     Raises:
-      UserError: no codec, no usable picture, or a metric asked for by name that cannot be had.
+      UserError: no codec, no usable image, or a metric asked for by name that is not available.
     """
     infos = [read_info(name) for name in config.codecs]
     job = _job(config, _image_size(config, infos))
@@ -95,19 +114,20 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         info.config.grid(job.geometry.image_size, job.geometry.image_size)
     source = open_source(config.source)
     source.fields()
-    instruments = scoring.load_instruments(config.choice, job.geometry.image_size)
+    metrics = load_metrics(config.choice, job.geometry.image_size)
     if config.output is not None:
         filesystems.make_folder(config.output)
     entries = select(collect(source.list()), config)
-    run = Run(config, job, instruments, source)
-    run.measure(entries)
-    result = evaluation_results.describe(run)
+    evaluation = CodecEvaluation(config, job, metrics, source)
+    evaluation.measure(entries)
+    results = evaluation.results()
     if config.output is not None:
-        pages = evaluation_page.render_page(run, result, entries)
-        _write(config.output, "evaluation.csv", evaluation_results.per_image_csv(run))
-        _write(config.output, "report.html", pages)
-        _write(config.output, "evaluation.json", evaluation_results.as_json(result))
-    return result
+        page = render_evaluation(results, evaluation.examples(entries))
+        table = per_image_csv(config.codecs, evaluation.keys, evaluation.scores)
+        _write(config.output, "evaluation.csv", table)
+        _write(config.output, "report.html", page)
+        _write(config.output, "evaluation.json", results_as_json(results))
+    return results
 
 
 def _write(folder: str, name: str, text: str) -> None:
@@ -115,7 +135,7 @@ def _write(folder: str, name: str, text: str) -> None:
 
 
 def _job(config: EvaluateConfig, image_size: int) -> TokenizeTask:
-    """The settings of reading and decoding, in the form that :mod:`transforms.tokenizing.shard` takes."""
+    """Returns the settings of reading and decoding, as :mod:`transforms.tokenizing.shard` takes them."""
     return TokenizeTask(
         output="",
         source=config.source,
@@ -137,15 +157,15 @@ def _image_size(config: EvaluateConfig, infos: list[CodecInfo]) -> int:
     if len(sizes) > 1:
         raise UserError(
             f"these codecs are for {', '.join(map(str, sorted(sizes)))} pixels: give --image-size, "
-            "since figures at different sizes cannot be compared"
+            "since metrics at different sizes cannot be compared"
         )
     return sizes.pop()
 
 
 def select(entries: pa.Table, config: EvaluateConfig) -> pa.Table:
-    """The entries of the split, and of them no more than the limit, in the order of the source.
+    """Selects the entries of the split, and of them no more than the limit, in the order of the source.
 
-    The split is that of ``vqgan train``, see :mod:`transforms.splitting`. The limit keeps those whose
+    The split is that of ``vqgan train``, see :mod:`vqgan.data.splits`. The limit keeps those whose
     hashes are lowest: a random sample that does not depend on the order of files.
 
     Raises:
@@ -171,27 +191,27 @@ def select(entries: pa.Table, config: EvaluateConfig) -> pa.Table:
     return entries.take(pa.array(rows))
 
 
-class Run:
+class CodecEvaluation:
     """Codecs, and what has been measured of them.
 
     Attributes:
       config: as given.
-      job: how pictures are read and decoded.
-      instruments: the metrics.
+      job: how images are read and decoded.
+      metrics: those that are measured.
       chosen: number of entries that were to be measured.
-      keys: of the images that were, in the order of per-image figures.
+      keys: of the images that were, in the order of per-image metrics.
       rejects: of those that could not be.
       reference: statistics of the originals' features.
       codecs: in the order of ``config.codecs``.
       scores: of each codec.
     """
 
-    def __init__(self, config: EvaluateConfig, job: TokenizeTask, instruments: Instruments, source: Source):
+    def __init__(self, config: EvaluateConfig, job: TokenizeTask, metrics: LoadedMetrics, source: Source):
         from vqgan.codec import Codec
 
-        self.config, self.job, self.instruments = config, job, instruments
+        self.config, self.job, self.metrics = config, job, metrics
         self.codecs = [Codec.load(name, batch_size=config.batch_size) for name in config.codecs]
-        self.scores = [Scores(instruments, codec.config.codebook_size) for codec in self.codecs]
+        self.scores = [Scores(metrics, codec.config.codebook_size) for codec in self.codecs]
         self.chosen = 0
         self.keys: list[str] = []
         self.rejects: list[RejectRow] = []
@@ -221,7 +241,7 @@ class Run:
             )
 
     def read(self, entries: pa.Table) -> Iterator[Item | RejectRow]:
-        """Entries in order, decoded or rejected."""
+        """Yields entries in order, decoded or rejected."""
         for start in range(0, len(entries), CHUNK):
             chunk = [Entry(**row) for row in entries.slice(start, CHUNK).to_pylist()]
             yield from read_and_decode(self.job, self._source, chunk)
@@ -238,7 +258,108 @@ class Run:
     def _add(self, batch: Batch, pool: ThreadPoolExecutor) -> None:
         count = len(batch.rows)
         self.keys += [row.key for row in batch.rows]
-        self.reference = scoring.merged(self.reference, self.instruments.features(batch.pixels, count))
+        self.reference = merge_optional(self.reference, self.metrics.features(batch.pixels, count))
         for codec, scores in zip(self.codecs, self.scores, strict=True):
             tokens = np.asarray(codec.encode_batch(batch.pixels))
             scores.add(batch.pixels, np.asarray(codec.decode_batch(tokens)), tokens, count, pool)
+
+    def examples(self, entries: pa.Table) -> list[tuple[str, list[ExamplePair]]]:
+        """Returns groups of images to look at, with their titles.
+
+        They are read and reconstructed once more; whatever can no longer be read is left out.
+        """
+        groups = [choose_examples(scores) for scores in self.scores]
+        keys = {self.keys[row] for group in groups for rows in group.values() for row in rows}
+        chosen = entries.filter(pc.is_in(entries.column("key"), pa.array(sorted(keys), pa.string())))
+        originals = {item.rows[0].key: item.pixels[0] for item in self.read(chosen) if isinstance(item, Item)}
+        return [
+            (f"{label}: {title}", self._reconstruct(number, rows, originals))
+            for number, (label, group) in enumerate(zip(short_names(self.config.codecs), groups, strict=True))
+            for title, rows in group.items()
+        ]
+
+    def _reconstruct(
+        self, number: int, rows: list[int], originals: Mapping[str, np.ndarray]
+    ) -> list[ExamplePair]:
+        """Reconstructs images by one codec."""
+        codec, values = self.codecs[number], self.scores[number].per_image
+        rows = [row for row in rows if self.keys[row] in originals]
+        if not rows:
+            return []
+        keys = [self.keys[row] for row in rows]
+        images = np.stack([originals[key] for key in keys])  # (N, S, S, 3)
+        captions = [", ".join(f"{name} {values[name][row]:.4g}" for name in values) for row in rows]
+        return list(map(ExamplePair, keys, images, codec.decode(codec.encode(images)), captions))
+
+    def results(self) -> dict[str, Any]:
+        """Returns everything that was found, as :func:`evaluate` does."""
+        reference = self._describe_reference()
+        skipped = dict(self.metrics.skipped)
+        if self.reference is not None and self.reference.count < 2:
+            skipped[FRECHET] = "frechet: a covariance needs at least 2 images"
+        codecs = [self._describe_codec(number, _in_words(reference)) for number in range(len(self.codecs))]
+        return {
+            "reference": reference,
+            "codecs": codecs,
+            "skipped": skipped,
+            "notes": [note for codec in codecs for note in _notes(codec)],
+            "rejects": [row._asdict() for row in self.rejects[:REJECTS_LISTED]],
+            "versions": versions(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def _describe_reference(self) -> dict[str, Any]:
+        """Says which images, how many of them, and how they became squares."""
+        config, geometry = self.config, self.job.geometry
+        reasons = Counter(f"{row.stage}: {row.error}" for row in self.rejects)
+        return {
+            "data": config.source.input,
+            "split": config.split,
+            "holdout": None if config.split == "all" else config.holdout,
+            "limit": config.limit,
+            "chosen": self.chosen,
+            "images": len(self.keys),
+            "rejects": len(self.rejects),
+            "reject_reasons": dict(reasons.most_common()),
+            "image_size": geometry.image_size,
+            "resampling": f"{geometry.resize}, {geometry.filter}",
+            "preprocessing": self.job.preprocessing(),
+        }
+
+    def _describe_codec(self, number: int, reference_set: str) -> dict[str, Any]:
+        codec = self.codecs[number]
+        metrics = summarise(self.scores[number], self.metrics, self.reference)
+        return {
+            "codec": self.config.codecs[number],
+            "fingerprint": codec.fingerprint,
+            "downsampling": codec.config.downsampling,
+            "codebook_size": codec.config.codebook_size,
+            "resolution": codec.config.resolution,
+            "figures": {name: {**metric, "reference_set": reference_set} for name, metric in metrics.items()},
+        }
+
+
+def _in_words(reference: Mapping[str, Any]) -> str:
+    """Returns the reference set in a few words, which stand beside every metric."""
+    split = reference["split"]
+    if reference["holdout"]:
+        split += f" (1 of {reference['holdout']} for validation)"
+    if reference["limit"]:
+        split += f", sample of {reference['limit']}"
+    return f"{reference['data']}, {split}, {reference['image_size']} px, {reference['resampling']}"
+
+
+def _notes(codec: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what a reader has to know about single metrics."""
+    for name, metric in codec["figures"].items():
+        if metric.get("equal_images"):
+            yield (
+                f"{codec['codec']}, {name}: {metric['equal_images']} of {metric['images']} reconstructions "
+                "equal their originals; the mean is over the others"
+            )
+        if metric.get("biased"):
+            yield (
+                f"{codec['codec']}, {name}: {metric['images']} images are too few for "
+                f"{metric['dimension']} features (singular covariances); the metric is biased, compare it "
+                "over the same images only"
+            )

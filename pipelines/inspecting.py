@@ -21,7 +21,7 @@ from vqgan.shards import DATA_FOLDER, open_shard
 
 
 def describe(path: str) -> dict[str, Any]:
-    """A description as JSON data.
+    """Describes what lies at a path, as JSON data.
 
     Raises:
       UserError: nothing there that we know.
@@ -56,7 +56,7 @@ def _is_parquet(path: str) -> bool:
 
 
 def describe_codec(path: str) -> dict[str, Any]:
-    """Architecture, size, fingerprint and card of a codec; for a foreign checkpoint also its format."""
+    """Describes a codec: architecture, size, fingerprint, card; for a foreign checkpoint also its format."""
     info = read_info(path)
     origin = ModelCard.from_json(info.card).origin
     return {
@@ -75,7 +75,7 @@ def describe_codec(path: str) -> dict[str, Any]:
 
 
 def describe_prior(path: str) -> dict[str, Any]:
-    """Architecture, size, fingerprint, codec and card of a prior, or of the one that a run has trained."""
+    """Describes a prior, or that of the run that trained it: architecture, size, fingerprint, codec, card."""
     info = read_prior(path)
     height, width = info.config.grid
     return {
@@ -98,17 +98,17 @@ def describe_prior(path: str) -> dict[str, Any]:
 
 
 def describe_data_set(path: str) -> dict[str, Any]:
-    """Counts of a data set, or how far it is."""
+    """Describes a data set: its counts, or how far it is."""
     manifest = read_manifest(path)
     plan = read_plan(path)
     if manifest is None:
         assert plan is not None  # the caller has seen it
-        pictures = plan.identity.get("kind") == IMAGES_KIND
-        folder = index_folder(plan.identity["form"]["container"]) if pictures else DATA_FOLDER
+        images = plan.identity.get("kind") == IMAGES_KIND
+        folder = index_folder(plan.identity["form"]["container"]) if images else DATA_FOLDER
         found = filesystems.list_names(filesystems.join(path, folder))
-        shards = [name for name in found if name.startswith("images-" if pictures else "tokens-")]
+        shards = [name for name in found if name.startswith("images-" if images else "tokens-")]
         return {
-            "kind": "unfinished pictures" if pictures else "unfinished data set",
+            "kind": "unfinished images" if images else "unfinished data set",
             "path": path,
             "planned": plan.entries,
             "shards": f"{len(shards)} of {plan.slices}",
@@ -116,7 +116,7 @@ def describe_data_set(path: str) -> dict[str, Any]:
     check_parts(path, manifest)
     codebook = {name: value for name, value in manifest["codebook"].items() if name != "histogram"}
     return {
-        "kind": "pictures of a token data set" if manifest.get("kind") == IMAGES_KIND else "data set",
+        "kind": "images of a token data set" if manifest.get("kind") == IMAGES_KIND else "data set",
         "path": path,
         "grid": manifest["grid"],
         **manifest["counts"],
@@ -133,7 +133,7 @@ def describe_data_set(path: str) -> dict[str, Any]:
 
 
 def describe_shard(path: str) -> dict[str, Any]:
-    """Footer and columns of one shard."""
+    """Describes one shard: footer and columns."""
     with open_shard(path) as shard:
         metadata = shard.metadata
         return {
@@ -155,14 +155,14 @@ def describe_shard(path: str) -> dict[str, Any]:
         }
 
 
-def as_text(description: dict[str, Any], indent: str = "") -> str:
-    """A description as aligned lines; nested parts are indented."""
+def format_description(description: dict[str, Any], indent: str = "") -> str:
+    """Writes a description as aligned lines; nested parts are indented."""
     width = max((len(name) for name in description), default=0)
     lines = []
     for name, value in description.items():
         if isinstance(value, dict):
             lines.append(f"{indent}{name}:")
-            lines.append(as_text(value, indent + "  "))
+            lines.append(format_description(value, indent + "  "))
         else:
             shown = f"{value:.4g}" if isinstance(value, float) else value
             lines.append(f"{indent}{name:<{width}}  {shown}")

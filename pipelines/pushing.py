@@ -1,15 +1,25 @@
-"""``vqgan push``: a codec, a prior or a token data set to the Hugging Face Hub."""
+"""``vqgan push``: a codec, a prior or a token data set to the Hugging Face Hub.
 
-from collections.abc import Callable, Mapping, Sequence
+What may go up is read and checked here against what its folder says of itself; :mod:`pipelines.uploads` sends
+it.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from pipelines.pushing_tokens import holds_tokens, token_upload
 from pipelines.uploads import Destination, Upload, card_of, repository_name, send
+from transforms.decoding.plan import read_token_manifest
+from transforms.sharded.plan import KEYS_FILE, PLAN_FILE, PLAN_FOLDER, read_plan
+from transforms.sharded.run import missing_files
+from vqgan import filesystems
 from vqgan.card import render_card
 from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, read_info
-from vqgan.dataset_card import CARD_FILE
+from vqgan.dataset_card import CARD_FILE, render_dataset_card
 from vqgan.errors import UserError
-from vqgan.hub import DATASETS, SCHEME, require_library
+from vqgan.hub import DATASET_TYPE, DATASETS, SCHEME, require_library
+from vqgan.manifest import MANIFEST_FILE, REPORT_FILE, check_parts, damaged_manifest, load_token_manifest
 from vqgan.prior.checkpoint import (
     FOLDER,
     WEIGHTS,
@@ -18,6 +28,9 @@ from vqgan.prior.checkpoint import (
     read_prior,
     render_prior_card,
 )
+from vqgan.shards import DATA_FOLDER, REJECTS_FOLDER
+
+_SHARD = re.compile(rf"{DATA_FOLDER}/tokens-\d+-of-\d+\.parquet|{REJECTS_FOLDER}/rejects-\d+-of-\d+\.parquet")
 
 
 def push(
@@ -70,7 +83,7 @@ def check_can_push(repo: str) -> None:
 
 
 def codec_upload(path: str) -> Upload:
-    """The upload of a codec, once all its weights have been read and agree with ``codec.json``.
+    """Makes the upload of a codec, once all its weights have been read and agree with ``codec.json``.
 
     Args:
       path: its folder or name.
@@ -95,7 +108,7 @@ def codec_upload(path: str) -> Upload:
 
 
 def prior_upload(path: str) -> Upload:
-    """The upload of a prior, once its weights have been read and agree with ``prior.json``.
+    """Makes the upload of a prior, once its weights have been read and agree with ``prior.json``.
 
     Args:
       path: its folder, or that of the run that has trained it.
@@ -114,17 +127,47 @@ def prior_upload(path: str) -> Upload:
     )
 
 
+def token_upload(path: str) -> Upload:
+    """Makes the upload of a token data set: shards, rejects, plan, report, card and manifest.
+
+    Args:
+      path: its folder. Whatever else lies there, such as decoded images, stays.
+
+    Raises:
+      UserError: it is not finished, holds images, or a file is gone or not of the size in the manifest.
+    """
+    manifest = read_token_manifest(path)
+    load_token_manifest(path)  # the manifest does not contradict itself
+    check_parts(path, manifest)
+    names = [*_listed(path, manifest), *_planned(path, manifest)]
+    if wrong := missing_files(path, manifest):
+        raise UserError(
+            f"{filesystems.join(path, wrong[0])}: missing, or not of the size that the manifest says; "
+            "restore it, or run the command that wrote the data set again"
+        )
+    folder = Path(path)
+    report = [REPORT_FILE] if (folder / REPORT_FILE).is_file() else []
+    card = card_of(folder, render_dataset_card(manifest))
+    return Upload(
+        title=f"Tokens {manifest['plan_hash'][:12]}",
+        files={name: folder / name for name in [*names, *report]},
+        last={CARD_FILE: card, MANIFEST_FILE: folder / MANIFEST_FILE},
+        is_ours=_is_of_data_set,
+        repo_type=DATASET_TYPE,
+    )
+
+
 def _recognise(path: str) -> Callable[[str], Upload]:
-    """What makes an upload of what lies there; names, and whatever is nothing else, are codecs."""
+    """Returns what makes an upload of what lies there; names, and whatever is nothing else, are codecs."""
     if "://" in path:
         raise UserError(f"{path}: only what lies on this machine can be uploaded; copy it to a local folder")
-    if holds_tokens(path):
+    if any((Path(path) / name).is_file() for name in (MANIFEST_FILE, PLAN_FILE)):  # finished or not
         return token_upload
     return codec_upload if find_prior(path) is None else prior_upload
 
 
 def _names(info: CodecInfo) -> Sequence[str]:
-    """Paths of the files of a codec's parts, also where it was written before sizes were recorded."""
+    """Returns paths of the files of a codec's parts, also where it was written before sizes were recorded."""
     return list(info.files) or [
         file.relative_to(info.path).as_posix()
         for part in PARTS
@@ -134,9 +177,32 @@ def _names(info: CodecInfo) -> Sequence[str]:
 
 
 def _files_below(folder: Path, names: Sequence[str], parts: Sequence[str]) -> Mapping[str, Path]:
-    """Those names that lie in these parts of a folder; notes beside them are not among them."""
+    """Keeps those names that lie in these parts of a folder; notes beside them are not among them."""
     return {name: folder / name for name in names if _is_below(name, parts) and ".." not in name.split("/")}
 
 
 def _is_below(name: str, parts: Sequence[str]) -> bool:
     return "/" in name and name.split("/")[0] in parts
+
+
+def _listed(path: str, manifest: Mapping[str, Any]) -> Iterable[str]:
+    """Yields the files that the manifest names; all of them are shards or rejects, in their folders."""
+    for entry in (*manifest["shards"], *manifest["rejects"]):
+        name = str(entry["name"])
+        if _SHARD.fullmatch(name) is None:
+            raise damaged_manifest(path, f"{name} is no name of a shard")
+        yield name
+
+
+def _planned(path: str, manifest: Mapping[str, Any]) -> Iterable[str]:
+    """Returns the files of the plan that the manifest is of."""
+    plan = read_plan(path)
+    if plan is None or plan.hash != manifest["plan_hash"]:
+        raise UserError(f"{path}: {PLAN_FILE} is missing, or not that of the manifest; restore it")
+    if not (Path(path) / KEYS_FILE).is_file():
+        raise UserError(f"{path}: {KEYS_FILE} is missing; restore it")
+    return (PLAN_FILE, KEYS_FILE)
+
+
+def _is_of_data_set(name: str) -> bool:
+    return _SHARD.fullmatch(name) is not None or name.startswith(f"{PLAN_FOLDER}/") or name == REPORT_FILE

@@ -37,7 +37,7 @@ class Upload:
 
     @property
     def marker(self) -> str:
-        """The path whose presence says that all is there."""
+        """Returns the path whose presence says that all is there."""
         return list(self.last)[-1]
 
 
@@ -59,7 +59,7 @@ class Destination:
 
 
 def repository_name(repo: str) -> str:
-    """``owner/name`` of a repository given with or without ``hf://``.
+    """Reads ``owner/name`` of a repository given with or without ``hf://``.
 
     Raises:
       UserError: it has another form.
@@ -71,7 +71,7 @@ def repository_name(repo: str) -> str:
 
 
 def card_of(folder: Path, made: str) -> bytes:
-    """The ``README.md`` of a folder, given front matter where it lacks any.
+    """Returns the ``README.md`` of a folder, given front matter where it lacks any.
 
     Args:
       folder: where it lies.
@@ -131,7 +131,7 @@ def _send(hub: Any, upload: Upload, destination: Destination) -> str:
 
 
 def _commits(hub: Any, upload: Upload, there: Sequence[str]) -> Iterator[list[Any]]:
-    """The operations of each commit."""
+    """Yields the operations of each commit."""
     stale = [
         name
         for name in there
@@ -151,7 +151,7 @@ def _commits(hub: Any, upload: Upload, there: Sequence[str]) -> Iterator[list[An
 
 
 def _explain(error: Exception, repo: str) -> str:
-    """What to do, from the status of the Hub's answer or the type of the library's error."""
+    """Says what to do, from the status of the Hub's answer or the type of the library's error."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     kind = type(error).__name__
     if kind == "LocalTokenNotFoundError" or status == 401:

@@ -1,4 +1,5 @@
-"""The commands of the ``vqgan`` program, one file each: ``add`` adds its parser, which names what it runs.
+"""The commands of the ``vqgan`` program: their flags, and the one function of ``pipelines`` that each calls.
 
-Files are imported at every start, whatever the command, so they import what they run inside functions.
+Every start imports all of it, whatever the command: so at import time configurations and the standard library
+alone, and what a command runs inside of the function that runs it. No work is done here.
 """

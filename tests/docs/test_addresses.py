@@ -17,7 +17,7 @@ from PIL import Image
 from pyarrow import fs
 
 from pipelines.cli import build_parser
-from pipelines.options import source_config
+from pipelines.flags import source_config
 from tests.docs.reading import ROOT, shell_words
 from tests.docs.standins import make_photos
 from transforms.sources import locations, open_source

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from pipelines.cli import build_parser
-from pipelines.options import check_flags
+from pipelines.flags import check_flags
 from tests.docs.reading import ROOT, shell_words
 
 FLAGS = re.compile(r"--runner=(?:Flink|Spark)Runner(?: +--\w+=[^\s`]+)*")

@@ -27,20 +27,20 @@ def test_block(block: Block, reader: Reader, typed: Typed) -> None:
     typed(reader, block)
 
 
-def test_figures_are_those_that_are_printed(reader: Reader) -> None:
-    """The first block prints the second, but for figures whose weights are fetched. Runs after the blocks."""
+def test_metrics_are_those_that_are_printed(reader: Reader) -> None:
+    """The first block prints the second, but for metrics whose weights are fetched. Runs after the blocks."""
     shown, command = (next(b for b in DOCUMENT.blocks if b.kind == kind) for kind in ("output", "shell"))
-    printed = [line for line in reader.printed[command].splitlines() if _figures(line)]
+    printed = [line for line in reader.printed[command].splitlines() if _values(line)]
     said = {line.split()[0]: line for line in shown.text.splitlines() if line.strip()}
     assert {"psnr", "ssim", "l1", "codes_used", "10"} <= {line.split()[0] for line in printed}
     for line in printed:
         other = said[line.split()[0]]
         assert re.sub(NUMBER, "#", line).split() == re.sub(NUMBER, "#", other).split()
-        assert _figures(line) == pytest.approx(_figures(other), rel=0.01)
+        assert _values(line) == pytest.approx(_values(other), rel=0.01)
 
 
-def _figures(line: str) -> list[float]:
-    """Numbers of a line of figures or counts; none of another line."""
+def _values(line: str) -> list[float]:
+    """Numbers of a line of metrics or counts; none of another line."""
     return (
         [] if "skipped" in line or line.startswith("note") else [float(n) for n in re.findall(NUMBER, line)]
     )

@@ -113,7 +113,7 @@ def test_unfinished(decode: Vqgan, vqgan: Vqgan, tmp_path: Path, container: str,
     (output / "manifest.json").unlink()
     (output / index_folder(container) / "images-00001-of-00002.parquet").unlink()
     described = json.loads(vqgan("inspect", output, "--json").out)
-    assert (described["kind"], described["shards"]) == ("unfinished pictures", "1 of 2")
+    assert (described["kind"], described["shards"]) == ("unfinished images", "1 of 2")
 
 
 def test_lost_metadata_is_written_again(decode: Vqgan, tmp_path: Path, manifest: Any) -> None:
@@ -241,7 +241,7 @@ def test_another_plan_is_refused(decode: Vqgan, tmp_path: Path) -> None:
     before = contents(tmp_path / "pictures")
     for flags, difference in (
         (["--limit", 3], "limit: 2, now 3"),
-        (["--limit", 2, "--views", "first"], "views: all, now first"),
+        (["--limit", 2, "--first-view-only"], "views: all, now first"),
         (["--limit", 2, "--format", "tar"], "form.container: files, now tar"),
         (["--limit", 2, "--dtype", "bfloat16"], "dtype: float32, now bfloat16"),
     ):

@@ -36,7 +36,7 @@ def test_demo(vqgan: Vqgan, tmp_path: Path) -> None:
     assert "verified: 1 shards, 0 rejects files: 10 planned, 10 images, 10 rows, 0 rejects" in result.err
     assert "Traceback" not in result.err
     assert str(output) in result.err
-    pictures = sorted((output / "pictures" / "images").iterdir())
+    pictures = sorted((output / "pictures" / "images").glob("*.png"))
     assert len(pictures) == 10
     samples = sorted((output / "samples" / "pictures").iterdir())
     assert len(samples) == 5
@@ -67,7 +67,7 @@ def test_own_images(vqgan: Vqgan, few: Path, tmp_path: Path) -> None:
 
 
 def test_one_image(vqgan: Vqgan, photos: Path, tmp_path: Path) -> None:
-    """Nothing can be held back of it."""
+    """It has none to spare for validation."""
     folder = tmp_path / "own"
     folder.mkdir()
     shutil.copy(min(photos.iterdir()), folder / "cat.jpg")
@@ -94,7 +94,7 @@ def test_missing_images(vqgan: Vqgan, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "found"), [(1, 0), (2, 0), (3, 4), (40, 5)])
-def test_something_is_held_back_and_something_is_not(
+def test_some_images_are_for_validation_and_some_are_not(
     monkeypatch: pytest.MonkeyPatch, count: int, found: int
 ) -> None:
     keys = pa.RecordBatch.from_pydict({"key": [f"{number}.jpg" for number in range(count)]})

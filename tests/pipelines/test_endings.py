@@ -181,7 +181,13 @@ def test_a_pattern_that_the_shell_expanded(vqgan: Vqgan, few: Path) -> None:
 # What a parser loads
 
 
-@pytest.mark.parametrize("command", [(), ("tokenize",), ("decode",), ("sample",), ("train",), ("evaluate",)])
+COMMANDS = (
+    *("tokenize", "inspect", "verify", "import", "export", "train", "evaluate", "push", "train-prior"),
+    *("sample", "decode", "import-prior", "demo"),
+)
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
 def test_help_loads_no_arrays(command: tuple[str, ...]) -> None:
     program = (
         "import sys\nfrom pipelines import cli\n"

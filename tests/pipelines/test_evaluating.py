@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from pipelines.evaluating import EvaluateConfig, evaluate, select
-from pipelines.evaluation_results import as_text
-from pipelines.scoring import (
+from pipelines.evaluation_metrics import (
     MetricChoice,
 )
+from pipelines.evaluation_report import format_results
 from transforms.images.crops import Geometry
 from transforms.images.dataset import Pictures, split
 from transforms.images.decode import DecodeConfig, prepare
@@ -56,7 +56,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks whose figures can be computed by hand; they need images of 16 pixels at least."""
+    """Networks whose values can be computed by hand; they need images of 16 pixels at least."""
 
     def load_lpips(network: str, heads: Path | None, backbone: Path | None) -> jax.Array:
         return jnp.float32({"alex": 1, "vgg": 10}[network])
@@ -80,7 +80,7 @@ def network(name: str, distance: str) -> Any:
 
 
 def squares(folder: Path, size: int) -> tuple[list[str], np.ndarray]:
-    """Keys, and the pictures as tokenize prepares them."""
+    """Keys, and the images as tokenize prepares them."""
     paths = sorted(folder.glob("*.jpg"))
     geometry = Geometry(image_size=size)
     pixels = [prepare(path.read_bytes(), path.name, DecodeConfig(), geometry).pixels[0] for path in paths]
@@ -92,7 +92,7 @@ def settings(source: Path, *codecs: str, **changes: Any) -> EvaluateConfig:
     return EvaluateConfig(SourceConfig(str(source)), codecs, **(config | changes))
 
 
-def test_figures_are_those_of_the_rounded_reconstruction(few: Path, codec_path: str, stand_ins: None) -> None:
+def test_metrics_are_those_of_the_rounded_reconstruction(few: Path, codec_path: str, stand_ins: None) -> None:
     found = evaluate(settings(few, codec_path, choice=MetricChoice()))
     figures = {name: figure["value"] for name, figure in found["codecs"][0]["figures"].items()}
     codec = Codec.load(codec_path, batch_size=4)
@@ -170,16 +170,16 @@ def test_rejects_are_counted_and_named(written: Path) -> None:
     assert (reference["chosen"], reference["images"], reference["rejects"]) == (11, 10, 1)
     assert reference["reject_reasons"] == {"decode: UnidentifiedImageError": 1}
     assert [row["key"] for row in result["rejects"]] == ["broken.jpg"]
-    text = as_text(result)
+    text = format_results(result)
     assert "10 of 11 images measured" in text
     assert "rejected, decode: UnidentifiedImageError: 1" in text
 
 
-def test_the_table_has_set_and_count_beside_every_figure(written: Path) -> None:
+def test_the_table_has_set_and_count_beside_every_metric(written: Path) -> None:
     result = json.loads((written / "out" / "evaluation.json").read_text())
-    lines = as_text(result).splitlines()
+    lines = format_results(result).splitlines()
     head, rows = lines[0], lines[1 : lines.index("")]
-    assert head.split() == ["figure", "toy", "other", "better", "images", "reference", "set"]
+    assert head.split() == ["metric", "toy", "other", "better", "images", "reference", "set"]
     assert [row.split()[0] for row in rows] == [
         *("psnr", "ssim", "l1", "codes_used", "codebook_usage", "perplexity", "entropy")
     ]
@@ -214,7 +214,7 @@ def test_text_and_json_on_the_command_line(vqgan: Vqgan, few: Path, codec_path: 
     assert found["reference"]["images"] == 3
     assert set(found["skipped"]) == {"lpips-alex", "lpips-vgg", "frechet"}
     assert found["skipped"]["lpips-vgg"] == "vgg: these weights cannot be had"
-    text = as_text(found)
+    text = format_results(found)
     assert "skipped lpips-alex: alex: these weights cannot be had" in text
     assert f"{few}, all, sample of 3, 32 px" in text
 
@@ -262,7 +262,7 @@ def fail(*anything: Any) -> None:
 def test_what_was_asked_for_by_name_is_needed(
     few: Path, codec_path: str, tmp_path: Path, refused: Any, monkeypatch: Any, choice: MetricChoice
 ) -> None:
-    monkeypatch.setattr("pipelines.evaluating.Run", fail)
+    monkeypatch.setattr("pipelines.evaluating.CodecEvaluation", fail)
     monkeypatch.setattr("pipelines.evaluating.collect", fail)
     with refused("these weights cannot be had"):
         evaluate(settings(few, codec_path, choice=choice, output=str(tmp_path / "out")))

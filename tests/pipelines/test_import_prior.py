@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.commands import import_prior
+from pipelines.commands import priors
 from pipelines.inspecting import describe
 from vqgan.codec_checkpoint import load_weights, read_info
 from vqgan.prior.checkpoint import load_prior_weights, read_prior
@@ -67,7 +67,7 @@ def run(codec_path: str, source: Path, capsys: pytest.CaptureFixture[str], tmp_p
 
     def run(*flags: Any) -> str:
         parser = argparse.ArgumentParser()
-        import_prior.add(parser.add_subparsers())
+        priors.add_import_prior(parser.add_subparsers())
         common = ["import-prior", source, "--codec", codec_path, "--image-size", 8, "--heads", 2]
         argv = [*common, "--output", tmp_path / "out", *flags]
         args, unknown = parser.parse_known_args([str(argument) for argument in argv])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.inspecting import as_text
+from pipelines.inspecting import format_description
 
 Vqgan = Callable[..., Any]
 
@@ -82,7 +82,7 @@ def test_other_parquet_files(vqgan: Vqgan, copied: Path) -> None:
     assert "cannot be read" in vqgan("inspect", copied).line
 
 
-def test_as_text() -> None:
-    assert as_text({"a": 1, "longer": 0.123456, "part": {"b": "x"}, "none": {}}) == (
+def test_format_description() -> None:
+    assert format_description({"a": 1, "longer": 0.123456, "part": {"b": "x"}, "none": {}}) == (
         "a       1\nlonger  0.1235\npart:\n  b  x\nnone:"
     )

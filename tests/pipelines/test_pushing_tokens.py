@@ -19,7 +19,7 @@ from vqgan.codec_checkpoint import read_info
 from vqgan.config import to_dict
 from vqgan.data.tokens import open_tokens
 from vqgan.prior.checkpoint import CodecIdentity, load_prior_weights, read_prior, save_prior
-from vqgan.prior.config import PriorConfig, parameter_shapes
+from vqgan.prior.config import PriorConfig, prior_parameter_shapes
 
 from .conftest import Vqgan
 from .fake_hub import Hub, lay_out_as_cache
@@ -220,7 +220,8 @@ def test_priors_go_and_come_back(hub: Hub, codec_path: str, tmp_path: Path) -> N
     config = PriorConfig(codebook_size=64, grid=(4, 4), layers=1, heads=2, width=16)
     rng = np.random.default_rng(0)
     weights = {
-        name: rng.normal(size=shape).astype(np.float32) for name, shape in parameter_shapes(config).items()
+        name: rng.normal(size=shape).astype(np.float32)
+        for name, shape in prior_parameter_shapes(config).items()
     }
     codec = read_info(codec_path)
     identity = CodecIdentity(codec.fingerprint, "tiny", to_dict(codec.config), 8)

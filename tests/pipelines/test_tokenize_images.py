@@ -702,8 +702,9 @@ def test_manifest_is_last(
 LAUNCHER = """
 import sys
 from pipelines.cli import build_parser
-from pipelines.options import check_flags, tokenize_config
 from pipelines.tokenize_images import plan_tokenize
+from pipelines.commands.data_sets import tokenize_config
+from pipelines.flags import check_flags
 args, unknown = build_parser().parse_known_args(sys.argv[1:])
 check_flags(unknown, args.parser, beam=True)
 prepared = plan_tokenize(tokenize_config(args))

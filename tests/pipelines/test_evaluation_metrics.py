@@ -1,4 +1,4 @@
-"""Metrics of ``vqgan evaluate``: which are to be had, what becomes of odd values, what is called FID."""
+"""Metrics of ``vqgan evaluate``: which are available, what becomes of odd values, what is called FID."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pipelines.evaluation_page import choose
-from pipelines.scoring import (
+from pipelines.evaluation_metrics import (
     MetricChoice,
     Scores,
-    frechet_figure,
+    frechet_metric,
     frechet_name,
-    image_figures,
-    load_instruments,
+    image_metrics,
+    load_metrics,
 )
+from pipelines.evaluation_report import choose_examples
 from vqgan.errors import UserError
 from vqgan.frechet import feature_statistics
 
@@ -27,7 +27,7 @@ PIXEL = MetricChoice(("psnr", "ssim", "l1"))
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks whose figures can be computed by hand; they need images of 16 pixels at least."""
+    """Networks whose values can be computed by hand; they need images of 16 pixels at least."""
 
     def load_lpips(network: str, heads: Path | None, backbone: Path | None) -> jax.Array:
         return jnp.float32({"alex": 1, "vgg": 10}[network])
@@ -51,14 +51,14 @@ def network(name: str, distance: str) -> Any:
 
 
 def test_small_images_leave_out_what_has_no_value_for_them(stand_ins: None, refused: Any) -> None:
-    instruments = load_instruments(MetricChoice(), 8)
-    assert set(instruments.skipped) == {"ssim", "lpips-alex", "lpips-vgg"}
-    assert (set(instruments.on_host), set(instruments.on_device)) == ({"psnr", "l1"}, set())
+    metrics = load_metrics(MetricChoice(), 8)
+    assert set(metrics.skipped) == {"ssim", "lpips-alex", "lpips-vgg"}
+    assert (set(metrics.on_host), set(metrics.on_device)) == ({"psnr", "l1"}, set())
     with refused("ssim: images of 8 pixels are smaller than its window of 11"):
-        load_instruments(PIXEL, 8)
+        load_metrics(PIXEL, 8)
     with refused("use at least 16x16"):
-        load_instruments(MetricChoice(("lpips-vgg",)), 8)
-    assert load_instruments(MetricChoice(), 16).skipped == {}
+        load_metrics(MetricChoice(("lpips-vgg",)), 8)
+    assert load_metrics(MetricChoice(), 16).skipped == {}
 
 
 def test_paths_reach_the_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +75,8 @@ def test_paths_reach_the_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vqgan.lpips.load_lpips", load_lpips)
     monkeypatch.setattr("vqgan.lpips.distance", lambda weights, x, y: weights * x[:, 0, 0, 0])
     monkeypatch.setattr("vqgan.features.load_features", load_features)
-    load_instruments(MetricChoice(("lpips-vgg", "frechet"), "inception", "i.pth", "h.pth", "b.pth"), 32)
-    load_instruments(MetricChoice(("frechet",)), 32)
+    load_metrics(MetricChoice(("lpips-vgg", "frechet"), "inception", "i.pth", "h.pth", "b.pth"), 32)
+    load_metrics(MetricChoice(("frechet",)), 32)
     assert asked == [
         ("vgg", Path("h.pth"), Path("b.pth")),
         ("inception", Path("i.pth")),
@@ -99,11 +99,11 @@ def test_only_the_original_network_gives_fid(name: str, distance: str, figure: s
     used = network(name, distance)
     assert frechet_name(used) == figure
     points = feature_statistics(np.eye(3)), feature_statistics(np.eye(3) + np.array([0, 0, 2]))
-    found = frechet_figure(used, *points)
+    found = frechet_metric(used, *points)
     assert (found["value"], found["images"], found["features"]) == (pytest.approx(4), 3, name)
     assert found["biased"]  # the covariance of three points in space is flat
     more = feature_statistics(np.eye(3)[[0, 1, 2, 0]])
-    assert "biased" not in frechet_figure(used, more, more)
+    assert "biased" not in frechet_metric(used, more, more)
 
 
 def test_networks_that_give_no_numbers(
@@ -120,7 +120,7 @@ def test_networks_that_give_no_numbers(
 
 
 def measured(images: np.ndarray, reconstructions: np.ndarray, choice: MetricChoice = PIXEL) -> Scores:
-    scores = Scores(load_instruments(choice, 16), 4)
+    scores = Scores(load_metrics(choice, 16), 4)
     tokens = np.zeros((len(images), 2, 2), np.int32)
     with ThreadPoolExecutor(2) as pool:
         scores.add(images, reconstructions, tokens, len(images) - 1, pool)  # the last is padding
@@ -131,11 +131,11 @@ def test_equal_images_have_no_psnr_and_are_counted() -> None:
     images = np.zeros((4, 16, 16, 3), np.uint8)
     others = images.copy()
     others[1], others[2] = 51, 255  # 20 log10 5 and 0 dB
-    figure = image_figures(measured(images, others))["psnr"]
+    figure = image_metrics(measured(images, others))["psnr"]
     assert (figure["images"], figure["equal_images"]) == (3, 1)
     assert figure["value"] == pytest.approx(20 * np.log10(5) / 2)
     assert (figure["lowest"], figure["highest"]) == (0, pytest.approx(20 * np.log10(5)))
-    every = image_figures(measured(images, images))
+    every = image_metrics(measured(images, images))
     assert (every["psnr"]["value"], every["psnr"]["equal_images"]) == (None, 3)
     assert (every["ssim"]["value"], every["l1"]["value"]) == (1, 0)
 
@@ -149,12 +149,12 @@ def test_equal_images_have_no_psnr_and_are_counted() -> None:
         ([1, 2, 3, 4, 5, 6, 7], [6, 5], [4, 3], [1, 0]),
     ],
 )
-def test_pictures_to_look_at(levels: list[int], worst: list[int], median: list[int], best: list[int]) -> None:
+def test_images_to_look_at(levels: list[int], worst: list[int], median: list[int], best: list[int]) -> None:
     images = np.zeros((len(levels) + 1, 16, 16, 3), np.uint8)
     others = images.copy()
     for index, level in enumerate(levels):
         others[index] = level
-    groups = choose(measured(images, others))
+    groups = choose_examples(measured(images, others))
     found = {title.removesuffix(" by psnr"): rows for title, rows in groups.items()}
     expected = {"worst": worst, "median": median, "best": best}
     assert found == {title: rows for title, rows in expected.items() if rows}

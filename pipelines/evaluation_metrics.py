@@ -1,4 +1,4 @@
-"""What ``vqgan evaluate`` measures: choosing metrics, finding their weights, and adding up batches."""
+"""The metrics of ``vqgan evaluate``: their choice, their weights, sums over batches, and summaries."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from vqgan.features import FeatureNetwork
 
 PerImage = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Originals and reconstructions, uint8 ``[N, S, S, 3]``, to one figure for each, ``[N]``."""
-Figure = dict[str, Any]
+"""Originals and reconstructions, uint8 ``[N, S, S, 3]``, to one value for each, ``[N]``."""
+Metric = dict[str, Any]
+"""A metric's ``value``, ``unit``, which way is ``better``, and the number of ``images``; JSON data."""
 
 ON_HOST: Mapping[str, PerImage] = {"psnr": psnr, "ssim": ssim, "l1": mean_absolute_error}
 LPIPS = {"lpips-alex": "alex", "lpips-vgg": "vgg"}
@@ -33,7 +34,7 @@ class MetricChoice:
     """Which metrics, and where their weights lie.
 
     Attributes:
-      metrics: some of :data:`METRICS`; None for all whose weights can be had.
+      metrics: some of :data:`METRICS`; None for all whose weights are available.
       features: network of the Fréchet distance; None for :data:`DEFAULT_FEATURES`.
       features_weights: its weights, where they are not to be fetched.
       lpips_heads: the heads of LPIPS in torch's layout, likewise.
@@ -59,13 +60,13 @@ class MetricChoice:
             raise UserError("--features and --features-weights are for frechet: name it in --metrics too")
 
     def asks_for(self, name: str) -> bool:
-        """Whether the user wants this one by name, rather than whatever can be had."""
+        """Tells whether the user wants this one by name, rather than whatever is available."""
         given = name == FRECHET and (self.features or self.features_weights)
         return self.metrics is not None or bool(given)
 
 
 @dataclasses.dataclass(frozen=True)
-class Instruments:
+class LoadedMetrics:
     """Metrics that are ready to be used.
 
     Attributes:
@@ -81,7 +82,7 @@ class Instruments:
     skipped: dict[str, str]
 
     def features(self, images: np.ndarray, count: int) -> FeatureStatistics | None:
-        """Statistics of the first ``count`` of a batch of images; None without a network.
+        """Returns statistics of the first ``count`` of a batch of images; None without a network.
 
         Raises:
           UserError: the network gives something that is not a number.
@@ -93,28 +94,28 @@ class Instruments:
         return feature_statistics(features)
 
 
-def load_instruments(choice: MetricChoice, image_size: int) -> Instruments:
+def load_metrics(choice: MetricChoice, image_size: int) -> LoadedMetrics:
     """Finds weights and sees that images of ``image_size`` pixels are large enough.
 
     Raises:
-      UserError: a metric that was asked for by name cannot be had.
+      UserError: a metric that was asked for by name is not available.
     """
-    instruments = Instruments({}, {}, None, {})
+    metrics = LoadedMetrics({}, {}, None, {})
     for name in choice.metrics or METRICS:
         try:
             if name in LPIPS:
-                instruments.on_device[name] = _load_lpips(name, choice, image_size)
+                metrics.on_device[name] = _load_lpips(name, choice, image_size)
             elif name == FRECHET:
                 network = _load_network(choice)
-                instruments = dataclasses.replace(instruments, network=network)
+                metrics = dataclasses.replace(metrics, network=network)
             else:
                 _check_window(name, image_size)
-                instruments.on_host[name] = ON_HOST[name]
+                metrics.on_host[name] = ON_HOST[name]
         except UserError as error:
             if choice.asks_for(name):
                 raise
-            instruments.skipped[name] = str(error)
-    return instruments
+            metrics.skipped[name] = str(error)
+    return metrics
 
 
 def _check_window(name: str, image_size: int) -> None:
@@ -155,11 +156,12 @@ def _path(text: str | None) -> Path | None:
 class Scores:
     """Sums over one codec's reconstructions, batch by batch."""
 
-    def __init__(self, instruments: Instruments, codebook_size: int):
+    def __init__(self, metrics: LoadedMetrics, codebook_size: int):
         self.histogram = np.zeros(codebook_size, np.int64)
         self.features: FeatureStatistics | None = None
-        self._instruments = instruments
-        names = (*instruments.on_host, *instruments.on_device)
+        self.images = 0
+        self._metrics = metrics
+        names = (*metrics.on_host, *metrics.on_device)
         self._values: dict[str, list[np.ndarray]] = {name: [] for name in names}
 
     def add(
@@ -182,33 +184,34 @@ class Scores:
         Raises:
           UserError: a metric gives something that is not a number.
         """
+        self.images += count
         used = images[:count], reconstructions[:count]
         waiting = {
             name: [pool.submit(measure, *pair) for pair in _pairs(*used)]
-            for name, measure in self._instruments.on_host.items()
+            for name, measure in self._metrics.on_host.items()
         }
         self.histogram += np.bincount(tokens[:count].ravel(), minlength=len(self.histogram))
-        for name, measure in self._instruments.on_device.items():
+        for name, measure in self._metrics.on_device.items():
             values = measure(images, reconstructions)[:count]
             _check_finite(name, values)
             self._values[name].append(values)
-        self.features = merged(self.features, self._instruments.features(reconstructions, count))
+        self.features = merge_optional(self.features, self._metrics.features(reconstructions, count))
         for name, measured in waiting.items():
             self._values[name] += [one.result() for one in measured]
 
     @property
     def per_image(self) -> dict[str, np.ndarray]:
-        """Each per-image metric's figures ``[N]``, in the order of the images."""
+        """Returns each per-image metric's values ``[N]``, in the order of the images."""
         return {name: np.concatenate(parts) if parts else np.zeros(0) for name, parts in self._values.items()}
 
 
-def merged(a: FeatureStatistics | None, b: FeatureStatistics | None) -> FeatureStatistics | None:
-    """Statistics of two sets together, either of which may be missing."""
+def merge_optional(a: FeatureStatistics | None, b: FeatureStatistics | None) -> FeatureStatistics | None:
+    """Merges statistics of two sets, either of which may be missing."""
     return merge(a, b) if a is not None and b is not None else a or b
 
 
 def _pairs(images: np.ndarray, others: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """One image and its reconstruction at a time."""
+    """Yields one image and its reconstruction at a time."""
     for index in range(len(images)):
         yield images[index : index + 1], others[index : index + 1]
 
@@ -218,17 +221,37 @@ def _check_finite(name: str, values: np.ndarray) -> None:
         raise UserError(f"{name}: its network gives values that are not numbers; get its weights again")
 
 
-def image_figures(scores: Scores) -> dict[str, Figure]:
-    """Mean, and the spread around it, of each per-image metric."""
-    return {name.replace("-", "_"): _image_figure(name, values) for name, values in scores.per_image.items()}
+def summarise(
+    scores: Scores, metrics: LoadedMetrics, reference: FeatureStatistics | None
+) -> dict[str, Metric]:
+    """Returns all metrics of one codec's reconstructions by name.
+
+    Args:
+      scores: of all images.
+      metrics: those that were measured.
+      reference: statistics of the originals' features; the Fréchet distance needs at least two images.
+    """
+    found = image_metrics(scores) | codebook_metrics(scores)
+    network, reconstructed = metrics.network, scores.features
+    if network is not None and reference and reconstructed and reference.count > 1:
+        found[frechet_name(network)] = frechet_metric(network, reference, reconstructed)
+    return found
 
 
-def _image_figure(name: str, values: np.ndarray) -> Figure:
-    """PSNR has no value where an image is reproduced exactly; those are counted and left out."""
+def image_metrics(scores: Scores) -> dict[str, Metric]:
+    """Returns mean, and the spread around it, of each per-image metric."""
+    return {name.replace("-", "_"): _image_metric(name, values) for name, values in scores.per_image.items()}
+
+
+def _image_metric(name: str, values: np.ndarray) -> Metric:
+    """Summarises values ``[N]``.
+
+    PSNR has no value where an image is reproduced exactly; those are counted and left out.
+    """
     found = values[~np.isposinf(values)]
     spread = (found.mean(), np.median(found), found.min(), found.max()) if found.size else (None,) * 4
     mean, median, lowest, highest = (None if value is None else float(value) for value in spread)
-    figure: Figure = {
+    metric: Metric = {
         "value": mean,
         "unit": UNITS.get(name, ""),
         "better": "higher" if name in HIGHER_IS_BETTER else "lower",
@@ -237,11 +260,11 @@ def _image_figure(name: str, values: np.ndarray) -> Figure:
         "lowest": lowest,
         "highest": highest,
     }
-    return figure | ({"equal_images": len(values) - len(found)} if name == "psnr" else {})
+    return metric | ({"equal_images": len(values) - len(found)} if name == "psnr" else {})
 
 
-def codebook_figures(scores: Scores, images: int) -> dict[str, Figure]:
-    """How the tokens of all images together use the codebook."""
+def codebook_metrics(scores: Scores) -> dict[str, Metric]:
+    """Measures how the tokens of all images together use the codebook."""
     usage = codebook_usage(scores.histogram)
     size = len(scores.histogram)
     values = {
@@ -250,7 +273,7 @@ def codebook_figures(scores: Scores, images: int) -> dict[str, Figure]:
         "perplexity": (usage.perplexity, f"of {size}"),
         "entropy": (usage.entropy, f"bits, at most {np.log2(size):.4g}"),
     }
-    counts = {"images": images, "tokens": int(scores.histogram.sum())}
+    counts = {"images": scores.images, "tokens": int(scores.histogram.sum())}
     return {
         name: {"value": value, "unit": unit, "better": "higher", **counts}
         for name, (value, unit) in values.items()
@@ -258,14 +281,14 @@ def codebook_figures(scores: Scores, images: int) -> dict[str, Figure]:
 
 
 def frechet_name(network: "FeatureNetwork") -> str:
-    """``fid`` for the network that FID is defined by, a name of its own for any other."""
+    """Returns ``fid`` for the network that FID is defined by, a name of its own for any other."""
     return "fid" if network.distance == "FID" else f"frechet_{network.name.replace('-', '_')}"
 
 
-def frechet_figure(
+def frechet_metric(
     network: "FeatureNetwork", reference: FeatureStatistics, reconstructed: FeatureStatistics
-) -> Figure:
-    """The distance between the features of originals and of reconstructions; at least two of each."""
+) -> Metric:
+    """Returns the distance between the features of originals and of reconstructions; at least two of each."""
     return {
         "value": frechet_distance(reference, reconstructed),
         "unit": "",

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from pipelines.cli import build_parser
-from pipelines.options import check_flags, tokenize_config
+from pipelines.commands.data_sets import tokenize_config
+from pipelines.flags import check_flags
 from pipelines.tokenize_images import TokenizeConfig
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
