@@ -15,7 +15,7 @@ from transforms.images import DecodeConfig
 from transforms.plan import all_keys
 from transforms.sources import SourceConfig
 from transforms.verifying import verify
-from vqgan import page
+from vqgan import html_page
 from vqgan.data.splitting import is_held_back
 from vqgan.errors import UserError
 from vqgan.files import write_atomically
@@ -70,7 +70,9 @@ def run(output: str, images: str | None) -> None:
     crops = tokenize(source, folder / "crops", views)
     say("== 4 of 5: a small prior")
     settings = (*PRIOR_SETTINGS, f"data.holdout={choose_holdout(crops)}")
-    request = training_prior.TrainPriorRequest((crops,), str(folder / "prior"), settings=settings)
+    request = training_prior.TrainPriorRequest(
+        tokens=(crops,), output=str(folder / "prior"), settings=settings
+    )
     if not training_prior.run(request):
         raise UserError(f"{folder}: the demo was stopped; the same command goes on")
     say("== 5 of 5: new pictures")
@@ -144,12 +146,14 @@ def write_report(folder: Path) -> None:
         )
     ]
     sections = [
-        page.tiles(figures),
-        page.section("Photographs, decoded from their tokens", _pictures(folder / "pictures"), "pictures"),
-        page.section("New pictures, drawn from the prior", _figure(sheet, "samples"), "samples"),
-        page.section("More", page.table(("page", "what it shows"), rows)),
+        html_page.tiles(figures),
+        html_page.section(
+            "Photographs, decoded from their tokens", _pictures(folder / "pictures"), "pictures"
+        ),
+        html_page.section("New pictures, drawn from the prior", _figure(sheet, "samples"), "samples"),
+        html_page.section("More", html_page.table(("page", "what it shows"), rows)),
     ]
-    text = page.document("From photographs to new pictures", f"codec {CODEC}", sections, STYLE)
+    text = html_page.document("From photographs to new pictures", f"codec {CODEC}", sections, STYLE)
     write_atomically(folder / REPORT_FILE, text.encode())
 
 
@@ -164,7 +168,7 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def _figure(pixels: np.ndarray, name: str) -> str:
-    return f"<img alt='{html.escape(name, quote=True)}' src='{page.data_uri(pixels, 200_000)}'>"
+    return f"<img alt='{html.escape(name, quote=True)}' src='{html_page.data_uri(pixels, 200_000)}'>"
 
 
 STYLE = """

@@ -28,7 +28,7 @@ from vqgan import filesystems
 from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.data.splitting import is_held_back, key_hash
 from vqgan.errors import UserError
-from vqgan.frechet import FeatureStatistics
+from vqgan.metrics.frechet import FeatureStatistics
 
 SPLITS = ("all", "train", "validation")
 CHUNK = 4096

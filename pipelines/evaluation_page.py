@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pipelines.evaluation_results import names, table
 from pipelines.scoring import HIGHER_IS_BETTER, Scores
 from transforms.slices import Item
-from vqgan import page
+from vqgan import html_page
 
 if TYPE_CHECKING:
     from pipelines.evaluating import Run
@@ -28,29 +28,31 @@ def render_page(run: "Run", result: Mapping[str, Any], entries: pa.Table) -> str
     wanted = {run.keys[row] for group in groups for rows in group.values() for row in rows}
     originals = _read_again(run, entries, wanted)
     reference = result["reference"]
-    sections = [page.section("Figures", _figures(table(result)), "figures")]
+    sections = [html_page.section("Figures", _figures(table(result)), "figures")]
     labels = names(run.config.codecs)
     for label, codec, scores, group in zip(labels, run.codecs, run.scores, groups, strict=True):
         for title, rows in group.items():
             found = [row for row in rows if run.keys[row] in originals]
             sections.append(
-                page.section(f"{label}: {title}", _sheet(run, codec, scores, found, originals), "sheet")
+                html_page.section(f"{label}: {title}", _sheet(run, codec, scores, found, originals), "sheet")
             )
     remarks = [*(f"skipped {name}: {why}" for name, why in result["skipped"].items()), *result["notes"]]
     if remarks:
         listed = "".join(f"<li>{html.escape(remark)}</li>" for remark in remarks)
-        sections.append(page.section("Remarks", f"<ul>{listed}</ul>"))
+        sections.append(html_page.section("Remarks", f"<ul>{listed}</ul>"))
     if reference["rejects"]:
         reasons = [(name, f"{count:,}") for name, count in reference["reject_reasons"].items()]
-        sections.append(page.section("Rejects by reason", page.table(("stage: error", "images"), reasons)))
+        sections.append(
+            html_page.section("Rejects by reason", html_page.table(("stage: error", "images"), reasons))
+        )
     codecs = {
         codec["codec"]: {k: v for k, v in codec.items() if k != "figures"} for codec in result["codecs"]
     }
     details = {"reference set": reference, "codecs": codecs, "versions": result["versions"]}
-    sections.append(page.section("Configuration", page.details(details)))
+    sections.append(html_page.section("Configuration", html_page.details(details)))
     title = f"Reconstructions by {', '.join(labels)}"
     subtitle = f"{reference['images']:,} images of {reference['data']} · finished {result['finished']}"
-    return page.document(title, subtitle, sections, STYLE)
+    return html_page.document(title, subtitle, sections, STYLE)
 
 
 def choose(scores: Scores, shown: int = SHOWN) -> dict[str, list[int]]:
@@ -99,8 +101,8 @@ def _caption(scores: Scores, row: int) -> str:
 def _pair(key: str, image: np.ndarray, reconstruction: np.ndarray, caption: str) -> str:
     key = html.escape(key)
     return (
-        f"<figure><div class=pair><img alt='original of {key}' src='{page.data_uri(image, MOST_BYTES)}'>"
-        f"<img alt='reconstruction of {key}' src='{page.data_uri(reconstruction, MOST_BYTES)}'></div>"
+        f"<figure><div class=pair><img alt='original of {key}' src='{html_page.data_uri(image, MOST_BYTES)}'>"
+        f"<img alt='reconstruction of {key}' src='{html_page.data_uri(reconstruction, MOST_BYTES)}'></div>"
         f"<figcaption><span title='{key}'>{key}</span><b>{html.escape(caption)}</b></figcaption></figure>"
     )
 

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vqgan.card import front_matter, render_card
 from vqgan.checkpoint import PARTS, CodecInfo, load_weights, read_info
 from vqgan.errors import UserError
+from vqgan.model_card import front_matter, render_card
 
 CARD_FILE = "README.md"
 _REPO = re.compile(r"(?:hf://)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")

@@ -111,14 +111,14 @@ def _drawing(prepared: Prepared) -> Draw:
 
 def _write_sheet(prepared: Prepared, codec: "Codec") -> None:
     """``sheet.png``: the first samples; a column for each class where there are a few."""
-    from vqgan.sheets import contact_sheet
+    from vqgan.image_grid import tile_images
 
     config = prepared.config
     classes = len(class_numbers(prepared.prior, config.classes))
     columns = classes if 2 <= classes <= 2 * SHEET_COLUMNS else SHEET_COLUMNS
     columns = min(columns, config.count)
     shown = min(config.count, max(SHEET_SAMPLES // columns, 1) * columns)
-    sheet = contact_sheet(codec.decode(first_tokens(prepared.job, shown)), columns)
+    sheet = tile_images(codec.decode(first_tokens(prepared.job, shown)), columns)
     write_png(filesystems.join(config.output, SHEET_FILE), sheet)
 
 

@@ -14,7 +14,7 @@ from transforms.plan import Plan
 from transforms.summary import SliceSummary
 from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_VERSION
-from vqgan.metrics import codebook_usage
+from vqgan.metrics.codebook_usage import codebook_usage
 
 PACKAGES = ("vqgan-pipelines", "apache-beam", "jax", "jaxlib", "flax", "numpy", "pyarrow", "pillow")
 

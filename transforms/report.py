@@ -8,8 +8,8 @@ import numpy as np
 
 from transforms.slices import Job
 from transforms.verifying import StoredRow, spread, stored_rows
-from vqgan import filesystems, page
-from vqgan.metrics import psnr
+from vqgan import filesystems, html_page
+from vqgan.metrics.image import psnr
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -70,14 +70,14 @@ def render_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str:
         ("codec", manifest["codec"]["fingerprint"][:12]),
     ]
     sections = [
-        page.tiles(figures),
-        page.section("Originals and reconstructions", _sheet(pairs), "sheet"),
-        page.section("Codebook", _histogram(np.array(codebook["histogram"])), "plot"),
-        page.section("Rejects by reason", _reasons(manifest["reject_reasons"])),
-        page.section("Configuration", _details(manifest)),
+        html_page.tiles(figures),
+        html_page.section("Originals and reconstructions", _sheet(pairs), "sheet"),
+        html_page.section("Codebook", _histogram(np.array(codebook["histogram"])), "plot"),
+        html_page.section("Rejects by reason", _reasons(manifest["reject_reasons"])),
+        html_page.section("Configuration", _details(manifest)),
     ]
     subtitle = f"finished {manifest['finished']} · plan {manifest['plan_hash'][:12]}"
-    return page.document(f"{counts['images']:,} images as tokens", subtitle, sections, STYLE)
+    return html_page.document(f"{counts['images']:,} images as tokens", subtitle, sections, STYLE)
 
 
 def _sheet(pairs: Sequence[Pair]) -> str:
@@ -87,8 +87,8 @@ def _sheet(pairs: Sequence[Pair]) -> str:
     for pair in pairs:
         key = html.escape(pair.key)
         figures.append(
-            f"<figure><div class=pair><img alt='original of {key}' src='{page.data_uri(pair.original)}'>"
-            f"<img alt='reconstruction of {key}' src='{page.data_uri(pair.reconstruction)}'></div>"
+            f"<figure><div class=pair><img alt='original of {key}' src='{html_page.data_uri(pair.original)}'>"
+            f"<img alt='reconstruction of {key}' src='{html_page.data_uri(pair.reconstruction)}'></div>"
             f"<figcaption><span title='{key}'>{key}</span><b>{pair.psnr:.2f} dB</b></figcaption></figure>"
         )
     return "".join(figures)
@@ -121,7 +121,9 @@ def _histogram(counts: np.ndarray) -> str:
 def _reasons(reasons: Mapping[str, int]) -> str:
     if not reasons:
         return "<p>None: every image became tokens.</p>"
-    return page.table(("stage: error", "images"), [(name, f"{count:,}") for name, count in reasons.items()])
+    return html_page.table(
+        ("stage: error", "images"), [(name, f"{count:,}") for name, count in reasons.items()]
+    )
 
 
 def _details(manifest: Mapping[str, Any]) -> str:
@@ -132,7 +134,7 @@ def _details(manifest: Mapping[str, Any]) -> str:
         "throughput": manifest["throughput"],
         "versions": manifest["versions"],
     }
-    return page.details(parts)
+    return html_page.details(parts)
 
 
 STYLE = """

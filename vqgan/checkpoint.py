@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vqgan import folders
-from vqgan.card import render_card
 from vqgan.config import ModelConfig, from_dict, to_dict
 from vqgan.errors import UserError
 from vqgan.folders import weights_sha256
+from vqgan.model_card import render_card
 from vqgan.parameters import parameter_shapes
 from vqgan.presets import PRETRAINED_DIR, pretrained_names
 

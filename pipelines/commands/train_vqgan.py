@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
 def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.options import check_flags, source_config
     from pipelines.pushing import check_can_push, push_codec
-    from pipelines.training import TrainRequest, run
+    from pipelines.training_codec import TrainRequest, run
 
     check_flags(unknown, args.parser, beam=False)
     source = source_config(args)

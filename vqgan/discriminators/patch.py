@@ -1,4 +1,4 @@
-"""PatchGAN: a convolutional discriminator that judges overlapping patches.
+"""PatchGAN: a convolutional discriminator of overlapping patches.
 
 *Image-to-Image Translation with Conditional Adversarial Networks* (arXiv 1611.07004, section 6.1.2), with
 the layers and the initialisation of its reference implementation, which that of *Taming Transformers*
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from vqgan.discriminators.config import DiscriminatorConfig
-from vqgan.discriminators.layers import Conv, leaky_relu, level_widths
+from vqgan.discriminators.architecture import DiscriminatorConfig
+from vqgan.discriminators.convolution import DiscriminatorConv, leaky_relu, level_widths
 from vqgan.errors import UserError
 
 INIT_STD = 0.02
@@ -115,8 +115,8 @@ def _conv(
     spectral_norm: bool,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
-) -> Conv:
-    return Conv(
+) -> DiscriminatorConv:
+    return DiscriminatorConv(
         in_channels,
         out_channels,
         4,

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vqgan.card import ModelCard, common_sections, escape, front_matter
 from vqgan.config import to_dict
+from vqgan.model_card import ModelCard, common_sections, escape, front_matter
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.parameters import parameter_count
 

@@ -58,7 +58,7 @@ class PriorInfo:
       fingerprint: sha256 over the configuration and the weights.
       codec: whose tokens it speaks.
       class_names: names of classes 0, 1, ..., where they are known.
-      card: what it was trained on and how good it is, as :class:`vqgan.card.ModelCard` reads it.
+      card: what it was trained on and how good it is, as :class:`vqgan.model_card.ModelCard` reads it.
       files: size in bytes of every file of the weights, by its path in the folder.
     """
 
@@ -89,7 +89,7 @@ def save_prior(
       weights: all parameters by dotted name, as :func:`vqgan.prior.parameters.parameter_shapes` names them.
       codec: whose tokens the prior speaks.
       class_names: names of classes; those beyond ``config.classes`` are left out.
-      card: free-form JSON for the model card, best made by :meth:`vqgan.card.ModelCard.to_json`.
+      card: free-form JSON for the model card, best made by :meth:`vqgan.model_card.ModelCard.to_json`.
 
     Raises:
       UserError: a file, or a folder that is neither empty nor a prior, is at ``path``; the place cannot be

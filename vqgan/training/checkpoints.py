@@ -3,7 +3,6 @@
 The folder of a run holds them as ``checkpoints/STEP``, written by Orbax under a temporary name and renamed.
 """
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +10,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from vqgan.errors import UserError, first_line
-from vqgan.files import write_atomically
 
 S = TypeVar("S")
-CONFIG_FILE = "config.json"
 
 
 class Checkpoints:
@@ -76,56 +73,3 @@ class Checkpoints:
     def close(self) -> None:
         """Ends Orbax's threads."""
         self._manager.close()
-
-
-def check_same_run(folder: Path, config: dict[str, Any], free: frozenset[str]) -> None:
-    """Compares a configuration with that of the checkpoints in a folder, if any; writes ``config.json``.
-
-    Args:
-      folder: of the run.
-      config: nested configuration, JSON-ready.
-      free: dotted names of fields that may change between a run and its continuation.
-
-    Raises:
-      UserError: the folder belongs to another run (with what differs), or to something else.
-    """
-    path = folder / CONFIG_FILE
-    if any((folder / "checkpoints").glob("[0-9]*")):
-        _refuse_differences(folder, _flat(_read_json(path)), _flat(config), free)
-    elif not path.exists() and folder.is_dir() and any(not is_leftover(entry) for entry in folder.iterdir()):
-        raise UserError(f"{folder}: there is something else than a training run; name a folder of its own")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made a folder ({error.strerror}); name another one") from error
-    write_atomically(path, (json.dumps(config, indent=2) + "\n").encode())
-
-
-def is_leftover(path: Path) -> bool:
-    """Whether a file is what a killed process has left of a write."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-def _refuse_differences(
-    folder: Path, before: dict[str, Any], now: dict[str, Any], free: frozenset[str]
-) -> None:
-    names = sorted((before.keys() | now.keys()) - free)
-    differing = [name for name in names if before.get(name) != now.get(name)]
-    if differing:
-        listed = ", ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in differing)
-        raise UserError(f"{folder}: holds a run of another configuration ({listed}); name another folder")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        return data
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({first_line(error)[:200]}); name another folder") from error
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(data, dict):
-        return {prefix: data}
-    parts = [_flat(value, f"{prefix}.{name}" if prefix else name) for name, value in data.items()]
-    return {name: value for part in parts for name, value in part.items()}
