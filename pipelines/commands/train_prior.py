@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
     )
     flag("--condition", metavar="DIR", help="token data set of the same keys and views that is the condition")
     flag("--unconditional", action="store_true", help="leave the classes of the data set out")
-    flag("--codec", help="codec for sheets of samples; by default the one that the data set names")
+    flag("--codec", help="codec for image grids of samples; by default the one that the data set names")
     flag("--license", default="unspecified", help="licence of the prior, for its card")
     flag("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
     flag("--quiet", action="store_true", help="print errors only")

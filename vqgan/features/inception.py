@@ -44,12 +44,11 @@ _MAX_POOLED_BLOCK = "Mixed_7c"
 Weights = dict[str, tuple[jax.Array, jax.Array]]
 """Kernel and bias by the name of the layer, every BatchNorm folded into the convolution before it."""
 
-
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class InceptionVariant:
+class _Variant:
     """A published file and what belongs to it.
 
     Attributes:
@@ -66,10 +65,8 @@ class InceptionVariant:
 
 
 VARIANTS = (
-    InceptionVariant("inception-fid", "FID", FID_CLASSES, original=True),
-    InceptionVariant(
-        "inception-torchvision", "Fréchet distance (torchvision InceptionV3)", 1000, original=False
-    ),
+    _Variant("inception-fid", "FID", FID_CLASSES, original=True),
+    _Variant("inception-torchvision", "Fréchet distance (torchvision InceptionV3)", 1000, original=False),
 )
 
 
@@ -77,7 +74,7 @@ VARIANTS = (
 
 
 @dataclass(frozen=True)
-class InceptionConv:
+class _Conv:
     """A convolution without bias, BatchNorm and ReLU.
 
     Attributes:
@@ -96,12 +93,12 @@ class InceptionConv:
 
 
 @dataclass(frozen=True)
-class MaxPool:
+class _MaxPool:
     """A 3x3 max pool of stride 2 without padding."""
 
 
 @dataclass(frozen=True)
-class InceptionBranch:
+class _Branch:
     """One way through a block.
 
     Attributes:
@@ -110,110 +107,107 @@ class InceptionBranch:
       pool: before them: none (""), "smooth" (3x3, size kept) or "halve" (3x3 max pool of stride 2).
     """
 
-    convs: tuple[InceptionConv, ...]
-    fork: tuple[InceptionConv, ...] = ()
+    convs: tuple[_Conv, ...]
+    fork: tuple[_Conv, ...] = ()
     pool: str = ""
 
 
-STEM: tuple[InceptionConv | MaxPool, ...] = (
-    InceptionConv("Conv2d_1a_3x3", 32, (3, 3), stride=2, padded=False),
-    InceptionConv("Conv2d_2a_3x3", 32, (3, 3), padded=False),
-    InceptionConv("Conv2d_2b_3x3", 64, (3, 3)),
-    MaxPool(),
-    InceptionConv("Conv2d_3b_1x1", 80),
-    InceptionConv("Conv2d_4a_3x3", 192, (3, 3), padded=False),
-    MaxPool(),
+STEM: tuple[_Conv | _MaxPool, ...] = (
+    _Conv("Conv2d_1a_3x3", 32, (3, 3), stride=2, padded=False),
+    _Conv("Conv2d_2a_3x3", 32, (3, 3), padded=False),
+    _Conv("Conv2d_2b_3x3", 64, (3, 3)),
+    _MaxPool(),
+    _Conv("Conv2d_3b_1x1", 80),
+    _Conv("Conv2d_4a_3x3", 192, (3, 3), padded=False),
+    _MaxPool(),
 )
 
 
-def _halving(name: str, channels: int) -> InceptionConv:
-    return InceptionConv(name, channels, (3, 3), stride=2, padded=False)
+def _halving(name: str, channels: int) -> _Conv:
+    return _Conv(name, channels, (3, 3), stride=2, padded=False)
 
 
-def _a(pool_channels: int) -> tuple[InceptionBranch, ...]:
+def _a(pool_channels: int) -> tuple[_Branch, ...]:
     """Figure 5: the 5x5 convolution beside two of 3x3."""
     return (
-        InceptionBranch((InceptionConv("branch1x1", 64),)),
-        InceptionBranch((InceptionConv("branch5x5_1", 48), InceptionConv("branch5x5_2", 64, (5, 5)))),
-        InceptionBranch(
+        _Branch((_Conv("branch1x1", 64),)),
+        _Branch((_Conv("branch5x5_1", 48), _Conv("branch5x5_2", 64, (5, 5)))),
+        _Branch(
             (
-                InceptionConv("branch3x3dbl_1", 64),
-                InceptionConv("branch3x3dbl_2", 96, (3, 3)),
-                InceptionConv("branch3x3dbl_3", 96, (3, 3)),
+                _Conv("branch3x3dbl_1", 64),
+                _Conv("branch3x3dbl_2", 96, (3, 3)),
+                _Conv("branch3x3dbl_3", 96, (3, 3)),
             )
         ),
-        InceptionBranch((InceptionConv("branch_pool", pool_channels),), pool="smooth"),
+        _Branch((_Conv("branch_pool", pool_channels),), pool="smooth"),
     )
 
 
-def _b() -> tuple[InceptionBranch, ...]:
+def _b() -> tuple[_Branch, ...]:
     """Figure 10: halves height and width."""
-    narrow = (InceptionConv("branch3x3dbl_1", 64), InceptionConv("branch3x3dbl_2", 96, (3, 3)))
+    narrow = (_Conv("branch3x3dbl_1", 64), _Conv("branch3x3dbl_2", 96, (3, 3)))
     return (
-        InceptionBranch((_halving("branch3x3", 384),)),
-        InceptionBranch((*narrow, _halving("branch3x3dbl_3", 96))),
-        InceptionBranch((), pool="halve"),
+        _Branch((_halving("branch3x3", 384),)),
+        _Branch((*narrow, _halving("branch3x3dbl_3", 96))),
+        _Branch((), pool="halve"),
     )
 
 
-def _c(inner: int) -> tuple[InceptionBranch, ...]:
+def _c(inner: int) -> tuple[_Branch, ...]:
     """Figure 6: 7x7 convolutions as rows and columns, ``inner`` channels within."""
     return (
-        InceptionBranch((InceptionConv("branch1x1", 192),)),
-        InceptionBranch(
+        _Branch((_Conv("branch1x1", 192),)),
+        _Branch(
             (
-                InceptionConv("branch7x7_1", inner),
-                InceptionConv("branch7x7_2", inner, (1, 7)),
-                InceptionConv("branch7x7_3", 192, (7, 1)),
+                _Conv("branch7x7_1", inner),
+                _Conv("branch7x7_2", inner, (1, 7)),
+                _Conv("branch7x7_3", 192, (7, 1)),
             )
         ),
-        InceptionBranch(
+        _Branch(
             (
-                InceptionConv("branch7x7dbl_1", inner),
-                InceptionConv("branch7x7dbl_2", inner, (7, 1)),
-                InceptionConv("branch7x7dbl_3", inner, (1, 7)),
-                InceptionConv("branch7x7dbl_4", inner, (7, 1)),
-                InceptionConv("branch7x7dbl_5", 192, (1, 7)),
+                _Conv("branch7x7dbl_1", inner),
+                _Conv("branch7x7dbl_2", inner, (7, 1)),
+                _Conv("branch7x7dbl_3", inner, (1, 7)),
+                _Conv("branch7x7dbl_4", inner, (7, 1)),
+                _Conv("branch7x7dbl_5", 192, (1, 7)),
             )
         ),
-        InceptionBranch((InceptionConv("branch_pool", 192),), pool="smooth"),
+        _Branch((_Conv("branch_pool", 192),), pool="smooth"),
     )
 
 
-def _d() -> tuple[InceptionBranch, ...]:
+def _d() -> tuple[_Branch, ...]:
     """Halves height and width once more."""
     narrow = (
-        InceptionConv("branch7x7x3_1", 192),
-        InceptionConv("branch7x7x3_2", 192, (1, 7)),
-        InceptionConv("branch7x7x3_3", 192, (7, 1)),
+        _Conv("branch7x7x3_1", 192),
+        _Conv("branch7x7x3_2", 192, (1, 7)),
+        _Conv("branch7x7x3_3", 192, (7, 1)),
     )
     return (
-        InceptionBranch((InceptionConv("branch3x3_1", 192), _halving("branch3x3_2", 320))),
-        InceptionBranch((*narrow, _halving("branch7x7x3_4", 192))),
-        InceptionBranch((), pool="halve"),
+        _Branch((_Conv("branch3x3_1", 192), _halving("branch3x3_2", 320))),
+        _Branch((*narrow, _halving("branch7x7x3_4", 192))),
+        _Branch((), pool="halve"),
     )
 
 
-def _e() -> tuple[InceptionBranch, ...]:
+def _e() -> tuple[_Branch, ...]:
     """Figure 7: rows and columns side by side, for the coarsest grid."""
     return (
-        InceptionBranch((InceptionConv("branch1x1", 320),)),
-        InceptionBranch(
-            (InceptionConv("branch3x3_1", 384),),
-            fork=(InceptionConv("branch3x3_2a", 384, (1, 3)), InceptionConv("branch3x3_2b", 384, (3, 1))),
+        _Branch((_Conv("branch1x1", 320),)),
+        _Branch(
+            (_Conv("branch3x3_1", 384),),
+            fork=(_Conv("branch3x3_2a", 384, (1, 3)), _Conv("branch3x3_2b", 384, (3, 1))),
         ),
-        InceptionBranch(
-            (InceptionConv("branch3x3dbl_1", 448), InceptionConv("branch3x3dbl_2", 384, (3, 3))),
-            fork=(
-                InceptionConv("branch3x3dbl_3a", 384, (1, 3)),
-                InceptionConv("branch3x3dbl_3b", 384, (3, 1)),
-            ),
+        _Branch(
+            (_Conv("branch3x3dbl_1", 448), _Conv("branch3x3dbl_2", 384, (3, 3))),
+            fork=(_Conv("branch3x3dbl_3a", 384, (1, 3)), _Conv("branch3x3dbl_3b", 384, (3, 1))),
         ),
-        InceptionBranch((InceptionConv("branch_pool", 192),), pool="smooth"),
+        _Branch((_Conv("branch_pool", 192),), pool="smooth"),
     )
 
 
-BLOCKS: dict[str, tuple[InceptionBranch, ...]] = {
+BLOCKS: dict[str, tuple[_Branch, ...]] = {
     "Mixed_5b": _a(32),
     "Mixed_5c": _a(64),
     "Mixed_5d": _a(64),
@@ -239,7 +233,7 @@ def load_inception(path: Path) -> FeatureNetwork:
     return FeatureNetwork(variant.name, variant.distance, FEATURES, weights, forward)
 
 
-def load_inception_weights(path: Path) -> tuple[InceptionVariant, Weights]:
+def load_inception_weights(path: Path) -> tuple[_Variant, Weights]:
     """Reads the torch state dict, completely or not at all, and tells which file it is.
 
     Raises:
@@ -268,7 +262,7 @@ def _convs() -> Iterator[tuple[str, Shape]]:
     """Name and OIHW shape of each convolution."""
     channels = 3
     for layer in STEM:
-        if isinstance(layer, InceptionConv):
+        if isinstance(layer, _Conv):
             yield layer.name, (layer.channels, channels, *layer.size)
             channels = layer.channels
     for block, branches in BLOCKS.items():
@@ -308,14 +302,14 @@ def preprocess_for_inception(images: jax.Array) -> jax.Array:
 def inception_features(weights: Weights, x: jax.Array, original: bool) -> jax.Array:
     """Computes features ``[N, 2048]`` of preprocessed images ``[N, h, w, 3]``, of 75 pixels at least."""
     for layer in STEM:
-        x = max_pool(x, stride=2) if isinstance(layer, MaxPool) else _unit(weights, layer.name, layer, x)
+        x = max_pool(x, stride=2) if isinstance(layer, _MaxPool) else _unit(weights, layer.name, layer, x)
     for block, branches in BLOCKS.items():
         x = _run(weights, block, branches, x, original)
     return x.mean(axis=(1, 2))
 
 
 def _run(
-    weights: Weights, block: str, branches: tuple[InceptionBranch, ...], x: jax.Array, original: bool
+    weights: Weights, block: str, branches: tuple[_Branch, ...], x: jax.Array, original: bool
 ) -> jax.Array:
     """All branches of a block, side by side in the channels."""
     found = []
@@ -332,7 +326,7 @@ def _run(
     return jnp.concatenate(found, axis=3)
 
 
-def _unit(weights: Weights, name: str, conv: InceptionConv, x: jax.Array) -> jax.Array:
+def _unit(weights: Weights, name: str, conv: _Conv, x: jax.Array) -> jax.Array:
     height, width = (size // 2 if conv.padded else 0 for size in conv.size)
     return jax.nn.relu(convolve(x, weights[name], conv.stride, ((height, height), (width, width))))
 

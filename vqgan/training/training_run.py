@@ -144,18 +144,21 @@ def check_same_run(folder: Path, config: dict[str, Any], free: frozenset[str]) -
     path = folder / CONFIG_FILE
     if any((folder / "checkpoints").glob("[0-9]*")):
         _refuse_differences(folder, _flat(_read_json(path)), _flat(config), free)
-    elif not path.exists() and folder.is_dir() and any(not _is_leftover(entry) for entry in folder.iterdir()):
+    elif (
+        not path.exists()
+        and folder.is_dir()
+        and any(
+            # What a killed process has left of a write is no one's.
+            not (entry.name.startswith(".") and entry.name.endswith(".tmp"))
+            for entry in folder.iterdir()
+        )
+    ):
         raise UserError(f"{folder}: there is something else than a training run; name a folder of its own")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made a folder ({error.strerror}); name another one") from error
     write_atomically(path, (json.dumps(config, indent=2) + "\n").encode())
-
-
-def _is_leftover(path: Path) -> bool:
-    """Whether a file is what a killed process has left of a write."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _refuse_differences(
