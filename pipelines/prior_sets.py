@@ -51,7 +51,7 @@ class PriorSets:
 
 
 def open_sets(
-    given: Sequence[str],
+    tokens: Sequence[str],
     config: TokenDataConfig,
     *,
     validation: str | None = None,
@@ -61,7 +61,7 @@ def open_sets(
     """Opens all data sets of a run.
 
     Args:
-      given: ``DIR``, or ``DIR=WEIGHT``, each.
+      tokens: ``DIR``, or ``DIR=WEIGHT``, each.
       config: what is kept of them to validate on, unless there is ``validation``, and how much may be in
         memory.
       validation: data set to validate on.
@@ -71,7 +71,7 @@ def open_sets(
     Raises:
       UserError: a data set cannot be opened, they do not go together, or one split of them is empty.
     """
-    paths, weights = split_weights(given)
+    paths, weights = split_weights(tokens)
     columns = () if condition is None else CONDITION_COLUMNS
     if validation is not None:
         config = dataclasses.replace(config, holdout=0)
@@ -89,14 +89,14 @@ def open_sets(
     return PriorSets(training, weights, validation_sets, classes, names, conditions)
 
 
-def split_weights(given: Sequence[str]) -> tuple[list[str], tuple[float, ...] | None]:
+def split_weights(tokens: Sequence[str]) -> tuple[list[str], tuple[float, ...] | None]:
     """Splits paths and weights of ``DIR`` or ``DIR=WEIGHT`` each.
 
     Raises:
       UserError: some have a weight and others do not, or one is not above 0.
     """
     paths, weights = [], []
-    for text in given:
+    for text in tokens:
         path, equals, weight = text.rpartition("=")
         if not equals or os.path.isdir(text):
             paths.append(text)
@@ -133,14 +133,14 @@ def _open_validation(
     memory, holdout, first = config.memory_mib, config.holdout, training[0]
     if validation is not None:
         name = str(first.codec.get("name") or "")
-        wanted: dict[str, Any] = {"fingerprint": first.fingerprint, "codec_name": name, "grid": first.grid}
-        held_out = open_tokens(validation, columns=columns, memory_mib=memory, **wanted)
-        if any(held_out.manifest["plan_hash"] == tokens.manifest["plan_hash"] for tokens in training):
+        expected: dict[str, Any] = {"fingerprint": first.fingerprint, "codec_name": name, "grid": first.grid}
+        found = open_tokens(validation, columns=columns, memory_mib=memory, **expected)
+        if any(found.manifest["plan_hash"] == tokens.manifest["plan_hash"] for tokens in training):
             raise UserError(
                 f"--validation {validation}: these are the tokens that are trained on; leave it out, and "
                 "data.holdout keeps some"
             )
-        return (held_out,)
+        return (found,)
     if not holdout:
         return ()
     validation_sets = tuple(

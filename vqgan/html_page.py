@@ -49,7 +49,7 @@ def tiles(values: Iterable[tuple[str, str]]) -> str:
 
 
 def details(parts: Mapping[str, Any]) -> str:
-    """Each part as JSON behind a summary that opens it."""
+    """Folds each part away, as JSON behind a summary that opens it."""
     return "".join(
         f"<details><summary>{html.escape(name)}</summary>"
         f"<pre>{html.escape(json.dumps(part, indent=2))}</pre></details>"

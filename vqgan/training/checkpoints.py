@@ -54,7 +54,7 @@ class Checkpoints:
             ) from error
 
     def restore(self, step: int, like: S) -> tuple[S, dict[str, Any]]:
-        """A checkpoint's state, with the shapes, types and placement of ``like``, and the data's position.
+        """Reads a checkpoint: its state, of ``like``'s shapes, types and placement, and the data's position.
 
         Raises:
           UserError: damaged, or of another architecture.

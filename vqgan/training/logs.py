@@ -305,7 +305,7 @@ class ProgressLine:
         self._bar.set_description_str(rest)
 
     def say(self, text: str) -> None:
-        """A line of its own, above the one that changes."""
+        """Prints a line of its own, above the one that changes."""
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
         elif not self._quiet:

@@ -287,7 +287,7 @@ class _Stopwatch:
 
     @contextlib.contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """A context whose duration counts as waiting."""
+        """Counts the duration of a context as waiting."""
         since = time.monotonic()
         yield
         self._waited += time.monotonic() - since

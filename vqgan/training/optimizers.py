@@ -72,8 +72,8 @@ def accumulate(
         values, kept, weight = part(rows, index)
         return (jax.tree.map(lambda leaf: leaf * weight, values), weight), kept
 
-    def one(sums: Any, given: tuple[Any, jax.Array]) -> tuple[Any, K]:
-        values, kept = weighted(*given)
+    def one(sums: Any, rows_and_index: tuple[Any, jax.Array]) -> tuple[Any, K]:
+        values, kept = weighted(*rows_and_index)
         return jax.tree.map(jnp.add, sums, values), kept
 
     first = jax.tree.map(lambda leaf: leaf[0], cut)

@@ -43,10 +43,11 @@ def k_means(
     Returns:
       ``[clusters, D]`` float32 centres.
     """
-    held = jnp.asarray(points)
-    centres = held[rng.choice(len(points), clusters, replace=len(points) < clusters)]
+    on_device = jnp.asarray(points)
+    centres = on_device[rng.choice(len(points), clusters, replace=len(points) < clusters)]
     for _ in range(rounds):
-        centres = _lloyd_round(held, centres, held[rng.integers(len(points), size=clusters)], least_share)
+        fallback = on_device[rng.integers(len(points), size=clusters)]
+        centres = _lloyd_round(on_device, centres, fallback, least_share)
     return centres
 
 

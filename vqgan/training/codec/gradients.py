@@ -94,7 +94,7 @@ class GeneratorLoss:
         latents, quantized, features = aux
 
         def last_layer(kernel: jax.Array) -> jax.Array:
-            """The image as a function of the last kernel alone: features before it are constants."""
+            """Returns the image as a function of the last kernel alone: features before it are constants."""
             model = self.vqgan.bind({**params, LAST_KERNEL: kernel}, others, draws.key)
             return self._image(model, features)
 
