@@ -9,7 +9,7 @@ EXTRAS = {
     "train": ["grain>=0.2.18", "optax>=0.2.6", "tensorboardX>=2.6"],
     # Checkpoints of other code bases as codecs, and exporting to them.
     "import": ["pyyaml", "safetensors"],
-    # hf://OWNER/NAME as a codec.
+    # hf://OWNER/NAME as a codec or prior, hf://datasets/OWNER/NAME as tokens; vqgan push.
     "hub": ["huggingface-hub"],
     # tfds:NAME/SPLIT inputs, in both of its file formats, without TensorFlow.
     "tfds": ["tensorflow-datasets>=4.9.9", "array-record>=0.8", "importlib-resources"],
@@ -18,14 +18,17 @@ EXTRAS = {
     # Tests, checks and building.
     "dev": [
         "build",
+        "datasets",
         "duckdb",
         "hypothesis",
         "mypy",
         "pandas",
+        "polars",
         "pytest>=9",
         "pytest-xdist",
         "ruff",
         "setuptools>=77",
+        "webdataset",
         "wheel",
     ],
 }

@@ -22,8 +22,8 @@ from transforms.batching import fill, on_device
 from transforms.inference import load_codec
 from vqgan.codec import Codec
 from vqgan.config import to_dict
-from vqgan.manifest import write_manifest
-from vqgan.shards import ShardMetadata, ShardWriter, shard_name
+from vqgan.manifest import FORMAT_VERSION, write_manifest
+from vqgan.shards import DATA_FOLDER, ShardMetadata, ShardWriter, shard_name
 
 
 def photo_tokens(codec: Codec, rows: int, size: int) -> np.ndarray:
@@ -35,7 +35,7 @@ def photo_tokens(codec: Codec, rows: int, size: int) -> np.ndarray:
 
 def write_tokens(folder: Path, name: str, codec: Codec, tokens: np.ndarray) -> None:
     """A token data set of one shard."""
-    folder.mkdir(parents=True)
+    (folder / DATA_FOLDER).mkdir(parents=True)
     rows, (height, width) = len(tokens), tokens.shape[1:]
     plan_hash = hashlib.sha256(tokens.tobytes()).hexdigest()
     config, size = to_dict(codec.config), codec.config.codebook_size
@@ -65,7 +65,7 @@ def write_tokens(folder: Path, name: str, codec: Codec, tokens: np.ndarray) -> N
     write_manifest(
         str(folder),
         {
-            "version": 1,
+            "version": FORMAT_VERSION,
             "plan_hash": plan_hash,
             "codec": described,
             "grid": [height, width],

@@ -23,8 +23,8 @@ from common import parser, say, scratch
 
 from vqgan.data.token_batches import token_batches
 from vqgan.data.tokens import open_tokens
-from vqgan.manifest import write_manifest
-from vqgan.shards import ShardMetadata, ShardWriter, shard_name
+from vqgan.manifest import FORMAT_VERSION, write_manifest
+from vqgan.shards import DATA_FOLDER, ShardMetadata, ShardWriter, shard_name
 
 GRID = (16, 16)
 CODES = 16_384
@@ -38,6 +38,7 @@ Round = Callable[[int], Iterator[np.ndarray]]
 
 def write_shards(folder: Path, tokens: np.ndarray) -> None:
     """The tokens as a finished data set."""
+    (folder / DATA_FOLDER).mkdir()
     parts = [tokens[start : start + SHARD_ROWS] for start in range(0, len(tokens), SHARD_ROWS)]
     entries = []
     for number, part in enumerate(parts):
@@ -56,7 +57,7 @@ def write_shards(folder: Path, tokens: np.ndarray) -> None:
             writer.write(columns, part.reshape(-1, *GRID))
         entries.append({"name": name, "rows": len(part), "bytes": (folder / name).stat().st_size})
     manifest = {
-        "version": 1,
+        "version": FORMAT_VERSION,
         "plan_hash": "0" * 64,
         "codec": {"name": "none", "fingerprint": "0" * 64},
         "grid": list(GRID),
@@ -107,7 +108,7 @@ def hugging_face(folder: Path, cache: Path, batch_size: int, streaming: bool) ->
     import datasets
 
     datasets.disable_progress_bars()
-    files = sorted(str(path) for path in folder.glob("tokens-*.parquet"))
+    files = sorted(str(path) for path in (folder / DATA_FOLDER).glob("*.parquet"))
     whole = datasets.load_dataset(
         "parquet", data_files=files, split="train", streaming=streaming, cache_dir=str(cache)
     ).select_columns(["tokens", "label"])

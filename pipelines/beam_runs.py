@@ -55,7 +55,10 @@ def answering() -> Iterator[None]:
     except Exception as error:
         if str(error).startswith("KeyboardInterrupt"):
             raise KeyboardInterrupt from None
-        raise user_error_of(error) or error from None
+        found = user_error_of(error)
+        if found is None:
+            raise
+        raise found from error
 
 
 class _AlreadyAnswered(logging.Filter):

@@ -1,8 +1,10 @@
 """The ``vqgan`` program: parses flags, calls one function, prints one-line errors."""
 
 import argparse
+import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -21,7 +23,14 @@ from pipelines.commands import (
     train_vqgan,
     verify_tokens,
 )
+from pipelines.standard_streams import Output, OutputError, abandon_output, open_standard_streams
 from vqgan.errors import UserError
+
+TRACEBACK = "VQGAN_TRACEBACK"
+UNPRINTED = 74  # sysexits.h: an error of input or output
+EPILOG = f"""{TRACEBACK}=1, or --traceback behind any command, shows where an error was raised. Exit codes:
+0 well, 1 problems found, nothing made or (with a traceback) a mistake of vqgan's own, 2 something to put
+right, 74 nothing can be printed, 130 stopped."""
 
 COMMANDS = (
     tokenize_images,
@@ -42,23 +51,48 @@ COMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; gives the exit code (0 well, 1 found problems, 2 a user's mistake, 130 stopped)."""
-    parser = build_parser()
-    args, unknown = parser.parse_known_args(argv)
+    """Runs one command.
+
+    Returns:
+      The exit code: 0 well, 1 problems found or nothing made, 2 a user's mistake, 74 nothing can be printed,
+      130 stopped. A mistake of ours is raised.
+    """
+    open_standard_streams()
+    try:
+        with contextlib.redirect_stdout(Output(sys.stdout)) as output:
+            try:
+                return _run(argv)
+            finally:
+                output.flush()  # of --help, too, which ends by SystemExit
+    except OutputError as error:
+        abandon_output()
+        if isinstance(error.__cause__, BrokenPipeError):
+            return 0  # the reader of our output has gone (``| head``)
+        print(f"vqgan: cannot print ({error.__cause__}); what it was to say is lost", file=sys.stderr)
+        return UNPRINTED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    args, unknown = build_parser().parse_known_args(argv)
     try:
         code: int = args.run(args, unknown)
-        sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"vqgan {args.command}: {error}", file=sys.stderr)
+        if args.traceback or os.environ.get(TRACEBACK, "") not in ("", "0"):
+            traceback.print_exc()
+        print(f"vqgan {args.command}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"vqgan {args.command}: interrupted; the same command continues the run", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of our output has gone (``| head``). Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OutputError:
+        raise
+    except Exception as error:
+        # Python shows it whole: a report of a mistake of ours is worth little without.
+        error.add_note(
+            f"vqgan {args.command}: a mistake of vqgan's own; please report it with the lines above"
+        )
+        raise
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,7 +104,12 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
-    parser = _Parser(prog="vqgan", description="Image corpora to VQGAN tokens and back.", allow_abbrev=False)
+    parser = _Parser(
+        prog="vqgan",
+        description="Image corpora to VQGAN tokens and back.",
+        epilog=EPILOG,
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
         module.add(commands)

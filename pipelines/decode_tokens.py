@@ -16,11 +16,12 @@ from pipelines.planned_runs import (
     result,
     speaker,
 )
+from pipelines.settings import DTYPES
 from transforms.plan import Plan, read_plan
-from transforms.rendering.forms import ImageForm
+from transforms.rendering.forms import FORMATS, VIEWS, ImageForm
 from transforms.rendering.index import open_index
+from transforms.rendering.layout import IMAGES_FOLDER, folders
 from transforms.rendering.plan import (
-    VIEWS,
     Part,
     TokenInput,
     make_render_plan,
@@ -31,15 +32,12 @@ from transforms.rendering.plan import (
 )
 from transforms.rendering.slices import RenderJob
 from transforms.rendering.summary import lost_pictures
-from transforms.rendering.writers import FOLDER
 from vqgan import filesystems
 from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.errors import UserError
 from vqgan.manifest import IMAGES_KIND
 
-DTYPES = ("float32", "bfloat16")
-FORMATS = ("png", "webp", "jpeg", "tar", "parquet")
-"""The first three are a file for each picture."""
+__all__ = ["FORMATS", "DecodeTokensConfig", "PreparedDecode", "form_of", "prepare", "run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +45,7 @@ class DecodeTokensConfig:
     """All settings of a decode run.
 
     Attributes:
-      tokens: folder or URI of a finished token data set.
+      tokens: folder or URI of a finished token data set, or ``hf://datasets/owner/name[@revision]``.
       output: folder or URI of the pictures.
       codec: path or name; None for the one that the data set names.
       form: how and where pictures are written.
@@ -136,7 +134,7 @@ def prepare(config: DecodeTokensConfig) -> PreparedDecode:
     """
     manifest = read_token_manifest(config.tokens)
     tokens = token_input(config.tokens, manifest)
-    _check_apart(config.tokens, config.output)
+    _check_apart(tokens.folder, config.output)
     codec = _open_codec(config, tokens)
     factor = codec.config.downsampling
     config.form.check_size(tokens.grid[0] * factor, tokens.grid[1] * factor)
@@ -179,11 +177,11 @@ def run(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str, Any]:
         manifest = finished_manifest(config.output, lambda m: _missing(config.output, m), _counts, say)
         if manifest is not None:
             return manifest
-    make_folders(config.output)
     if existing is None:
         write_render_plan(config.output, prepared.plan, prepared.parts)
     elif config.form.container == "files":
-        _delete_temporaries(filesystems.join(config.output, FOLDER))
+        _delete_temporaries(filesystems.join(config.output, IMAGES_FOLDER))
+    make_folders(config.output, *folders(config.form.container))
     _run_pipeline(prepared, beam_args)
     manifest = result(config.output)
     say(f"{config.output}: {_counts(manifest)}")
@@ -236,7 +234,7 @@ def _check_apart(tokens: str, output: str) -> None:
 
 def _missing(output: str, manifest: Mapping[str, Any]) -> list[str]:
     """Files that are gone; of pictures in files of their own also those of another size."""
-    missing = missing_files(output, manifest, ("shards", "archives", "rejects"))
+    missing = missing_files(output, manifest, ("shards", "archives", "metadata", "rejects"))
     if manifest["identity"]["form"]["container"] == "files":
         for entry in manifest["shards"]:
             if entry["name"] not in missing:

@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from transforms.plan import read_plan
+from transforms.rendering.layout import index_folder
 from vqgan import filesystems
 from vqgan.checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
+from vqgan.hub import is_dataset, resolve_dataset
 from vqgan.importers import is_foreign_source, looks_foreign
 from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
+from vqgan.model_card import ModelCard
 from vqgan.parameters import parameter_count
 from vqgan.prior import parameters
 from vqgan.prior.checkpoint import find_prior, read_prior
-from vqgan.shards import open_shard
+from vqgan.shards import DATA_FOLDER, open_shard
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -23,6 +26,8 @@ def describe(path: str) -> dict[str, Any]:
     Raises:
       UserError: nothing there that we know.
     """
+    if is_dataset(path):
+        return describe_data_set(resolve_dataset(path)) | {"path": path}
     if (path in pretrained_names() and not os.path.exists(path)) or is_foreign_source(path):
         return describe_codec(path)
     if not filesystems.exists(path):
@@ -53,7 +58,7 @@ def _is_parquet(path: str) -> bool:
 def describe_codec(path: str) -> dict[str, Any]:
     """Architecture, size, fingerprint and card of a codec; for a foreign checkpoint also its format."""
     info = read_info(path)
-    origin = dict(info.card.get("origin", {}))
+    origin = ModelCard.from_json(info.card).origin
     return {
         "kind": "codec" if info.source is None else "checkpoint of another code base",
         "path": str(info.path),
@@ -99,8 +104,9 @@ def describe_data_set(path: str) -> dict[str, Any]:
     if manifest is None:
         assert plan is not None  # the caller has seen it
         pictures = plan.identity.get("kind") == IMAGES_KIND
-        prefix = "images-" if pictures else "tokens-"
-        shards = [name for name in filesystems.list_names(path) if name.startswith(prefix)]
+        folder = index_folder(plan.identity["form"]["container"]) if pictures else DATA_FOLDER
+        found = filesystems.list_names(filesystems.join(path, folder))
+        shards = [name for name in found if name.startswith("images-" if pictures else "tokens-")]
         return {
             "kind": "unfinished pictures" if pictures else "unfinished data set",
             "path": path,

@@ -3,17 +3,17 @@
 import argparse
 import difflib
 import os
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence, Set
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipelines.beam_runs import RUNNER, quiet_imports
-from pipelines.tokenize_images import DTYPES, TokenizeConfig
+from pipelines.settings import DTYPES
+from transforms.decode_config import DecodeConfig
 from transforms.geometry import FILTERS, RESIZES, VIEWS, Geometry
-from transforms.images import DecodeConfig
-from transforms.sources import SourceConfig
-from transforms.sources.registry import SOURCES
-from vqgan.checkpoint import read_info
+from transforms.sources.base import KINDS, SourceConfig
 from vqgan.errors import UserError
+
+if TYPE_CHECKING:
+    from pipelines.tokenize_images import TokenizeConfig
 
 
 def add_tokenize_flags(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say how an input is read."""
     group = parser.add_argument_group("input")
     add = group.add_argument
-    add("--input-kind", choices=sorted(SOURCES), help="do not recognise the input, take it for this")
+    add("--input-kind", choices=sorted(KINDS), help="do not recognise the input, take it for this")
     add("--folder-labels", action="store_true", help="names of first-level subfolders are classes")
     add("--image-column", help="column or feature with the image or its path")
     add("--key-column", help="column or feature with a unique key")
@@ -86,12 +86,14 @@ def source_config(args: argparse.Namespace) -> SourceConfig:
     )
 
 
-def tokenize_config(args: argparse.Namespace) -> TokenizeConfig:
+def tokenize_config(args: argparse.Namespace) -> "TokenizeConfig":
     """The settings that these flags describe.
 
     Raises:
       UserError: a value out of range, or no such codec.
     """
+    from pipelines.tokenize_images import TokenizeConfig
+
     return TokenizeConfig(
         source=source_config(args),
         output=args.output,
@@ -126,6 +128,8 @@ def tokenize_config(args: argparse.Namespace) -> TokenizeConfig:
 
 
 def _image_size(args: argparse.Namespace) -> int:
+    from vqgan.checkpoint import read_info
+
     size: int | None = args.image_size
     return read_info(args.codec).config.resolution if size is None else size
 
@@ -151,14 +155,25 @@ def check_flags(unknown: Sequence[str], parser: argparse.ArgumentParser, beam: b
                 hint = f"did you mean {near[0]}?" if near else f"see {parser.prog} --help"
                 raise UserError(f"unknown flag {name}: {hint}")
         elif not (previous_was_flag and beam):
-            raise UserError(f"unexpected argument {token!r}: see {parser.prog} --help")
+            raise UserError(f"unexpected argument {token!r}: {_expanded(token, known, parser)}")
         previous_was_flag = token.startswith("--") and "=" not in token
     if beam_parser is not None:
         _check_runner(beam_parser.parse_known_args(unknown)[0].runner)
 
 
+def _expanded(token: str, known: Set[str], parser: argparse.ArgumentParser) -> str:
+    """What to do about a stray argument; a file is one of many that the shell has put for a pattern."""
+    flag = next((name for name in ("--input", "--data") if name in known), None)
+    if flag is None or not os.path.exists(token):
+        return f"see {parser.prog} --help"
+    pattern = os.path.join(os.path.dirname(token), f"*{os.path.splitext(token)[1]}")
+    return f"the shell expands patterns; quote them, as in {flag} '{pattern}'"
+
+
 def _beam_parser() -> Any:
     """A parser of all of Beam's flags, which raises UserError for a wrong value."""
+    from pipelines.beam_runs import quiet_imports
+
     with quiet_imports():
         from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
@@ -174,6 +189,8 @@ def _beam_parser() -> Any:
 
 def _check_runner(name: str | None) -> None:
     from apache_beam.runners import create_runner
+
+    from pipelines.beam_runs import RUNNER
 
     try:
         create_runner(name or RUNNER)

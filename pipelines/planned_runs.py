@@ -8,9 +8,11 @@ from typing import Any
 from transforms.plan import PLAN_FOLDER, Plan, differences
 from vqgan import filesystems
 from vqgan.errors import UserError
-from vqgan.manifest import MANIFEST_FILE, read_manifest
+from vqgan.manifest import MANIFEST_FILE, check_parts, read_manifest
+from vqgan.shards import REJECTS_FOLDER
 
 Say = Callable[[str], None]
+REASONS_SHOWN = 3
 
 
 def speaker(quiet: bool) -> Say:
@@ -56,6 +58,7 @@ def finished_manifest(
     manifest = read_manifest(output)
     if manifest is None:
         return None
+    check_parts(output, manifest)
     missing = find_missing(manifest)
     if not missing:
         say(f"{output} is complete ({counts(manifest)}); nothing to do")
@@ -65,11 +68,18 @@ def finished_manifest(
     return None
 
 
-def make_folders(output: str) -> None:
-    """The folders of an output, without what killed writers left in them."""
-    for folder in (output, filesystems.join(output, "plan")):
-        filesystems.make_folder(folder)
-        filesystems.delete_temporaries(folder)
+def make_folders(output: str, *folders: str) -> None:
+    """Creates folders of an output, once its plan is written, and clears what killed writers left in it.
+
+    Args:
+      output: folder.
+      folders: names of those that files will be written to.
+    """
+    for name in folders:
+        filesystems.make_folder(filesystems.join(output, name))
+    filesystems.delete_temporaries(output)
+    for name in {PLAN_FOLDER, REJECTS_FOLDER, *folders}:
+        filesystems.delete_temporaries(filesystems.join(output, name))
 
 
 def result(output: str) -> dict[str, Any]:
@@ -84,12 +94,32 @@ def result(output: str) -> dict[str, Any]:
     return manifest
 
 
+def code_of(output: str, manifest: Mapping[str, Any], made: str) -> int:
+    """The exit code of a finished run: 1, and a line that says why, where it has made nothing.
+
+    Args:
+      output: folder.
+      manifest: of it.
+      made: ``rows`` or ``images``, which the run was to make.
+    """
+    counts = manifest["counts"]
+    if counts[made]:
+        return 0
+    reasons = sorted(manifest["reject_reasons"].items(), key=lambda item: -item[1])
+    shown = [f"{reason} ({count})" for reason, count in reasons[:REASONS_SHOWN]]
+    if len(reasons) > len(shown):
+        shown.append(f"{len(reasons) - len(shown)} other reasons")
+    why = f"all {counts['rejects']} were rejected, {', '.join(shown)}" if shown else "there was nothing to do"
+    _say(f"{output}: no {made} were made: {why}")
+    return 1
+
+
 def missing_files(
     output: str, manifest: Mapping[str, Any], lists: Sequence[str] = ("shards", "rejects")
 ) -> list[str]:
     """Files that these lists of a manifest name and that are not in the output, or not of their size."""
-    there = filesystems.file_sizes(output)
     entries = [entry for name in lists for entry in manifest[name]]
+    there = filesystems.file_sizes(output, filesystems.parents(entry["name"] for entry in entries))
     return [entry["name"] for entry in entries if there.get(entry["name"]) != entry["bytes"]]
 
 

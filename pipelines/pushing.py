@@ -1,33 +1,36 @@
-"""``vqgan push``: a codec to the Hugging Face Hub, through ``huggingface_hub``."""
+"""``vqgan push``: a codec, a prior or a token data set to the Hugging Face Hub."""
 
-import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from pipelines.pushing_tokens import holds_tokens, token_upload
+from pipelines.uploads import Destination, Upload, card_of, repository_name, send
 from vqgan.checkpoint import PARTS, CodecInfo, load_weights, read_info
+from vqgan.dataset_card import CARD_FILE
 from vqgan.errors import UserError
-from vqgan.model_card import front_matter, render_card
+from vqgan.hub import DATASETS, SCHEME, require_library
+from vqgan.model_card import render_card
+from vqgan.prior.card import render_prior_card
+from vqgan.prior.checkpoint import FOLDER, WEIGHTS, find_prior, load_prior_weights, read_prior
 
-CARD_FILE = "README.md"
-_REPO = re.compile(r"(?:hf://)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")
 
-
-def push_codec(
-    codec_path: str,
+def push(
+    path: str,
     repo: str,
     *,
     revision: str | None = None,
     private: bool = False,
     message: str | None = None,
 ) -> str:
-    """Uploads a codec folder in one commit, with a card.
+    """Uploads what lies at a path, recognised by what it is, with a card.
 
-    Files of an earlier codec's parts are removed from the repository in the same commit; whatever else
+    Files that an earlier upload of the same kind has left are removed from the repository; whatever else
     lies there stays. The token is the library's own (``HF_TOKEN`` or its log-in).
 
     Args:
-      codec_path: a codec's folder or name.
-      repo: ``owner/name``; created if it is not there.
+      path: folder or name of a codec, of a prior, of the run that has trained either, or of a finished token
+        data set.
+      repo: ``owner/name``; created if it is not there, for a token data set as one of the Hub's data sets.
       revision: branch, created if it is not there; the repository's main one by default.
       private: whether a repository that is created is private.
       message: of the commit.
@@ -36,31 +39,18 @@ def push_codec(
       A line that says what was uploaded where.
 
     Raises:
-      UserError: a damaged codec or a checkpoint of another code base, a malformed name, no
+      UserError: what lies there is damaged, not finished or of another code base; a malformed name, no
         ``huggingface_hub``, no token, no permission, or the Hub cannot be reached.
     """
-    name, hub = repository_name(repo), _library(repo)
-    info = _checked(codec_path)
-    files = codec_files(info)
-    message = message or f"Codec {info.fingerprint[:12]}"
-    try:
-        url = _upload(hub, name, files, codec_card(info), revision, private, message)
-    except Exception as error:  # the library and its HTTP client raise many types
-        raise UserError(f"{name}: {_explain(error, name)}") from error
-    address = f"hf://{name}" + (f"@{revision}" if revision else "")
-    return f"{url}: codec {info.fingerprint[:12]}, {len(files)} files and a card; its name is {address}"
-
-
-def repository_name(repo: str) -> str:
-    """``owner/name`` of a repository given with or without ``hf://``.
-
-    Raises:
-      UserError: it has another form.
-    """
-    match = _REPO.fullmatch(repo)
-    if match is None:
-        raise UserError(f"{repo}: write the repository as owner/name")
-    return match[1]
+    destination = Destination(repository_name(repo), revision, private, message)
+    require_library(repo)
+    upload = _recognise(path)(path)
+    url = send(upload, destination)
+    scheme = SCHEME if upload.repo_type is None else DATASETS
+    address = f"{scheme}{destination.repo}" + (f"@{revision}" if revision else "")
+    what = upload.title[:1].lower() + upload.title[1:]
+    count = len(upload.files) + len(upload.last) - 1
+    return f"{url}: {what}, {count} files and a card; its name is {address}"
 
 
 def check_can_push(repo: str) -> None:
@@ -70,87 +60,78 @@ def check_can_push(repo: str) -> None:
       UserError: a malformed name, or no ``huggingface_hub``.
     """
     repository_name(repo)
-    _library(repo)
+    require_library(repo)
 
 
-def codec_files(info: CodecInfo) -> dict[str, Path]:
-    """The files that make a codec, by path in its folder; notes beside them are not among them."""
-    names = list(info.files) or [
+def codec_upload(path: str) -> Upload:
+    """The upload of a codec, once all its weights have been read and agree with ``codec.json``.
+
+    Args:
+      path: its folder or name.
+
+    Raises:
+      UserError: a damaged codec, or a checkpoint of another code base.
+    """
+    info = read_info(path)
+    if info.source is not None:
+        raise UserError(
+            f"{path}: a checkpoint of another code base; convert it first with: "
+            f"vqgan import {path} --output DIR"
+        )
+    load_weights(info, PARTS)
+    card = card_of(info.path, render_card(info.card, info.config, info.fingerprint))
+    return Upload(
+        title=f"Codec {info.fingerprint[:12]}",
+        files=_files_below(info.path, _names(info), PARTS),
+        last={CARD_FILE: card, "codec.json": info.path / "codec.json"},
+        is_ours=lambda name: _is_below(name, PARTS),
+    )
+
+
+def prior_upload(path: str) -> Upload:
+    """The upload of a prior, once its weights have been read and agree with ``prior.json``.
+
+    Args:
+      path: its folder, or that of the run that has trained it.
+
+    Raises:
+      UserError: a damaged prior.
+    """
+    info = read_prior(path)
+    load_prior_weights(info)
+    codec = info.codec
+    made = render_prior_card(info.card, info.config, info.fingerprint, codec.name, codec.fingerprint)
+    return Upload(
+        title=f"Prior {info.fingerprint[:12]}",
+        files=_files_below(info.path, list(info.files), (WEIGHTS,)),
+        last={CARD_FILE: card_of(info.path, made), FOLDER.document: info.path / FOLDER.document},
+        is_ours=lambda name: _is_below(name, (WEIGHTS,)),
+    )
+
+
+def _recognise(path: str) -> Callable[[str], Upload]:
+    """What makes an upload of what lies there; names, and whatever is nothing else, are codecs."""
+    if "://" in path:
+        raise UserError(f"{path}: only what lies on this machine can be uploaded; copy it to a local folder")
+    if holds_tokens(path):
+        return token_upload
+    return codec_upload if find_prior(path) is None else prior_upload
+
+
+def _names(info: CodecInfo) -> Sequence[str]:
+    """Paths of the files of a codec's parts, also where it was written before sizes were recorded."""
+    return list(info.files) or [
         file.relative_to(info.path).as_posix()
         for part in PARTS
         for file in sorted((info.path / part).rglob("*"))
         if file.is_file()
     ]
-    parts = [name for name in names if name.split("/")[0] in PARTS and ".." not in name.split("/")]
-    return {name: info.path / name for name in ("codec.json", *parts)}
 
 
-def codec_card(info: CodecInfo) -> str:
-    """The folder's ``README.md``, given front matter if it lacks it, or one made from the card."""
-    try:
-        text = (info.path / CARD_FILE).read_text()
-    except FileNotFoundError:
-        return render_card(info.card, info.config, info.fingerprint)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{info.path / CARD_FILE}: cannot be read ({type(error).__name__})") from error
-    return text if text.startswith("---\n") else f"{front_matter(info.card)}\n{text}"
+def _files_below(folder: Path, names: Sequence[str], parts: Sequence[str]) -> Mapping[str, Path]:
+    """Those names that lie in these parts of a folder; notes beside them are not among them."""
+    return {name: folder / name for name in names if _is_below(name, parts) and ".." not in name.split("/")}
 
 
-def _checked(codec_path: str) -> CodecInfo:
-    """What ``codec.json`` says, once all weights have been read and agree with it."""
-    info = read_info(codec_path)
-    if info.source is not None:
-        raise UserError(
-            f"{codec_path}: a checkpoint of another code base; convert it first with: "
-            f"vqgan import {codec_path} --output DIR"
-        )
-    load_weights(info, PARTS)
-    return info
-
-
-def _library(repo: str) -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError(
-            f"{repo}: needs huggingface_hub; install it with: pip install 'vqgan-pipelines[hub]'"
-        ) from None
-    return huggingface_hub
-
-
-def _upload(
-    hub: Any,
-    repo: str,
-    files: dict[str, Path],
-    card: str,
-    revision: str | None,
-    private: bool,
-    message: str,
-) -> str:
-    api = hub.HfApi(library_name="vqgan-pipelines")
-    api.create_repo(repo, private=private, exist_ok=True)
-    if revision is not None:
-        api.create_branch(repo, branch=revision, exist_ok=True)
-    there = api.list_repo_files(repo, revision=revision)
-    stale = [name for name in there if name.split("/")[0] in PARTS and "/" in name and name not in files]
-    operations = [hub.CommitOperationAdd(name, path) for name, path in files.items()]
-    operations.append(hub.CommitOperationAdd(CARD_FILE, card.encode(errors="replace")))
-    operations += [hub.CommitOperationDelete(name, is_folder=False) for name in stale]
-    commit = api.create_commit(repo, operations, commit_message=message, revision=revision)
-    return str(commit.commit_url)
-
-
-def _explain(error: Exception, repo: str) -> str:
-    """What to do, from the status of the Hub's answer or the type of the library's error."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    kind = type(error).__name__
-    if kind == "LocalTokenNotFoundError" or status == 401:
-        return "the Hub wants a valid token; log in with: hf auth login, or set HF_TOKEN"
-    if status == 403:
-        return f"the token may not write there; use one with write permission for {repo.split('/')[0]}"
-    if kind == "OfflineModeIsEnabled":
-        return "offline mode is on; unset HF_HUB_OFFLINE to upload"
-    reason = " ".join(str(error).split())[:300]
-    if status is None and (isinstance(error, OSError) or "Connect" in kind or "Timeout" in kind):
-        return f"the Hub cannot be reached ({kind}: {reason}); check the network and run it again"
-    return f"cannot be uploaded ({kind}: {reason}); check the name, the branch and your permission"
+def _is_below(name: str, parts: Sequence[str]) -> bool:
+    return "/" in name and name.split("/")[0] in parts

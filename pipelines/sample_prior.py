@@ -7,7 +7,7 @@ from pipelines.planned_runs import check_same_plan, finished_manifest, make_fold
 from pipelines.sampling_plan import Prepared, SampleConfig, class_numbers, prepare
 from transforms import progress
 from transforms.inference import load_codec
-from transforms.manifest import build_manifest, total
+from transforms.manifest import build_manifest, finish_tokens, total
 from transforms.plan import read_plan, write_plan
 from transforms.sampling import (
     PICTURES_FOLDER,
@@ -19,7 +19,7 @@ from transforms.sampling import (
 )
 from vqgan import filesystems
 from vqgan.config import to_dict
-from vqgan.manifest import write_manifest
+from vqgan.shards import DATA_FOLDER
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -43,11 +43,9 @@ def run(config: SampleConfig) -> dict[str, Any]:
         manifest = finished_manifest(config.output, lambda found: _missing(prepared, found), _counts, say)
         if manifest is not None:
             return manifest
-    make_folders(config.output)
-    if config.pictures:
-        _prepare_pictures(config.output)
     if existing is None:
         write_plan(config.output, prepared.plan, prepared.slices)
+    make_folders(config.output, DATA_FOLDER, *([PICTURES_FOLDER] if config.pictures else []))
     manifest = _sample_slices(prepared)
     say(f"{config.output}: {_counts(manifest)}")
     return manifest
@@ -64,7 +62,7 @@ def _missing(prepared: Prepared, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _sample_slices(prepared: Prepared) -> dict[str, Any]:
-    """Makes every shard, then the sheet and, last, the manifest."""
+    """Makes every shard, then the sheet, the card and, last, the manifest."""
     config, job = prepared.config, prepared.job
     codec = load_codec(_codec_name(prepared), config.batch_size, "float32") if config.pictures else None
     shown = progress.Progress(config.count, quiet=config.quiet)
@@ -84,7 +82,7 @@ def _sample_slices(prepared: Prepared) -> dict[str, Any]:
     manifest = build_manifest(prepared.plan, total(summaries), described, prepared.grid)
     if codec is not None:
         _write_sheet(prepared, codec)
-    write_manifest(config.output, manifest)
+    finish_tokens(config.output, manifest)
     return manifest
 
 
@@ -120,12 +118,6 @@ def _write_sheet(prepared: Prepared, codec: "Codec") -> None:
     shown = min(config.count, max(SHEET_SAMPLES // columns, 1) * columns)
     sheet = tile_images(codec.decode(first_tokens(prepared.job, shown)), columns)
     write_png(filesystems.join(config.output, SHEET_FILE), sheet)
-
-
-def _prepare_pictures(output: str) -> None:
-    folder = filesystems.join(output, PICTURES_FOLDER)
-    filesystems.make_folder(folder)
-    filesystems.delete_temporaries(folder)
 
 
 def _counts(manifest: Mapping[str, Any]) -> str:

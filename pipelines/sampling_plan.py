@@ -2,25 +2,26 @@
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines.given_tokens import GivenTokens, first_rows, known_tokens, open_condition, open_given
+from pipelines.settings import DTYPES
 from transforms.plan import Plan, cut, make_plan
 from transforms.sampling import Guides, SampleJob, sample_entries
 from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.data.tokens import TokenSet
 from vqgan.errors import UserError
+from vqgan.model_card import ModelCard
 from vqgan.prior.checkpoint import PriorInfo, read_prior, require_codec
 from vqgan.prior.request import check_settings
 from vqgan.prior.sampling_config import SamplingConfig
 from vqgan.shards import ShardMetadata
 
 NO_CLASS = "none"
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,8 +240,9 @@ def _check_grid(config: SampleConfig, prior: PriorInfo) -> None:
 def _check_settings(config: SampleConfig, prior: PriorInfo) -> None:
     """Refuses what needs an answer to "no class" of a prior that has never learned one."""
     check_settings(prior.config, config.settings)
-    objective = prior.card.get("training", {}).get("objective", {})
-    never = prior.config.classes > 0 and objective.get("class_dropout") == 0
+    objective = ModelCard.from_json(prior.card).configuration.get("objective")
+    dropout = objective.get("class_dropout") if isinstance(objective, Mapping) else None
+    never = prior.config.classes > 0 and dropout == 0
     if never and (config.settings.is_guided or NO_CLASS in config.classes):
         what = "--guidance" if config.settings.is_guided else f"--class {NO_CLASS}"
         raise UserError(

@@ -17,6 +17,7 @@ from pipelines.planned_runs import (
     result,
     speaker,
 )
+from pipelines.settings import DTYPES
 from transforms.dedupe import mark_duplicates
 from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
@@ -40,9 +41,7 @@ from vqgan.checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_FILE
-from vqgan.shards import shard_name
-
-DTYPES = ("float32", "bfloat16")
+from vqgan.shards import DATA_FOLDER, shard_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +132,7 @@ def prepare(config: TokenizeConfig) -> Prepared:
     fields = source.fields()
     entries = collect(source.list())
     if not entries.num_rows:
-        raise UserError(f"{config.source.input}: there are no images in it")
+        raise UserError(_without_images(config.source))
     check_keys(entries)
     if config.dedupe:
         entries = mark_duplicates(source, entries, config.threads)
@@ -178,9 +177,9 @@ def run(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
         manifest = finished_manifest(config.output, lambda m: missing_files(config.output, m), _counts, say)
         if manifest is not None:
             return manifest
-    make_folders(config.output)
     if existing is None:
         write_plan(config.output, prepared.plan, prepared.slices)
+    make_folders(config.output, DATA_FOLDER)
     _run_pipeline(prepared, beam_args)
     manifest = result(config.output)
     say(f"{config.output}: {_counts(manifest)}")
@@ -192,6 +191,15 @@ def run(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
             "are those of float32"
         )
     return manifest
+
+
+def _without_images(source: SourceConfig) -> str:
+    """What to say of an input in which there is nothing."""
+    if source.kind == "folder":
+        hint = "no files but hidden ones, if any; give the folder that they lie in or below"
+    else:
+        hint = f"it was taken for one of kind {source.kind}; --input-kind takes it for another"
+    return f"{source.input}: there are no images in it ({hint})"
 
 
 def _run_pipeline(prepared: Prepared, beam_args: Sequence[str]) -> None:

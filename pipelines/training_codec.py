@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.planned_runs import Say, speaker
-from pipelines.training_runs import TrainingRequest, apply_settings, say_outcome
+from pipelines.settings import apply_settings
+from pipelines.training_runs import TrainingRequest, say_outcome
 from transforms.images import DecodeConfig
 from transforms.pictures import Pictures, split
 from transforms.sources import SourceConfig

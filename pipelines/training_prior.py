@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.planned_runs import Say, speaker
 from pipelines.prior_sets import PriorSets, codec_identity, open_sets
-from pipelines.training_runs import TrainingRequest, apply_settings, say_outcome, split_setting
+from pipelines.settings import apply_settings, split_setting
+from pipelines.training_runs import TrainingRequest, say_outcome
 from vqgan.data.token_batches import token_batches
 from vqgan.data.tokens import called
 from vqgan.errors import UserError

@@ -1,19 +1,13 @@
-"""What ``vqgan train`` and ``vqgan train-prior`` share: a preset with ``--set``, and how a run ended."""
+"""What ``vqgan train`` and ``vqgan train-prior`` share: their request, and how a run ended."""
 
 import dataclasses
-import json
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pipelines.planned_runs import Say
-from vqgan.config import from_dict, to_dict
-from vqgan.errors import UserError
 
 if TYPE_CHECKING:
     from vqgan.training.loop import Outcome
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,41 +50,3 @@ def say_outcome(
     best = f"best at step {outcome.best_step}: {metrics}" if metrics else "no validation data"
     say(f"{(time.monotonic() - started) / 60:.1f} minutes; {best}")
     say(f"{model}: {request.output}/{model}\nreport: {request.output}/report.html")
-
-
-def apply_settings(presets: Mapping[str, T], preset: str, settings: Sequence[str]) -> T:
-    """Returns a preset with every ``section.field=value`` applied; values are JSON, or else plain text.
-
-    Raises:
-      UserError: unknown preset, section or field, or a wrong value.
-    """
-    if preset not in presets:
-        raise UserError(f"--preset {preset}: known are {', '.join(sorted(presets))}")
-    chosen = presets[preset]
-    data = to_dict(chosen)
-    for setting in settings:
-        section, field, text = split_setting(setting)
-        if section not in data:
-            raise UserError(f"--set {setting}: there is no section {section!r}; known: {', '.join(data)}")
-        data[section][field] = _value(text)
-    return from_dict(type(chosen), data, where="--set")
-
-
-def split_setting(setting: str) -> tuple[str, str, str]:
-    """Splits a setting into section, field and value.
-
-    Raises:
-      UserError: it is written otherwise.
-    """
-    name, equals, text = setting.partition("=")
-    section, dot, field = name.partition(".")
-    if not equals or not dot or "." in field:
-        raise UserError(f"--set {setting}: write SECTION.FIELD=VALUE, such as train.steps=1000")
-    return section, field, text
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

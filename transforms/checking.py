@@ -11,8 +11,10 @@ def check_listing(
     output: str, expected: Iterable[str], listed: Mapping[str, Any], endings: tuple[str, ...]
 ) -> list[str]:
     """Problems of names alone: files of the plan that the manifest does not list, and files in no list."""
+    expected = list(expected)
     problems = [f"{name} is not in the manifest" for name in expected if name not in listed]
-    strays = [name for name in filesystems.list_names(output) if name.endswith(endings)]
+    folders = {"", *filesystems.parents(expected), *filesystems.parents(listed)}
+    strays = [name for name in sorted(filesystems.file_sizes(output, folders)) if name.endswith(endings)]
     return problems + [f"{name} belongs to no manifest entry" for name in strays if name not in listed]
 
 

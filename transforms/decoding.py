@@ -10,8 +10,11 @@ from typing import Any
 import apache_beam as beam
 
 from transforms.beam_slices import MakeSlice, SumSummaries, over_slices
+from transforms.manifest import by_name
 from transforms.plan import Plan
+from transforms.rendering.card import write_card
 from transforms.rendering.manifest import build_image_manifest
+from transforms.rendering.metadata import write_metadata
 from transforms.rendering.slices import RenderJob, make_images
 from transforms.rendering.summary import ImageTotals
 from vqgan.checkpoint import read_info
@@ -44,9 +47,9 @@ class DecodeTokens(beam.PTransform):
 
 
 def finish_images(totals: ImageTotals, job: RenderJob, plan: Plan, with_report: bool) -> Mapping[str, Any]:
-    """Writes the report and, last, the manifest; gives the manifest back.
+    """Writes what is of the whole and, last, the manifest; gives the manifest back.
 
-    Both are published whole under fixed names, so a retry of this step does no harm.
+    All are published whole under fixed names, so a retry of this step does no harm.
     """
     info = read_info(job.codec)
     described = {
@@ -56,7 +59,11 @@ def finish_images(totals: ImageTotals, job: RenderJob, plan: Plan, with_report: 
         "config": to_dict(info.config),
         "card": dict(info.card),
     }
-    manifest = build_image_manifest(plan, totals, described, job.tokens)
+    metadata = None
+    if job.form.container == "files":
+        metadata = write_metadata(job.output, [entry["name"] for entry in by_name(totals.shards)])
+    manifest = build_image_manifest(plan, totals, described, job.tokens, metadata)
+    write_card(job.output, manifest)
     if with_report:
         from transforms.rendering.report import write_image_report
 

@@ -10,17 +10,11 @@ import hashlib
 import math
 from typing import NamedTuple
 
-from PIL import Image
-
 from vqgan.errors import UserError
 
 RESIZES = ("center-crop", "resize-crop", "stretch", "pad")
-FILTERS = {
-    "lanczos": Image.Resampling.LANCZOS,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-    "adm": Image.Resampling.BICUBIC,
-}
+FILTERS = {"lanczos": 1, "bicubic": 3, "box": 4, "adm": 3}
+"""Name to Pillow's number (``Image.Resampling``), so that reading a configuration does not load Pillow."""
 VIEWS = ("none", "hflip", "ten-crop", "random-crops")
 
 Box = tuple[float, float, float, float]

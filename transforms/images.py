@@ -13,7 +13,6 @@ Everything here may run in many threads at once.
 """
 
 import contextlib
-import dataclasses
 import io
 import re
 import threading
@@ -25,10 +24,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from transforms.colour import to_rgb
+from transforms.decode_config import DecodeConfig
 from transforms.geometry import Geometry, View, views, wanted_side
 from transforms.orientation import Extent, read_orientation, turn_upright
 from transforms.resampling import render
-from vqgan.errors import UserError
 
 _ALLOWED = (
     *("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "ICO", "CUR", "ICNS"),
@@ -53,36 +52,6 @@ _lock = threading.Lock()
 
 Image.init()  # Registers every plugin now, since doing it on demand is not thread-safe.
 _FORMATS = tuple(name for name in _ALLOWED if name in Image.OPEN)
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodeConfig:
-    """What is accepted as an image. Sizes are those of the file, in pixels.
-
-    Attributes:
-      max_pixels: largest width times height, checked before pixels are allocated.
-      max_bytes: largest encoded file.
-      min_side: smallest width and height.
-      max_area: largest width times height worth keeping; unlike ``max_pixels``, a matter of taste.
-      max_aspect: largest ratio of the longer to the shorter side.
-      jpeg_draft: let the JPEG decoder reduce large images by 2, 4 or 8 while it decodes. Much faster;
-        pixels differ slightly from a full decode, crop boxes do not.
-    """
-
-    max_pixels: int = 178_956_970
-    max_bytes: int = 1 << 29
-    min_side: int = 1
-    max_area: int | None = None
-    max_aspect: float | None = None
-    jpeg_draft: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("max_pixels", "max_bytes", "min_side", "max_area"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"decode.{name} is {value}: it must be at least 1")
-        if self.max_aspect is not None and not self.max_aspect >= 1:
-            raise UserError(f"decode.max_aspect is {self.max_aspect}: longer over shorter side is at least 1")
 
 
 class Reject(Exception):  # noqa: N818 -- a verdict on one image rather than a fault

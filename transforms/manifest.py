@@ -12,8 +12,10 @@ import numpy as np
 
 from transforms.plan import Plan
 from transforms.summary import SliceSummary
+from vqgan import filesystems
+from vqgan.dataset_card import CARD_FILE, render_dataset_card
 from vqgan.errors import UserError
-from vqgan.manifest import MANIFEST_VERSION
+from vqgan.manifest import FORMAT_VERSION, write_manifest
 from vqgan.metrics.codebook_usage import codebook_usage
 
 PACKAGES = ("vqgan-pipelines", "apache-beam", "jax", "jaxlib", "flax", "numpy", "pyarrow", "pillow")
@@ -119,7 +121,7 @@ def build_manifest(
     tokens = int(histogram.sum())
     rejected = sum(entry["rows"] for entry in totals.rejects)
     return {
-        "version": MANIFEST_VERSION,
+        "version": FORMAT_VERSION,
         "plan_hash": plan.hash,
         "identity": plan.identity,
         "codec": dict(codec),
@@ -150,6 +152,13 @@ def build_manifest(
         "versions": versions(),
         "finished": now(),
     }
+
+
+def finish_tokens(output: str, manifest: Mapping[str, Any]) -> None:
+    """Publishes the card of a token data set and, last, its manifest."""
+    card = render_dataset_card(manifest)
+    filesystems.write_bytes(filesystems.join(output, CARD_FILE), card.encode(errors="replace"))
+    write_manifest(output, manifest)
 
 
 def check_complete(plan: Plan, totals: SliceTotals) -> None:

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 
 from transforms.sources.base import Entry
 from vqgan import filesystems
+from vqgan.documents import parse_document
 from vqgan.errors import UserError, first_line
+from vqgan.manifest import FORMAT_VERSION, check_version
 
-FORMAT_VERSION = 1
 PLAN_FOLDER = "plan"
 PLAN_FILE = f"{PLAN_FOLDER}/plan.json"
 KEYS_FILE = f"{PLAN_FOLDER}/keys.parquet"
@@ -130,7 +131,7 @@ def make_plan(slices: list[pa.Table], settings: Mapping[str, Any]) -> Plan:
 
 def write_plan(output: str, plan: Plan, slices: list[pa.Table]) -> None:
     """Writes keys, then ``plan.json``; the latter's presence means that both are complete."""
-    filesystems.make_folder(filesystems.join(output, "plan"))
+    filesystems.make_folder(filesystems.join(output, PLAN_FOLDER))
     with (
         filesystems.publish(filesystems.join(output, KEYS_FILE)) as stream,
         pq.ParquetWriter(stream, ENTRY_SCHEMA, compression="zstd") as writer,
@@ -156,13 +157,19 @@ def read_plan(output: str) -> Plan | None:
     path = filesystems.join(output, PLAN_FILE)
     if not filesystems.exists(path):
         return None
+
+    def refuse(reason: str) -> UserError:
+        return UserError(f"{path}: damaged ({reason}); choose another output")
+
     try:
-        document = json.loads(filesystems.read_bytes(path))
-        plan = Plan(document["identity"], document["slices"], document["entries"])
-        if plan.hash != document["hash"]:
-            raise ValueError("its hash does not agree with its contents")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); choose another output") from error
+        data = filesystems.read_bytes(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); check its permissions") from error
+    fields = parse_document(data, refuse)
+    plan = Plan(fields.mapping("identity"), fields.integer("slices"), fields.integer("entries"))
+    if plan.hash != fields.text("hash"):
+        raise refuse("its hash does not agree with its contents")
+    check_version(path, plan.identity.get("version"))
     return plan
 
 
@@ -173,6 +180,8 @@ def read_slice(output: str, number: int) -> list[Entry]:
       UserError: the file of keys is gone or damaged.
     """
     with _open_keys(output) as keys:
+        if number >= keys.metadata.num_row_groups:
+            raise UserError(f"{filesystems.join(output, KEYS_FILE)}: has no slice {number}; restore it")
         table = keys.read_row_group(number)
     return [Entry(**row) for row in table.to_pylist()]
 
@@ -193,7 +202,10 @@ def _open_keys(output: str) -> Iterator[pq.ParquetFile]:
     filesystem, inner = filesystems.resolve(path)
     try:
         with filesystem.open_input_file(inner) as file:
-            yield pq.ParquetFile(file)
+            keys = pq.ParquetFile(file)
+            if not keys.schema_arrow.equals(ENTRY_SCHEMA):
+                raise UserError(f"{path}: is not the file of a plan's keys; restore it")
+            yield keys
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"{path}: cannot be read ({first_line(error)}); restore it, or choose another output"

@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 from transforms.dedupe import DUPLICATE
 from transforms.sources.base import Entry
 from vqgan import filesystems
-from vqgan.shards import rejects_name
+from vqgan.errors import UserError, first_line
+from vqgan.manifest import AGAIN
+from vqgan.shards import REJECTS_FOLDER, rejects_name
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -69,16 +71,28 @@ def publish(output: str, number: int, slices: int, rows: list[RejectRow]) -> Non
     """Puts the rejects of a slice in place: before the file that says that the slice is finished."""
     path = filesystems.join(output, rejects_name(number, slices))
     if rows:
+        filesystems.make_folder(filesystems.join(output, REJECTS_FOLDER))
         write(path, rows)
     else:
         filesystems.delete(path)  # a killed run may have found some that can be read now
 
 
 def read(path: str) -> list[RejectRow]:
-    """All rows of a rejects file."""
+    """All rows of a rejects file.
+
+    Raises:
+      UserError: damaged, or no rejects file.
+      OSError: it cannot be opened.
+    """
     filesystem, inner = filesystems.resolve(path)
     with filesystem.open_input_file(inner) as file:
-        return [RejectRow(**row) for row in pq.read_table(file).to_pylist()]
+        try:
+            table = pq.read_table(file)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: damaged ({first_line(error)}); {AGAIN}") from error
+    if not table.schema.equals(REJECT_SCHEMA):
+        raise UserError(f"{path}: damaged (its columns are not those of rejects); {AGAIN}")
+    return [RejectRow(**row) for row in table.to_pylist()]
 
 
 def one_line(text: str, limit: int = 500) -> str:

@@ -62,7 +62,7 @@ class _Canvas(NamedTuple):
 
 def _squares(canvas: _Canvas, geometry: Geometry, chosen: list[View]) -> list[Image.Image]:
     """The squares of the chosen views, not yet mirrored."""
-    size, resample = geometry.image_size, FILTERS[geometry.filter]
+    size, resample = geometry.image_size, Image.Resampling(FILTERS[geometry.filter])
     if geometry.views == "random-crops":
         return [canvas.resize((size, size), resample, view[1:5]) for view in chosen]
     layout = lay_out(*canvas.source_size, geometry)

@@ -171,7 +171,7 @@ def finished(job: SlicesOfPlan, number: int) -> SliceSummary | None:
             if shard.metadata.plan_hash != job.plan_hash:
                 return None
         return summarize(job.output, number, job.slices, seconds=None)
-    except (UserError, OSError, ValueError):
+    except (UserError, OSError):
         return None  # damaged since it was written, or its rejects are gone: made again
 
 

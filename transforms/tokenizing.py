@@ -11,12 +11,11 @@ import apache_beam as beam
 
 from transforms.beam_slices import MakeSlice, SumSummaries, over_slices
 from transforms.inference import load_codec
-from transforms.manifest import Totals, build_manifest
+from transforms.manifest import Totals, build_manifest, finish_tokens
 from transforms.plan import Plan
 from transforms.slices import Job, make_shard
 from transforms.verifying import measure_agreement
 from vqgan.checkpoint import read_info
-from vqgan.manifest import write_manifest
 
 AGREEMENT_SAMPLE = 64
 """Images encoded once more in float32 where the run computes in another type."""
@@ -45,9 +44,9 @@ class TokenizeCorpus(beam.PTransform):
 
 
 def finish(totals: Totals, job: Job, plan: Plan, with_report: bool) -> Mapping[str, Any]:
-    """Writes the report and, last, the manifest; gives the manifest back.
+    """Writes the report, the card and, last, the manifest; gives the manifest back.
 
-    Both are published whole under fixed names, so a retry of this step does no harm.
+    All are published whole under fixed names, so a retry of this step does no harm.
     """
     info = read_info(job.codec)
     described = {
@@ -65,5 +64,5 @@ def finish(totals: Totals, job: Job, plan: Plan, with_report: bool) -> Mapping[s
         from transforms.report import write_report
 
         write_report(job, manifest, load_codec(job.codec, job.batch_size, job.dtype))
-    write_manifest(job.output, manifest)
+    finish_tokens(job.output, manifest)
     return manifest

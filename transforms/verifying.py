@@ -21,7 +21,8 @@ from transforms.sources import SourceConfig, open_source
 from vqgan import filesystems
 from vqgan.config import from_dict
 from vqgan.errors import UserError
-from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
+from vqgan.hub import resolve_dataset
+from vqgan.manifest import IMAGES_KIND, MANIFEST_FILE, check_parts, manifest_fields, read_manifest
 from vqgan.shards import open_shard, rejects_name, shard_name
 
 if TYPE_CHECKING:
@@ -46,17 +47,24 @@ class Agreement(NamedTuple):
 def verify(output: str) -> tuple[list[str], str]:
     """Checks files, footers, counts, keys and token range of a data set.
 
+    Args:
+      output: its folder or URI, or ``hf://datasets/owner/name[@revision]``.
+
     Returns:
       Problems, one line each, and one line that says what was checked.
 
     Raises:
       UserError: there is no data set, or it is not finished.
     """
+    output = resolve_dataset(output)
     manifest = require_manifest(output)
     plan = read_plan(output)
     if plan is None:
         raise UserError(f"{output}: plan/plan.json is missing; nothing can be checked against it")
-    check = verify_images if manifest.get("kind") == IMAGES_KIND else verify_tokens
+    kind = manifest.get("kind")
+    if (kind == IMAGES_KIND) != (plan.identity.get("kind") == IMAGES_KIND):
+        return ["manifest.json and plan/plan.json are of different kinds"], "nothing else was checked"
+    check = verify_images if kind == IMAGES_KIND else verify_tokens
     problems, summary = check(output, manifest, plan)
     if plan.hash != manifest["plan_hash"]:
         problems.insert(0, "manifest.json and plan/plan.json are of different plans")
@@ -98,11 +106,13 @@ def check_agreement(output: str, source: SourceConfig, codec_name: str, sample: 
     Raises:
       UserError: another codec, or another source.
     """
+    output = resolve_dataset(output)
     manifest = require_manifest(output)
     if manifest["identity"].get("source", {}).get("kind") in (None, "prior"):
         raise UserError(f"{output}: its tokens were not made of images; leave out --codec and --input")
     # The batch size is that of the data set's slices only by chance; agreement does not need it.
-    codec = load_codec(codec_name, 16, manifest["identity"]["dtype"])
+    dtype = manifest_fields(output, manifest).fields("identity").text("dtype")
+    codec = load_codec(codec_name, 16, dtype)
     if codec.fingerprint != manifest["codec"]["fingerprint"]:
         raise UserError(
             f"{output}: its tokens were made by codec {manifest['codec']['fingerprint'][:12]}, "
@@ -170,22 +180,22 @@ def stored_rows(job: Job, number: int, images: int) -> Iterator[StoredRow]:
 
 def replay_job(output: str, manifest: dict[str, Any], source: SourceConfig, codec: str) -> Job:
     """A job that makes the pixels of a finished data set again."""
-    identity = manifest["identity"]
-    preprocessing = identity["preprocessing"]
-    kept = identity["source"]
+    identity = manifest_fields(output, manifest).fields("identity")
+    preprocessing = identity.fields("preprocessing")
+    kept = identity.fields("source")
     return Job(
         output=output,
         source=dataclasses.replace(
             source,
-            kind=kept["kind"],
-            image_column=source.image_column or kept["image_column"],
-            label_column=source.label_column or kept["label_column"],
+            kind=kept.text("kind"),
+            image_column=source.image_column or kept.text_or_none("image_column"),
+            label_column=source.label_column or kept.text_or_none("label_column"),
         ),
-        decode=from_dict(DecodeConfig, preprocessing["decode"]),
-        geometry=from_dict(Geometry, preprocessing["geometry"]),
+        decode=from_dict(DecodeConfig, preprocessing.value("decode"), where=f"{output}/{MANIFEST_FILE}"),
+        geometry=from_dict(Geometry, preprocessing.value("geometry"), where=f"{output}/{MANIFEST_FILE}"),
         codec=codec,
         batch_size=16,
-        dtype=identity["dtype"],
+        dtype=identity.text("dtype"),
         threads=2,
         plan_hash=manifest["plan_hash"],
         slices=len(manifest["shards"]),

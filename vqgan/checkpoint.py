@@ -73,7 +73,8 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path | None:
     Raises:
       UserError: there is nothing of that name.
     """
-    from vqgan.importers.hub import fetch, is_hub
+    from vqgan.hub import is_hub
+    from vqgan.importers.hub import fetch
     from vqgan.importers.source import split_source
 
     path = Path(path_or_name)
@@ -103,16 +104,16 @@ def read_info(path_or_name: str | os.PathLike[str]) -> CodecInfo:
     path = resolve(path_or_name)
     if path is None:
         return _foreign_info(str(path_or_name))
-    with folders.reading_document(FOLDER, path) as data:
-        return CodecInfo(
-            path=path,
-            config=from_dict(ModelConfig, data["config"], where=f"{path}/codec.json"),
-            fingerprint=str(data["fingerprint"]),
-            decoder_sha256=str(data["decoder_sha256"]),
-            card=data.get("card", {}),
-            files=dict(data.get("files", {})),
-            quantizer_sha256=str(data.get("quantizer_sha256", "")),
-        )
+    fields = folders.read_document(FOLDER, path)
+    return CodecInfo(
+        path=path,
+        fingerprint=fields.text("fingerprint"),
+        decoder_sha256=fields.text("decoder_sha256"),
+        card=fields.mapping("card", {}),
+        files=fields.sizes("files", {}),
+        quantizer_sha256=fields.text("quantizer_sha256", ""),
+        config=from_dict(ModelConfig, fields.value("config"), where=f"{path}/codec.json"),
+    )
 
 
 def _foreign_info(source: str) -> CodecInfo:

@@ -19,6 +19,9 @@ QUANTIZERS = ("nearest", "cosine", "gumbel", "ema", "fsq", "lfq")
 # Quantizers that choose the nearest code: placing and reviving codes and the rotation trick are for them.
 CODEBOOK_QUANTIZERS = ("nearest", "cosine", "ema")
 ATTENTIONS = ("full", "linear")
+LARGEST = 1 << 53  # of a whole number in a configuration: beyond it JSON's readers disagree
+MOST_LEVELS = 16
+MOST_BLOCKS = 1000  # of one level; parameters are listed one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,8 @@ class ModelConfig:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
         if not self.ch_mult or min(self.ch_mult) < 1:
             raise UserError(f"model.ch_mult is {list(self.ch_mult)}: give one positive multiple per level")
+        if len(self.ch_mult) > MOST_LEVELS:
+            raise UserError(f"model.ch_mult has {len(self.ch_mult)} levels: at most {MOST_LEVELS}")
         if self.codebook_size < 2:
             raise UserError(f"model.codebook_size is {self.codebook_size}: a codebook needs at least 2 codes")
         if self.codebook_size > 1 << 31:
@@ -122,6 +127,10 @@ class ModelConfig:
                 raise UserError(f"model.{name} is {getattr(self, name)!r}: give one of {', '.join(known)}")
         if self.mid_blocks < 1 or self.decoder_blocks < 1 or self.stem < 1:
             raise UserError("model.mid_blocks, decoder_res_blocks and stem_channels must be at least 1")
+        if max(self.mid_blocks, self.num_res_blocks, self.decoder_blocks) > MOST_BLOCKS:
+            raise UserError(
+                f"model.mid_blocks, num_res_blocks and decoder_res_blocks must be at most {MOST_BLOCKS}"
+            )
         if self.encoder_out_kernel not in (1, 3):
             raise UserError(f"model.encoder_out_kernel is {self.encoder_out_kernel}: it must be 1 or 3")
         if not self.quant_conv and not self.z_channels == self.embed_dim:
@@ -134,7 +143,8 @@ class ModelConfig:
         levels = list(self.fsq_levels)
         if self.quantizer != "fsq" and levels:
             raise UserError(f"model.fsq_levels is {levels}: leave it empty, or set model.quantizer to fsq")
-        if self.quantizer == "lfq" and self.codebook_size != 1 << self.embed_dim:
+        # The codebook has at most 2**31 codes, so this never shifts by a huge number.
+        if self.quantizer == "lfq" and (self.embed_dim > 31 or self.codebook_size != 1 << self.embed_dim):
             raise UserError(
                 f"model.codebook_size is {self.codebook_size}: for quantizer lfq it must be 2**embed_dim, "
                 f"and embed_dim is {self.embed_dim}"
@@ -243,6 +253,8 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return tuple(_typed(args[0], item, where) for item in value)
     if type(None) in args:
         return None if value is None else _typed(next(a for a in args if a is not type(None)), value, where)
+    if type(value) is int and not -LARGEST <= value <= LARGEST:
+        raise UserError(f"{where}: {str(value)[:20]}… is too large a number")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

@@ -7,7 +7,7 @@ temporary file beside the final name and renaming it, so a reader finds a file w
 import errno
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
@@ -66,13 +66,30 @@ def list_names(folder: str) -> list[str]:
     return sorted(file_sizes(folder))
 
 
-def file_sizes(folder: str) -> dict[str, int]:
-    """Sizes in bytes of the files directly in ``folder``, by name; empty if it is not there.
+def file_sizes(root: str, folders: Iterable[str] = ("",)) -> dict[str, int]:
+    """Returns sizes in bytes of the files directly in some folders, from one listing of each.
+
+    Args:
+      root: folder or URI.
+      folders: below it, ``""`` for itself; one that is not there has no files.
+
+    Returns:
+      The sizes by path below ``root``, such as ``data/a.parquet``.
 
     Raises:
-      UserError: it cannot be listed.
+      UserError: one cannot be listed.
     """
-    return {info.base_name: info.size for info in _list(folder) if info.is_file}
+    sizes: dict[str, int] = {}
+    for folder in sorted(set(folders)):
+        prefix = f"{folder}/" if folder else ""
+        infos = _list(join(root, folder) if folder else root)
+        sizes |= {prefix + info.base_name: info.size for info in infos if info.is_file}
+    return sizes
+
+
+def parents(names: Iterable[str]) -> set[str]:
+    """Returns the folders that relative paths lie in, ``""`` for those in none."""
+    return {name.rpartition("/")[0] for name in names}
 
 
 def sizes_of(folder: str, names: Sequence[str]) -> list[int | None]:

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
 
 Arrays = dict[str, np.ndarray]
 """Named arrays, such as the parameters of a model by dotted name."""
 
-FULL = ("No space left", "File too large", "quota exceeded")
-"""How a system says that nothing more can be written."""
+FULL = ("No space left", "File too large", "quota exceeded", "Permission denied", "Read-only file system")
+"""How a system says that nothing can be written."""
 
 
 class Kind(NamedTuple):
@@ -65,8 +66,7 @@ def staging(kind: Kind, path: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
     except Exception as error:
-        # TensorStore reports a full disk, a quota or a limit of file sizes as a ValueError.
-        if not isinstance(error, OSError) and not any(sign in str(error) for sign in FULL):
+        if not cannot_write(error):
             raise
         raise UserError(
             f"{kind.name} {path}: cannot be written ({first_line(error)[:200]}); "
@@ -74,6 +74,14 @@ def staging(kind: Kind, path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def cannot_write(error: Exception) -> bool:
+    """Whether an error says that a disk or a place cannot be written to, and is no mistake of ours.
+
+    TensorStore reports a full disk, a quota, a limit of file sizes or missing permissions as a ValueError.
+    """
+    return isinstance(error, OSError) or any(sign in str(error) for sign in FULL)
 
 
 def replace_folder(new: Path, path: Path) -> None:
@@ -122,25 +130,30 @@ def file_sizes(folder: Path) -> dict[str, int]:
 # Reading
 
 
-@contextlib.contextmanager
-def reading_document(kind: Kind, path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON document of a folder; a field that is missing or of the wrong type is an error of the file.
+def read_document(kind: Kind, path: Path) -> Fields:
+    """The JSON document of a folder; reading a field that is missing or of another type raises, too.
 
     Raises:
       UserError: damaged, or of another format version.
     """
+
+    def refuse(reason: str) -> UserError:
+        return UserError(
+            f"{kind.name} {path}: {kind.document} cannot be read ({reason}); copy the {kind.name} again"
+        )
+
     try:
-        data = json.loads((path / kind.document).read_text())
-        if data["version"] != kind.version:
-            raise UserError(
-                f"{kind.name} {path}: {kind.document} has format version {data['version']}, this release "
-                f"reads {kind.version}; upgrade vqgan-pipelines"
-            )
-        yield data
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        data = (path / kind.document).read_bytes()
+    except OSError as error:
+        raise refuse(error.strerror or first_line(error)) from error
+    fields = parse_document(data, refuse)
+    version = fields.integer("version")
+    if version != kind.version:
         raise UserError(
-            f"{kind.name} {path}: {kind.document} cannot be read ({error!r}); copy the {kind.name} again"
-        ) from error
+            f"{kind.name} {path}: {kind.document} has format version {version}, this release "
+            f"reads {kind.version}; upgrade vqgan-pipelines"
+        )
+    return fields
 
 
 def read_arrays(kind: Kind, path: Path, part: str, sizes: Mapping[str, int]) -> Arrays:

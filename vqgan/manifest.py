@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from vqgan import filesystems
+from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
 
-MANIFEST_VERSION = 1
+FORMAT_VERSION = 2
+"""Of a data set: its layout, manifest, plan, shards and indices."""
 MANIFEST_FILE = "manifest.json"
 IMAGES_KIND = "images"
 """``kind`` in the manifest of decoded pictures; that of tokens has none."""
@@ -36,15 +38,34 @@ def read_manifest(output: str) -> dict[str, Any] | None:
     if not filesystems.exists(path):
         return None
     try:
-        manifest = json.loads(filesystems.read_bytes(path))
-        version = manifest["version"]
+        data = filesystems.read_bytes(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); check its permissions") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise damaged(output, error) from error
-    if version != MANIFEST_VERSION:
-        raise UserError(f"{path}: format version {version}, this release reads {MANIFEST_VERSION}")
-    return manifest
+    fields = parse_document(data, lambda reason: damaged(output, reason))
+    check_version(path, fields.value("version"))
+    return dict(fields.data)
+
+
+def manifest_fields(output: str, manifest: Mapping[str, Any]) -> Fields:
+    """A manifest, to be read field by field; what it lacks is told as damage of its file."""
+    return Fields(manifest, lambda reason: damaged(output, reason))
+
+
+def check_version(where: str, version: Any) -> None:
+    """Refuses files of another format version.
+
+    Args:
+      where: the file, for the message.
+      version: that it says it has.
+
+    Raises:
+      UserError: another version, and what to do about it.
+    """
+    if version == FORMAT_VERSION:
+        return
+    older = isinstance(version, int) and version < FORMAT_VERSION
+    advice = "make the data set again, in a new folder" if older else "upgrade vqgan-pipelines"
+    raise UserError(f"{where}: format version {version}, this release reads {FORMAT_VERSION}; {advice}")
 
 
 def check_tokens(path: str, manifest: Mapping[str, Any]) -> None:
@@ -62,17 +83,54 @@ def check_tokens(path: str, manifest: Mapping[str, Any]) -> None:
 
 
 def check_parts(output: str, manifest: Mapping[str, Any]) -> None:
-    """That a manifest has all the parts that :func:`write_manifest` was given.
+    """That a manifest has all the parts that :func:`write_manifest` was given, each of its type.
 
     Raises:
-      UserError: one is missing.
+      UserError: one is missing or of another type.
     """
+    fields = manifest_fields(output, manifest)
     for name in PARTS:
-        if name not in manifest:
-            raise damaged(output, KeyError(name))
+        fields.value(name)
+    pictures = manifest.get("kind") == IMAGES_KIND
+    fields.text("plan_hash")
+    fields.text("finished")
+    identity = fields.fields("identity")
+    identity.mapping("preprocessing")
+    identity.mapping("source", {})
+    codec = fields.fields("codec")
+    for name in ("name", "fingerprint", *(("decoder_sha256",) if pictures else ())):
+        codec.text(name)
+    fields.integers("grid", 2, least=1)
+    for name in ("planned", "images", "rejects", "rows", *(() if pictures else ("tokens",))):
+        fields.fields("counts").integer(name)
+    for name in ("shards", "rejects", *(("archives",) if pictures else ())):
+        check_entries(fields, name)
+    fields.sizes("reject_reasons")
+    for name in ("throughput", "versions"):
+        fields.mapping(name)
+    codebook, storage = fields.fields("codebook"), fields.fields("storage")
+    if pictures:
+        identity.fields("form").text("container")
+        storage.number("image_bytes")
+        return
+    codebook.integer("used")
+    if len(codebook.integers("histogram")) != codebook.integer("size"):
+        raise damaged(output, "its histogram has another length than its codebook")
 
 
-def damaged(output: str, error: Exception) -> UserError:
+def check_entries(fields: Fields, name: str) -> None:
+    """That a list of a manifest tells name, rows, bytes and sha256 of each file.
+
+    Raises:
+      UserError: it does not.
+    """
+    for entry in fields.items(name):
+        entry.text("name")
+        entry.integer("rows")
+        entry.integer("bytes")
+        entry.text("sha256")
+
+
+def damaged(output: str, reason: str) -> UserError:
     """What is wrong with the manifest of a data set, and what to do about it."""
-    what = f"no {error}" if isinstance(error, KeyError) else first_line(error)
-    return UserError(f"{filesystems.join(output, MANIFEST_FILE)}: damaged ({what}); {AGAIN}")
+    return UserError(f"{filesystems.join(output, MANIFEST_FILE)}: damaged ({reason}); {AGAIN}")

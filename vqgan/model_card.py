@@ -137,11 +137,11 @@ def common_sections(card: ModelCard, config: Mapping[str, Any]) -> list[str]:
       config: the architecture as JSON data.
     """
     return [
-        _section("Training", _training(card)),
-        _section("Metrics", _metrics_table(card)),
-        _section("Origin", _origin(card)),
-        _section("Licence", f"Weights: {escape(card.licence)}"),
-        _section("Configuration", _configuration(card, config)),
+        card_section("Training", _training(card)),
+        card_section("Metrics", _metrics_table(card)),
+        card_section("Origin", _origin(card)),
+        card_section("Licence", f"Weights: {escape(card.licence)}"),
+        card_section("Configuration", _configuration(card, config)),
     ]
 
 
@@ -157,12 +157,12 @@ def front_matter(card: Mapping[str, Any], task: str = CODEC_TASK, tags: Iterable
     """
     known = ModelCard.from_json(card)
     lines = [
-        *_licence(known.licence),
+        *licence_lines(known.licence),
         "library_name: vqgan-pipelines",
         f"pipeline_tag: {task}",
     ]
-    lines += _list("tags", list(tags))
-    lines += _list("metrics", sorted({slug for name in known.metrics if (slug := _slug(name))}))
+    lines += list_lines("tags", list(tags))
+    lines += list_lines("metrics", sorted({slug for name in known.metrics if (slug := _slug(name))}))
     return "\n".join(["---", *lines, "---", ""])
 
 
@@ -192,7 +192,8 @@ def _usage() -> str:
     )
 
 
-def _section(title: str, body: str) -> str:
+def card_section(title: str, body: str) -> str:
+    """Writes a part of a card under its heading; empty where there is nothing to say."""
     return f"## {title}\n\n{body}\n" if body else ""
 
 
@@ -234,7 +235,8 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _licence(licence: str) -> list[str]:
+def licence_lines(licence: str) -> list[str]:
+    """Writes a licence for front matter: a name that the Hub knows, or what is left of a user's words."""
     slug = _slug(licence)
     if licence == UNSPECIFIED or not slug:
         return ["license: unknown"]
@@ -243,7 +245,8 @@ def _licence(licence: str) -> list[str]:
     return ["license: other", f'license_name: "{slug}"']
 
 
-def _list(name: str, items: list[str]) -> list[str]:
+def list_lines(name: str, items: list[str]) -> list[str]:
+    """Writes a list of front matter, whose items need no escapes; no lines for an empty one."""
     return [f"{name}:", *(f'- "{item}"' for item in items)] if items else []
 
 

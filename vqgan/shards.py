@@ -16,12 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vqgan import filesystems
+from vqgan.documents import parse_document
 from vqgan.errors import UserError, first_line
-from vqgan.manifest import AGAIN
+from vqgan.manifest import AGAIN, FORMAT_VERSION, check_version
 
-FORMAT_VERSION = 1
 METADATA_KEY = b"vqgan"
+DATA_FOLDER = "data"
+REJECTS_FOLDER = "rejects"
 TOKENS_PER_ROW_GROUP = 1 << 20  # 4 MiB before compression: bounds a writer's memory
+MOST_SIDE = 1 << 15  # of a grid: Arrow counts the tokens of a row in 31 bits
 TOKENS_LEAF = "tokens.list.element"
 COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
 
@@ -72,35 +75,44 @@ class ShardMetadata:
         """Reads the footer's JSON.
 
         Raises:
-          UserError: another format version, or a field is missing.
+          UserError: another format version, or a field is missing or of another type.
         """
-        try:
-            document = json.loads(data)
-            version = document.pop("version")
-            if version != FORMAT_VERSION:
-                raise UserError(
-                    f"{where}: shard format version {version}, this release reads {FORMAT_VERSION}; "
-                    "upgrade vqgan-pipelines"
-                )
-            height, width = document.pop("grid")
-            return cls(grid=(int(height), int(width)), **document)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{where}: damaged footer metadata ({error})") from error
+        fields = parse_document(
+            data, lambda reason: UserError(f"{where}: damaged footer metadata ({reason})")
+        )
+        check_version(where, fields.value("version"))
+        fields.only({"version", *(field.name for field in dataclasses.fields(cls))})
+        height, width = fields.integers("grid", 2, least=1, most=MOST_SIDE)
+        return cls(
+            fingerprint=fields.text("fingerprint"),
+            codec_config=fields.mapping("codec_config"),
+            codec_origin=fields.mapping("codec_origin"),
+            grid=(height, width),
+            codebook_size=fields.integer("codebook_size", least=1, most=1 << 31),
+            preprocessing=fields.mapping("preprocessing"),
+            plan_hash=fields.text("plan_hash"),
+            slice_number=fields.integer("slice_number"),
+            slices=fields.integer("slices"),
+            planned=fields.integer("planned"),
+            images=fields.integer("images", 0),
+            rejects=fields.integer("rejects", 0),
+            sampling=None if fields.value("sampling", None) is None else fields.mapping("sampling"),
+        )
 
 
 def shard_name(number: int, slices: int) -> str:
-    """``tokens-00017-of-00128.parquet``."""
-    return f"tokens-{number:05d}-of-{slices:05d}.parquet"
+    """Returns the path of a shard in its data set: ``data/tokens-00017-of-00128.parquet``."""
+    return f"{DATA_FOLDER}/tokens-{number:05d}-of-{slices:05d}.parquet"
 
 
 def rejects_name(number: int, slices: int) -> str:
-    """``rejects-00017-of-00128.parquet``."""
-    return f"rejects-{number:05d}-of-{slices:05d}.parquet"
+    """Returns the path of a slice's rejects: ``rejects/rejects-00017-of-00128.parquet``."""
+    return f"{REJECTS_FOLDER}/rejects-{number:05d}-of-{slices:05d}.parquet"
 
 
-def token_type(codebook_size: int) -> pa.DataType:
-    """uint16 when every token fits, else uint32."""
-    return pa.uint16() if codebook_size <= 1 << 16 else pa.uint32()
+def token_dtype(codebook_size: int) -> np.dtype:
+    """Returns uint16 when every token fits, else uint32."""
+    return np.dtype(np.uint16 if codebook_size <= 1 << 16 else np.uint32)
 
 
 def shard_schema(grid: tuple[int, int], codebook_size: int, extra: Sequence[pa.Field] = ()) -> pa.Schema:
@@ -114,10 +126,11 @@ def shard_schema(grid: tuple[int, int], codebook_size: int, extra: Sequence[pa.F
     Raises:
       UserError: an extra column bears the name of one of ours.
     """
+    tokens = pa.from_numpy_dtype(token_dtype(codebook_size))
     fields = [
         pa.field("key", pa.string(), nullable=False),
         pa.field("view", pa.uint8(), nullable=False),
-        pa.field("tokens", pa.list_(token_type(codebook_size), grid[0] * grid[1]), nullable=False),
+        pa.field("tokens", pa.list_(tokens, grid[0] * grid[1]), nullable=False),
         pa.field("crop", pa.list_(pa.int32(), 4), nullable=False),
         pa.field("mirrored", pa.bool_(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
@@ -140,6 +153,7 @@ class ShardWriter:
     def __init__(self, stream: BinaryIO, metadata: ShardMetadata, extra: Sequence[pa.Field] = ()):
         self.schema = shard_schema(metadata.grid, metadata.codebook_size, extra)
         self._metadata = metadata
+        self._dtype = token_dtype(metadata.codebook_size)
         length = metadata.grid[0] * metadata.grid[1]
         self._group_rows = max(1, TOKENS_PER_ROW_GROUP // length)
         self._pending: list[pa.RecordBatch] = []
@@ -174,7 +188,7 @@ class ShardWriter:
         arrays = []
         for field in self.schema:
             if field.name == "tokens":
-                flat = pa.array(tokens.reshape(-1).astype(field.type.value_type.to_pandas_dtype()))
+                flat = pa.array(tokens.reshape(-1).astype(self._dtype))
                 arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=field.type))
             else:
                 arrays.append(pa.array(columns[field.name], field.type))
@@ -315,11 +329,11 @@ class Shard:
 
     def tokens(self, batch: pa.RecordBatch) -> np.ndarray:
         """The token grids of a batch that was read with its ``tokens`` column, int32 ``[rows, h, w]``."""
-        try:
-            flat = batch.column("tokens").flatten().to_numpy()
-            return flat.astype(np.int32).reshape(-1, *self.metadata.grid)
-        except ValueError as error:  # nulls, which no writer of ours leaves
-            raise UserError(f"{self.name}: damaged ({first_line(error)})") from error
+        column = batch.column("tokens")
+        flat = column.flatten()
+        if column.null_count or flat.null_count:  # which no writer of ours leaves
+            raise UserError(f"{self.name}: damaged (rows without tokens)")
+        return flat.to_numpy().astype(np.int32).reshape(-1, *self.metadata.grid)
 
 
 @contextlib.contextmanager

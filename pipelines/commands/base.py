@@ -15,5 +15,6 @@ def command(commands: Any, name: str, summary: str, run: Run) -> argparse.Argume
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=summary, allow_abbrev=False
     )
+    parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     parser.set_defaults(run=run, parser=parser)
     return parser

@@ -10,14 +10,13 @@ from pipelines.commands.base import command
 
 def add(commands: Any) -> None:
     """Adds ``vqgan decode``."""
-    from pipelines.decode_tokens import DTYPES, FORMATS
-    from transforms.rendering.forms import EXTENSIONS
-    from transforms.rendering.plan import VIEWS
+    from pipelines.settings import DTYPES
+    from transforms.rendering.forms import EXTENSIONS, FORMATS, VIEWS
 
     summary = "Turn a token data set, tokenized or sampled, into pictures. Further flags go to Apache Beam."
     parser = command(commands, "decode", summary, _run)
     flag = parser.add_argument
-    flag("--tokens", required=True, help="folder or URI of a finished token data set")
+    flag("--tokens", required=True, help="finished token data set: folder, URI, or hf://datasets/owner/name")
     flag("--output", required=True, help="folder or URI of the pictures")
     flag("--codec", help="codec that made the tokens, as tokenize takes it (the one that they name)")
     flag(
@@ -37,6 +36,7 @@ def add(commands: Any) -> None:
 def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.decode_tokens import DecodeTokensConfig, form_of, run
     from pipelines.options import check_flags
+    from pipelines.planned_runs import code_of
 
     check_flags(unknown, args.parser, beam=True)
     config = DecodeTokensConfig(
@@ -52,5 +52,4 @@ def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
         report=not args.no_report,
         quiet=args.quiet,
     )
-    run(config, unknown)
-    return 0
+    return code_of(config.output, run(config, unknown), "images")

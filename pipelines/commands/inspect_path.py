@@ -12,7 +12,10 @@ def add(commands: Any) -> None:
     """Adds ``vqgan inspect``."""
     summary = "Describe a codec, a checkpoint of another code base, a data set or one shard."
     parser = command(commands, "inspect", summary, _run)
-    parser.add_argument("path", help="codec folder or name, checkpoint, data set folder, or shard")
+    parser.add_argument(
+        "path",
+        help="codec folder or name, checkpoint, data set (folder or hf://datasets/owner/name), or shard",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -9,9 +9,10 @@ from pipelines.commands.base import command
 
 def add(commands: Any) -> None:
     """Adds ``vqgan push``."""
-    parser = command(commands, "push", "Upload a codec to the Hugging Face Hub, with its card.", _run)
+    summary = "Upload a codec, a prior or a token data set to the Hugging Face Hub, with its card."
+    parser = command(commands, "push", summary, _run)
     flag = parser.add_argument
-    flag("codec", help="codec folder or name, or the folder of the run that trained it")
+    flag("path", help="folder of a codec, of a prior, of the run that trained it, or of a token data set")
     flag("repository", metavar="OWNER/NAME", help="repository; created if it is not there")
     flag("--revision", help="branch (the repository's main one)")
     flag("--private", action="store_true", help="if the repository is created, make it private")
@@ -20,9 +21,9 @@ def add(commands: Any) -> None:
 
 def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.options import check_flags
-    from pipelines.pushing import push_codec
+    from pipelines.pushing import push
 
     check_flags(unknown, args.parser, beam=False)
     options = {"revision": args.revision, "private": args.private, "message": args.message}
-    print(push_codec(args.codec, args.repository, **options))
+    print(push(args.path, args.repository, **options))
     return 0

@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
 
     parser = command(commands, "sample", "Draw new token grids from a prior, and their pictures.", _run)
     flag = parser.add_argument
-    flag("--prior", required=True, help="folder of a prior, or of the run that has trained it")
+    flag("--prior", required=True, help="folder of a prior, or of its run, or hf://owner/name")
     flag("--count", type=int, required=True, help="number of samples, all classes together")
     flag("--output", required=True, help="folder or URI of the token data set")
     flag("--codec", help="renders the pictures (the codec that the prior names)")

@@ -18,12 +18,12 @@ def add(commands: Any) -> None:
 def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines import dry_run, tokenize_images
     from pipelines.options import check_flags, tokenize_config
+    from pipelines.planned_runs import code_of
 
     check_flags(unknown, args.parser, beam=True)
     config = tokenize_config(args)
     if args.dry_run:
         for name, value in dry_run.estimate(config).items():
             print(f"{name}: {value}")
-    else:
-        tokenize_images.run(config, unknown)
-    return 0
+        return 0
+    return code_of(config.output, tokenize_images.run(config, unknown), "rows")

@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
         action="append",
         required=True,
         metavar="DIR[=WEIGHT]",
-        help="token data set; several are mixed, by their weights if they have any",
+        help="folder or hf://datasets/owner/name; several are mixed, by their weights if they have any",
     )
     flag("--output", required=True, help="folder of the run; the best prior is its subfolder prior")
     flag("--preset", default="tiny", help="named configuration (tiny)")

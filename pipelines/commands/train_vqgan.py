@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     flag(
         "--set", action="append", default=[], metavar="A.B=V", help="change a field, such as train.steps=1000"
     )
-    flag("--validation", help="validation images; by default one in data.holdout of --data")
+    flag("--validation", help="held-back images; by default one in data.holdout of --data")
     flag("--init", metavar="CODEC", help="start from this codec, its codebook included")
     flag("--license", default="unspecified", help="licence of the codec, for its card")
     flag("--push", metavar="OWNER/NAME", help="upload the codec to the Hugging Face Hub at the end")
@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
 
 def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.options import check_flags, source_config
-    from pipelines.pushing import check_can_push, push_codec
+    from pipelines.pushing import check_can_push, push
     from pipelines.training_codec import TrainRequest, run
 
     check_flags(unknown, args.parser, beam=False)
@@ -53,5 +53,5 @@ def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     if not run(request):
         return STOPPED
     if args.push:
-        print(push_codec(f"{args.output}/codec", args.push))
+        print(push(f"{args.output}/codec", args.push))
     return 0

@@ -12,7 +12,7 @@ def add(commands: Any) -> None:
     """Adds ``vqgan verify``."""
     parser = command(commands, "verify", "Check a data set against its manifest and plan.", _run)
     flag = parser.add_argument
-    flag("path", help="data set folder")
+    flag("path", help="data set: folder, URI, or hf://datasets/owner/name")
     flag("--codec", help="re-encode a sample with this codec and compare; needs --input")
     flag("--input", help="where the images came from")
     flag("--sample", type=int, default=64, help="images to re-encode (64)")

@@ -2,8 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +16,10 @@ from PIL import Image
 from pipelines import cli
 from vqgan.checkpoint import PARTS, save_codec
 from vqgan.config import ModelConfig
+from vqgan.hub import fetch_folder
 from vqgan.model import VQGAN
+
+from .fake_hub import Hub
 
 PHOTOS = sorted((Path(__file__).parents[1] / "testdata" / "photos").glob("*.jpg"))
 TOY = ModelConfig(
@@ -119,6 +124,16 @@ def vqgan(capsys: pytest.CaptureFixture[str]) -> Vqgan:
 
 
 @pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """The Hub without a network, in place of its library; for uploads and downloads."""
+    made = Hub(tmp_path / "cache")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", made)
+    fetch_folder.cache_clear()
+    yield made
+    fetch_folder.cache_clear()
+
+
+@pytest.fixture
 def tokenize(vqgan: Vqgan, codec_path: str, tmp_path: Path) -> Vqgan:
     """Runs ``vqgan tokenize`` with small batches; later flags override."""
 
@@ -149,6 +164,53 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished data set, to be changed at will."""
     shutil.copytree(finished / "out", tmp_path / "copy")
     return tmp_path / "copy"
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory, photos: Path, codec_path: str) -> Path:
+    """Tokens of 11 photographs in two classes, two views each, in 3 shards, and one reject; do not change it.
+
+    The classes bear the names of splits, which loaders of folders look for.
+    """
+    root = tmp_path_factory.mktemp("labelled")
+    for number, path in enumerate(sorted(photos.iterdir())[:11]):
+        folder = root / "in" / ("test" if number % 3 else "train")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    (root / "in" / "test" / "broken.jpg").write_bytes(b"no image")
+    where = ["--input", root / "in", "--output", root / "tokens", "--codec", codec_path, "--folder-labels"]
+    flags = ["--views", "hflip", "--slice-size", 4, "--batch-size", 4, "--no-report", "--quiet"]
+    assert cli.main([str(argument) for argument in ("tokenize", *where, *flags)]) == 0
+    return root / "tokens"
+
+
+@pytest.fixture(scope="session")
+def loading(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """Hugging Face ``datasets``, with its cache in a temporary folder."""
+    import huggingface_hub  # first, so that its own settings stay those of all other tests
+
+    assert huggingface_hub.__version__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))  # read once, when it is imported
+        patch.setenv("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        import datasets
+    return datasets
+
+
+@pytest.fixture
+def load_dataset(loading: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """``datasets.load_dataset`` without a network.
+
+    The cache is each test's own: it takes two folders of one name for the same data set.
+    """
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(loading.config, "HF_HUB_OFFLINE", True)
+
+    def load_dataset(*where: Any, **options: Any) -> Any:
+        named = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+        return loading.load_dataset(*map(str, where), cache_dir=str(tmp_path / "cache"), **named)
+
+    return load_dataset
 
 
 @pytest.fixture

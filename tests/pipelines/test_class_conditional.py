@@ -68,7 +68,7 @@ def pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 def test_samples_show_their_class(run: Path) -> None:
     """The real digits nearest to a sample say what it is; a guess would be right one time in three."""
     real, classes = pictures(run / "digits.parquet")
-    found, asked = pictures(run / "pictures" / "images-00000-of-00001.parquet")
+    found, asked = pictures(run / "pictures" / "data" / "images-00000-of-00001.parquet")
     nearest = np.argsort(((found[:, None] - real[None]) ** 2).sum(axis=-1), axis=1)[:, :5]
     votes = np.array([np.bincount(classes[row]).argmax() for row in nearest])
     assert len(votes) == 90

@@ -138,9 +138,9 @@ def test_verify(vqgan: Vqgan, finished: Path, codec_path: str) -> None:
 
 
 def test_verify_finds_problems(vqgan: Vqgan, copied: Path) -> None:
-    path = min(copied.glob("tokens-*"))
+    path = min(copied.glob("data/tokens-*"))
     path.write_bytes(path.read_bytes()[:-1])
-    (copied / "tokens-00009-of-00010.parquet").write_bytes(b"")
+    (copied / "data" / "tokens-00009-of-00010.parquet").write_bytes(b"")
     result = vqgan("verify", copied)
     assert (result.code, result.err) == (1, "")
     assert result.out.splitlines()[-1] == "2 problems"

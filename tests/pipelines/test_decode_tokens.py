@@ -22,7 +22,9 @@ from pipelines.decode_tokens import DecodeTokensConfig, PreparedDecode
 from transforms.beam_slices import MakeSlice
 from transforms.decoding import DecodeTokens, finish_images
 from transforms.inference import load_codec
+from transforms.plan import Plan
 from transforms.rendering.forms import ImageForm
+from transforms.rendering.layout import index_folder
 from transforms.rendering.slices import make_images
 from transforms.rendering.summary import ImageTotals
 from vqgan import filesystems
@@ -64,14 +66,17 @@ def test_a_run(decode: Vqgan, vqgan: Vqgan, finished: Path, tmp_path: Path, mani
     result = decode("--report")
     assert (result.code, result.err) == (0, "")
     assert sorted(path.name for path in output.iterdir()) == [
-        *("images", *(f"images-0000{number}-of-00004.parquet" for number in range(4))),
-        *("manifest.json", "plan", "report.html"),
+        *("README.md", "images", "index", "manifest.json", "plan", "report.html"),
+    ]
+    assert sorted(path.name for path in (output / "index").iterdir()) == [
+        f"images-0000{number}-of-00004.parquet" for number in range(4)
     ]
     made, tokens = manifest(output), manifest(finished / "out")
     assert made["counts"] == {"planned": 40, "images": 40, "rejects": 0, "rows": 40}
     assert made["tokens"]["plan_hash"] == tokens["plan_hash"]
     assert made["codec"]["fingerprint"] == tokens["codec"]["fingerprint"]
-    assert len(list((output / "images").iterdir())) == 40
+    assert len(list((output / "images").iterdir())) == 40 + 1
+    assert len((output / "images" / "metadata.jsonl").read_text().splitlines()) == 40
     page = (output / "report.html").read_text()
     assert page.count("<img ") == 24
     assert "40 pictures from tokens" in page
@@ -89,10 +94,40 @@ def test_pictures_can_be_tokenized_again(
 ) -> None:
     """The Parquet form is a source like any other."""
     assert decode("--format", "parquet", "--limit", 13).code == 0
-    source = tmp_path / "pictures" / "images-*.parquet"
+    source = tmp_path / "pictures" / "data" / "images-*.parquet"
     again = tokenize(str(source), "--image-column", "image", "--key-column", "file", "--image-size", 32)
     assert again.code == 0, again.err
     assert manifest(tmp_path / "out")["counts"]["images"] == 13
+
+
+def test_the_file_that_describes_pictures_is_no_picture(
+    decode: Vqgan, tokenize: Vqgan, tmp_path: Path, manifest: Any
+) -> None:
+    assert decode("--limit", 5).code == 0
+    assert tokenize(tmp_path / "pictures" / "images", "--image-size", 32).code == 0
+    counts = manifest(tmp_path / "out")["counts"]
+    assert (counts["planned"], counts["images"], counts["rejects"]) == (5, 5, 0)
+
+
+@pytest.mark.parametrize(("container", "form"), [("files", "png"), ("tar", "tar"), ("parquet", "parquet")])
+def test_unfinished(decode: Vqgan, vqgan: Vqgan, tmp_path: Path, container: str, form: str) -> None:
+    output = tmp_path / "pictures"
+    assert decode("--format", form, "--limit", 17).code == 0
+    (output / "manifest.json").unlink()
+    (output / index_folder(container) / "images-00001-of-00002.parquet").unlink()
+    described = json.loads(vqgan("inspect", output, "--json").out)
+    assert (described["kind"], described["shards"]) == ("unfinished pictures", "1 of 2")
+
+
+def test_lost_metadata_is_written_again(decode: Vqgan, tmp_path: Path, manifest: Any) -> None:
+    """No picture is made for it."""
+    assert decode("--limit", 5).code == 0
+    path = tmp_path / "pictures" / "images" / "metadata.jsonl"
+    before = path.read_bytes()
+    path.unlink()
+    assert decode("--limit", 5).code == 0
+    assert path.read_bytes() == before
+    assert manifest(tmp_path / "pictures")["throughput"]["images"] == 0
 
 
 @pytest.mark.parametrize(
@@ -171,7 +206,7 @@ def test_damaged_shards(
     decode: Vqgan, copied: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     """Found before any work."""
-    damage(copied / "tokens-00002-of-00004.parquet")
+    damage(copied / "data" / "tokens-00002-of-00004.parquet")
     result = decode("--tokens", copied)
     assert result.code == 2
     assert "tokens-00002-of-00004.parquet" in result.line
@@ -218,6 +253,25 @@ def test_another_plan_is_refused(decode: Vqgan, tmp_path: Path) -> None:
         assert "belongs to another run" in result.line
         assert difference in result.line
     assert contents(tmp_path / "pictures") == before
+
+
+def test_pictures_of_format_version_1(decode: Vqgan, vqgan: Vqgan, tmp_path: Path, manifest: Any) -> None:
+    """Refused in one line that says what to do, whether they were finished or not."""
+    output = tmp_path / "pictures"
+    assert decode("--limit", 2).code == 0
+    plan = json.loads((output / "plan" / "plan.json").read_text())
+    identity = {**plan["identity"], "version": 1}
+    old = Plan(identity, plan["slices"], plan["entries"])
+    (output / "plan" / "plan.json").write_text(json.dumps({**dataclasses.asdict(old), "hash": old.hash}))
+    (output / "manifest.json").write_text(json.dumps({**manifest(output), "version": 1}))
+    advice = "format version 1, this release reads 2; make the data set again, in a new folder"
+    for command in (("verify", output), ("inspect", output)):
+        refused = vqgan(*command)
+        assert (refused.code, refused.line.endswith(advice)) == (2, True)
+    assert decode("--limit", 2).line.endswith(advice)
+    (output / "manifest.json").unlink()
+    assert decode("--limit", 2).line.endswith(advice)
+    assert vqgan("inspect", output).line.endswith(advice)
 
 
 def test_another_decoder_is_another_plan(
@@ -368,7 +422,8 @@ def test_killed_at_any_step(
     form = ImageForm(container)
     steps = live(config_of(finished, tmp_path / "reference", form=form), None, monkeypatch)
     reference = contents(tmp_path / "reference")
-    assert sum(name.startswith("images-") and name.endswith(".parquet") for name in reference) == 2
+    index = index_folder(container)
+    assert sum(name.startswith(f"{index}/images-") and name.endswith(".parquet") for name in reference) == 2
     for last in range(0, steps, every):
         config = config_of(finished, tmp_path / "run", form=form)
         with pytest.raises(KilledError):
@@ -400,7 +455,7 @@ def test_a_full_disk(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         patch.setattr(decode_tokens, "_run_pipeline", carry_out)
         with pytest.raises(UserError, match="no space left to write it; free some and run the same command"):
             decode_tokens.run(config, [])
-    kept = tmp_path / "run" / "images-00000-of-00002.parquet"
+    kept = tmp_path / "run" / index_folder(container) / "images-00000-of-00002.parquet"
     time = kept.stat().st_mtime_ns
     assert not list((tmp_path / "run").rglob("*.tmp"))
     live(config, None, monkeypatch)

@@ -61,7 +61,7 @@ def test_nothing_but_rejects(tokenize: Vqgan, tmp_path: Path) -> None:
 def test_size_on_disk_is_an_upper_bound(tokenize: Vqgan, photos: Path, tmp_path: Path) -> None:
     found = lines(tokenize(photos, "--dry-run", "--slice-size", 40))
     assert tokenize(photos, "--slice-size", 40).code == 0
-    (shard,) = (tmp_path / "out").glob("tokens-*")
+    (shard,) = (tmp_path / "out").glob("data/tokens-*")
     assert shard.stat().st_size - 5000 < found["megabytes on disk, at most about"] * 1e6  # beside the footer
 
 

@@ -44,7 +44,7 @@ def test_data_set(vqgan: Vqgan, finished: Path) -> None:
 
 def test_unfinished_data_set(vqgan: Vqgan, copied: Path) -> None:
     (copied / "manifest.json").unlink()
-    min(copied.glob("tokens-*")).unlink()
+    min(copied.glob("data/tokens-*")).unlink()
     found = described(vqgan, copied)
     assert found["kind"] == "unfinished data set"
     assert (found["planned"], found["shards"]) == (41, "3 of 4")
@@ -52,7 +52,7 @@ def test_unfinished_data_set(vqgan: Vqgan, copied: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_shard(vqgan: Vqgan, finished: Path, scheme: str) -> None:
-    found = described(vqgan, f"{scheme}{finished}/out/tokens-00002-of-00004.parquet")
+    found = described(vqgan, f"{scheme}{finished}/out/data/tokens-00002-of-00004.parquet")
     assert (found["kind"], found["slice"], found["grid"]) == ("shard", "2 of 4", [16, 16])
     assert found["images"] + found["rejects"] in (10, 11)
     assert found["columns"]["key"] == "string"
@@ -77,7 +77,7 @@ def test_nonsense(vqgan: Vqgan, tmp_path: Path, make: Callable[[Path], None], sa
 
 def test_other_parquet_files(vqgan: Vqgan, copied: Path) -> None:
     assert "not a token shard" in vqgan("inspect", copied / "plan" / "keys.parquet").line
-    assert "not a token shard" in vqgan("inspect", next(copied.glob("rejects-*"))).line
+    assert "not a token shard" in vqgan("inspect", next(copied.glob("rejects/rejects-*"))).line
     shutil.copy(copied / "plan" / "plan.json", copied / "codec.json")
     assert "cannot be read" in vqgan("inspect", copied).line
 

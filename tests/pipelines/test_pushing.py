@@ -1,6 +1,5 @@
 """Codecs to the Hub, without a network: what is uploaded loads again, and each failure is one line."""
 
-import hashlib
 import json
 import shutil
 import sys
@@ -8,73 +7,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from pipelines.pushing import push_codec
+from pipelines.pushing import push
 from vqgan.checkpoint import read_info
 from vqgan.codec import Codec
 
+from .fake_hub import Hub, lay_out_as_cache
+
 Refused = Callable[[str], AbstractContextManager[None]]
 GOLDEN = Path(__file__).parents[1] / "testdata" / "golden" / "lwm"
-
-
-class Hub:
-    """Stands in for ``huggingface_hub``: one repository, in memory."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.calls: list[tuple[Any, ...]] = []
-        self.failure: Exception | None = None
-
-    def HfApi(self, library_name: str) -> "Hub":  # noqa: N802
-        assert library_name == "vqgan-pipelines"
-        return self
-
-    def CommitOperationAdd(self, name: str, content: Path | bytes) -> tuple[str, bytes]:  # noqa: N802
-        return name, content if isinstance(content, bytes) else content.read_bytes()
-
-    def CommitOperationDelete(self, name: str, is_folder: bool) -> tuple[str, None]:  # noqa: N802
-        assert not is_folder
-        return name, None
-
-    def create_repo(self, repo: str, *, private: bool, exist_ok: bool) -> None:
-        if self.failure is not None:
-            raise self.failure
-        self.calls.append(("create", repo, private, exist_ok))
-
-    def create_branch(self, repo: str, *, branch: str, exist_ok: bool) -> None:
-        self.calls.append(("branch", repo, branch, exist_ok))
-
-    def list_repo_files(self, repo: str, *, revision: str | None) -> list[str]:
-        return sorted(self.files)
-
-    def create_commit(
-        self,
-        repo: str,
-        operations: list[tuple[str, bytes | None]],
-        *,
-        commit_message: str,
-        revision: str | None,
-    ) -> SimpleNamespace:
-        self.calls.append(("commit", repo, commit_message, revision))
-        names = [name for name, _ in operations]
-        assert len(set(names)) == len(names)
-        for name, content in operations:
-            if content is None:
-                del self.files[name]
-            else:
-                self.files[name] = content
-        return SimpleNamespace(commit_url=f"https://hub/{repo}/commit/1")
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
-    made = Hub()
-    monkeypatch.setitem(sys.modules, "huggingface_hub", made)
-    return made
 
 
 @pytest.fixture
@@ -83,25 +27,10 @@ def copied_codec(codec_path: str, tmp_path: Path) -> Path:
     return Path(shutil.copytree(codec_path, tmp_path / "codec"))
 
 
-def lay_out_as_cache(files: dict[str, bytes], folder: Path) -> Path:
-    """The Hub's cache: a snapshot of links to blobs. Gives the snapshot's folder."""
-    repo, commit = folder / "models--owner--name", "a" * 40
-    snapshot = repo / "snapshots" / commit
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text(commit)
-    (repo / "blobs").mkdir()
-    for name, content in files.items():
-        blob = repo / "blobs" / hashlib.sha256(content).hexdigest()
-        blob.write_bytes(content)
-        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
-        (snapshot / name).symlink_to(blob)
-    return snapshot
-
-
 def test_what_is_uploaded_loads_again(hub: Hub, copied_codec: Path, tmp_path: Path) -> None:
     (copied_codec / "notes.txt").write_text("private")
     (copied_codec / "encoder" / ".backup").write_text("private")
-    line = push_codec(str(copied_codec), "owner/name")
+    line = push(str(copied_codec), "owner/name")
     fingerprint = read_info(copied_codec).fingerprint
     assert line.startswith(f"https://hub/owner/name/commit/1: codec {fingerprint[:12]}, ")
     assert line.endswith("its name is hf://owner/name")
@@ -119,7 +48,7 @@ def test_what_is_uploaded_loads_again(hub: Hub, copied_codec: Path, tmp_path: Pa
 
 
 def test_options_go_along(hub: Hub, codec_path: str) -> None:
-    line = push_codec(codec_path, "hf://owner/name", revision="v2", private=True, message="second")
+    line = push(codec_path, "hf://owner/name", revision="v2", private=True, message="second")
     assert line.endswith("its name is hf://owner/name@v2")
     assert hub.calls == [
         ("create", "owner/name", True, True),
@@ -130,8 +59,8 @@ def test_options_go_along(hub: Hub, codec_path: str) -> None:
 
 def test_files_of_an_earlier_codec_go(hub: Hub, codec_path: str, other_codec: str, tmp_path: Path) -> None:
     hub.files = {"LICENSE": b"text", "encoder": b"no folder", "encoder/d/old": b"1", "decoders/x": b"2"}
-    push_codec(other_codec, "owner/name")
-    push_codec(codec_path, "owner/name")
+    push(other_codec, "owner/name")
+    push(codec_path, "owner/name")
     kept = {"LICENSE", "encoder", "decoders/x"}
     assert set(hub.files) == {"codec.json", "README.md", *read_info(codec_path).files, *kept}
     assert json.loads(hub.files["codec.json"])["fingerprint"] == read_info(codec_path).fingerprint
@@ -142,7 +71,7 @@ def test_codecs_written_before_sizes_were_recorded(hub: Hub, copied_codec: Path)
     data = json.loads((copied_codec / "codec.json").read_text())
     del data["files"]
     (copied_codec / "codec.json").write_text(json.dumps(data))
-    push_codec(str(copied_codec), "owner/name")
+    push(str(copied_codec), "owner/name")
     assert set(hub.files) == {"codec.json", "README.md", *names}
 
 
@@ -151,20 +80,20 @@ def test_names_outside_the_folder_are_not_read(hub: Hub, copied_codec: Path) -> 
     (copied_codec.parent / "secret").write_text("secret")
     data["files"] |= {"../secret": 6, "/etc/hostname": 1, "encoder/../../secret": 6}
     (copied_codec / "codec.json").write_text(json.dumps(data))
-    push_codec(str(copied_codec), "owner/name")
+    push(str(copied_codec), "owner/name")
     assert not [name for name in hub.files if "secret" in name or "etc" in name]
 
 
 def test_cards(hub: Hub, copied_codec: Path) -> None:
-    push_codec(str(copied_codec), "owner/name")
+    push(str(copied_codec), "owner/name")
     assert hub.files["README.md"].startswith(b"---\nlicense: unknown\n")
     assert b"# VQGAN codec " in hub.files["README.md"]
     (copied_codec / "README.md").write_text("# Mine\n")
-    push_codec(str(copied_codec), "owner/name")
+    push(str(copied_codec), "owner/name")
     assert hub.files["README.md"].startswith(b"---\nlicense: unknown\n")
     assert hub.files["README.md"].endswith(b"---\n\n# Mine\n")
     (copied_codec / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
-    push_codec(str(copied_codec), "owner/name")
+    push(str(copied_codec), "owner/name")
     assert hub.files["README.md"] == b"---\nlicense: mit\n---\n# Mine\n"
 
 
@@ -173,32 +102,32 @@ def test_a_damaged_codec_is_refused(hub: Hub, copied_codec: Path, refused: Refus
     content = largest.read_bytes()
     largest.write_bytes(content[:-1])
     with refused(f"{largest.name} is {len(content) - 1} bytes, expected {len(content)} bytes"):
-        push_codec(str(copied_codec), "owner/name")
+        push(str(copied_codec), "owner/name")
     largest.unlink()
     with refused("is missing"):
-        push_codec(str(copied_codec), "owner/name")
+        push(str(copied_codec), "owner/name")
     with refused("nothing there"):
-        push_codec(str(copied_codec / "none"), "owner/name")
+        push(str(copied_codec / "none"), "owner/name")
     assert hub.calls == []
 
 
 def test_a_foreign_checkpoint_is_to_be_converted(hub: Hub, refused: Refused) -> None:
     with refused("another code base; convert it first with: vqgan import"):
-        push_codec(str(GOLDEN), "owner/name")
+        push(str(GOLDEN), "owner/name")
     assert hub.calls == []
 
 
 @pytest.mark.parametrize("repo", ["name", "a/b/c", "", "owner/", "owner/na me", "../name", "owner/name@v1"])
 def test_malformed_names(repo: str, hub: Hub, codec_path: str, refused: Refused) -> None:
     with refused("write the repository as owner/name"):
-        push_codec(codec_path, repo)
+        push(codec_path, repo)
     assert hub.calls == []
 
 
 def test_without_the_library(codec_path: str, monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with refused(r"pip install 'vqgan-pipelines\[hub\]'"):
-        push_codec(codec_path, "owner/name")
+        push(codec_path, "owner/name")
 
 
 def failure(kind: str, text: str, status: int | None = None, base: type[Exception] = Exception) -> Exception:
@@ -233,7 +162,7 @@ def test_failures_are_one_line(
 ) -> None:
     hub.failure = error
     with refused(f"^owner/name: .*{message}"):
-        push_codec(codec_path, "owner/name")
+        push(codec_path, "owner/name")
 
 
 def test_the_library_has_what_is_called() -> None:

@@ -244,7 +244,7 @@ def test_killed_at_every_step(
     steps = live(settings("reference"), None, monkeypatch)
     reference = contents(tmp_path / "reference")
     assert steps > 40
-    assert sum(name.startswith("rejects-") for name in reference) >= 1
+    assert sum(name.startswith("rejects/") for name in reference) >= 1
     left_something = 0
     for last in range(steps):
         config = settings(f"run-{last}")
@@ -332,7 +332,7 @@ def test_file_size_limit(source: Path, codec_path: str, tmp_path: Path) -> None:
     assert "no space left" in short.stderr
     assert "tokens-" in short.stderr
     assert not list(output.rglob("*.tmp"))
-    assert not list(output.glob("tokens-*"))
+    assert not list(output.glob("data/tokens-*"))
     assert (output / "plan" / "plan.json").exists()
     assert run(1 << 30).returncode == 0
     assert (output / "manifest.json").exists()
@@ -374,7 +374,7 @@ def test_full_disk(
         patch.setattr(tokenize_images, "_run_pipeline", carry_out)
         with pytest.raises(UserError, match="no space left to write it; free some and run the same command"):
             tokenize_images.run(config, [])
-    complete = {name for name in contents(tmp_path / "run") if name.startswith("tokens-")}
+    complete = {name for name in contents(tmp_path / "run") if name.startswith("data/tokens-")}
     before = {name: os.stat(tmp_path / "run" / name).st_mtime_ns for name in complete}
     assert not list((tmp_path / "run").rglob("*.tmp"))
     live(config, None, monkeypatch)

@@ -82,9 +82,7 @@ def sample(vqgan: Vqgan, prior: Path, tmp_path: Path) -> Vqgan:
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [
-        row for path in sorted(folder.glob("tokens-*.parquet")) for row in pq.read_table(path).to_pylist()
-    ]
+    return [row for path in sorted(folder.glob("data/*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 def test_what_is_written(
@@ -102,7 +100,7 @@ def test_what_is_written(
         with Image.open(out / "pictures" / f"{row['key']}.png") as opened:
             np.testing.assert_array_equal(np.asarray(opened), pixels)
         assert (row["width"], row["height"]) == pixels.shape[1::-1]
-    footer = json.loads(pq.read_metadata(out / "tokens-00000-of-00002.parquet").metadata[METADATA_KEY])
+    footer = json.loads(pq.read_metadata(out / "data/tokens-00000-of-00002.parquet").metadata[METADATA_KEY])
     assert footer["sampling"]["settings"]["temperature"] == 0.9
     assert footer["sampling"]["settings"]["top_k"] == 9
     assert "masked" not in footer["sampling"]["settings"]  # which this kind does not look at
@@ -114,7 +112,7 @@ def test_what_is_written(
     verified = vqgan("verify", out)
     assert verified.code == 0, verified
     assert vqgan("inspect", out).code == 0
-    assert vqgan("inspect", out / "tokens-00000-of-00002.parquet").code == 0
+    assert vqgan("inspect", out / "data/tokens-00000-of-00002.parquet").code == 0
 
 
 def test_a_seed_decides_on_its_sample(sample: Vqgan, tmp_path: Path) -> None:
@@ -157,7 +155,7 @@ def test_goes_on_after_an_interruption(
     stopped = sample()
     assert stopped.code == 130
     assert "same command continues" in stopped.line
-    first = tmp_path / "out" / "tokens-00000-of-00002.parquet"
+    first = tmp_path / "out" / "data/tokens-00000-of-00002.parquet"
     stamp = first.stat().st_mtime_ns
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert sample().code == 0
@@ -170,12 +168,12 @@ def test_a_finished_run_is_left_alone_and_what_is_lost_made_again(sample: Vqgan,
     before = contents(tmp_path / "out")
     again = sample()
     assert (again.code, contents(tmp_path / "out")) == (0, before)
-    for lost in ("tokens-00001-of-00002.parquet", "pictures/seed-0000000003.png", "sheet.png"):
+    for lost in ("data/tokens-00001-of-00002.parquet", "pictures/seed-0000000003.png", "sheet.png"):
         (tmp_path / "out" / lost).unlink()
         assert sample().code == 0
         assert contents(tmp_path / "out") == before
     shutil.rmtree(tmp_path / "out" / "pictures")
-    shard = tmp_path / "out" / "tokens-00000-of-00002.parquet"
+    shard = tmp_path / "out" / "data/tokens-00000-of-00002.parquet"
     shard.write_bytes(shard.read_bytes()[:500])
     assert sample().code == 0
     assert contents(tmp_path / "out") == before
@@ -386,7 +384,7 @@ def test_the_codec_of_another_prior(sample: Vqgan, other_codec: str, codec_path:
 def test_a_damaged_shard_is_made_again(sample: Vqgan, tmp_path: Path) -> None:
     assert sample().code == 0
     before = contents(tmp_path / "out")
-    shard = tmp_path / "out" / "tokens-00001-of-00002.parquet"
+    shard = tmp_path / "out" / "data/tokens-00001-of-00002.parquet"
     shard.write_bytes(shard.read_bytes()[:100])
     (tmp_path / "out" / "manifest.json").unlink()
     assert sample().code == 0

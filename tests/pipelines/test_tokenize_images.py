@@ -35,6 +35,7 @@ from transforms.sources import Entry, SourceConfig
 from transforms.sources.folder import FolderSource
 from transforms.tokenizing import TokenizeCorpus
 from vqgan.errors import UserError
+from vqgan.shards import rejects_name, shard_name
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = Path(__file__).parents[1] / "testdata" / "hostile"
@@ -43,7 +44,8 @@ Manifest = Callable[[Path], dict[str, Any]]
 
 
 def shards(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+    found = [path for name in ("data", "rejects") for path in (folder / name).glob("*.parquet")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def everything(folder: Path) -> dict[str, tuple[int, str]]:
@@ -59,11 +61,11 @@ def everything(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def rows_of(folder: Path) -> pa.Table:
-    return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("tokens-*.parquet"))])
+    return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("data/tokens-*.parquet"))])
 
 
 def rejects_of(folder: Path) -> dict[str, rejects.RejectRow]:
-    rows = [row for path in folder.glob("rejects-*.parquet") for row in rejects.read(str(path))]
+    rows = [row for path in folder.glob("rejects/rejects-*.parquet") for row in rejects.read(str(path))]
     found = {row.key: row for row in rows}
     assert len(found) == len(rows)
     return found
@@ -80,10 +82,10 @@ def test_a_run(tokenize: Vqgan, vqgan: Vqgan, few: Path, tmp_path: Path, manifes
     out = tmp_path / "out"
     assert tokenize(few, "--report").code == 0
     assert sorted(path.name for path in out.iterdir()) == [
-        "manifest.json",
-        "plan",
-        "report.html",
-        *(f"tokens-0000{number}-of-00003.parquet" for number in range(3)),
+        *("README.md", "data", "manifest.json", "plan", "report.html")
+    ]
+    assert sorted(path.name for path in (out / "data").iterdir()) == [
+        f"tokens-0000{number}-of-00003.parquet" for number in range(3)
     ]
     table = rows_of(out)
     assert sorted(table.column("key").to_pylist()) == sorted(path.name for path in few.iterdir())
@@ -168,7 +170,7 @@ def test_another_run_is_refused(
     assert tokenize(few).code == 0
     if not complete:
         (tmp_path / "out" / "manifest.json").unlink()
-        (tmp_path / "out" / "tokens-00001-of-00003.parquet").unlink()
+        (tmp_path / "out" / "data" / "tokens-00001-of-00003.parquet").unlink()
     before = everything(tmp_path / "out")
     change(few)
     refused = tokenize(few, *(other_codec if flag == "OTHER" else flag for flag in flags))
@@ -182,7 +184,7 @@ def test_shards_without_a_plan_are_not_touched(tokenize: Vqgan, few: Path, tmp_p
     tokenize(few)
     shutil.rmtree(tmp_path / "out" / "plan")
     before = everything(tmp_path / "out")
-    assert "there is something else in it, such as manifest.json, and no plan" in tokenize(few).line
+    assert "there is something else in it, such as README.md, and no plan" in tokenize(few).line
     assert everything(tmp_path / "out") == before
 
 
@@ -198,14 +200,14 @@ def test_a_truncated_shard_of_a_finished_run_is_made_again(
     tokenize: Vqgan, few: Path, tmp_path: Path
 ) -> None:
     tokenize(few)
-    shard = min((tmp_path / "out").glob("tokens-*"))
+    shard = min((tmp_path / "out").glob("data/tokens-*"))
     whole = shard.read_bytes()
     shard.write_bytes(whole[:1000])
     assert tokenize(few).code == 0
     assert shard.read_bytes() == whole
 
 
-@pytest.mark.parametrize("name", ["tokens-00001-of-00003.parquet", "rejects-00001-of-00003.parquet"])
+@pytest.mark.parametrize("name", [shard_name(1, 3), rejects_name(1, 3)])
 def test_a_lost_file_of_a_finished_run_is_made_again(
     tokenize: Vqgan, vqgan: Vqgan, few: Path, tmp_path: Path, name: str
 ) -> None:
@@ -381,7 +383,7 @@ def test_swapped_weights(
     result = tokenize(few, "--codec", tmp_path / "codec")
     assert result.code == 2
     assert str(tmp_path / "codec") in result.line
-    assert not list((tmp_path / "out").glob("tokens-*"))
+    assert not list((tmp_path / "out").glob("data/tokens-*"))
 
 
 def test_duplicate_keys_are_refused_before_any_work(tokenize: Vqgan, few: Path, tmp_path: Path) -> None:
@@ -653,7 +655,7 @@ def test_histogram_agrees_with_duckdb(finished: Path, manifest: Manifest) -> Non
     found = manifest(finished / "out")["codebook"]
     query = f"""
         SELECT code, count(*) FROM (
-            SELECT unnest(tokens) AS code FROM read_parquet('{finished}/out/tokens-*.parquet')
+            SELECT unnest(tokens) AS code FROM read_parquet('{finished}/out/data/*.parquet')
         ) GROUP BY code
     """
     counted = dict(duckdb.sql(query).fetchall())
@@ -679,7 +681,7 @@ def test_manifest_is_last(
     assert (result.code, "no report today" in result.line) == (2, True)
     before = everything(tmp_path / "out")
     assert "manifest.json" not in before
-    assert sum(name.startswith("tokens-") for name in before) == 3
+    assert sum(name.startswith("data/tokens-") for name in before) == 3
     assert tokenize(few, "--report").code == 0
     after = everything(tmp_path / "out")
     assert {name: after[name] for name in before} == before

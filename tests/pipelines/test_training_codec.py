@@ -214,7 +214,7 @@ def test_what_a_run_leaves(trained: Path) -> None:
 
 def test_train_then_tokenize(tokenize: Vqgan, trained: Path, few: Path, tmp_path: Path) -> None:
     assert tokenize(few, "--codec", trained / "run").code == 0
-    assert len(list((tmp_path / "out").glob("tokens-*"))) == 3
+    assert len(list((tmp_path / "out").glob("data/tokens-*"))) == 3
 
 
 def test_stopped_by_sigterm_and_continued(trained: Path, tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def sketches(tokenize: Vqgan, labelled: Path, photos: Path, tmp_path: Path) -> P
 
 def read_rows(folder: Path) -> list[tuple[tuple[str, int], tuple[int, ...]]]:
     """Key and view, and tokens, of each row."""
-    tables = [pq.read_table(path) for path in sorted(folder.glob("tokens-*"))]
+    tables = [pq.read_table(path) for path in sorted(folder.glob("data/tokens-*"))]
     rows = pa.concat_tables(tables).select(["key", "view", "tokens"]).to_pylist()
     return [((row["key"], row["view"]), tuple(row["tokens"])) for row in rows]
 
@@ -290,7 +290,7 @@ def test_condition_without_partners(
     result = vqgan(
         *command(finished / "out", tmp_path / "run", "--condition", tmp_path / "condition", "--quiet")
     )
-    tokens = pa.concat_tables(pq.read_table(path) for path in sorted((finished / "out").glob("tokens-*")))
+    tokens = pa.concat_tables(pq.read_table(path) for path in sorted((finished / "out").glob("data/*")))
     keys = pc.unique(tokens["key"]).to_pylist()
     assert len(keys) == 40
     assert result.code == 2

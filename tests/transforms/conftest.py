@@ -11,6 +11,7 @@ from flax import nnx
 from PIL import Image
 
 from pipelines import tokenize_images
+from pipelines.planned_runs import make_folders
 from pipelines.tokenize_images import Prepared, TokenizeConfig
 from transforms.geometry import Geometry
 from transforms.images import DecodeConfig
@@ -24,6 +25,7 @@ from vqgan.checkpoint import PARTS, save_codec
 from vqgan.codec import Codec
 from vqgan.config import ModelConfig
 from vqgan.model import VQGAN
+from vqgan.shards import DATA_FOLDER
 
 PHOTOS = sorted((Path(__file__).parents[1] / "testdata" / "photos").glob("*.jpg"))
 TOY = ModelConfig(
@@ -131,6 +133,7 @@ def planned() -> Callable[[TokenizeConfig], Prepared]:
     def plan(config: TokenizeConfig) -> Prepared:
         prepared = tokenize_images.prepare(config)
         write_plan(config.output, prepared.plan, prepared.slices)
+        make_folders(config.output, DATA_FOLDER)
         return prepared
 
     return plan

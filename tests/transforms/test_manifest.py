@@ -22,7 +22,7 @@ from transforms.tokenizing import SumSummaries
 from vqgan.errors import UserError
 from vqgan.manifest import read_manifest, write_manifest
 
-PLAN = Plan({"version": 1}, slices=3, entries=30)
+PLAN = Plan({"version": 2}, slices=3, entries=30)
 
 
 def summary(number: int, rejects: int = 0, seconds: float | None = 2.0) -> SliceSummary:

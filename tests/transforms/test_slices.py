@@ -32,8 +32,10 @@ def ignore(images: int, rejected: int) -> None:
 
 
 def digests(folder: str) -> dict[str, str]:
-    found = Path(folder).glob("*.parquet")
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+    found = [path for name in ("data", "rejects") for path in (Path(folder) / name).glob("*.parquet")]
+    return {
+        f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in found
+    }
 
 
 def make_all(prepared: Prepared, codec: Codec) -> None:
@@ -199,7 +201,7 @@ def test_other_slices_do_not_matter(
     other = planned(configure(photos, output=str(tmp_path / "b")))
     make_shard(other.job, 2, codec, ignore)
     (found,) = digests(other.config.output).items()
-    assert found == ("tokens-00002-of-00004.parquet", digests(reference.config.output)[found[0]])
+    assert found == ("data/tokens-00002-of-00004.parquet", digests(reference.config.output)[found[0]])
 
 
 def test_rows_keep_the_order_of_the_plan(
@@ -322,7 +324,7 @@ def test_reject_rate(
         return
     with pytest.raises(UserError, match=r"slice 0: 5 of 20 images were rejected.*--max-reject-rate"):
         make_shard(prepared.job, 0, codec, ignore)
-    assert list(Path(prepared.config.output).glob("*.parquet")) == []
+    assert digests(prepared.config.output) == {}
 
 
 def test_a_finished_shard_is_kept(configure: Configure, planned: Planned, photos: Path, codec: Codec) -> None:
@@ -393,7 +395,7 @@ def test_rejects_of_a_killed_run_do_not_stay(
     """A run found rejects and was killed before its shard; now every image can be read."""
     prepared = planned(configure(photos, slice_size=20))
     row = rejects.from_error("a", "read", "OSError", "Stale file handle", None)
-    rejects.write(f"{prepared.config.output}/{rejects_name(0, 1)}", [row])
+    rejects.publish(prepared.config.output, 0, 1, [row])
     make_shard(prepared.job, 0, codec, ignore)
     assert list(digests(prepared.config.output)) == [shard_name(0, 1)]
 
@@ -407,7 +409,7 @@ def test_a_shard_of_another_plan_is_made_again(
     other = planned(configure(photos, geometry=padded, output=str(tmp_path / "b")))
     make_shard(other.job, 1, codec, ignore)
     good = digests(prepared.config.output)
-    shutil.copy(Path(other.config.output) / shard_name(1, 4), prepared.config.output)
+    shutil.copy(Path(other.config.output) / shard_name(1, 4), Path(prepared.config.output) / "data")
     assert digests(prepared.config.output) != good
     make_all(prepared, codec)
     assert digests(prepared.config.output) == good

@@ -28,11 +28,11 @@ def out(configure: Configure, run: Run, photos: Path, tmp_path: Path) -> Path:
 
 def test_summary(out: Path) -> None:
     found = summarize(str(out), 0, 1, seconds=1.5)
-    (shard,), (rejects,) = out.glob("tokens-*"), out.glob("rejects-*")
+    (shard,), (rejects,) = out.glob("data/tokens-*"), out.glob("rejects/rejects-*")
     assert found.shard.sha256 == hashlib.sha256(shard.read_bytes()).hexdigest()
     assert found.shard.bytes == shard.stat().st_size
     assert found.reject_file is not None
-    assert found.reject_file.name == rejects.name
+    assert found.reject_file.name == f"rejects/{rejects.name}"
     assert found.reject_file.sha256 == hashlib.sha256(rejects.read_bytes()).hexdigest()
     assert (found.planned, found.images, found.rejects, found.shard.rows) == (8, 7, 1, 7)
     assert found.reject_reasons == {"decode: UnidentifiedImageError": 1}
@@ -43,7 +43,7 @@ def test_summary(out: Path) -> None:
 
 def test_every_column_is_read(out: Path) -> None:
     """Damage in any column must be seen before a manifest vouches for the file."""
-    (path,) = out.glob("tokens-*")
+    (path,) = out.glob("data/tokens-*")
     footer = pq.ParquetFile(path).metadata.row_group(0)
     whole = path.read_bytes()
     for column in range(footer.num_columns):

@@ -34,7 +34,7 @@ def data(configure: Configure, run: Run, photos: Path, tmp_path: Path) -> Path:
 
 
 def reject_file(data: Path) -> Path:
-    (path,) = data.glob("rejects-*")
+    (path,) = data.glob("rejects/rejects-*")
     return path
 
 
@@ -115,8 +115,8 @@ def swap_shards(data: Path) -> None:
     contents = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(contents)
-    refresh(data, first.name)
-    refresh(data, second.name)
+    refresh(data, SHARD)
+    refresh(data, shard_name(2, 4))
 
 
 def another_plan(data: Path) -> None:
@@ -162,7 +162,7 @@ def other_token(data: Path) -> None:
 def lose_a_reject(data: Path) -> None:
     path = reject_file(data)
     pq.write_table(pq.read_table(path).slice(1), path)
-    refresh(data, path.name)
+    refresh(data, str(path.relative_to(data)))
 
 
 def forget_the_rejects(data: Path) -> None:
@@ -197,7 +197,7 @@ def wrong_footer_counts(data: Path) -> None:
         (truncate, f"{SHARD} has changed"),
         (lose_a_shard, f"{SHARD} is missing"),
         (lose_the_rejects, "rejects-.* is missing"),
-        (add_a_stray, "tokens-00004-of-00005.parquet belongs to no manifest entry"),
+        (add_a_stray, "data/tokens-00004-of-00005.parquet belongs to no manifest entry"),
         (swap_shards, f"{SHARD}: slice number is 2, expected 1"),
         (another_plan, f"{SHARD}: plan hash is 0000"),
         (another_codec, f"{SHARD}: codec is 0000"),
@@ -290,4 +290,4 @@ def test_spread(sample: int, slices: int) -> None:
 
 
 def test_names() -> None:
-    assert rejects_name(3, 10) == "rejects-00003-of-00010.parquet"
+    assert rejects_name(3, 10) == "rejects/rejects-00003-of-00010.parquet"

@@ -15,7 +15,8 @@ from vqgan.manifest import MANIFEST_FILE, check_tokens, read_manifest
         ("{", r"manifest.json: damaged \(.*\); restore it, or move it away and run the command that wrote"),
         ("[1]", "manifest.json: damaged"),
         ('{"name": "a web page"}', r"manifest.json: damaged \(no 'version'\); restore it, or move it away"),
-        ('{"version": 2}', "manifest.json: format version 2, this release reads 1"),
+        ('{"version": 1}', "manifest.json: format version 1, this release reads 2; make the data set again"),
+        ('{"version": 3}', "manifest.json: format version 3, this release reads 2; upgrade"),
     ],
 )
 def test_damaged(text: str, match: str, tmp_path: Path, refused: Any) -> None:
@@ -27,7 +28,7 @@ def test_damaged(text: str, match: str, tmp_path: Path, refused: Any) -> None:
 def test_what_cannot_be_read_is_not_called_damaged(
     tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / MANIFEST_FILE).write_text('{"version": 1}')
+    (tmp_path / MANIFEST_FILE).write_text('{"version": 2}')
 
     def read_bytes(path: str) -> bytes:
         raise PermissionError(13, "Permission denied")
@@ -38,6 +39,6 @@ def test_what_cannot_be_read_is_not_called_damaged(
 
 
 def test_pictures_are_no_tokens(refused: Any) -> None:
-    check_tokens("set", {"version": 1})
+    check_tokens("set", {"version": 2})
     with refused("^set: holds pictures already; give the token data set"):
-        check_tokens("set", {"version": 1, "kind": "images"})
+        check_tokens("set", {"version": 2, "kind": "images"})

@@ -28,7 +28,7 @@ from vqgan.shards import (
     shard_name,
     shard_schema,
     smallest_encoding,
-    token_type,
+    token_dtype,
 )
 
 GRID = (2, 3)
@@ -93,13 +93,13 @@ def opened(data: bytes) -> Shard:
 
 
 def test_names() -> None:
-    assert shard_name(17, 128) == "tokens-00017-of-00128.parquet"
-    assert rejects_name(17, 128) == "rejects-00017-of-00128.parquet"
+    assert shard_name(17, 128) == "data/tokens-00017-of-00128.parquet"
+    assert rejects_name(17, 128) == "rejects/rejects-00017-of-00128.parquet"
 
 
 @pytest.mark.parametrize(("codes", "kind"), [(2, pa.uint16()), (65_536, pa.uint16()), (65_537, pa.uint32())])
-def test_token_type(codes: int, kind: pa.DataType) -> None:
-    assert token_type(codes) == kind
+def test_token_dtype(codes: int, kind: pa.DataType) -> None:
+    assert pa.from_numpy_dtype(token_dtype(codes)) == kind
 
 
 @pytest.mark.parametrize(("codes", "kind"), [(1024, pa.uint16()), (262_144, pa.uint32())])
@@ -139,7 +139,7 @@ def test_footer_round_trip(path: Path) -> None:
         assert shard.metadata == expected
         assert shard.rows == 20
     footer = json.loads(pq.read_metadata(path).metadata[METADATA_KEY])
-    assert footer["version"] == 1
+    assert footer["version"] == 2
     fields = {field.name for field in dataclasses.fields(ShardMetadata)}
     assert {*footer} == {"version", *fields} - {"sampling"}  # which is for tokens drawn from a prior only
 
@@ -306,15 +306,18 @@ def test_foreign_parquet(refused: Any) -> None:
         opened(with_footer(None))
 
 
-def test_future_version(refused: Any) -> None:
-    document = {**json.loads(metadata().to_json()), "version": 2, "new": 1}
-    with refused("shard format version 2, this release reads 1; upgrade"):
+@pytest.mark.parametrize(
+    ("version", "advice"), [(3, "upgrade"), ("x", "upgrade"), (1, "make the data set again, in a new folder")]
+)
+def test_other_version(version: Any, advice: str, refused: Any) -> None:
+    document = {**json.loads(metadata().to_json()), "version": version, "new": 1}
+    with refused(f"format version {version}, this release reads 2; {advice}"):
         opened(with_footer({METADATA_KEY: json.dumps(document).encode()}))
 
 
 @pytest.mark.parametrize(
     "footer",
-    [b"", b"{", b"[]", b"3", b"{}", b"\xff", b'{"version": 1}', b'{"version": 1, "grid": [2]}'],
+    [b"", b"{", b"[]", b"3", b"{}", b"\xff", b'{"version": 2}', b'{"version": 2, "grid": [2]}'],
 )
 def test_damaged_footer(footer: bytes, refused: Any) -> None:
     with refused("shard: damaged footer metadata"):
@@ -363,7 +366,7 @@ def size(tokens: pa.Table, options: dict[str, Any]) -> int:
 
 
 def token_table(codes: int) -> pa.Table:
-    tokens = pa.array(grids(4000, codes, (8, 8)).reshape(-1), token_type(codes))
+    tokens = pa.array(grids(4000, codes, (8, 8)).reshape(-1).astype(token_dtype(codes)))
     return pa.table({"tokens": pa.FixedSizeListArray.from_arrays(tokens, 64)})
 
 

@@ -2,13 +2,16 @@
 
 import dataclasses
 import io
-from typing import Any
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from vqgan.errors import UserError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+VIEWS = ("all", "first")
+FORMATS = ("png", "webp", "jpeg", "tar", "parquet")
+"""Of ``vqgan decode``; the first three are a file for each picture."""
 CONTAINERS = ("files", "tar", "parquet")
 EXTENSIONS = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 DEFAULT_QUALITY = {"webp": 90, "jpeg": 95}
@@ -65,8 +68,10 @@ class ImageForm:
                 f"pictures of {width}x{height}: {self.encoding} ends at {limit} a side; choose png"
             )
 
-    def encode(self, pixels: np.ndarray) -> bytes:
+    def encode(self, pixels: "np.ndarray") -> bytes:
         """uint8 ``[H, W, 3]`` as a file's bytes; the same pixels give the same bytes."""
+        from PIL import Image
+
         sink = io.BytesIO()
         image = Image.fromarray(pixels)
         if self.encoding == "png":

@@ -14,15 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vqgan import filesystems
+from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
-from vqgan.manifest import AGAIN
+from vqgan.manifest import AGAIN, FORMAT_VERSION, check_version
 
-FORMAT_VERSION = 1
 METADATA_KEY = b"vqgan-images"
 ROWS_PER_GROUP = 1024
 BYTES_PER_GROUP = 32 << 20
 IMAGE = "image"
-IMAGE_FIELD = pa.field(IMAGE, pa.struct([("bytes", pa.binary()), ("path", pa.string())]), nullable=False)
+# `datasets` takes a column for the feature that the schema names only if the fields are equal, and its own
+# fields are nullable. No picture is ever null.
+IMAGE_FIELD = pa.field(IMAGE, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 INDEX_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -99,33 +101,38 @@ class IndexMetadata:
         """Reads the footer's JSON.
 
         Raises:
-          UserError: another format version, or a field is missing.
+          UserError: another format version, or a field is missing or of another type.
         """
-        try:
-            document = json.loads(data)
-            version = document.pop("version")
-            if version != FORMAT_VERSION:
-                raise UserError(f"{where}: index version {version}, this release reads {FORMAT_VERSION}")
-            return cls(**document)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{where}: damaged footer metadata ({error})") from error
+        fields = parse_document(
+            data, lambda reason: UserError(f"{where}: damaged footer metadata ({reason})")
+        )
+        check_version(where, fields.value("version"))
+        fields.only({"version", *(field.name for field in dataclasses.fields(cls))})
+        archive = None if fields.value("archive", None) is None else fields.fields("archive")
+        return cls(
+            plan_hash=fields.text("plan_hash"),
+            slice_number=fields.integer("slice_number"),
+            slices=fields.integer("slices"),
+            container=fields.text("container"),
+            encoding=fields.text("encoding"),
+            fingerprint=fields.text("fingerprint"),
+            decoder_sha256=fields.text("decoder_sha256"),
+            planned=fields.integer("planned"),
+            images=fields.integer("images", 0),
+            rejects=fields.integer("rejects", 0),
+            archive=None if archive is None else _archive(archive),
+        )
 
 
-def index_name(number: int, slices: int) -> str:
-    """``images-00017-of-00128.parquet``."""
-    return f"images-{number:05d}-of-{slices:05d}.parquet"
-
-
-def archive_name(number: int, slices: int) -> str:
-    """``images-00017-of-00128.tar``."""
-    return f"images-{number:05d}-of-{slices:05d}.tar"
+def _archive(fields: Fields) -> dict[str, Any]:
+    return {"name": fields.text("name"), "bytes": fields.integer("bytes"), "sha256": fields.text("sha256")}
 
 
 def index_schema(with_images: bool) -> pa.Schema:
     """Columns of an index, with what Hugging Face ``datasets`` wants to know of them.
 
-    Its ``Image`` feature is a struct of the encoded bytes and a path, and is told from any other struct
-    by JSON under the schema's key ``huggingface`` alone.
+    Its ``Image`` feature is a nullable struct of the encoded bytes and a path, and is told from any other
+    struct by JSON under the schema's key ``huggingface`` alone.
     """
     fields = [IMAGE_FIELD, *INDEX_SCHEMA] if with_images else list(INDEX_SCHEMA)
     features: dict[str, Any] = {
@@ -215,9 +222,15 @@ class Index:
             raise UserError(f"{name}: a Parquet file, but not an index of pictures")
         self.metadata = IndexMetadata.from_json(footer[METADATA_KEY], name)
         self.rows: int = self._file.metadata.num_rows
-        missing = [field for field in INDEX_SCHEMA.names if field not in self._file.schema_arrow.names]
+        schema = self._file.schema_arrow
+        missing = [field for field in INDEX_SCHEMA.names if field not in schema.names]
         if missing:
             raise UserError(f"{name}: damaged (no column {missing[0]!r})")
+        for field in INDEX_SCHEMA:
+            if not schema.field(field.name).equals(field):
+                raise UserError(f"{name}: damaged (column {field.name!r} is not of type {field.type})")
+        if IMAGE in schema.names and schema.field(IMAGE).type != IMAGE_FIELD.type:
+            raise UserError(f"{name}: damaged (column {IMAGE!r} is not of type {IMAGE_FIELD.type})")
 
     def __enter__(self) -> Self:
         return self
@@ -231,13 +244,20 @@ class Index:
         Raises:
           UserError: a damaged page.
         """
-        names = INDEX_SCHEMA.names
+        for batch in self._batches():
+            rows = [IndexRow(**values) for values in batch.select(INDEX_SCHEMA.names).to_pylist()]
+            if IMAGE not in batch.schema.names:
+                yield from ((row, None) for row in rows)
+                continue
+            for row, picture in zip(rows, batch.column(IMAGE).to_pylist(), strict=True):
+                if picture is None or picture["bytes"] is None:
+                    raise UserError(f"{self._name}: damaged (the row of {row.file} holds no picture)")
+                yield row, picture["bytes"]
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
         try:
-            for batch in self._file.iter_batches(batch_size=64):
-                pictures = batch.column(IMAGE).to_pylist() if IMAGE in batch.schema.names else None
-                for number, values in enumerate(batch.select(names).to_pylist()):
-                    yield IndexRow(**values), None if pictures is None else pictures[number]["bytes"]
-        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            yield from self._file.iter_batches(batch_size=64)
+        except (pa.ArrowException, OSError, ValueError) as error:  # of reading alone: nobody else's come here
             raise UserError(f"{self._name}: damaged ({first_line(error)})") from error
 
 

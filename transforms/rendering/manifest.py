@@ -1,5 +1,6 @@
 """The manifest of decoded pictures; its parts bear the names that those of a token data set have."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,11 +8,16 @@ from transforms.manifest import by_name, check_complete, now, reasons, throughpu
 from transforms.plan import Plan
 from transforms.rendering.plan import TokenInput
 from transforms.rendering.summary import ImageTotals
-from vqgan.manifest import IMAGES_KIND, MANIFEST_VERSION
+from transforms.summary import FileSummary
+from vqgan.manifest import FORMAT_VERSION, IMAGES_KIND
 
 
 def build_image_manifest(
-    plan: Plan, totals: ImageTotals, codec: Mapping[str, Any], tokens: TokenInput
+    plan: Plan,
+    totals: ImageTotals,
+    codec: Mapping[str, Any],
+    tokens: TokenInput,
+    metadata: FileSummary | None = None,
 ) -> dict[str, Any]:
     """The manifest as JSON data.
 
@@ -20,16 +26,18 @@ def build_image_manifest(
       totals: of all its slices.
       codec: JSON data about the codec, for readers.
       tokens: what the pictures were made of.
+      metadata: ``metadata.jsonl``, where the pictures are files.
 
     Raises:
       UserError: the slices do not add up to the plan.
     """
     check_complete(plan, totals)
     rejected = sum(entry["rows"] for entry in totals.rejects)
-    files = [*totals.shards, *totals.archives]
+    described = [] if metadata is None else [dataclasses.asdict(metadata)]
+    files = [*totals.shards, *totals.archives, *described]
     separate = totals.image_bytes if plan.identity["form"]["container"] == "files" else 0
     return {
-        "version": MANIFEST_VERSION,
+        "version": FORMAT_VERSION,
         "kind": IMAGES_KIND,
         "plan_hash": plan.hash,
         "identity": plan.identity,
@@ -45,6 +53,7 @@ def build_image_manifest(
         },
         "shards": by_name(totals.shards),
         "archives": by_name(totals.archives),
+        "metadata": described,
         "rejects": by_name(totals.rejects),
         "reject_reasons": reasons(totals),
         "storage": {

@@ -18,8 +18,9 @@ HASH_BYTES = 10
 _PLAIN = re.compile(r"[a-z0-9_](?:[a-z0-9_.,=@# -]*[a-z0-9_,=@#-])?")
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:[. ].*)?", re.IGNORECASE)  # on Windows
 # A folder of such a name could be in the way of a file of another key.
-_LIKE_A_FILE = re.compile(r"(.*)\.(png|webp|jpg|json|cls)")
+_LIKE_A_FILE = re.compile(r"(.*)\.(png|webp|jpg|jsonl?|cls)")
 _DOT_IN_MEMBER = "+"  # in no plain key either
+_SPECIAL = re.compile(r"__.*__")  # WebDataset leaves out what lies in a folder of such a name
 
 
 def file_name(key: str, view: int, extension: str) -> str:
@@ -58,7 +59,7 @@ def _is_plain(key: str) -> bool:
     return (
         len(key) <= MOST_BYTES
         and all(_PLAIN.fullmatch(part) and not _RESERVED.fullmatch(part) for part in parts)
-        and not any(_LIKE_A_FILE.fullmatch(part) for part in parts[:-1])
+        and not any(_LIKE_A_FILE.fullmatch(part) or _SPECIAL.fullmatch(part) for part in parts[:-1])
     )
 
 
@@ -71,7 +72,7 @@ def _readable(key: str) -> str:
     """What a reader may recognise a key by; different keys may give the same."""
     parts = [_harmless(part) for part in unicodedata.normalize("NFC", key).split("/") if part]
     *folders, name = parts or ["_"]
-    folder = "/".join(_unlike_a_file(_cut(part, 60)) for part in folders)
+    folder = "/".join(_ordinary_folder(_cut(part, 60)) for part in folders)
     if len(folder.encode()) > 100:
         folder = ""  # the hash alone tells them apart
     return f"{folder}/{_cut(name, 80)}" if folder else _cut(name, 80)
@@ -83,9 +84,14 @@ def _harmless(part: str) -> str:
     return f"_{kept}" if _RESERVED.fullmatch(kept) else kept
 
 
-def _unlike_a_file(folder: str) -> str:
-    """Case-folded, since a file system may do so as well: ``a.PNG`` may be ``a.png``."""
-    return folder.replace(".", "_") if _LIKE_A_FILE.fullmatch(folder.casefold()) else folder
+def _ordinary_folder(name: str) -> str:
+    """Returns a name that is neither like a file's nor left out by readers.
+
+    It is compared case-folded, since a file system may do so as well: ``a.PNG`` may be ``a.png``.
+    """
+    if _LIKE_A_FILE.fullmatch(name.casefold()):
+        name = name.replace(".", "_")
+    return name.rstrip("_") + "_" if _SPECIAL.fullmatch(name) else name
 
 
 def _cut(text: str, most: int) -> str:

@@ -5,7 +5,7 @@ the plan. A worker reads its own row, and hashes the shard before it trusts it.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -17,11 +17,17 @@ from transforms.plan import Plan, read_plan, write_plan_file
 from vqgan import filesystems
 from vqgan.data.contract import check_footer, check_size
 from vqgan.errors import UserError
-from vqgan.manifest import check_tokens, damaged, read_manifest
+from vqgan.hub import resolve_dataset
+from vqgan.manifest import (
+    FORMAT_VERSION,
+    check_entries,
+    check_tokens,
+    manifest_fields,
+    read_manifest,
+)
 from vqgan.shards import open_shard
 
 PARTS_FILE = "plan/shards.parquet"
-VIEWS = ("all", "first")
 _READERS = 8
 
 
@@ -45,7 +51,7 @@ class TokenInput(NamedTuple):
     """A finished token data set.
 
     Attributes:
-      path: its folder.
+      path: its folder or URI, or ``hf://datasets/owner/name``.
       plan_hash: of its plan.
       grid: ``(h, w)`` of every row.
       codec: path or name of the codec that made its tokens.
@@ -60,6 +66,11 @@ class TokenInput(NamedTuple):
     fingerprint: str
     slices: int
 
+    @property
+    def folder(self) -> str:
+        """Where its files lie; a worker that has none of what lies on the Hub fetches it."""
+        return resolve_dataset(self.path)
+
 
 def read_token_manifest(path: str) -> dict[str, Any]:
     """The manifest of a finished token data set.
@@ -67,8 +78,9 @@ def read_token_manifest(path: str) -> dict[str, Any]:
     Raises:
       UserError: there is none, it is not finished, or it holds something else.
     """
-    manifest = read_manifest(path)
-    if manifest is None and read_plan(path) is not None:
+    folder = resolve_dataset(path)
+    manifest = read_manifest(folder)
+    if manifest is None and read_plan(folder) is not None:
         raise UserError(f"{path}: not finished (no manifest.json); run the command that makes it again")
     if manifest is None:
         raise UserError(f"{path}: no token data set there (no manifest.json); give a finished one")
@@ -82,20 +94,22 @@ def token_input(path: str, manifest: Mapping[str, Any]) -> TokenInput:
     Raises:
       UserError: it lacks something, or there are no shards.
     """
-    try:
-        height, width = manifest["grid"]
-        codec, plan_hash = manifest["codec"], str(manifest["plan_hash"])
-        grid = (int(height), int(width))
-        facts = [
-            (entry["name"], entry["sha256"], entry["rows"], entry["bytes"]) for entry in manifest["shards"]
-        ]
-        name, fingerprint = str(codec["name"]), str(codec["fingerprint"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(path, error) from error
-    found = TokenInput(path, plan_hash, grid, name, fingerprint, len(facts))
-    if not facts:
+    fields = manifest_fields(path, manifest)
+    height, width = fields.integers("grid", 2, least=1)
+    codec = fields.fields("codec")
+    check_entries(fields, "shards")
+    fields.fields("identity", {}).mapping("preprocessing", {})
+    shards = len(manifest["shards"])
+    if not shards:
         raise UserError(f"{path}: there are no shards in it")
-    return found
+    return TokenInput(
+        path=path,
+        plan_hash=fields.text("plan_hash"),
+        grid=(height, width),
+        codec=codec.text("name"),
+        fingerprint=codec.text("fingerprint"),
+        slices=shards,
+    )
 
 
 def plan_parts(
@@ -116,7 +130,7 @@ def plan_parts(
       UserError: a shard is missing, or is not the one of the manifest.
     """
     entries = sorted(shards, key=lambda entry: entry["name"])
-    _check_sizes(tokens.path, entries)
+    _check_sizes(tokens.folder, entries)
     parts: list[Part] = []
     left = sum(entry["rows"] for entry in entries) if limit is None else limit
     counts = in_order(lambda entry: _count(tokens, entry, views), entries, _READERS, 2 * _READERS, "footers")
@@ -140,7 +154,7 @@ def make_render_plan(parts: list[Part], settings: Mapping[str, Any], tokens: Tok
     for part in parts:
         digest.update("\0".join(map(str, part)).encode() + b"\n")
     identity = {
-        "version": 1,
+        "version": FORMAT_VERSION,
         **settings,
         "tokens": {"plan_hash": tokens.plan_hash, "shards_sha256": digest.hexdigest()},
     }
@@ -164,7 +178,7 @@ def read_part(output: str, number: int) -> Part:
 
 def _count(tokens: TokenInput, entry: Mapping[str, Any], views: str) -> int:
     """Rows of the chosen views in a shard whose footer agrees with the manifest."""
-    path = filesystems.join(tokens.path, entry["name"])
+    path = filesystems.join(tokens.folder, entry["name"])
     with open_shard(path) as shard:
         check_footer(path, shard.metadata, shard.rows, tokens, entry["rows"])
         if views == "all":
@@ -174,8 +188,8 @@ def _count(tokens: TokenInput, entry: Mapping[str, Any], views: str) -> int:
         )
 
 
-def _check_sizes(path: str, entries: Iterable[Mapping[str, Any]]) -> None:
-    """One listing of the folder tells of shards that are missing or of another size."""
-    sizes = filesystems.file_sizes(path)
+def _check_sizes(path: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Finds shards that are missing or of another size by one listing of their folder."""
+    sizes = filesystems.file_sizes(path, filesystems.parents(entry["name"] for entry in entries))
     for entry in entries:
         check_size(filesystems.join(path, entry["name"]), sizes.get(entry["name"]), entry["bytes"])

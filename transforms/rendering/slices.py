@@ -19,7 +19,8 @@ from transforms import rejects
 from transforms.batching import fill, in_order, on_device
 from transforms.rejects import RejectRow
 from transforms.rendering.forms import ImageForm
-from transforms.rendering.index import IndexMetadata, IndexRow, IndexWriter, index_name
+from transforms.rendering.index import IndexMetadata, IndexRow, IndexWriter
+from transforms.rendering.layout import index_name
 from transforms.rendering.plan import Part, TokenInput, read_part
 from transforms.rendering.summary import ImageSlice, finished_images, summarize_images
 from transforms.rendering.writers import Picture, Writer, open_writer
@@ -92,7 +93,7 @@ def make_images(job: RenderJob, number: int, codec: "Codec", progress: Progress)
         return kept
     started = time.monotonic()
     part = read_part(job.output, number)
-    path = filesystems.join(job.tokens.path, part.name)
+    path = filesystems.join(job.tokens.folder, part.name)
     _check_sum(job.tokens, part)
     metadata = IndexMetadata(
         plan_hash=job.plan_hash,
@@ -104,9 +105,10 @@ def make_images(job: RenderJob, number: int, codec: "Codec", progress: Progress)
         decoder_sha256=codec.info.decoder_sha256,
         planned=part.planned,
     )
+    name = index_name(number, job.slices, job.form.container)
     found: list[RejectRow] = []
     with (
-        filesystems.publish(filesystems.join(job.output, index_name(number, job.slices))) as stream,
+        filesystems.publish(filesystems.join(job.output, name)) as stream,
         IndexWriter(stream, metadata, with_images=job.form.container == "parquet") as index,
         open_shard(path) as shard,
     ):
@@ -120,7 +122,7 @@ def make_images(job: RenderJob, number: int, codec: "Codec", progress: Progress)
                 progress(1, 0)
         rejects.publish(job.output, number, job.slices, found)
         index.set_result(part.planned - len(found), len(found), writer.archive)
-    return summarize_images(job.output, number, job.slices, seconds=time.monotonic() - started)
+    return summarize_images(job, number, seconds=time.monotonic() - started)
 
 
 def pictures(job: RenderJob, rows: Iterator[TokenRow], codec: "Codec", writer: Writer) -> Iterator[Picture]:
@@ -199,10 +201,10 @@ def _check_sum(tokens: TokenInput, part: Part) -> None:
     Raises:
       UserError: it is gone, or another one.
     """
-    path = filesystems.join(tokens.path, part.name)
+    path = filesystems.join(tokens.folder, part.name)
     if not filesystems.exists(path):
         raise UserError(f"{path}: is gone; restore it and run the same command again")
-    found = describe_file(tokens.path, part.name, part.rows)
+    found = describe_file(tokens.folder, part.name, part.rows)
     if found.sha256 != part.sha256:
         raise UserError(
             f"{path}: sha256 {found.sha256[:12]}, but the manifest says {part.sha256[:12]}; restore it "

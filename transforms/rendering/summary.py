@@ -2,16 +2,25 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from transforms.manifest import SliceTotals
-from transforms.rendering.index import Index, IndexRow, index_name, open_index
+from transforms.rendering.forms import ImageForm
+from transforms.rendering.index import Index, IndexRow, open_index
+from transforms.rendering.layout import index_name
 from transforms.slices import SlicesOfPlan
 from transforms.summary import FinishedSlice, describe_file, summarize_rejects
 from vqgan import filesystems
 from vqgan.errors import UserError
 
 STAT_CHUNK = 1024
+
+
+class PicturesOfPlan(SlicesOfPlan, Protocol):
+    """What a job of decoding tells beside that: the form of the pictures."""
+
+    @property
+    def form(self) -> ImageForm: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +62,17 @@ class ImageTotals(SliceTotals):
         self.image_bytes += other.image_bytes
 
 
-def summarize_images(output: str, number: int, slices: int, seconds: float | None) -> ImageSlice:
+def summarize_images(job: PicturesOfPlan, number: int, seconds: float | None) -> ImageSlice:
     """Reads a slice's index, every page of it, and its rejects.
 
     Raises:
       UserError: the index is damaged.
     """
-    name = index_name(number, slices)
+    output, name = job.output, index_name(number, job.slices, job.form.container)
     with open_index(output, name) as index:
         metadata, rows = index.metadata, index.rows
         image_bytes = sum(row.bytes for row, _ in index.read())
-    reject_file, reasons = summarize_rejects(output, number, slices, metadata.rejects)
+    reject_file, reasons = summarize_rejects(output, number, job.slices, metadata.rejects)
     return ImageSlice(
         number=number,
         planned=metadata.planned,
@@ -77,17 +86,17 @@ def summarize_images(output: str, number: int, slices: int, seconds: float | Non
     )
 
 
-def finished_images(job: SlicesOfPlan, number: int) -> ImageSlice | None:
+def finished_images(job: PicturesOfPlan, number: int) -> ImageSlice | None:
     """The slice as a former run of this plan has left it; None where it has to be made."""
-    name = index_name(number, job.slices)
+    name = index_name(number, job.slices, job.form.container)
     if not filesystems.exists(filesystems.join(job.output, name)):
         return None
     try:
         with open_index(job.output, name) as index:
             if index.metadata.plan_hash != job.plan_hash or lost_pictures(job.output, index):
                 return None
-        return summarize_images(job.output, number, job.slices, seconds=None)
-    except (UserError, OSError, ValueError):
+        return summarize_images(job, number, seconds=None)
+    except (UserError, OSError):
         return None  # damaged since it was written, or its rejects are gone: made again
 
 

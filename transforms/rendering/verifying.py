@@ -9,9 +9,10 @@ from pyarrow import fs
 from transforms import rejects
 from transforms.checking import check_file, check_listing, expect
 from transforms.plan import Plan
-from transforms.rendering.index import IndexMetadata, archive_name, index_name, open_index
+from transforms.rendering.index import IndexMetadata, open_index
+from transforms.rendering.layout import IMAGES_FOLDER, METADATA_FILE, archive_name, index_name
+from transforms.rendering.metadata import metadata_lines
 from transforms.rendering.reading import stored_pictures
-from transforms.rendering.writers import FOLDER
 from vqgan import filesystems
 from vqgan.errors import UserError
 from vqgan.shards import rejects_name
@@ -30,18 +31,21 @@ def verify_images(output: str, manifest: Mapping[str, Any], plan: Plan) -> tuple
     """
     container = plan.identity["form"]["container"]
     slices = range(plan.slices)
-    expected = [index_name(number, plan.slices) for number in slices]
+    indices = [index_name(number, plan.slices, container) for number in slices]
+    expected = [*indices, *([METADATA_FILE] if container == "files" else [])]
     if container == "tar":
         expected += [archive_name(number, plan.slices) for number in slices]
-    entries = [*manifest["shards"], *manifest["archives"], *manifest["rejects"]]
+    entries = [*manifest["shards"], *manifest["archives"], *manifest["metadata"], *manifest["rejects"]]
     listed = {entry["name"]: entry for entry in entries}
     problems = check_listing(output, expected, listed, (".parquet", ".tar"))
     broken = {name for name, entry in listed.items() if not check_file(output, entry, problems)}
-    for number in slices:
-        names = {make(number, plan.slices) for make in (index_name, archive_name, rejects_name)}
-        if index_name(number, plan.slices) in listed and not names & broken:
-            _check_slice(output, number, plan.slices, manifest, listed, problems)
+    for number, name in enumerate(indices):
+        names = {name, archive_name(number, plan.slices), rejects_name(number, plan.slices)}
+        if name in listed and not names & broken:
+            _check_slice(output, name, number, plan.slices, manifest, listed, problems)
     if container == "files":
+        if not broken.intersection(expected) and listed.keys() >= set(expected):
+            _check_metadata(output, indices, listed[METADATA_FILE], problems)
         _check_strays(output, manifest["counts"]["images"], problems)
     _check_counts(manifest, plan, problems)
     counts = manifest["counts"]
@@ -54,13 +58,13 @@ def verify_images(output: str, manifest: Mapping[str, Any], plan: Plan) -> tuple
 
 def _check_slice(
     output: str,
+    name: str,
     number: int,
     slices: int,
     manifest: Mapping[str, Any],
     listed: Mapping[str, Any],
     problems: list[str],
 ) -> None:
-    name = index_name(number, slices)
     try:
         with open_index(output, name) as index:
             metadata, rows = index.metadata, index.rows
@@ -113,12 +117,25 @@ def _check_pictures(output: str, name: str, problems: list[str]) -> None:
         problems.append(f"{name}: {len(rows) - len(set(rows))} rows occur more than once")
 
 
+def _check_metadata(output: str, indices: list[str], entry: Mapping[str, Any], problems: list[str]) -> None:
+    """Checks that ``metadata.jsonl`` says what the indices say."""
+    digest = hashlib.sha256()
+    try:
+        for line in metadata_lines(output, indices):
+            digest.update(line)
+    except UserError:
+        return  # a damaged index, which has been told already
+    if digest.hexdigest() != entry["sha256"]:
+        problems.append(f"{METADATA_FILE}: does not say what the indices say")
+
+
 def _check_strays(output: str, images: int, problems: list[str]) -> None:
-    filesystem, inner = filesystems.resolve(filesystems.join(output, FOLDER))
+    filesystem, inner = filesystems.resolve(filesystems.join(output, IMAGES_FOLDER))
     selector = fs.FileSelector(inner, recursive=True, allow_not_found=True)
-    found = sum(info.is_file for info in filesystem.get_file_info(selector))
+    metadata = 1
+    found = sum(info.is_file for info in filesystem.get_file_info(selector)) - metadata
     if found > images:
-        problems.append(f"{FOLDER}/: {found - images} files belong to no index")
+        problems.append(f"{IMAGES_FOLDER}/: {found - images} files belong to no index")
 
 
 def _check_counts(manifest: Mapping[str, Any], plan: Plan, problems: list[str]) -> None:

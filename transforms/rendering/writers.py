@@ -13,11 +13,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from transforms.rendering.forms import ImageForm
-from transforms.rendering.index import IndexRow, archive_name
+from transforms.rendering.index import IndexRow
+from transforms.rendering.layout import IMAGES_FOLDER, archive_name
 from transforms.rendering.names import file_name, member_name
 from vqgan import filesystems
-
-FOLDER = "images"
 
 
 class Picture(NamedTuple):
@@ -56,7 +55,7 @@ class FilesWriter:
         self._folders: set[str] = set()
 
     def name(self, key: str, view: int) -> str:
-        return f"{FOLDER}/{file_name(key, view, self._extension)}"
+        return f"{IMAGES_FOLDER}/{file_name(key, view, self._extension)}"
 
     def place(self, picture: Picture) -> None:
         folder = picture.row.file.rpartition("/")[0]

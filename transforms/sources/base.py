@@ -8,9 +8,13 @@ silently.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KINDS = ("folder", "list", "tar", "parquet", "tfrecord", "tfds")
+"""What an input may be; :mod:`transforms.sources.registry` has the class of each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Source(Protocol):
 
     shuffles: bool
 
-    def fields(self) -> list[pa.Field]:
+    def fields(self) -> "list[pa.Field]":
         """Arrow fields of the further columns asked for.
 
         Raises:

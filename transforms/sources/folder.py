@@ -12,14 +12,18 @@ from transforms.sources.names import to_key
 from transforms.sources.reading import read_exact
 from vqgan.errors import UserError
 
+_METADATA_NAMES = frozenset({"metadata.jsonl", "metadata.csv", "metadata.parquet"})
+"""Files that describe the images beside them, by the convention of Hugging Face's ``imagefolder``."""
+
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
     """Every file below a folder or matching a glob, or a single file; one image each.
 
     Whatever its extension, a file is an entry: one that is no image becomes a reject, so nothing goes
-    missing silently. Only hidden files and folders (``.name``) are left out. Links are followed, but
-    never back up into a folder that holds them.
+    missing silently. Only hidden files and folders (``.name``) are left out, and an ``imagefolder``'s
+    ``metadata.jsonl``, ``.csv`` or ``.parquet``. Links are followed, but never back up into a folder that
+    holds them.
 
     The key is the path below the root, with ``/`` and with anything that is not UTF-8 escaped.
     """
@@ -55,7 +59,8 @@ class FolderSource:
         location = locate(self.config.input)
         classes = _classes(location) if self.config.folder_labels else {}
         for found in location.walk():
-            yield _entry(found, classes)
+            if found.name not in _METADATA_NAMES:
+                yield _entry(found, classes)
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """A loader for each entry; each opens, reads and closes its own file."""

@@ -7,8 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from vqgan import filesystems
+from vqgan.documents import Fields
 from vqgan.errors import UserError
-from vqgan.manifest import AGAIN, MANIFEST_FILE, check_tokens, damaged, read_manifest
+from vqgan.hub import resolve_dataset
+from vqgan.manifest import AGAIN, MANIFEST_FILE, check_tokens, damaged, manifest_fields, read_manifest
 from vqgan.shards import ShardMetadata
 
 
@@ -37,7 +39,8 @@ class Contract:
     """What a manifest says about every shard.
 
     Attributes:
-      path: of the data set.
+      path: of the data set, as it was given.
+      folder: where its files lie: the same, or the cache of what lies on the Hub.
       manifest: the whole of it.
       plan_hash: of the plan that the shards are slices of.
       fingerprint: of the codec.
@@ -48,6 +51,7 @@ class Contract:
     """
 
     path: str
+    folder: str
     manifest: Mapping[str, Any]
     plan_hash: str
     fingerprint: str
@@ -70,44 +74,58 @@ class Contract:
 def read_contract(path: str) -> Contract:
     """The manifest of a finished data set.
 
+    Args:
+      path: folder, URI, or ``hf://datasets/owner/name[@revision]``.
+
     Raises:
-      UserError: there is no data set, it is not finished, it holds pictures, or its manifest is damaged.
+      UserError: there is no data set, it cannot be had from the Hub, it is not finished, it holds pictures,
+        or its manifest is damaged.
     """
-    manifest = read_manifest(path)
+    folder = resolve_dataset(path)
+    manifest = read_manifest(folder)
     if manifest is None:
-        if not filesystems.exists(path):
+        if not filesystems.exists(folder):
             raise UserError(f"{path}: nothing there; give a folder that vqgan tokenize or sample has written")
         raise UserError(
             f"{path}: not a finished data set (no {MANIFEST_FILE}); run the command that writes it again"
         )
     check_tokens(path, manifest)
-    try:
-        return _parse(path, manifest)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(path, error) from error
+    return _parse(path, folder, manifest)
 
 
-def _parse(path: str, manifest: Mapping[str, Any]) -> Contract:
-    height, width = manifest["grid"]
-    codec = manifest["codec"]
+def _parse(path: str, folder: str, manifest: Mapping[str, Any]) -> Contract:
+    fields = manifest_fields(folder, manifest)
+    height, width = fields.integers("grid", 2, least=1)
+    codec = fields.fields("codec")
     entries: list[dict[str, Any]] = [
-        {"name": str(entry["name"]), "rows": int(entry["rows"]), "bytes": int(entry["bytes"])}
-        for entry in manifest["shards"]
+        {"name": entry.text("name"), "rows": entry.integer("rows"), "bytes": entry.integer("bytes")}
+        for entry in fields.items("shards")
     ]
-    histogram = np.array(manifest["codebook"]["histogram"], np.int64)
+    histogram = fields.fields("codebook").integers("histogram")
     rows = sum(entry["rows"] for entry in entries)
-    if manifest["counts"]["rows"] != rows or histogram.sum() != rows * int(height) * int(width):
-        raise ValueError("it contradicts itself about the number of rows")
+    if fields.fields("counts").integer("rows") != rows or sum(histogram) != rows * height * width:
+        raise damaged(folder, "it contradicts itself about the number of rows")
+    _check_optional(fields)
     return Contract(
         path=path,
+        folder=folder,
         manifest=manifest,
-        plan_hash=manifest["plan_hash"],
-        fingerprint=codec["fingerprint"],
-        codec_name=str(codec.get("name") or ""),
-        grid=(int(height), int(width)),
-        histogram=histogram,
+        plan_hash=fields.text("plan_hash"),
+        fingerprint=codec.text("fingerprint"),
+        codec_name=codec.text("name", ""),
+        grid=(height, width),
+        histogram=np.array(histogram, np.int64),
         entries=entries,
     )
+
+
+def _check_optional(fields: Fields) -> None:
+    """What is told besides, where it is told, is of its type."""
+    identity = fields.fields("identity", {})
+    identity.mapping("preprocessing", {})
+    source = identity.fields("source", {})
+    if source.value("class_names", None) is not None:
+        source.texts("class_names")
 
 
 def check_size(path: str, found: int | None, expected: int) -> None:

@@ -49,7 +49,7 @@ def check_shard(contract: Contract, entry: Mapping[str, Any], columns: Sequence[
     Raises:
       UserError: it is missing, damaged or not the one of the manifest, or has no such column.
     """
-    path = filesystems.join(contract.path, entry["name"])
+    path = filesystems.join(contract.folder, entry["name"])
     info = filesystems.file_info(path)
     check_size(path, None if info.type == fs.FileType.NotFound else info.size, entry["bytes"])
     with open_shard(path) as shard:
@@ -73,7 +73,7 @@ def check_together(contract: Contract, shards: Sequence[ShardInfo]) -> None:
         for name, field in shard.fields.items():
             first = shards[0].fields[name]
             if field != first:
-                where = filesystems.join(contract.path, shard.name)
+                where = filesystems.join(contract.folder, shard.name)
                 raise UserError(
                     f"{where}: its column {name!r} is {column_kind(field)}, elsewhere {column_kind(first)}; "
                     "leave the column out"
@@ -95,7 +95,7 @@ def read_group(
     Raises:
       UserError: the shard is gone or damaged, or has tokens outside of the codebook.
     """
-    path = filesystems.join(contract.path, shard.name)
+    path = filesystems.join(contract.folder, shard.name)
     with open_shard(path) as file:
         table = file.read_group(group, ["tokens", "label", *fields])
         tokens = file.flat_tokens(table)  # all of them: what is held back may be damaged, too
@@ -197,7 +197,7 @@ def read_keys(contract: Contract, shard: ShardInfo) -> pa.Array:
     Raises:
       UserError: the shard is gone or damaged.
     """
-    path = filesystems.join(contract.path, shard.name)
+    path = filesystems.join(contract.folder, shard.name)
     with open_shard(path) as file:
         parts = [file.read_group(group, ["key"]).column("key") for group in range(len(shard.group_rows))]
     keys = _one_array(pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string()))

@@ -15,7 +15,7 @@ from vqgan.data.row_groups import Half, Images, RowGroups, load
 from vqgan.data.rows import Rows, TokenBatch, as_batch
 from vqgan.data.token_shards import ShardInfo, check_shard, check_together
 from vqgan.errors import UserError
-from vqgan.shards import token_type
+from vqgan.shards import token_dtype
 
 _MIB = 1 << 20
 _OPENING_THREADS = 8
@@ -25,7 +25,8 @@ class TokenSet:
     """One token data set on disk, or a half of it. Safe from many threads. See :func:`open_tokens`.
 
     Attributes:
-      path: its folder or URI.
+      path: its folder or URI, as it was given.
+      folder: where its files lie: the same, or the cache of what lies on the Hub.
       manifest: as JSON data.
       fingerprint: of the codec that made the tokens.
       codec: what the manifest says about that codec.
@@ -43,6 +44,7 @@ class TokenSet:
         """For :func:`open_tokens`; ``memory`` is in bytes."""
         identity = contract.manifest.get("identity") or {}
         self.path = contract.path
+        self.folder = contract.folder
         self.manifest = contract.manifest
         self.fingerprint = contract.fingerprint
         self.codec: Mapping[str, Any] = contract.manifest["codec"]
@@ -53,7 +55,7 @@ class TokenSet:
         self.classes = 1 + max((shard.largest_label for shard in shards), default=-1)
         self.groups = RowGroups(contract, shards, half)
         self._total = contract.histogram if half.is_all else None
-        dtype = np.dtype(token_type(self.codebook_size).to_pandas_dtype())
+        dtype = token_dtype(self.codebook_size)
         length = self.grid[0] * self.grid[1]
         share = len(self) / max(1, sum(sum(shard.group_rows) for shard in shards))
         columns = share * sum(shard.column_bytes for shard in shards)
@@ -112,7 +114,8 @@ def open_tokens(
     """Opens a finished data set, after comparing every shard's size and footer with the manifest.
 
     Args:
-      path: folder or URI that ``vqgan tokenize`` or ``vqgan sample`` has written.
+      path: folder or URI that ``vqgan tokenize`` or ``vqgan sample`` has written, or
+        ``hf://datasets/owner/name[@revision]`` of one that ``vqgan push`` has uploaded.
       columns: to be read besides tokens and label.
       fingerprint: of the codec that the tokens must be of; None for any.
       codec_name: what to call that codec in a message.
@@ -124,8 +127,8 @@ def open_tokens(
         asked for, and some tens of decoded row groups stay in memory.
 
     Raises:
-      UserError: no finished data set, shards that are missing, damaged or not those of the manifest, another
-        codec or grid, an unknown column, nothing to train on.
+      UserError: no finished data set, one that cannot be had from the Hub, shards that are missing, damaged
+        or not those of the manifest, another codec or grid, an unknown column, nothing to train on.
     """
     if holdout < 0:
         raise UserError(f"one image in {holdout} to hold back: give 0 for none, or a number above it")

@@ -1,6 +1,7 @@
 """Files that hold tensors: what they are by their first bytes, and their contents as a tree."""
 
 import io
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from vqgan.errors import UserError
 from vqgan.importers import torch_reader
-from vqgan.importers.tensors import Tensor, check_shape, dtype_named
+from vqgan.importers.tensors import DamagedError, Tensor, check_shape, dtype_named
 
 _MAX_ITEMS = 1_000_000
 _HEAD = 512
@@ -75,7 +76,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
                 dtype = dtype_named(_SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()))
                 shape = tuple(part.get_shape())
                 tree[name] = Tensor(shape, dtype, lambda name=name: read(name))  # type: ignore[misc]
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, DamagedError) as error:
         raise _damaged(path, error) from error
     return tree
 
@@ -96,7 +97,6 @@ def read_msgpack(path: Path) -> Any:
         with path.open("rb") as file:
             unpacker = msgpack.Unpacker(
                 file,
-                ext_hook=_flax_extension,
                 raw=False,
                 read_size=min(size, 1 << 20),
                 max_buffer_size=size,
@@ -105,34 +105,68 @@ def read_msgpack(path: Path) -> Any:
                 max_str_len=_MAX_ITEMS,
             )
             tree = unpacker.unpack()
-            if unpacker.tell() != size:
-                raise ValueError(f"{size - unpacker.tell()} bytes too many")
-            return _join_chunks(tree)
+            end = unpacker.tell()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UserError:
-        raise
     except Exception as error:  # msgpack has errors of its own beside Python's
+        raise _damaged(path, error) from error
+    try:
+        if end != size:
+            raise DamagedError(f"{size - end} bytes too many")
+        return _with_arrays(tree)
+    except DamagedError as error:
         raise _damaged(path, error) from error
 
 
-def _flax_extension(code: int, data: bytes) -> Any:
+def _with_arrays(tree: Any, depth: int = 0) -> Any:
+    """The tree with NumPy's arrays for Flax's extension types; changed in place, so each is there once."""
     import msgpack
 
-    if code not in (1, 3):  # an array, a NumPy scalar
-        return None
-    shape, name, content = msgpack.unpackb(data, raw=False, max_array_len=_MAX_ITEMS)
-    return np.frombuffer(content, dtype_named(name)).reshape(check_shape(shape))
-
-
-def _join_chunks(tree: Any, depth: int = 0) -> Any:
-    """Puts arrays together that Flax cut because of msgpack's limit of 4 GiB."""
+    if isinstance(tree, msgpack.ExtType):
+        return _array(tree.data) if tree.code in (1, 3) else None  # an array, a NumPy scalar
     if not isinstance(tree, dict) or depth > 32:
         return tree
-    if "__msgpack_chunked_array__" not in tree:
-        return {name: _join_chunks(value, depth + 1) for name, value in tree.items()}
-    shape, chunks = ([tree[part][str(i)] for i in range(len(tree[part]))] for part in ("shape", "chunks"))
-    return np.concatenate([np.ravel(chunk) for chunk in chunks]).reshape(check_shape(shape))
+    for name in tree:
+        tree[name] = _with_arrays(tree[name], depth + 1)
+    return _join_chunks(tree) if "__msgpack_chunked_array__" in tree else tree
+
+
+def _array(data: bytes) -> np.ndarray:
+    """An array of shape, name of the type and bytes."""
+    import msgpack
+
+    try:
+        parts = msgpack.unpackb(data, raw=False, max_array_len=_MAX_ITEMS)
+    except Exception as error:  # msgpack has errors of its own beside Python's
+        raise DamagedError(f"an array that is none ({error})") from error
+    if not isinstance(parts, list) or len(parts) != 3:
+        raise DamagedError("an array without shape, type and bytes")
+    shape, name, content = parts
+    if not isinstance(name, str) or not isinstance(content, bytes):
+        raise DamagedError("an array without type and bytes")
+    shape, dtype = check_shape(shape), dtype_named(name)
+    if len(content) != math.prod(shape) * dtype.itemsize:
+        raise DamagedError(f"an array of shape {shape} has {len(content)} bytes")
+    flat = np.frombuffer(content, dtype) if content else np.zeros(0, dtype)
+    return flat.reshape(shape)
+
+
+def _join_chunks(tree: Mapping[Any, Any]) -> np.ndarray:
+    """Puts an array together that Flax cut because of msgpack's limit of 4 GiB."""
+    shape, chunks = (_numbered(tree.get(part)) for part in ("shape", "chunks"))
+    if not chunks or not all(isinstance(chunk, np.ndarray) for chunk in chunks):
+        raise DamagedError("an array in parts that are none")
+    whole = np.concatenate([np.ravel(chunk) for chunk in chunks])
+    if whole.size != math.prod(check_shape(shape)):
+        raise DamagedError(f"an array of shape {tuple(shape)} has {whole.size} numbers")
+    return whole.reshape(check_shape(shape))
+
+
+def _numbered(items: Any) -> list[Any]:
+    """The values of a mapping with the keys 0, 1, ..."""
+    if not isinstance(items, dict) or set(items) != set(map(str, range(len(items)))):
+        raise DamagedError("an array in parts that are not all there")
+    return [items[str(number)] for number in range(len(items))]
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -6,11 +6,18 @@ in it becomes an inert :class:`Stub`. Names whose only use in a pickle is an att
 """
 
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
-from vqgan.errors import UserError
-from vqgan.importers.pickle_objects import BoundedFile, Global, PickleError, Stub, refuse_dangerous
+from vqgan.importers.pickle_objects import (
+    BoundedFile,
+    Global,
+    PickleError,
+    Stub,
+    call,
+    refuse_dangerous,
+    simple_key,
+)
 
 Constructor = Callable[..., Any]
 
@@ -46,17 +53,21 @@ def load(
       PickleError: it is damaged.
     """
     machine = _Machine(constructors, persistent)
+    for name, argument in _instructions(file):
+        if machine.step(name, argument):
+            return machine.result
+    raise PickleError("it has no end")
+
+
+def _instructions(file: BinaryIO) -> Iterator[tuple[str, Any]]:
+    """Names and arguments of the instructions. What goes wrong while one is carried out does not end here."""
     try:
         for opcode, argument, _ in pickletools.genops(BoundedFile(file)):  # type: ignore[arg-type]
-            if machine.step(opcode.name, argument):
-                return machine.result
-    except (UserError, PickleError):
+            yield opcode.name, argument
+    except (PickleError, OSError):
         raise
-    except RecursionError:
-        raise PickleError("it is nested too deeply") from None
-    except Exception as error:  # pickletools and the constructors raise many types on damaged input
+    except Exception as error:  # pickletools raises many types on damaged input
         raise PickleError(f"{type(error).__name__}: {error}") from error
-    raise PickleError("it has no end")
 
 
 class _Machine:
@@ -84,6 +95,8 @@ class _Machine:
         elif name in _MEMO_IN:
             self._memo[argument] = self._top()
         elif name in _MEMO_OUT:
+            if argument not in self._memo:
+                raise PickleError(f"it refers to memo {argument}, which it has not filled")
             self._push(self._memo[argument])
         elif name not in ("PROTO", "FRAME"):
             handler = getattr(self, f"_do_{name.lower()}", None)
@@ -98,14 +111,18 @@ class _Machine:
         self._stack.append(value)
 
     def _pop(self) -> Any:
-        if self._marks and self._marks[-1] >= len(self._stack):
+        if not self._stack or (self._marks and self._marks[-1] >= len(self._stack)):
             raise PickleError("its stack is empty")
         return self._stack.pop()
 
     def _top(self) -> Any:
+        if not self._stack:
+            raise PickleError("its stack is empty")
         return self._stack[-1]
 
     def _pop_to_mark(self) -> list[Any]:
+        if not self._marks:
+            raise PickleError("it takes items to a mark that is not there")
         mark = self._marks.pop()
         items = self._stack[mark:]
         del self._stack[mark:]
@@ -118,7 +135,7 @@ class _Machine:
         if self._marks and self._marks[-1] == len(self._stack):
             self._marks.pop()
         else:
-            self._stack.pop()
+            self._pop()
 
     def _do_pop_mark(self, _: Any) -> None:
         self._pop_to_mark()
@@ -197,8 +214,10 @@ class _Machine:
         self._push(_call(found, tuple(self._pop_to_mark())))
 
     def _do_obj(self, _: Any) -> None:
-        function, *arguments = self._pop_to_mark()
-        self._push(_call(function, tuple(arguments)))
+        items = self._pop_to_mark()
+        if not items:
+            raise PickleError("a call of nothing")
+        self._push(_call(items[0], tuple(items[1:])))
 
     def _do_reduce(self, _: Any) -> None:
         arguments, function = self._pop(), self._pop()
@@ -240,7 +259,7 @@ def _call(function: Any, arguments: Any) -> Any:
     if not isinstance(arguments, (tuple, list)):
         raise PickleError("a call without a list of arguments")
     if isinstance(function, Global) and function.constructor is not None:
-        return function.constructor(*arguments)
+        return call(function, arguments)
     if isinstance(function, Stub | Global):
         return Stub(function.name)
     raise PickleError("it calls something that is no function")
@@ -254,12 +273,7 @@ def _set_items(target: Any, items: list[Any]) -> None:
     if not isinstance(target, dict):
         raise PickleError("items set on something that is no mapping")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # Other keys could be nested tuples, whose hash takes exponential time to compute.
-        simple = (str, int, float, bytes, bool, type(None), Global, Stub)
-        if isinstance(key, simple) or (isinstance(key, tuple) and all(isinstance(k, simple) for k in key)):
-            target[key] = value
-        else:
-            target[f"<key of type {type(key).__name__}>"] = value
+        target[simple_key(key)] = value
 
 
 def _extend(target: Any, items: list[Any]) -> None:

@@ -1,10 +1,14 @@
 """What a pickle of data is made of, and the names that none may bear."""
 
+import functools
+import inspect
 import io
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from vqgan.errors import UserError
+from vqgan.importers.tensors import DamagedError
 
 Constructor = Callable[..., Any]
 
@@ -23,7 +27,7 @@ _REFUSED_NAMES = {"io.open", "io.open_code", "io.FileIO", "codecs.open", "torch.
 _BUILTINS = {"builtins", "__builtin__", "__builtins__"}
 
 
-class PickleError(Exception):
+class PickleError(DamagedError):
     """The stream is not a well-formed pickle of data."""
 
 
@@ -51,6 +55,38 @@ class Global:
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
+
+
+def call(function: Global, arguments: Sequence[Any]) -> Any:
+    """What the pure constructor of a global gives; its arguments are checked to be as many as it takes.
+
+    Raises:
+      PickleError: they are not, or the constructor refuses them.
+    """
+    assert function.constructor is not None
+    least, most = _arity(function.constructor)
+    if not least <= len(arguments) <= most:
+        raise PickleError(f"{function.name} is called with {len(arguments)} arguments")
+    return function.constructor(*arguments)
+
+
+@functools.lru_cache(maxsize=64)
+def _arity(constructor: Constructor) -> tuple[int, float]:
+    """How many positional arguments a constructor takes, at least and at most."""
+    parameters = inspect.signature(constructor).parameters.values()
+    named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    least = sum(parameter.default is parameter.empty for parameter in named)
+    return least, math.inf if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(named)
+
+
+def simple_key(key: Any) -> Any:
+    """A mapping's key, or a text in its place: nested tuples take exponential time to hash."""
+    if isinstance(key, _SIMPLE) or (isinstance(key, tuple) and all(isinstance(k, _SIMPLE) for k in key)):
+        return key
+    return f"<key of type {type(key).__name__}>"
+
+
+_SIMPLE = (str, int, float, bytes, bool, type(None), Global, Stub)
 
 
 class BoundedFile:

@@ -2,13 +2,13 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vqgan.config import ModelConfig
+from vqgan.documents import parse_document
 from vqgan.errors import UserError
 from vqgan.importers import diffusers, latent_diffusion, llamagen, lwm, maskgit, published, taming, vqgan_jax
 from vqgan.importers.base import Fields, Imported, Layout, Options
@@ -165,10 +165,11 @@ def _exported_fields(tree: Any, where: str) -> Fields | None:
     metadata = tree.get("__metadata__") if isinstance(tree, dict) else None
     if not isinstance(metadata, dict) or "vqgan" not in metadata:
         return None
-    try:
-        return dict(json.loads(metadata["vqgan"])["config"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{where}: the metadata of our own export is damaged; export it again") from error
+    text = metadata["vqgan"]
+    refusal = UserError(f"{where}: the metadata of our own export is damaged; export it again")
+    if not isinstance(text, str):
+        raise refusal
+    return parse_document(text.encode("utf-8", "surrogatepass"), lambda reason: refusal).mapping("config")
 
 
 def _with_options(config: ModelConfig, options: Options) -> ModelConfig:

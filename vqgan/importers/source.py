@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vqgan.errors import UserError
-from vqgan.importers import hub
+from vqgan.hub import is_hub
 from vqgan.importers.base import Options
+from vqgan.importers.hub import fetch
 
 _KNOWN = [field.name for field in dataclasses.fields(Options)]
 
@@ -40,7 +41,7 @@ def parse_source(source: str) -> tuple[Path, Options]:
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_KNOWN)}"
             raise UserError(f"{source}: unknown option {part!r}; {hint}")
         values[name] = _value(source, name, value)
-    path = hub.fetch(text) if hub.is_hub(text) else Path(text)
+    path = fetch(text) if is_hub(text) else Path(text)
     return path, Options(**values)
 
 
@@ -76,4 +77,4 @@ _EXAMPLES = {"input_range": "0,1", "attn_resolutions": "16", "resolution": "256"
 def is_foreign_source(source: str) -> bool:
     """Whether a source can only be a foreign checkpoint: an address on the Hub, or a path with options."""
     path, query = split_source(source)
-    return hub.is_hub(source) or (bool(query) and Path(path).exists())
+    return is_hub(source) or (bool(query) and Path(path).exists())

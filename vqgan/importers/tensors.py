@@ -15,6 +15,10 @@ MAX_REPEATED_BYTES = 64 << 20
 MAX_DIMENSIONS = 8
 
 
+class DamagedError(ValueError):
+    """A file says something that no such file can say. The message goes on from "it"."""
+
+
 @dataclass(frozen=True)
 class Tensor:
     """One array of a checkpoint.
@@ -39,16 +43,16 @@ def dtype_named(name: str) -> np.dtype[Any]:
     """NumPy's type of that name, ``bfloat16`` included.
 
     Raises:
-      ValueError: no type of plain numbers has that name.
+      DamagedError: no type of plain numbers has that name.
     """
     if name == "bfloat16":
         return np.dtype(ml_dtypes.bfloat16)
     try:
         dtype = np.dtype(name)
-    except TypeError as error:
-        raise ValueError(f"no number type {name!r}") from error
+    except Exception as error:  # NumPy's parser of names raises many types
+        raise DamagedError(f"no number type {name!r:.60}") from error
     if dtype.kind not in "fiubc" or dtype.fields is not None or dtype.subdtype is not None:
-        raise ValueError(f"{name!r} is no type of plain numbers")
+        raise DamagedError(f"{name!r:.60} is no type of plain numbers")
     return dtype
 
 
@@ -56,15 +60,15 @@ def check_shape(shape: Any, strides: Any = None) -> tuple[int, ...]:
     """``shape`` as a tuple of non-negative integers.
 
     Raises:
-      ValueError: it is none, or ``strides`` do not go with it.
+      DamagedError: it is none, or ``strides`` do not go with it.
     """
     for numbers in (shape, () if strides is None else strides):
         if not isinstance(numbers, (tuple, list)) or len(numbers) > MAX_DIMENSIONS:
-            raise ValueError(f"{numbers!r:.60} is no shape")
+            raise DamagedError(f"{shown(numbers)} is no shape")
         if any(type(number) is not int or not 0 <= number < 1 << 48 for number in numbers):
-            raise ValueError(f"{numbers!r:.60} is no shape")
+            raise DamagedError(f"{', '.join(map(shown, numbers))} is no shape")
     if strides is not None and len(strides) != len(shape):
-        raise ValueError("shape and strides differ in length")
+        raise DamagedError("shape and strides differ in length")
     return tuple(shape)
 
 
@@ -79,11 +83,16 @@ def check_repeats(shape: tuple[int, ...], extent: int, itemsize: int) -> None:
     """Refuses a shape that claims far more memory than the numbers it is made of.
 
     Raises:
-      ValueError: it does.
+      DamagedError: it does.
     """
     count = math.prod(shape)
     if count > extent and count * itemsize > MAX_REPEATED_BYTES:
-        raise ValueError(f"shape {shape} repeats {extent} numbers into {count}")
+        raise DamagedError(f"shape {shape} repeats {extent} numbers into {count}")
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short, and never by way of something that may be nested without end."""
+    return f"{value!r:.40}" if isinstance(value, (int, float, str, bytes)) else type(value).__name__
 
 
 def as_float32(array: np.ndarray, name: str, where: str) -> np.ndarray:

@@ -1,18 +1,20 @@
 """What the pickles of torch checkpoints and of plain NumPy dictionaries may construct."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vqgan.importers.pickle_objects import Constructor, Global, PickleError
+from vqgan.importers.pickle_objects import Constructor, Global, PickleError, call, simple_key
 from vqgan.importers.tensors import (
     Tensor,
     check_repeats,
     check_shape,
     dtype_named,
     in_memory,
+    shown,
     strided_extent,
 )
 
@@ -58,9 +60,9 @@ class Storage:
 
 def storage_dtype(kind: Any) -> np.dtype[Any]:
     """The number type of a storage class that a persistent id names."""
-    name = kind.name.rpartition(".")[2] if isinstance(kind, Global) else str(kind)
-    if name not in STORAGE_TYPES:
-        raise PickleError(f"storage of unknown type {name!r:.60}")
+    name = kind.name.rpartition(".")[2] if isinstance(kind, Global) else kind
+    if not isinstance(name, str) or name not in STORAGE_TYPES:
+        raise PickleError(f"storage of unknown type {shown(name)}")
     return dtype_named(STORAGE_TYPES[name])
 
 
@@ -68,9 +70,11 @@ def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any)
     """A strided view of a storage, checked against its size; torch's ``_rebuild_tensor_v2``."""
     if not isinstance(storage, Storage):
         raise PickleError("a tensor without storage")
+    if not isinstance(strides, (tuple, list)):
+        raise PickleError("a tensor without strides")
     shape, strides = check_shape(shape, strides), tuple(strides)
-    if type(offset) is not int or offset < 0:
-        raise PickleError(f"a tensor starts at {offset!r:.40}")
+    if type(offset) is not int or not 0 <= offset < 1 << 48:
+        raise PickleError(f"a tensor starts at {shown(offset)}")
     extent = strided_extent(shape, strides)
     if offset + extent > storage.size:
         raise PickleError(f"a tensor of shape {shape} reaches beyond its storage of {storage.size} numbers")
@@ -90,9 +94,9 @@ def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any)
 def _rebuild_tensor_v3(
     storage: Any, offset: Any, shape: Any, strides: Any, _gradient: Any, _hooks: Any, dtype: Any, *_: Any
 ) -> Tensor:
-    name = dtype.name.removeprefix("torch.") if isinstance(dtype, Global) else str(dtype)
-    if not isinstance(storage, Storage):
-        raise PickleError("a tensor without storage")
+    name = dtype.name.removeprefix("torch.") if isinstance(dtype, Global) else dtype
+    if not isinstance(storage, Storage) or not isinstance(name, str):
+        raise PickleError("a tensor without storage or type")
     return rebuild_tensor(storage.view_as(dtype_named(_TORCH_DTYPES.get(name, name))), offset, shape, strides)
 
 
@@ -101,8 +105,8 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 
 def _rebuild_from_type(function: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
-    if isinstance(function, Global) and function.constructor is not None and isinstance(arguments, tuple):
-        return function.constructor(*arguments)
+    if isinstance(function, Global) and function.constructor in _TENSORS and isinstance(arguments, tuple):
+        return call(function, arguments)
     raise PickleError("a tensor of an unknown kind")
 
 
@@ -144,16 +148,18 @@ def _array(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray | None:
         return None
     shape = check_shape(shape if isinstance(shape, (tuple, list)) else (shape,))
     if isinstance(data, str):
-        data = data.encode("latin-1")
+        data = _encode(data)
     if not isinstance(data, (bytes, bytearray)):
         raise PickleError("an array without bytes")
-    flat = np.frombuffer(data, dtype.value)
+    if len(data) != math.prod(shape) * dtype.value.itemsize:
+        raise PickleError(f"an array of shape {shape} has {len(data)} bytes")
+    flat = np.frombuffer(data, dtype.value) if data else np.zeros(0, dtype.value)
     return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> ArrayRecord:
     record = ArrayRecord()
-    record.array = _array(data, dtype, shape, str(order))
+    record.array = _array(data, dtype, shape, order if isinstance(order, str) else "C")
     return record
 
 
@@ -165,13 +171,20 @@ def _scalar(dtype: Any, data: Any = b"") -> Any:
 def _encode(text: Any, encoding: Any = "latin1", *_: Any) -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
         raise PickleError("text in an unknown encoding")
-    return text.encode(encoding)
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise PickleError(f"text that is not {encoding}") from error
 
 
 def _mapping(*arguments: Any) -> dict[Any, Any]:
     """OrderedDict, defaultdict, FrozenDict and dict: all become a plain dictionary."""
     items = arguments[-1] if arguments and isinstance(arguments[-1], (dict, list)) else {}
-    return dict(items if isinstance(items, dict) else (pair for pair in items))
+    if isinstance(items, dict):
+        return dict(items)
+    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in items):
+        raise PickleError("a mapping of something else than pairs")
+    return {simple_key(key): value for key, value in items}
 
 
 def _sequence(items: Any = (), *_: Any) -> Any:
@@ -185,13 +198,18 @@ def _unwrap(value: Any = None, *_: Any) -> Any:
 
 def _jax_array(function: Any, arguments: Any, state: Any, *_: Any) -> Any:
     """A pickled JAX array: the way to rebuild its NumPy form."""
-    if not isinstance(function, Global) or function.constructor is None or not isinstance(arguments, tuple):
+    known = isinstance(function, Global) and function.constructor in _ARRAYS
+    if not known or not isinstance(arguments, tuple):
         raise PickleError("a JAX array of an unknown kind")
-    record = function.constructor(*arguments)
+    record = call(function, arguments)
     if isinstance(record, ArrayRecord):
         record.setstate(state)
     return record
 
+
+# What a wrapper may call: never itself, or it would be nested without end.
+_TENSORS = (rebuild_tensor, _rebuild_tensor_v3, _rebuild_parameter)
+_ARRAYS = (ArrayRecord, _from_buffer)
 
 _NUMPY: dict[str, Constructor] = {"numpy.ndarray": ArrayRecord, "numpy.dtype": DtypeRecord}
 for _core in ("numpy.core", "numpy._core"):

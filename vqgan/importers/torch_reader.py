@@ -6,6 +6,7 @@ with the raw storages behind. Tensors are read from the file one by one when ask
 memory is what the caller keeps.
 """
 
+import lzma
 import struct
 import zipfile
 import zlib
@@ -17,15 +18,17 @@ import numpy as np
 from vqgan.errors import UserError
 from vqgan.importers.pickle_machine import load
 from vqgan.importers.pickle_objects import PickleError
+from vqgan.importers.tensors import DamagedError, shown
 from vqgan.importers.torch_pickle import CONSTRUCTORS, Storage, storage_dtype
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 _MAX_STRUCTURE = 256 << 20  # bytes of the pickle that holds the structure of a zip checkpoint
 _CHUNK = 1 << 20
-_DAMAGE = (
-    PickleError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, NotImplementedError,
-    RuntimeError, EOFError, ValueError, TypeError, LookupError, OverflowError, AttributeError,
+# What the library raises for a damaged archive. Nothing but its own calls stands under it.
+_ZIP_DAMAGE = (
+    zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, NotImplementedError,
+    RuntimeError, EOFError, ValueError, TypeError, LookupError, OverflowError, AttributeError, lzma.LZMAError,
 )  # fmt: skip
 
 
@@ -64,9 +67,8 @@ def read_plain_pickle(path: Path) -> Any:
 def is_torch_zip(path: Path) -> bool:
     """Whether it is a zip archive with torch's structure pickle in it."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.split("/")[-1] == "data.pkl" for name in archive.namelist())
-    except _DAMAGE:
+        return any(name.split("/")[-1] == "data.pkl" for name in _members(path))
+    except PickleError:
         return False
 
 
@@ -80,19 +82,34 @@ def is_torch_legacy(path: Path) -> bool:
 
 
 def _guarded(path: Path, read: Any) -> Any:
-    """Runs a reader; every failure becomes one line for the user."""
+    """Runs a reader; what it says of the file, or the system of it, becomes one line for the user."""
     try:
         return read()
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
+    except DamagedError as error:
+        what = " ".join(str(error).split())
+        raise UserError(f"{path}: the checkpoint is damaged ({what}); download or copy it again") from error
 
 
-def _damaged(path: Path, error: object) -> UserError:
-    return UserError(f"{path}: the checkpoint is damaged ({error}); download or copy it again")
+def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
+    """The directory of an archive by name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {info.filename: info for info in archive.infolist()}
+    except _ZIP_DAMAGE as error:
+        raise PickleError(str(error)) from error
+
+
+def _whole_member(path: Path, info: zipfile.ZipInfo) -> bytes:
+    """The bytes of a small or compressed member."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(info)
+    except _ZIP_DAMAGE as error:
+        raise PickleError(str(error)) from error
 
 
 class _ZipFile:
@@ -102,30 +119,29 @@ class _ZipFile:
         self._path = path
         self._size = path.stat().st_size
         self._verified: set[str] = set()
-        with zipfile.ZipFile(path) as archive:
-            self._members = {info.filename: info for info in archive.infolist()}
-            structures = [name for name in self._members if name.split("/")[-1] == "data.pkl"]
-            if len(structures) != 1:
-                raise PickleError(f"it holds {len(structures)} structure pickles")
-            self._root = structures[0].removesuffix("data.pkl")
-            if f"{self._root}constants.pkl" in self._members:
-                raise UserError("a TorchScript archive holds a program, not a checkpoint; get the state_dict")
-            info = self._members[structures[0]]
-            if info.file_size > _MAX_STRUCTURE:
-                raise PickleError(f"its structure claims {info.file_size} bytes")
-            self._pickle = archive.read(info)
-            self._order = self._byte_order(archive)
+        self._members = _members(path)
+        structures = [name for name in self._members if name.split("/")[-1] == "data.pkl"]
+        if len(structures) != 1:
+            raise PickleError(f"it holds {len(structures)} structure pickles")
+        self._root = structures[0].removesuffix("data.pkl")
+        if f"{self._root}constants.pkl" in self._members:
+            raise UserError("a TorchScript archive holds a program, not a checkpoint; get the state_dict")
+        info = self._members[structures[0]]
+        if info.file_size > _MAX_STRUCTURE:
+            raise PickleError(f"its structure claims {info.file_size} bytes")
+        self._pickle = _whole_member(path, info)
+        self._order = self._byte_order()
 
     def structure(self) -> Any:
         import io
 
         return load(io.BytesIO(self._pickle), CONSTRUCTORS, self._storage)
 
-    def _byte_order(self, archive: zipfile.ZipFile) -> str:
+    def _byte_order(self) -> str:
         name = f"{self._root}byteorder"
         if name not in self._members or self._members[name].file_size > 16:
             return "<"
-        return ">" if archive.read(name) == b"big" else "<"
+        return ">" if _whole_member(self._path, self._members[name]) == b"big" else "<"
 
     def _storage(self, persistent_id: Any) -> Storage:
         kind, key, count = _storage_id(persistent_id)
@@ -142,7 +158,11 @@ class _ZipFile:
 
         def read(first: int, size: int) -> np.ndarray:
             data = self._read(info, first, size)
-            return data if order == "<" else data.view(dtype).byteswap().view(np.uint8)
+            if order == "<":
+                return data
+            if size % dtype.itemsize:
+                raise UserError(f"{self._path}: big-endian numbers under another type; save it again")
+            return data.view(dtype).byteswap().view(np.uint8)
 
         return Storage(dtype, count, read)
 
@@ -154,8 +174,7 @@ class _ZipFile:
         if info.compress_type != zipfile.ZIP_STORED:
             if info.file_size > 1100 * max(1, info.compress_size):  # more than deflate can do
                 raise PickleError(f"{info.filename} claims {info.file_size} bytes")
-            with zipfile.ZipFile(self._path) as archive:
-                return np.frombuffer(archive.read(info), np.uint8)[first : first + size]
+            return np.frombuffer(_whole_member(self._path, info), np.uint8)[first : first + size]
         with self._path.open("rb") as file:
             start = self._data_start(file, info)
             if start + info.file_size > self._size:
@@ -166,6 +185,8 @@ class _ZipFile:
 
     def _data_start(self, file: BinaryIO, info: zipfile.ZipInfo) -> int:
         """Where a stored member's bytes begin: behind its local header (zip specification, 4.3.7)."""
+        if not 0 <= info.header_offset <= self._size:
+            raise PickleError(f"{info.filename} lies outside of it")
         file.seek(info.header_offset)
         header = file.read(30)
         if len(header) != 30 or header[:4] != b"PK\x03\x04":
@@ -196,7 +217,9 @@ def _storage_id(persistent_id: Any) -> tuple[Any, str, int]:
         raise PickleError("a reference that is no storage")
     _, kind, key, _, count = persistent_id[:5]
     if type(count) is not int or not 0 <= count < 1 << 48:
-        raise PickleError(f"a storage of {count!r:.40} numbers")
+        raise PickleError(f"a storage of {shown(count)} numbers")
+    if not isinstance(key, (str, int)):
+        raise PickleError("a storage without a key")
     return kind, str(key), count
 
 
@@ -254,6 +277,9 @@ def _locate(file: BinaryIO, keys: Any, counts: dict[str, tuple[int, int]], start
         raise PickleError("its list of storages is missing")
     end = file.seek(0, 1)
     size = file.seek(0, 2)
+    for key in keys:
+        if not isinstance(key, (str, int)):
+            raise PickleError("a storage without a key")
     for key in map(str, keys):
         file.seek(end)
         header = file.read(8)

@@ -20,12 +20,14 @@ import numpy as np
 from vqgan import folders
 from vqgan.config import from_dict, to_dict
 from vqgan.errors import UserError
+from vqgan.hub import fetch_folder, is_hub
 from vqgan.prior.card import render_prior_card
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.parameters import parameter_shapes
 
 FOLDER = folders.Kind("prior", "prior.json", 1)
 WEIGHTS = "weights"
+_PATTERNS = (FOLDER.document, "README.md", f"{WEIGHTS}/*")
 
 Weights = dict[str, np.ndarray]
 """Parameters of a prior: dotted name to float32 array."""
@@ -119,7 +121,10 @@ def recover_prior(path: str | os.PathLike[str]) -> None:
 
 
 def read_prior(path: str | os.PathLike[str]) -> PriorInfo:
-    """Reads ``prior.json`` of a prior's folder, or of the run that has trained it; the weights stay unread.
+    """Reads ``prior.json``; the weights stay unread.
+
+    Args:
+      path: a prior's folder, that of the run that has trained it, or ``hf://owner/name[@revision]``.
 
     Raises:
       UserError: no prior there, or a damaged or newer ``prior.json``.
@@ -127,26 +132,34 @@ def read_prior(path: str | os.PathLike[str]) -> PriorInfo:
     folder = find_prior(path)
     if folder is None:
         raise UserError(f"prior {path}: {_instead(Path(path))}")
-    with folders.reading_document(FOLDER, folder) as data:
-        codec = data["codec"]
-        return PriorInfo(
-            path=folder,
-            config=from_dict(PriorConfig, data["config"], where=f"{folder}/{FOLDER.document}"),
-            fingerprint=str(data["fingerprint"]),
-            codec=CodecIdentity(
-                fingerprint=str(codec["fingerprint"]),
-                name=str(codec["name"]),
-                config=dict(codec["config"]),
-                image_size=int(codec["image_size"]),
-            ),
-            class_names=tuple(map(str, data["class_names"])),
-            card=dict(data["card"]),
-            files=dict(data["files"]),
-        )
+    fields = folders.read_document(FOLDER, folder)
+    codec = fields.fields("codec")
+    return PriorInfo(
+        path=folder,
+        fingerprint=fields.text("fingerprint"),
+        codec=CodecIdentity(
+            fingerprint=codec.text("fingerprint"),
+            name=codec.text("name"),
+            config=codec.mapping("config"),
+            image_size=codec.integer("image_size"),
+        ),
+        class_names=fields.texts("class_names"),
+        card=fields.mapping("card"),
+        files=fields.sizes("files"),
+        config=from_dict(PriorConfig, fields.value("config"), where=f"{folder}/{FOLDER.document}"),
+    )
 
 
 def find_prior(path: str | os.PathLike[str]) -> Path | None:
-    """The folder with ``prior.json`` that a path means: itself, or ``prior`` in the folder of a run."""
+    """The folder with ``prior.json`` that a path means: itself, or ``prior`` in the folder of a run.
+
+    A prior on the Hub, ``hf://owner/name[@revision]``, is downloaded where it is not in the cache.
+
+    Raises:
+      UserError: an address on the Hub with no prior, or it cannot be had.
+    """
+    if is_hub(str(path)):
+        return fetch_folder(str(path), FOLDER.document, _PATTERNS, "prior")
     for folder in (Path(path), Path(path) / "prior"):
         if (folder / FOLDER.document).is_file():
             return folder

@@ -7,6 +7,7 @@ from vqgan.errors import UserError
 
 KINDS = ("autoregressive", "masked")
 BLOCKS = ("llama", "gpt")
+MOST_LAYERS = 1000
 HIDDEN_MULTIPLE = 64  # widths of the gated layer that matrix units like
 
 
@@ -57,6 +58,8 @@ class PriorConfig:
                 raise UserError(f"model.{name} is {getattr(self, name)!r}: give one of {', '.join(known)}")
         for name, least in (("codebook_size", 2), ("layers", 1), ("heads", 1), ("width", 4)):
             self._check_least(name, getattr(self, name), least)
+        if self.layers > MOST_LAYERS:
+            raise UserError(f"model.layers is {self.layers}: at most {MOST_LAYERS}")
         for name in ("classes", "condition_codebook_size", "hidden"):
             self._check_least(name, getattr(self, name), 0)
         self._check_grids()

@@ -10,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from vqgan.errors import UserError, first_line
+from vqgan.folders import cannot_write
 
 S = TypeVar("S")
 
@@ -47,7 +48,9 @@ class Checkpoints:
         try:
             self._manager.save(step, args=args, force=True)
             self._manager.wait_until_finished()
-        except Exception as error:  # Orbax and TensorStore wrap a full disk in types of their own.
+        except Exception as error:
+            if not cannot_write(error):
+                raise
             raise UserError(
                 f"{self._folder}: checkpoint {step} cannot be written ({first_line(error)[:200]}); earlier "
                 "ones are intact, free some space and run the same command again"

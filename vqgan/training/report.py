@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vqgan import html_page
+from vqgan.documents import Fields
 from vqgan.errors import UserError
 from vqgan.files import write_atomically
 from vqgan.training import charts
@@ -148,15 +149,20 @@ def _evaluated(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows for what ``vqgan evaluate`` has found, each with its reference set, or for any other JSON."""
     rows: list[tuple[str, str]] = []
     try:
-        for codec in evaluation["codecs"]:
-            for name, metric in (codec.get("metrics") or codec["figures"]).items():
-                value = metric["value"]
-                shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-                unit, images, where = metric["unit"], metric["images"], metric["reference_set"]
-                rows.append((name, f"{' '.join((shown, unit)).strip()} over {images:,} images: {where}"))
-    except (KeyError, TypeError, AttributeError, ValueError):
+        for codec in Fields(evaluation, UserError).items("codecs"):
+            metrics = codec.fields("metrics" if "metrics" in codec.data else "figures")
+            for name in metrics.data:
+                rows.append((name, _measured(metrics.fields(name))))
+    except UserError:  # a document of another form
         return _flatten(evaluation)
     return rows
+
+
+def _measured(metric: Fields) -> str:
+    value = metric.value("value")
+    shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+    images, where = metric.integer("images"), metric.text("reference_set")
+    return f"{' '.join((shown, metric.text('unit'))).strip()} over {images:,} images: {where}"
 
 
 def title_of(quantity: str) -> str:

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from vqgan.config import to_dict
+from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
 from vqgan.files import write_atomically
 from vqgan.model_card import Metric, ModelCard
@@ -143,7 +144,7 @@ def check_same_run(folder: Path, config: dict[str, Any], free: frozenset[str]) -
     """
     path = folder / CONFIG_FILE
     if any((folder / "checkpoints").glob("[0-9]*")):
-        _refuse_differences(folder, _flat(_read_json(path)), _flat(config), free)
+        _refuse_differences(folder, _flat(read_run_config(folder).data), _flat(config), free)
     elif (
         not path.exists()
         and folder.is_dir()
@@ -171,16 +172,26 @@ def _refuse_differences(
         raise UserError(f"{folder}: holds a run of another configuration ({listed}); name another folder")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_run_config(folder: Path) -> Fields:
+    """Reads the configuration of a run, as ``config.json`` in its folder has it.
+
+    Raises:
+      UserError: it cannot be read, or is damaged.
+    """
+    path = folder / CONFIG_FILE
+
+    def refuse(reason: str) -> UserError:
+        return UserError(f"{path}: cannot be read ({reason[:200]}); name another folder")
+
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        return data
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({first_line(error)[:200]}); name another folder") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise refuse(first_line(error)) from error
+    return parse_document(data, refuse)
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(data, dict):
+    if not isinstance(data, Mapping):
         return {prefix: data}
     parts = [_flat(value, f"{prefix}.{name}" if prefix else name) for name, value in data.items()]
     return {name: value for part in parts for name, value in part.items()}

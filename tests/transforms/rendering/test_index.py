@@ -65,8 +65,11 @@ def test_refused(tmp_path: Path, refused: Refused) -> None:
     with refused("index: a Parquet file, but not an index of pictures"), open_index(str(tmp_path), "index"):
         pass
     for document, message in (
-        ({**json.loads(METADATA.to_json()), "version": 9}, "index version 9, this release reads 1"),
-        ({"version": 1}, "damaged footer metadata"),
+        (
+            {**json.loads(METADATA.to_json()), "version": 9},
+            "index: format version 9, this release reads 2; up",
+        ),
+        ({"version": 2}, "damaged footer metadata"),
         (json.loads(METADATA.to_json()), "damaged .no column 'view'"),
     ):
         with pq.ParquetWriter(path, table.schema) as writer:

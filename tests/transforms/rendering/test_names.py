@@ -9,11 +9,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext
 
 from transforms.rendering.names import file_name, member_name
 
 NASTY = [
     *("", ".", "..", "/", "//", "a", "a/", "/a", "a//b", "a/b", "./a", "../../etc/passwd", "/etc/passwd"),
+    *("metadata.jsonl", "metadata.jsonl/a", "Metadata.JSONL/a", "__a__/b", "____/b", "__.png__/b", "__a__"),
+    *("__" + "a" * 56 + "__a/b", "__a.png_/b", "a/__b__/c"),
     *("A", "a.jpg", "A.jpg", "a.JPG", "a.png", "a.png/b", "a.png/b.png", "a.png.png", "a.json/x", "A.PNG/b"),
     *(
         "CON",
@@ -87,6 +90,8 @@ def test_ordinary_keys(key: str, view: int, expected: str) -> None:
         (".hidden", "_hidden~"),
         ("猫/001.jpg", "猫/001.jpg~"),
         ("a.png/b", "a_png/b~"),
+        ("metadata.jsonl/b", "metadata_jsonl/b~"),
+        ("__pycache__/b", "__pycache_/b~"),
         ("x" * 300, "x" * 80 + "~"),
         ("", "_~"),
     ],
@@ -126,6 +131,7 @@ def test_distinct_and_not_in_each_others_way(rows: list[tuple[str, int]]) -> Non
     tar_names = {f"{member}.{ending}" for member in members for ending in ("png", "cls", "json")}
     tar_folders = {name[:at] for name in tar_names for at, char in enumerate(name) if char == "/"}
     assert not tar_folders & tar_names
+    assert "metadata.jsonl" not in {*names, *folders}, "in the way of the file that describes them"
 
 
 def test_all_pairs_of_the_nasty_ones() -> None:
@@ -135,7 +141,11 @@ def test_all_pairs_of_the_nasty_ones() -> None:
 
 @given(KEYS, VIEWS)
 def test_webdataset_groups_by_the_first_dot(key: str, view: int) -> None:
-    assert "." not in member_name(key, view).rpartition("/")[2]
+    """And leaves out folders of some names."""
+    member = member_name(key, view)
+    assert "." not in member.rpartition("/")[2]
+    assert base_plus_ext(f"{member}.png") == (member, "png")
+    assert re.match(r"__[^/]*__($|/)", f"{member}.png") is None, "its pattern for what is no sample"
 
 
 def test_on_a_disk(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def decode(tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dec
 
 def token_rows(tokens: Path) -> dict[tuple[str, int], np.ndarray]:
     rows = {}
-    for path in sorted(tokens.glob("tokens-*")):
+    for path in sorted(tokens.glob("data/*")):
         with Shard(str(path), path.name) as shard:
             for batch in shard.batches():
                 keys = zip(batch.column("key").to_pylist(), batch.column("view").to_pylist(), strict=True)
@@ -88,7 +88,9 @@ def token_rows(tokens: Path) -> dict[tuple[str, int], np.ndarray]:
 
 
 def index_of(output: Path) -> pa.Table:
-    return pa.concat_tables([pq.read_table(path) for path in sorted(output.glob("images-*.parquet"))])
+    paths = sorted(output.glob("*/images-*.parquet"))
+    assert {path.parent.name for path in paths} <= {"index", "data"}
+    return pa.concat_tables([pq.read_table(path) for path in paths])
 
 
 def pixels_of(data: bytes) -> np.ndarray:
@@ -104,12 +106,12 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     with pq.ParquetWriter(path, table.schema) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({METADATA_KEY: footer[METADATA_KEY]})
-    manifest = json.loads((path.parent / "manifest.json").read_text())
+    manifest = json.loads((path.parents[1] / "manifest.json").read_text())
     data = path.read_bytes()
     for entry in manifest["shards"]:
-        if entry["name"] == path.name:
+        if entry["name"] == f"data/{path.name}":
             entry.update(rows=table.num_rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    (path.parent / "manifest.json").write_text(json.dumps(manifest))
+    (path.parents[1] / "manifest.json").write_text(json.dumps(manifest))
 
 
 def with_tokens(table: pa.Table, change: Callable[[list[Any]], None]) -> pa.Table:
@@ -140,7 +142,7 @@ def test_pictures_are_those_of_the_codec(
     assert set(zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)) == {(32, 32)}
     assert sum(table["bytes"].to_pylist()) == manifest["storage"]["image_bytes"]
     labels = dict(zip(table["key"].to_pylist(), table["label"].to_pylist(), strict=True))
-    shard_rows = pa.concat_tables([pq.read_table(path) for path in sorted(tokens.glob("tokens-*"))])
+    shard_rows = pa.concat_tables([pq.read_table(path) for path in sorted(tokens.glob("data/*"))])
     assert labels == dict(zip(shard_rows["key"].to_pylist(), shard_rows["label"].to_pylist(), strict=True))
 
 
@@ -152,7 +154,7 @@ def test_files(decode: Decode, tmp_path: Path) -> None:
         data = (output / row["file"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (row["bytes"], row["sha256"])
     files = {str(path.relative_to(output)) for path in (output / "images").rglob("*") if path.is_file()}
-    assert files == set(table["file"].to_pylist())
+    assert files == {*table["file"].to_pylist(), "images/metadata.jsonl"}
     keys = table["key"].to_pylist()
     plain = next(key for key in keys if "/" not in key)
     assert {f"images/{plain}.png", f"images/{plain}~v1.png"} <= files
@@ -185,7 +187,7 @@ def test_tar_is_a_webdataset(decode: Decode, tmp_path: Path) -> None:
 def test_a_tar_is_read_once(decode: Decode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All its rows together look at each member once."""
     entry = decode(form=ImageForm("tar"))["shards"][0]
-    path = str(tmp_path / "pictures" / entry["name"].replace(".parquet", ".tar"))
+    path = str(tmp_path / "pictures" / entry["name"].replace("index/", "data/").replace(".parquet", ".tar"))
     with tarfile.open(path) as tar:
         names = tar.getnames()
     plain, seen = tarfile.TarFile.__iter__, []
@@ -238,9 +240,10 @@ def test_a_manifest_that_lacks_a_shard(decode: Decode, tokens: Path, tmp_path: P
 
 def test_parquet_column_as_datasets_reads_it(decode: Decode, tmp_path: Path) -> None:
     decode(form=ImageForm("parquet", "webp"))
-    for path in (tmp_path / "pictures").glob("images-*.parquet"):
+    for path in (tmp_path / "pictures" / "data").glob("*.parquet"):
         table = pq.read_table(path)
-        assert table.schema.field("image").type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        assert table.schema.field("image") == pa.field("image", image), "nullable, as its own field is"
         features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
         assert features["image"] == {"_type": "Image"}
         assert sorted(features) == sorted(table.column_names)
@@ -261,14 +264,14 @@ def test_first_views_and_limit(decode: Decode, tokens: Path, tmp_path: Path) -> 
     assert rows == list(token_rows(tokens))[:13]
     few = decode(limit=3, views="first", output=str(tmp_path / "few"))
     assert (few["counts"]["images"], len(few["shards"])) == (3, 1)
-    assert few["shards"][0]["name"] == "images-00000-of-00001.parquet"
+    assert few["shards"][0]["name"] == "index/images-00000-of-00001.parquet"
     firsts = [key for key, view in token_rows(tokens) if view == 0]
     assert index_of(tmp_path / "few")["key"].to_pylist() == firsts[:3]
 
 
 def test_rows_that_cannot_be_decoded(decode: Decode, tokens: Path, tmp_path: Path) -> None:
     """They become rejects with their reason; all others are decoded."""
-    path = sorted(tokens.glob("tokens-*"))[0]
+    path = sorted(tokens.glob("data/*"))[0]
     before = list(token_rows(tokens))
 
     def outside(values: list[Any]) -> None:
@@ -278,7 +281,7 @@ def test_rows_that_cannot_be_decoded(decode: Decode, tokens: Path, tmp_path: Pat
     manifest = decode()
     assert manifest["counts"] == {"planned": 21, "images": 19, "rejects": 2, "rows": 19}
     assert manifest["reject_reasons"] == {"decode: Duplicate": 1, "decode: OutsideCodebook": 1}
-    (rejected,) = (tmp_path / "pictures").glob("rejects-*")
+    (rejected,) = (tmp_path / "pictures").glob("rejects/*")
     found = rejects.read(str(rejected))
     assert [row.key for row in found] == [before[1][0], before[2][0]]
     assert found[0].message == f"view {before[1][1]}: token 64: the codebook has 64 codes"
@@ -288,7 +291,7 @@ def test_rows_that_cannot_be_decoded(decode: Decode, tokens: Path, tmp_path: Pat
 
 
 def test_rows_without_tokens(decode: Decode, tokens: Path, codec: Codec, tmp_path: Path) -> None:
-    path = sorted(tokens.glob("tokens-*"))[0]
+    path = sorted(tokens.glob("data/*"))[0]
     rows = token_rows(tokens)
 
     def lose(values: list[Any]) -> None:
@@ -310,7 +313,7 @@ def test_rows_without_tokens(decode: Decode, tokens: Path, codec: Codec, tmp_pat
 
 def test_a_shard_that_changes_after_the_plan(decode: Decode, tokens: Path, tmp_path: Path) -> None:
     """Same size, other bytes: nothing is made of it, and restoring it is enough."""
-    path = sorted(tokens.glob("tokens-*"))[1]
+    path = sorted(tokens.glob("data/*"))[1]
     good = path.read_bytes()
     bad = bytearray(good)
     bad[len(bad) // 2] ^= 1
@@ -329,13 +332,15 @@ def test_finished_slices_are_kept_and_lost_pictures_made_again(
     decode(form=ImageForm(container))
     output = tmp_path / "pictures"
     paths = sorted(path for path in output.rglob("images*") if path.is_file())
-    paths += sorted(output.rglob("*.png"))
+    paths += [*sorted(output.rglob("*.png")), *output.rglob("metadata.jsonl"), output / "README.md"]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
     decode(form=ImageForm(container))
     assert {path: path.stat().st_mtime_ns for path in paths} == {p: m for p, (m, _) in before.items()}
-    lost = {"files": "images/*.png", "tar": "images-00001*.tar", "parquet": "images-00001*.parquet"}[
-        container
-    ]
+    lost = {
+        "files": "images/*.png",
+        "tar": "data/images-00001*.tar",
+        "parquet": "data/images-00001*.parquet",
+    }[container]
     victim = sorted(output.glob(lost))[-1]
     victim.unlink()
     manifest = decode(form=ImageForm(container))
@@ -347,7 +352,7 @@ def test_finished_slices_are_kept_and_lost_pictures_made_again(
 def test_a_damaged_index_is_made_again(decode: Decode, tmp_path: Path) -> None:
     decode(form=ImageForm("parquet"))
     output = tmp_path / "pictures"
-    victim = output / "images-00000-of-00002.parquet"
+    victim = output / "data" / "images-00000-of-00002.parquet"
     good = victim.read_bytes()
     bad = bytearray(good)
     bad[len(bad) // 3] ^= 1

@@ -63,8 +63,10 @@ def pictures(
     return pictures
 
 
-INDEX = "images-00001-of-00002.parquet"
-TAR = "images-00001-of-00002.tar"
+INDEX = "index/images-00001-of-00002.parquet"
+DATA = "data/images-00001-of-00002.parquet"
+TAR = "data/images-00001-of-00002.tar"
+METADATA = "images/metadata.jsonl"
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -79,7 +81,7 @@ def refresh(folder: Path, name: str) -> None:
     data = (folder / name).read_bytes()
 
     def change(manifest: dict[str, Any]) -> None:
-        for entry in (*manifest["shards"], *manifest["archives"]):
+        for entry in (*manifest["shards"], *manifest["archives"], *manifest["metadata"]):
             if entry["name"] == name:
                 entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
@@ -93,16 +95,26 @@ def flip(path: Path) -> None:
 
 
 def a_picture(folder: Path) -> Path:
-    return min((folder / "images").iterdir())
+    return min((folder / "images").glob("*.png"))
 
 
 def swap_indexes(folder: Path) -> None:
-    other = folder / INDEX.replace("00001-", "00000-")
+    name = INDEX.replace("00001-", "00000-")
+    other = folder / name
     first = other.read_bytes()
     other.write_bytes((folder / INDEX).read_bytes())
     (folder / INDEX).write_bytes(first)
     refresh(folder, INDEX)
-    refresh(folder, other.name)
+    refresh(folder, name)
+
+
+def swap_lines(folder: Path) -> None:
+    """The same size, and in the manifest: two pictures bear each other's name."""
+    lines = (folder / METADATA).read_text().splitlines()
+    first, second = (json.loads(line) for line in lines[:2])
+    first["file_name"], second["file_name"] = second["file_name"], first["file_name"]
+    (folder / METADATA).write_text("\n".join([json.dumps(first), json.dumps(second), *lines[2:], ""]))
+    refresh(folder, METADATA)
 
 
 def swap_tars(folder: Path) -> None:
@@ -123,7 +135,15 @@ def swap_tars(folder: Path) -> None:
         ("files", lambda f: flip(f / INDEX), f"{INDEX} has changed"),
         ("files", lambda f: (f / INDEX).unlink(), f"{INDEX} is missing"),
         ("files", swap_indexes, f"{INDEX}: slice number is 0, expected 1"),
-        ("files", lambda f: shutil.copy(f / INDEX, f / "images-x.parquet"), "images-x.parquet belongs to no"),
+        (
+            "files",
+            lambda f: shutil.copy(f / INDEX, f / "index" / "x.parquet"),
+            "index/x.parquet belongs to no",
+        ),
+        ("files", lambda f: flip(f / METADATA), f"{METADATA} has changed"),
+        ("files", lambda f: (f / METADATA).unlink(), f"{METADATA} is missing"),
+        ("files", lambda f: edit_manifest(f, lambda m: m["metadata"].pop()), f"{METADATA} is not in the man"),
+        ("files", swap_lines, f"{METADATA}: does not say what the indices say"),
         ("files", lambda f: edit_manifest(f, lambda m: m["shards"].pop()), f"{INDEX} is not in the manifest"),
         ("files", lambda f: edit_manifest(f, lambda m: m.update(plan_hash="0")), "of different plans"),
         ("files", lambda f: edit_manifest(f, lambda m: m["counts"].update(images=9)), "number of pictures"),
@@ -131,7 +151,13 @@ def swap_tars(folder: Path) -> None:
         ("tar", lambda f: (f / TAR).unlink(), f"{TAR} is missing"),
         ("tar", swap_tars, f"{INDEX}: sha256 of its tar"),
         ("tar", swap_tars, f"{TAR}: has no member"),
-        ("parquet", lambda f: flip(f / INDEX), f"{INDEX} has changed"),
+        ("tar", lambda f: shutil.copy(f / TAR, f / "data" / "x.tar"), "data/x.tar belongs to no"),
+        ("parquet", lambda f: flip(f / DATA), f"{DATA} has changed"),
+        (
+            "parquet",
+            lambda f: shutil.copy(f / DATA, f / "data" / "x.parquet"),
+            "data/x.parquet belongs to no",
+        ),
     ],
 )
 def test_damage_is_found(

@@ -52,6 +52,16 @@ def test_lists_all_that_is_not_hidden(folder):
     assert all(entry.label is None and entry.error is None for entry in entries)
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_metadata_of_an_imagefolder_is_no_image(folder, ending):
+    """Decoded pictures lie beside such a file, and so do many data sets of the Hub."""
+    before = _keys(folder)
+    (folder / f"metadata.{ending}").write_text("x")
+    (folder / "a" / f"metadata.{ending}").write_text("x")
+    (folder / f"my-metadata.{ending}").write_text("x")
+    assert _keys(folder) == sorted([*before, f"my-metadata.{ending}"])
+
+
 def test_keys_do_not_depend_on_where_the_folder_is(folder, tmp_path, monkeypatch):
     expected = _keys(folder)
     folder.rename(tmp_path / "elsewhere")

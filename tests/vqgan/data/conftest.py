@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from vqgan import shards
-from vqgan.shards import ShardMetadata, ShardWriter, shard_name
+from vqgan.manifest import FORMAT_VERSION
+from vqgan.shards import DATA_FOLDER, ShardMetadata, ShardWriter, shard_name
 
 Write = Callable[..., Path]
 
@@ -43,7 +44,7 @@ def describe(
 ) -> dict[str, Any]:
     """The manifest of finished shards, as far as a reader needs it."""
     return {
-        "version": 1,
+        "version": FORMAT_VERSION,
         "plan_hash": shard.plan_hash,
         "identity": {"preprocessing": {"size": 16}, "source": {"class_names": ["cat", "dog"]}},
         "codec": {"name": shard.codec_origin["name"], "fingerprint": shard.fingerprint},
@@ -71,7 +72,7 @@ def write_data_set(
     caption: bool = True,
 ) -> Path:
     """A finished data set with one shard for each of ``sizes``; ``footer`` changes the second one's."""
-    folder.mkdir()
+    (folder / DATA_FOLDER).mkdir(parents=True)
     length = grid[0] * grid[1]
     tokens = token_rows(sum(sizes), length, codes)
     known = [labels(row) for row in range(sum(sizes))]

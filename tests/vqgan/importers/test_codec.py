@@ -58,7 +58,7 @@ def test_photographs_are_tokenized_and_the_shards_say_with_what(tmp_path: Path) 
         "--batch-size", "4", "--quiet", "--no-report",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    shard = next(output.glob("tokens-*.parquet"))
+    shard = next(output.glob("data/tokens-*.parquet"))
     origin = json.loads(pq.read_metadata(shard).metadata[b"vqgan"])["codec_origin"]
     assert (origin["format"], origin["file"]) == ("lwm", "vqgan")
     assert len(origin["sha256"]) == 64

@@ -17,6 +17,7 @@ import pytest
 
 from vqgan import UserError
 from vqgan.importers import import_checkpoint
+from vqgan.importers.containers import READERS
 from vqgan.importers.torch_reader import read_plain_pickle, read_torch_legacy, read_torch_zip
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int64]
@@ -229,6 +230,7 @@ def test_files_that_are_no_checkpoint(content: bytes, message: str, tmp_path: Pa
 MEASURE = """
 import resource, sys
 from vqgan.importers import import_checkpoint
+from vqgan.importers.containers import READERS
 from vqgan.importers.containers import sniff
 import yaml, msgpack, safetensors.numpy
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -262,3 +264,98 @@ def test_peak_memory(kind: str, dtype: Any, foreign: Any, tmp_path: Path) -> Non
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert int(done.stdout) < 2.5 * path.stat().st_size + (8 << 20)
+
+
+# A fault of ours is not the file's
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy", "pickle", "msgpack", "safetensors"])
+@pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), ValueError("x"), IndexError("x")])
+def test_a_mistake_of_ours_shows_as_what_it_is(
+    container: str, error: Exception, foreign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise error
+
+    path, tree = tmp_path / "x", {"a": np.ones((2, 3), np.float32)}
+    if container == "zip":
+        foreign.write_torch_zip(path, tree)
+    elif container == "legacy":
+        foreign.write_torch_legacy(path, tree)
+    elif container == "safetensors":
+        foreign.write_safetensors(path, tree)
+    else:
+        path.write_bytes(pickle.dumps(tree, 2) if container == "pickle" else foreign.msgpack_bytes(tree))
+    if container in ("zip", "legacy"):
+        monkeypatch.setattr("vqgan.importers.torch_pickle.check_repeats", broken)
+    elif container == "pickle":
+        monkeypatch.setattr("vqgan.importers.torch_pickle._array", broken)
+    else:
+        monkeypatch.setattr("vqgan.importers.containers.dtype_named", broken)
+    name = {"zip": "torch zip", "legacy": "torch legacy"}.get(container, container)
+    with pytest.raises(type(error)) as caught:
+        READERS[name](path)
+    assert caught.value is error
+
+
+def _pickled(*instructions: bytes) -> bytes:
+    return b"\x80\x02" + b"".join(instructions) + b"."
+
+
+_NAME = b"cnumpy\ndtype\n"
+_ARRAY = b"cnumpy\nndarray\n)R"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _pickled(),
+        _pickled(b"0"),
+        _pickled(b"1"),
+        _pickled(b"t"),
+        _pickled(b"q\x00"),
+        _pickled(b"h\x07"),
+        _pickled(b"(o"),
+        _pickled(b"NR"),
+        _pickled(_NAME, b")R"),  # too few arguments
+        _pickled(_NAME, b"K\x01\x85R"),
+        _pickled(_NAME, b"X\x02\x00\x00\x00f9\x85R"),
+        _pickled(_NAME, b"X\x05\x00\x00\x00(2,3f\x85R"),
+        _pickled(_ARRAY, b"Nb"),
+        _pickled(_ARRAY, b"(K\x01K\x02NNNtb"),
+        _pickled(_ARRAY, b"(K\x01K\x02", _NAME, b"X\x02\x00\x00\x00f4\x85RNC\x03abctb"),
+        _pickled(b"c_codecs\nencode\n", b"X\x02\x00\x00\x00\xc4\x80\x85R"),
+        _pickled(b"ccollections\nOrderedDict\n", b"]K\x01a\x85R"),
+        _pickled(b"ctorch._utils\n_rebuild_tensor_v2\n", b"(NNNNtR"),
+    ],
+)
+def test_pickles_that_say_what_no_checkpoint_says(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "p").write_bytes(data)
+    with pytest.raises(UserError, match="the checkpoint is damaged") as caught:
+        read_plain_pickle(tmp_path / "p")
+    assert "\n" not in str(caught.value)
+
+
+def test_wrappers_within_wrappers_are_refused(tmp_path: Path) -> None:
+    wrap = b"ctorch._tensor\n_rebuild_from_type_v2\n"
+    nested = b"(" * 5000 + wrap + b"NNN" + (b"t" + wrap) * 4999
+    for data in (_pickled(b"(", wrap, b"N", wrap, b"N)tN", b"tR"), _pickled(nested)):
+        (tmp_path / "p").write_bytes(data)
+        with pytest.raises(UserError, match="damaged"):
+            import_checkpoint(str(tmp_path / "p"))
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"shape": {"0": 3}, "chunks": {"0": np.ones(2, np.float32)}},
+        {"shape": {"1": 3}, "chunks": {"0": np.ones(3, np.float32)}},
+        {"shape": {"0": 3}, "chunks": {"0": "text"}},
+        {"shape": {"0": "3"}, "chunks": {"0": np.ones(3, np.float32)}},
+        {"shape": {"0": 3}},
+    ],
+)
+def test_arrays_in_parts_that_do_not_fit(tree: Any, foreign: Any, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(foreign.msgpack_bytes({"a": {"__msgpack_chunked_array__": True, **tree}}))
+    with pytest.raises(UserError, match="the checkpoint is damaged"):
+        READERS["msgpack"](tmp_path / "x")

@@ -324,3 +324,24 @@ def test_run_that_never_got_to_a_checkpoint_may_be_corrected(tmp_path: Path) -> 
     (folder / ".config.json.abc.tmp").write_text("{")  # of a killed process
     check_same_run(folder, {"train": {"batch_size": 8}}, frozenset())
     assert json.loads((folder / "config.json").read_text())["train"]["batch_size"] == 8
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (ValueError("ours"), ValueError),
+        (TypeError("ours"), TypeError),
+        (OSError(28, "No space left"), UserError),
+    ],
+)
+def test_a_mistake_of_ours_is_no_full_disk(
+    error: Exception, raised: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    kept = checkpoints.Checkpoints(tmp_path / "checkpoints", keep=1)
+    monkeypatch.setattr(kept._manager, "save", fail)
+    with pytest.raises(raised):
+        kept.save(1, {"a": np.ones(2)}, {"position": 0})
+    kept.close()

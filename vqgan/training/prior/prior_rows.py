@@ -192,7 +192,7 @@ def _names(batch: TokenBatch) -> list[tuple[str, int]]:
 def _all_names(tokens: TokenSet) -> Iterator[tuple[str, int]]:
     """Key and view of each row of a whole data set, in the order of its rows; no token is read."""
     for entry in tokens.manifest["shards"]:
-        with open_shard(filesystems.join(tokens.path, entry["name"])) as shard:
+        with open_shard(filesystems.join(tokens.folder, entry["name"])) as shard:
             for batch in shard.batches(list(CONDITION_COLUMNS), _NAMES_READ):
                 yield from zip(*(batch.column(name).to_pylist() for name in CONDITION_COLUMNS), strict=True)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 
@@ -26,7 +25,7 @@ from vqgan.training.loop import Done, Evaluate, Evaluation, Outcome, ResumableBa
 from vqgan.training.prior.config import PriorTrainConfig
 from vqgan.training.prior.learner import PriorLearner, PriorTrainState, build_prior
 from vqgan.training.prior.prior_rows import PriorRows
-from vqgan.training.training_run import CONFIG_FILE, FREE_FIELDS, TrainingRun
+from vqgan.training.training_run import FREE_FIELDS, TrainingRun, read_run_config
 
 SampleGrid = Callable[[Arrays], np.ndarray]
 """Parameters to a grid of samples, uint8 ``[H, W, 3]``."""
@@ -200,9 +199,9 @@ def _padded_batches(rows: PriorRows, size: int) -> Iterator[tuple[PriorRows, np.
 def _check_same_codec(run: PriorRun) -> None:
     """Refuses to go on with tokens of another codec, in words that say which."""
     try:
-        before = json.loads((run.folder / CONFIG_FILE).read_text())["codec"]
-        fingerprint, name = str(before["fingerprint"]), str(before["name"])
-    except (OSError, ValueError, KeyError, TypeError):
+        before = read_run_config(run.folder).fields("codec")
+        fingerprint, name = before.text("fingerprint"), before.text("name")
+    except UserError:
         return  # no run there, or something else, which the comparison of configurations reports
     has_begun = any((run.folder / "checkpoints").glob("[0-9]*"))
     if has_begun and fingerprint != run.codec.fingerprint:

@@ -14,7 +14,8 @@ from vqgan import shards
 from vqgan.data import token_shards
 from vqgan.data.token_batches import token_batches
 from vqgan.data.tokens import TokenSet, open_tokens
-from vqgan.shards import ShardMetadata, ShardWriter, shard_name
+from vqgan.manifest import FORMAT_VERSION
+from vqgan.shards import DATA_FOLDER, ShardMetadata, ShardWriter, shard_name
 from vqgan.training.prior.prior_rows import (
     CONDITION_COLUMNS,
     ConditionLookup,
@@ -34,7 +35,7 @@ ROWS = np.arange(len(PICTURES))
 
 def write(folder: Path, names: Sequence[Name], tokens: np.ndarray, sizes: Sequence[int] = ()) -> Path:
     """A finished data set of named rows, each of one token that fills its grid, in shards of these sizes."""
-    folder.mkdir()
+    (folder / DATA_FOLDER).mkdir(parents=True)
     sizes = sizes or [len(names)]
     cells = GRID[0] * GRID[1]
     plan = hashlib.sha256(str(folder).encode()).hexdigest()
@@ -44,10 +45,10 @@ def write(folder: Path, names: Sequence[Name], tokens: np.ndarray, sizes: Sequen
         path, part = folder / shard_name(number, len(sizes)), slice(start, start + size)
         with path.open("wb") as file, ShardWriter(file, metadata) as writer:
             writer.write(_columns(names[part]), np.repeat(tokens[part], cells).reshape(-1, *GRID))
-        entries.append({"name": path.name, "rows": size, "bytes": path.stat().st_size})
+        entries.append({"name": shard_name(number, len(sizes)), "rows": size, "bytes": path.stat().st_size})
         start += size
     manifest = {
-        "version": 1,
+        "version": FORMAT_VERSION,
         "plan_hash": plan,
         "codec": {"name": "toy", "fingerprint": "f" * 64},
         "grid": GRID,

@@ -1,0 +1,35 @@
+"""What is accepted as an image. Imports the standard library and the package's errors only."""
+
+import dataclasses
+
+from vqgan.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+    """What is accepted as an image. Sizes are those of the file, in pixels.
+
+    Attributes:
+      max_pixels: largest width times height, checked before pixels are allocated.
+      max_bytes: largest encoded file.
+      min_side: smallest width and height.
+      max_area: largest width times height worth keeping; unlike ``max_pixels``, a matter of taste.
+      max_aspect: largest ratio of the longer to the shorter side.
+      jpeg_draft: let the JPEG decoder reduce large images by 2, 4 or 8 while it decodes. Much faster;
+        pixels differ slightly from a full decode, crop boxes do not.
+    """
+
+    max_pixels: int = 178_956_970
+    max_bytes: int = 1 << 29
+    min_side: int = 1
+    max_area: int | None = None
+    max_aspect: float | None = None
+    jpeg_draft: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_pixels", "max_bytes", "min_side", "max_area"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"decode.{name} is {value}: it must be at least 1")
+        if self.max_aspect is not None and not self.max_aspect >= 1:
+            raise UserError(f"decode.max_aspect is {self.max_aspect}: longer over shorter side is at least 1")
