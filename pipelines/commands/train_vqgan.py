@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     flag(
         "--set", action="append", default=[], metavar="A.B=V", help="change a field, such as train.steps=1000"
     )
-    flag("--validation", help="held-back images; by default one in data.holdout of --data")
+    flag("--validation", help="validation images; by default one in data.holdout of --data")
     flag("--init", metavar="CODEC", help="start from this codec, its codebook included")
     flag("--license", default="unspecified", help="licence of the codec, for its card")
     flag("--push", metavar="OWNER/NAME", help="upload the codec to the Hugging Face Hub at the end")

@@ -104,7 +104,7 @@ def test_an_imported_codec_has_an_origin_only() -> None:
     assert "| training\\_step | 5 |" in text
     assert '| unused\\_parts | \\["loss"\\] |' in text
     assert "## Training" not in text
-    assert "## Figures" not in text
+    assert "## Metrics" not in text
 
 
 def test_a_full_card() -> None:
@@ -174,7 +174,7 @@ def test_no_words_break_out() -> None:
     assert [line for line in outside.splitlines() if line.startswith("---")] == []
     assert [line for line in outside.splitlines() if line.startswith("# ")][1:] == []
     headings = [line for line in outside.splitlines() if line.startswith("## ")]
-    assert headings == ["## Training", "## Figures", "## Origin", "## Licence", "## Configuration"]
+    assert headings == ["## Training", "## Metrics", "## Origin", "## Licence", "## Configuration"]
     assert re.findall(r"(?<!\\)[\[\]$]", outside) == []
     for row in (line for line in outside.splitlines() if line.startswith("| ") and "alert" in line):
         assert len(re.findall(r"(?<!\\)\|", row)) in (3, 5)

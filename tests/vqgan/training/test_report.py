@@ -1,4 +1,4 @@
-"""The report of a run: figures, charts where they belong, small whatever the run's length, safe."""
+"""The report of a run: metrics, curves where they belong, small whatever the run's length, safe."""
 
 import json
 import re
