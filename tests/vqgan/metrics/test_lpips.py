@@ -19,7 +19,7 @@ from vqgan.errors import UserError
 from vqgan.metrics import lpips
 from vqgan.metrics.lpips import Lpips, distance, load_lpips
 
-DATA = Path(__file__).parents[1] / "testdata"
+DATA = Path(__file__).parents[2] / "testdata"
 WIDTHS = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
 Refused = Callable[[str], object]
 jitted = jax.jit(distance)
@@ -51,7 +51,7 @@ def _head_shapes(network: str) -> dict[str, tuple[int, ...]]:
 @pytest.fixture(scope="session")
 def state_dicts() -> ModuleType:
     """The module that makes up weights and writes torch files, which other folders' tests have too."""
-    path = Path(__file__).parent / "features" / "state_dicts.py"
+    path = Path(__file__).parents[1] / "features" / "state_dicts.py"
     spec = importlib.util.spec_from_file_location("vqgan_tests_state_dicts", path)
     assert spec is not None
     assert spec.loader is not None

@@ -109,7 +109,7 @@ def test_every_row_in_training_has_its_condition(pair: tuple[TokenSet, Condition
     tokens, partners = pair
     partners.check([tokens])
     batches = PriorBatches(
-        token_batches([tokens], 15, seed=1, views=views), labelled=False, partners=partners
+        token_batches([tokens], 15, seed=1, views=views), labelled=False, conditions=partners
     )
     rows = [next(batches) for _ in range(2)]
     seen = np.concatenate([part.tokens for part in rows])
