@@ -50,13 +50,14 @@ def apply_gradients(
 
 
 def accumulate(
-    part: Callable[[Any, jax.Array], tuple[A, K, jax.Array]], batch: Any, parts: int
+    part: Callable[[Any, jax.Array], tuple[A, K, jax.Array | None]], batch: Any, parts: int
 ) -> tuple[A, K]:
     """Works through a batch in parts, one after the other, to save memory.
 
     Args:
       part: some rows and their ordinal among the parts to values that are averaged over the parts
-        (gradients, scalars), values ``[b, ...]`` that are kept of each row, and the weight of the part.
+        (gradients, scalars), values ``[b, ...]`` that are kept of each row, and the weight of the part; None
+        where all count the same.
       batch: pytree of arrays ``[B, ...]``.
       parts: a divisor of B; 1 calls ``part`` once, on the whole batch.
 
@@ -70,7 +71,9 @@ def accumulate(
 
     def weighted(rows: Any, index: jax.Array) -> tuple[Any, K]:
         values, kept, weight = part(rows, index)
-        return (jax.tree.map(lambda leaf: leaf * weight, values), weight), kept
+        if weight is not None:
+            values = jax.tree.map(lambda leaf: leaf * weight, values)
+        return (values, weight), kept
 
     def one(sums: Any, rows_and_index: tuple[Any, jax.Array]) -> tuple[Any, K]:
         values, kept = weighted(*rows_and_index)
@@ -80,7 +83,7 @@ def accumulate(
     shapes, _ = jax.eval_shape(weighted, first, jnp.zeros((), jnp.int32))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     (sums, weight), stacked = jax.lax.scan(one, zeros, (cut, jnp.arange(parts)))
-    means = jax.tree.map(lambda leaf: leaf / weight, sums)
+    means = jax.tree.map(lambda leaf: leaf / (parts if weight is None else weight), sums)
     # (parts, b, ...) back to (B, ...), as the rows were cut
     return means, jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), stacked)
 

@@ -169,10 +169,10 @@ class CodecLearner:
         critic = DiscriminatorLoss(self._config.adversarial, self._discriminator)
         logits = functools.partial(critic.logits, other.params, other.others) if phase.adversarial else None
 
-        def part(images: jax.Array, index: jax.Array) -> tuple[Any, Any, jax.Array]:
+        def part(images: jax.Array, index: jax.Array) -> tuple[Any, Any, None]:
             own = draws._replace(key=jax.random.fold_in(draws.key, index))
             gradients, forward = loss.gradients(side.params, side.others, images, own, phase, logits)
-            return (gradients, forward.scalars), forward[:3], jnp.ones(())  # every part counts the same
+            return (gradients, forward.scalars), forward[:3], None  # every part counts the same
 
         (gradients, scalars), forward = accumulate(part, images, self._config.train.accumulate)
         reconstruction, latents, tokens = forward
