@@ -12,11 +12,11 @@ WORKERS ?= 2
 .PHONY: demo test lint clean
 
 demo: .venv/ready
-	@echo "== demo: ten photographs, tokens, pictures, a small prior, new pictures and a report"
+	@echo "== demo, some minutes: ten photographs, tokens, pictures, a small prior, new pictures and a report"
 	$(BIN)/vqgan demo --output demo-output
 
 test: .venv/ready
-	@echo "== tests"
+	@echo "== tests (many minutes; tests/installed makes environments of its own with pip, 1.5 GB below the temporary folder)"
 	$(BIN)/python -m pytest $(TESTS) -n $(WORKERS) --dist loadfile
 
 lint: .venv/ready
@@ -26,7 +26,7 @@ lint: .venv/ready
 
 .venv/ready: setup.py constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it or run: make PYTHON=/path/to/python3"; exit 2; }
-	@echo "== setting up .venv with $(PYTHON) (takes some minutes the first time)"
+	@echo "== setting up .venv with $(PYTHON): all extras and the tools for tests, 1.7 GB; takes minutes the first time"
 	$(PYTHON) -m venv .venv || { echo "cannot make a virtual environment; on Debian: apt install python3-venv"; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch $@

@@ -1,11 +1,18 @@
-"""Packaging. Imports the standard library and setuptools only: Beam's stager builds this on launch."""
+"""Packaging. Imports the standard library and setuptools only: Beam's stager builds this on launch.
 
+The metadata stand here rather than in pyproject.toml's ``[project]``, so that the stager's
+``python setup.py sdist`` works with whatever setuptools the launcher's environment has.
+"""
+
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "vqgan" / "__init__.py").read_text(), re.MULTILINE)[1]
 EXTRAS = {
-    # Training the VQGAN itself.
+    # Training codecs and priors; vqgan demo.
     "train": ["grain>=0.2.18", "optax>=0.2.6", "tensorboardX>=2.6"],
     # Checkpoints of other code bases as codecs, and exporting to them.
     "import": ["pyyaml", "safetensors"],
@@ -13,6 +20,8 @@ EXTRAS = {
     "hub": ["huggingface-hub"],
     # tfds:NAME/SPLIT inputs, in both of its file formats, without TensorFlow.
     "tfds": ["tensorflow-datasets>=4.9.9", "array-record>=0.8", "importlib-resources"],
+    # vqgan train --wandb.
+    "wandb": ["wandb"],
     # Dataflow as a runner.
     "gcp": ["apache-beam[gcp]"],
     # Tests, checks and building.
@@ -36,23 +45,27 @@ EXTRAS["all"] = sorted({need for name in ("train", "import", "hub", "tfds") for 
 
 setup(
     name="vqgan-pipelines",
-    version="0.1.0",
+    version=VERSION,
     description="Turns image corpora into VQGAN tokens with Apache Beam and JAX, and back",
-    long_description=(Path(__file__).parent / "README.md").read_text(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The vqgan-pipelines authors",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    keywords=["vqgan", "image tokenizer", "vector quantization", "apache beam", "jax", "flax", "parquet"],
     python_requires=">=3.11",
     packages=find_packages(
         include=["vqgan", "vqgan.*", "transforms", "transforms.*", "pipelines", "pipelines.*"]
     ),
     package_data={"vqgan": ["pretrained/**/*", "py.typed"], "pipelines": ["photos/*"]},
-    # Everything that a worker imports.
+    # Everything that a worker imports, by name: nothing of it may be there only because another brings it.
     install_requires=[
         "apache-beam>=2.77,<3",
         "flax>=0.12.8",
         "google-crc32c>=1.5",
         "jax>=0.10",
+        "ml-dtypes>=0.5",
+        "msgpack>=1",
         "numpy>=2,<2.5",
         "orbax-checkpoint>=0.12",
         "pillow>=12",
@@ -63,7 +76,17 @@ setup(
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["vqgan = pipelines.cli:main"]},
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
     ],
 )

@@ -9,9 +9,9 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from vqgan.checkpoint import model_weights, save_codec
+from vqgan.codec_checkpoint import model_weights, save_codec
 from vqgan.config import ModelConfig
-from vqgan.model import VQGAN
+from vqgan.model.vqgan import VQGAN
 
 PHOTOS = Path(__file__).parent.parent / "tests" / "testdata" / "photos"
 

@@ -22,11 +22,11 @@ from pipelines.tokenize_images import TokenizeConfig
 from pipelines.tokenize_images import run as tokenize
 from pipelines.training_prior import TrainPriorRequest
 from pipelines.training_prior import run as train
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
 from vqgan.codec import Codec
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.config import SamplingConfig
 
 DIGITS = Path(__file__).parent.parent / "tests" / "testdata" / "digits" / "digits.parquet"
 SIDE = 8

@@ -17,8 +17,8 @@ from common import LARGE, make_corpus, parser, random_codec, say, scratch
 
 from pipelines import tokenize_images
 from transforms.batching import BATCHES_IN_FLIGHT
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.inference import load_codec
 from transforms.slices import Batch, encode
 from transforms.sources import SourceConfig

@@ -13,9 +13,9 @@ from PIL import Image
 from vqgan.codec import Codec
 from vqgan.image_grid import tile_images
 from vqgan.prior.checkpoint import read_prior
-from vqgan.prior.loading import load_sampler
-from vqgan.prior.request import Request
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.request import Request
+from vqgan.prior.sampling.sampler import load_sampler
 
 VARIED = ("temperature", "top_k", "top_p", "guidance")
 

@@ -9,8 +9,8 @@ import numpy as np
 from common import PHOTOS, parser, say
 from PIL import Image
 
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig, prepare
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig, prepare
 from vqgan import Codec
 from vqgan.metrics.codebook_usage import codebook_usage
 from vqgan.metrics.image import psnr

@@ -19,12 +19,12 @@ from common import parser, say
 from flax import nnx
 
 from vqgan.functional import Arrays, take_apart
-from vqgan.prior.choosing import sample_keys
-from vqgan.prior.compiled import Loop
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.request import Request, SampleInputs
-from vqgan.prior.sampling import Draws, RasterKind, RasterLoop, Sampler, kind_of
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.autoregressive import AutoregressiveLoop, RasterNumbers
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.logits import SamplingVariant, sample_keys
+from vqgan.prior.sampling.request import Request, SampleInputs
+from vqgan.prior.sampling.sampler import PriorSampler
 from vqgan.prior.transformer import Prior
 
 PRESETS = {
@@ -35,23 +35,20 @@ PRESETS = {
 PARTS = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class UncachedLoop:
+class UncachedLoop(AutoregressiveLoop):
     """Every token from a pass over all tokens before it."""
 
-    kind: RasterKind
-
-    def __call__(self, prior: Prior, inputs: SampleInputs, draws: Draws) -> jax.Array:
-        """int32 ``[B, L]``."""
-        kind, keys = self.kind, sample_keys(jnp.asarray(inputs.seeds))
-        labels, _ = kind.conditions(prior, jnp.asarray(inputs.labels), None)
+    def __call__(self, prior: Prior, inputs: SampleInputs, numbers: RasterNumbers) -> jax.Array:
+        """Decodes a batch, int32 ``[B, L]``."""
+        variant, keys = self.variant, sample_keys(jnp.asarray(inputs.seeds))
+        labels, _ = variant.double_conditions(jnp.asarray(inputs.labels), None, prior.config.classes)
         tokens = jnp.maximum(jnp.asarray(inputs.known), 0)
         for part in range(PARTS):
             begin, end = (n * tokens.shape[1] // PARTS for n in (part, part + 1))
 
             def step(k: jax.Array, tokens: jax.Array, end: int = end) -> jax.Array:
-                logits = prior(kind.halves(tokens[:, :end]), labels)[:, k]
-                return tokens.at[:, k].set(kind.choose(logits, keys, k, draws))
+                logits = prior(variant.double(tokens[:, :end]), labels)[:, k]
+                return tokens.at[:, k].set(self.next_tokens(logits, keys, k, numbers))
 
             tokens = jax.lax.fori_loop(begin, end, step, tokens)
         return tokens
@@ -65,7 +62,7 @@ def random_params(config: PriorConfig) -> Arrays:
 
 
 def timed(
-    sampler: Sampler, loop: Loop[Draws], request: Request, settings: SamplingConfig
+    sampler: PriorSampler, loop: AutoregressiveLoop, request: Request, settings: SamplingConfig
 ) -> tuple[float, np.ndarray]:
     """Seconds that a batch takes, and its tokens."""
     started = time.monotonic()
@@ -75,10 +72,10 @@ def timed(
 
 def measure(config: PriorConfig, batch: int, rounds: int, dtype: str, settings: SamplingConfig) -> None:
     """Prints tokens per second of both, and their ratio, at one grid."""
-    sampler = Sampler(config, random_params(config), batch_size=batch, dtype=dtype)
+    sampler = PriorSampler(config, random_params(config), batch_size=batch, dtype=dtype)
     request = Request(np.arange(sampler.batch_size), np.arange(sampler.batch_size) % config.classes)
-    kind = kind_of(request, settings)
-    loops: dict[str, Loop[Draws]] = {"cached": RasterLoop(kind), "uncached": UncachedLoop(kind)}
+    variant = SamplingVariant(settings.is_guided, settings.truncates)
+    loops = {"cached": AutoregressiveLoop(variant, 0), "uncached": UncachedLoop(variant, 0)}
     tokens = {name: timed(sampler, loop, request, settings)[1] for name, loop in loops.items()}  # compiles
     same = (tokens["cached"] == tokens["uncached"]).mean()
     seconds: dict[str, list[float]] = {name: [] for name in loops}

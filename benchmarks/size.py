@@ -15,22 +15,22 @@ from flax import nnx
 from PIL import Image
 
 from pipelines import tokenize_images
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
-from vqgan import checkpoint
+from vqgan import codec_checkpoint
 from vqgan.data.images import CropConfig, crop_batches
-from vqgan.model import TokenEncoder, normalize
+from vqgan.model.vqgan import TokenEncoder, normalize
 
 LARGE_CODEBOOK = 16384
 
 
 def with_drawn_codebook(folder: Path, photos: Path) -> str:
     """The shipped codec with a codebook of latents drawn from crops of the photographs."""
-    info = checkpoint.read_info("tiny")
-    weights = checkpoint.load_weights(info, checkpoint.PARTS)
+    info = codec_checkpoint.read_info("tiny")
+    weights = codec_checkpoint.load_weights(info, codec_checkpoint.PARTS)
     abstract = nnx.eval_shape(lambda: TokenEncoder(info.config, rngs=nnx.Rngs(0)))
-    state = checkpoint.module_state(abstract, weights["encoder"], "tiny")
+    state = codec_checkpoint.module_state(abstract, weights["encoder"], "tiny")
     encode = nnx.jit(
         lambda images: nnx.merge(nnx.graphdef(abstract), state)(normalize(images, info.config.input_range))
     )
@@ -41,7 +41,7 @@ def with_drawn_codebook(folder: Path, photos: Path) -> str:
     chosen = np.random.default_rng(0).choice(len(latents), LARGE_CODEBOOK, replace=False)
     config = dataclasses.replace(info.config, codebook_size=LARGE_CODEBOOK)
     weights["quantizer"] = {"codebook": latents[chosen]}
-    checkpoint.save_codec(folder, config, weights)
+    codec_checkpoint.save_codec(folder, config, weights)
     return str(folder)
 
 

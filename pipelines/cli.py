@@ -24,6 +24,7 @@ from pipelines.commands import (
     verify_tokens,
 )
 from pipelines.standard_streams import Output, OutputError, abandon_output, open_standard_streams
+from vqgan import __version__
 from vqgan.errors import UserError
 
 TRACEBACK = "VQGAN_TRACEBACK"
@@ -110,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"vqgan {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
         module.add(commands)

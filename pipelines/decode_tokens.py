@@ -33,7 +33,7 @@ from transforms.rendering.plan import (
 from transforms.rendering.slices import RenderJob
 from transforms.rendering.summary import lost_pictures
 from vqgan import filesystems
-from vqgan.checkpoint import CodecInfo, read_info
+from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.errors import UserError
 from vqgan.manifest import IMAGES_KIND
 

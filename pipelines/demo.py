@@ -10,17 +10,18 @@ from PIL import Image
 from pipelines import decode_tokens, sample_prior, tokenize_images, training_prior
 from pipelines.planned_runs import speaker
 from pipelines.sampling_plan import SampleConfig
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.plan import all_keys
 from transforms.sources import SourceConfig
 from transforms.verifying import verify
 from vqgan import html_page
 from vqgan.data.splitting import is_held_back
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 from vqgan.files import write_atomically
 from vqgan.prior.checkpoint import read_prior
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.config import SamplingConfig
 
 PHOTOS = Path(__file__).parent / "photos"
 CODEC = "tiny"
@@ -55,6 +56,7 @@ def run(output: str, images: str | None) -> None:
     Raises:
       UserError: as the commands do that it runs.
     """
+    require_extra("train", "the demo")
     folder = Path(output)
     source = SourceConfig(input=images or f"{PHOTOS}/*.jpg")
     say("== 1 of 5: photographs to tokens")

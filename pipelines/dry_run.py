@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from pipelines.tokenize_images import TokenizeConfig, prepare
-from transforms.geometry import count_views
+from transforms.images.crops import count_views
 from transforms.inference import load_codec
 from transforms.rejects import RejectRow
 from transforms.slices import Item, batches, encode, read_and_decode

@@ -17,15 +17,15 @@ import pyarrow as pa
 
 from pipelines import evaluation_page, evaluation_results, scoring
 from pipelines.scoring import Instruments, MetricChoice, Scores
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.plan import check_keys, collect
 from transforms.progress import Progress
 from transforms.rejects import RejectRow
 from transforms.slices import Batch, Item, Job, batches, read_and_decode
 from transforms.sources import Entry, Source, SourceConfig, open_source
 from vqgan import filesystems
-from vqgan.checkpoint import CodecInfo, read_info
+from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.data.splitting import is_held_back, key_hash
 from vqgan.errors import UserError
 from vqgan.metrics.frechet import FeatureStatistics

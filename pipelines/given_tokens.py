@@ -8,7 +8,7 @@ import numpy as np
 from vqgan.data.tokens import TokenSet, all_batches, called, open_tokens
 from vqgan.errors import UserError
 from vqgan.prior.checkpoint import PriorInfo
-from vqgan.prior.request import UNKNOWN
+from vqgan.prior.sampling.request import UNKNOWN
 
 
 @dataclasses.dataclass(frozen=True)

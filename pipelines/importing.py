@@ -1,9 +1,9 @@
 """``vqgan import`` and ``vqgan export``: codecs from other code bases, and back to them."""
 
-from vqgan.checkpoint import PARTS, load_weights, read_info, save_codec
+from vqgan.codec_checkpoint import PARTS, load_weights, read_info, save_codec
 from vqgan.errors import UserError
 from vqgan.importers.source import with_options
-from vqgan.parameters import parameter_count
+from vqgan.model.parameters import codec_parameter_count
 
 
 def import_codec(source: str, output: str, options: dict[str, str | None]) -> str:
@@ -28,7 +28,7 @@ def import_codec(source: str, output: str, options: dict[str, str | None]) -> st
     lines = [
         f"format       {origin['format']}",
         f"part used    {origin.get('part', 'all')}",
-        f"parameters   {parameter_count(info.config) / 1e6:.2f} M",
+        f"parameters   {codec_parameter_count(info.config) / 1e6:.2f} M",
         f"input range  {list(info.config.input_range)}",
         f"fingerprint  {saved.fingerprint}",
         f"codec        {output}",
@@ -52,8 +52,10 @@ def export_codec(codec: str, output: str, to: str) -> str:
     Raises:
       UserError: no such codec, or the format cannot express it.
     """
-    from vqgan.importers.exporting import export
+    from vqgan.importers.exporting import export_checkpoint
 
     info = read_info(codec)
-    path = export(output, to, info.config, load_weights(info, PARTS), info.card)
-    return f"{path}: {parameter_count(info.config) / 1e6:.2f} M parameters, fingerprint {info.fingerprint}"
+    path = export_checkpoint(output, to, info.config, load_weights(info, PARTS), info.card)
+    return (
+        f"{path}: {codec_parameter_count(info.config) / 1e6:.2f} M parameters, fingerprint {info.fingerprint}"
+    )

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from vqgan.checkpoint import CodecInfo, load_weights, read_info
+from vqgan.codec_checkpoint import CodecInfo, load_weights, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
-from vqgan.prior import importing
+from vqgan.prior import import_taming
 from vqgan.prior.checkpoint import CodecIdentity, PriorInfo, save_prior
-from vqgan.prior.parameters import parameter_count
+from vqgan.prior.config import prior_parameter_count
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def import_prior(config: ImportPrior) -> str:
       UserError: no such codec or checkpoint, they do not go together, or the output cannot be written.
     """
     codec = read_info(config.codec)
-    found = importing.import_prior(config.source, _wanted(config, codec))
+    found = import_taming.import_taming_prior(config.source, _spec(config, codec))
     identity = CodecIdentity(codec.fingerprint, config.codec, to_dict(codec.config), config.image_size)
     card = {"origin": dict(found.origin), "license": "unspecified"}
     saved = save_prior(config.output, found.config, found.weights, codec=identity, card=card)
@@ -75,8 +75,8 @@ def read_grid(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _wanted(config: ImportPrior, codec: CodecInfo) -> importing.Wanted:
-    return importing.Wanted(
+def _spec(config: ImportPrior, codec: CodecInfo) -> import_taming.PriorSpec:
+    return import_taming.PriorSpec(
         codebook_size=codec.config.codebook_size,
         grid=codec.config.grid(config.image_size, config.image_size),
         classes=config.classes,
@@ -91,8 +91,8 @@ def _wanted(config: ImportPrior, codec: CodecInfo) -> importing.Wanted:
 def _lines(config: ImportPrior, saved: PriorInfo, notes: tuple[str, ...]) -> list[str]:
     model = saved.config
     return [
-        f"format       {importing.FORMAT}",
-        f"parameters   {parameter_count(model) / 1e6:.2f} M",
+        f"format       {import_taming.FORMAT}",
+        f"parameters   {prior_parameter_count(model) / 1e6:.2f} M",
         f"layout       {model.layers} layers, {model.heads} heads, width {model.width}",
         f"grid         {model.grid[0]} x {model.grid[1]} tokens of {model.codebook_size} codes",
         f"codec        {config.codec} ({saved.codec.fingerprint[:12]})",

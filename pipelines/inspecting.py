@@ -7,16 +7,16 @@ from typing import Any
 from transforms.plan import read_plan
 from transforms.rendering.layout import index_folder
 from vqgan import filesystems
-from vqgan.checkpoint import pretrained_names, read_info
+from vqgan.codec_checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
 from vqgan.hub import is_dataset, resolve_dataset
 from vqgan.importers import is_foreign_source, looks_foreign
 from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest
+from vqgan.model.parameters import codec_parameter_count
 from vqgan.model_card import ModelCard
-from vqgan.parameters import parameter_count
-from vqgan.prior import parameters
 from vqgan.prior.checkpoint import find_prior, read_prior
+from vqgan.prior.config import prior_parameter_count
 from vqgan.shards import DATA_FOLDER, open_shard
 
 
@@ -63,7 +63,7 @@ def describe_codec(path: str) -> dict[str, Any]:
         "kind": "codec" if info.source is None else "checkpoint of another code base",
         "path": str(info.path),
         **({"format": origin["format"]} if "format" in origin else {}),
-        "parameters": parameter_count(info.config),
+        "parameters": codec_parameter_count(info.config),
         "input range": list(info.config.input_range),
         "codebook": f"{info.config.codebook_size} codes of {info.config.embed_dim}, {info.config.quantizer}",
         **({"training step": origin["training_step"]} if "training_step" in origin else {}),
@@ -82,7 +82,7 @@ def describe_prior(path: str) -> dict[str, Any]:
         "kind": "prior",
         "path": str(info.path),
         "model": info.config.kind,
-        "parameters": parameters.parameter_count(info.config),
+        "parameters": prior_parameter_count(info.config),
         "grid": f"{height} x {width} tokens of {info.config.codebook_size} codes",
         "classes": info.config.classes,
         "class names": list(info.class_names),

@@ -7,10 +7,11 @@ from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.settings import DTYPES
-from transforms.decode_config import DecodeConfig
-from transforms.geometry import FILTERS, RESIZES, VIEWS, Geometry
+from transforms.images.config import DecodeConfig
+from transforms.images.crops import FILTERS, RESIZES, VIEWS, Geometry
 from transforms.sources.base import KINDS, SourceConfig
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 
 if TYPE_CHECKING:
     from pipelines.tokenize_images import TokenizeConfig
@@ -128,7 +129,7 @@ def tokenize_config(args: argparse.Namespace) -> "TokenizeConfig":
 
 
 def _image_size(args: argparse.Namespace) -> int:
-    from vqgan.checkpoint import read_info
+    from vqgan.codec_checkpoint import read_info
 
     size: int | None = args.image_size
     return read_info(args.codec).config.resolution if size is None else size
@@ -192,6 +193,8 @@ def _check_runner(name: str | None) -> None:
 
     from pipelines.beam_runs import RUNNER
 
+    if name is not None and "dataflow" in name.lower():
+        require_extra("gcp", f"--runner {name}")  # which Beam would miss after the plan is written
     try:
         create_runner(name or RUNNER)
     except (ValueError, ImportError, AttributeError) as error:

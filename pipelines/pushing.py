@@ -5,13 +5,19 @@ from pathlib import Path
 
 from pipelines.pushing_tokens import holds_tokens, token_upload
 from pipelines.uploads import Destination, Upload, card_of, repository_name, send
-from vqgan.checkpoint import PARTS, CodecInfo, load_weights, read_info
+from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, read_info
 from vqgan.dataset_card import CARD_FILE
 from vqgan.errors import UserError
 from vqgan.hub import DATASETS, SCHEME, require_library
 from vqgan.model_card import render_card
-from vqgan.prior.card import render_prior_card
-from vqgan.prior.checkpoint import FOLDER, WEIGHTS, find_prior, load_prior_weights, read_prior
+from vqgan.prior.checkpoint import (
+    FOLDER,
+    WEIGHTS,
+    find_prior,
+    load_prior_weights,
+    read_prior,
+    render_prior_card,
+)
 
 
 def push(
@@ -99,8 +105,7 @@ def prior_upload(path: str) -> Upload:
     """
     info = read_prior(path)
     load_prior_weights(info)
-    codec = info.codec
-    made = render_prior_card(info.card, info.config, info.fingerprint, codec.name, codec.fingerprint)
+    made = render_prior_card(info)
     return Upload(
         title=f"Prior {info.fingerprint[:12]}",
         files=_files_below(info.path, list(info.files), (WEIGHTS,)),

@@ -8,14 +8,14 @@ from typing import Any
 from pipelines.planned_runs import missing_files
 from pipelines.uploads import Upload, card_of
 from transforms.plan import KEYS_FILE, PLAN_FILE, PLAN_FOLDER, read_plan
+from transforms.rendering.plan import read_token_manifest
 from transforms.report import REPORT_FILE
-from transforms.verifying import require_manifest
 from vqgan import filesystems
 from vqgan.data.contract import read_contract
 from vqgan.dataset_card import CARD_FILE, render_dataset_card
 from vqgan.errors import UserError
 from vqgan.hub import DATASET_TYPE
-from vqgan.manifest import MANIFEST_FILE, damaged
+from vqgan.manifest import MANIFEST_FILE, check_parts, damaged
 from vqgan.shards import DATA_FOLDER, REJECTS_FOLDER
 
 _SHARD = re.compile(rf"{DATA_FOLDER}/tokens-\d+-of-\d+\.parquet|{REJECTS_FOLDER}/rejects-\d+-of-\d+\.parquet")
@@ -35,8 +35,9 @@ def token_upload(path: str) -> Upload:
     Raises:
       UserError: it is not finished, holds pictures, or a file is gone or not of the size in the manifest.
     """
-    manifest = require_manifest(path)
-    read_contract(path)  # that it holds tokens, and the manifest does not contradict itself
+    manifest = read_token_manifest(path)
+    read_contract(path)  # the manifest does not contradict itself
+    check_parts(path, manifest)
     names = [*_listed(path, manifest), *_planned(path, manifest)]
     if wrong := missing_files(path, manifest):
         raise UserError(

@@ -94,17 +94,11 @@ def _drawing(prepared: Prepared) -> Draw:
     """What draws tokens: the prior at its own grid, or windows of it over a larger one."""
     import jax.numpy as jnp
 
-    from vqgan.prior.loading import load_sampler
-    from vqgan.prior.sampling import Sampler
-    from vqgan.prior.windows import sample_large
+    from vqgan.prior.sampling.sampler import load_sampler
 
     config = prepared.config
     sampler = load_sampler(prepared.prior, batch_size=config.batch_size, dtype=jnp.dtype(config.dtype))
-    grid = config.grid
-    if grid is None or grid == prepared.prior.config.grid:
-        return sampler.sample
-    assert isinstance(sampler, Sampler)  # checked before any work
-    return lambda request, settings: sample_large(sampler, grid, request, settings)
+    return lambda request, settings: sampler.sample(request, settings, grid=config.grid)
 
 
 def _write_sheet(prepared: Prepared, codec: "Codec") -> None:

@@ -11,14 +11,14 @@ from pipelines.given_tokens import GivenTokens, first_rows, known_tokens, open_c
 from pipelines.settings import DTYPES
 from transforms.plan import Plan, cut, make_plan
 from transforms.sampling import Guides, SampleJob, sample_entries
-from vqgan.checkpoint import CodecInfo, read_info
+from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.data.tokens import TokenSet
 from vqgan.errors import UserError
 from vqgan.model_card import ModelCard
 from vqgan.prior.checkpoint import PriorInfo, read_prior, require_codec
-from vqgan.prior.request import check_settings
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.request import check_settings
 from vqgan.shards import ShardMetadata
 
 NO_CLASS = "none"

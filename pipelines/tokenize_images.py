@@ -19,8 +19,8 @@ from pipelines.planned_runs import (
 )
 from pipelines.settings import DTYPES
 from transforms.dedupe import mark_duplicates
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.plan import (
     KEYS_FILE,
     Plan,
@@ -33,11 +33,11 @@ from transforms.plan import (
 )
 from transforms.slices import Job
 from transforms.sources import SourceConfig, open_source
-from transforms.sources.globbing import EVERYTHING
-from transforms.sources.locating import Location, locate
-from transforms.sources.recognising import recognise
+from transforms.sources.globs import EVERYTHING
+from transforms.sources.locations import Location, locate
+from transforms.sources.registry import recognise
 from vqgan import filesystems
-from vqgan.checkpoint import CodecInfo, read_info
+from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_FILE

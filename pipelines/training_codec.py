@@ -12,10 +12,11 @@ import numpy as np
 
 from pipelines.planned_runs import Say, speaker
 from pipelines.settings import apply_settings
-from pipelines.training_runs import TrainingRequest, say_outcome
-from transforms.images import DecodeConfig
-from transforms.pictures import Pictures, split
+from pipelines.training_runs import TrainingRequest, require_training, say_outcome
+from transforms.images.dataset import Pictures, split
+from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
+from vqgan.codec_checkpoint import read_info
 from vqgan.data.splitting import key_hash
 from vqgan.errors import UserError
 from vqgan.files import write_atomically
@@ -51,9 +52,12 @@ def run(request: TrainRequest) -> bool:
     Raises:
       UserError: a mistake in the request, no usable images, or the loss is not finite any more.
     """
+    require_training(request.wandb_project)
     from vqgan.training.codec.run import CODEC_FOLDER, CodecRun, train_codec
 
     config = configure_codec_training(request.preset, request.settings)
+    if request.init is not None:
+        read_info(request.init)  # one that cannot be opened is refused before images are listed
     training, validation = _training_and_validation(request, config)
     started = time.monotonic()
     batches = _WatchedBatches(training, config)

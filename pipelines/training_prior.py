@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.planned_runs import Say, speaker
 from pipelines.prior_sets import PriorSets, codec_identity, open_sets
 from pipelines.settings import apply_settings, split_setting
-from pipelines.training_runs import TrainingRequest, say_outcome
+from pipelines.training_runs import TrainingRequest, require_training, say_outcome
 from vqgan.data.token_batches import token_batches
 from vqgan.data.tokens import called
 from vqgan.errors import UserError
@@ -50,6 +50,7 @@ def run(request: TrainPriorRequest) -> bool:
       UserError: a mistake in the request, data sets that do not go together or are of another codec than
         the run's, nothing left to train on, or the loss is not finite any more.
     """
+    require_training(request.wandb_project)
     from vqgan.training.prior.run import PRIOR_FOLDER, PriorRun, train_prior
 
     say = speaker(request.quiet)

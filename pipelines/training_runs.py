@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pipelines.planned_runs import Say
+from vqgan.extras import require_extra
 
 if TYPE_CHECKING:
     from vqgan.training.loop import Outcome
@@ -50,3 +51,14 @@ def say_outcome(
     best = f"best at step {outcome.best_step}: {metrics}" if metrics else "no validation data"
     say(f"{(time.monotonic() - started) / 60:.1f} minutes; {best}")
     say(f"{model}: {request.output}/{model}\nreport: {request.output}/report.html")
+
+
+def require_training(wandb_project: str | None) -> None:
+    """Checks that what a training run needs is installed.
+
+    Raises:
+      UserError: it is not.
+    """
+    require_extra("train", "training")
+    if wandb_project is not None:
+        require_extra("wandb", f"wandb project {wandb_project}")

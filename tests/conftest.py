@@ -24,6 +24,26 @@ settings.load_profile("any-machine")
 Refused = Callable[[str], AbstractContextManager[None]]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many blocks and commands of the documents were run, and which were not and why."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    calls = [report for report in reports if getattr(report, "when", "") == "call"]
+    properties = [pair for report in calls for pair in report.user_properties]
+    found = [str(value) for name, value in properties if name == "documented block"]
+    if not found:
+        return
+    marked = [value for value in found if ": marked: " in value]
+    changed = [value for value in found if ": run, changed: " in value]
+    plain = len(found) - len(marked) - len(changed)
+    terminalreporter.section("README and docs")
+    terminalreporter.line(
+        f"{plain} blocks and commands run as they stand, {len(changed)} with declared changes, "
+        f"{len(marked)} marked"
+    )
+    for value in sorted(changed + marked):
+        terminalreporter.line(value)
+
+
 @pytest.fixture(scope="session")
 def refused() -> Refused:
     """A context that expects a :class:`UserError` of one line which matches a pattern."""
@@ -88,8 +108,8 @@ def toy_weights(toy_config: ModelConfig, toy_images: np.ndarray) -> dict[str, An
     import jax
     from flax import nnx
 
-    from vqgan.checkpoint import module_state
-    from vqgan.model import VQGAN, normalize
+    from vqgan.codec_checkpoint import module_state
+    from vqgan.model.vqgan import VQGAN, normalize
 
     rng = np.random.default_rng(0)
     model = nnx.eval_shape(lambda: VQGAN(toy_config, rngs=nnx.Rngs(0)))
@@ -112,7 +132,7 @@ def toy_path(
     toy_config: ModelConfig, toy_weights: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Folder of the toy codec. Tests that damage it work on a copy."""
-    from vqgan.checkpoint import save_codec
+    from vqgan.codec_checkpoint import save_codec
 
     return save_codec(tmp_path_factory.mktemp("codecs") / "toy", toy_config, toy_weights).path
 

@@ -17,7 +17,7 @@ from transforms.rendering.manifest import build_image_manifest
 from transforms.rendering.metadata import write_metadata
 from transforms.rendering.slices import RenderJob, make_images
 from transforms.rendering.summary import ImageTotals
-from vqgan.checkpoint import read_info
+from vqgan.codec_checkpoint import read_info
 from vqgan.config import to_dict
 from vqgan.manifest import write_manifest
 

@@ -169,7 +169,7 @@ def read_plan(output: str) -> Plan | None:
     plan = Plan(fields.mapping("identity"), fields.integer("slices"), fields.integer("entries"))
     if plan.hash != fields.text("hash"):
         raise refuse("its hash does not agree with its contents")
-    check_version(path, plan.identity.get("version"))
+    check_version(path, fields.fields("identity").integer("version"))
     return plan
 
 

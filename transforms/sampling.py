@@ -19,8 +19,8 @@ from transforms.slices import Progress, finished
 from transforms.sources.base import Entry
 from transforms.summary import SliceSummary, summarize
 from vqgan import filesystems
-from vqgan.prior.request import UNKNOWN, Request
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.request import UNKNOWN, Request
 from vqgan.shards import ShardMetadata, ShardWriter, open_shard, shard_name
 
 if TYPE_CHECKING:

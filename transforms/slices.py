@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from transforms import rejects
 from transforms.batching import fill, in_order, on_device
-from transforms.geometry import Geometry, View, count_views
-from transforms.images import DecodeConfig, Reject, prepare
+from transforms.images.crops import Geometry, View, count_views
+from transforms.images.decode import DecodeConfig, Reject, prepare
 from transforms.plan import read_slice
 from transforms.rejects import RejectRow
 from transforms.sources import Entry, Loader, Source, SourceConfig, open_source

@@ -15,7 +15,7 @@ from transforms.manifest import Totals, build_manifest, finish_tokens
 from transforms.plan import Plan
 from transforms.slices import Job, make_shard
 from transforms.verifying import measure_agreement
-from vqgan.checkpoint import read_info
+from vqgan.codec_checkpoint import read_info
 
 AGREEMENT_SAMPLE = 64
 """Images encoded once more in float32 where the run computes in another type."""

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from transforms import rejects
 from transforms.checking import check_file, check_listing, expect
-from transforms.geometry import Geometry, count_views
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry, count_views
+from transforms.images.decode import DecodeConfig
 from transforms.inference import load_codec
 from transforms.plan import Plan, all_keys, read_plan, read_slice
 from transforms.rendering.verifying import verify_images

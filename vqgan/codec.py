@@ -17,10 +17,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from vqgan import checkpoint
+from vqgan.codec_checkpoint import CodecInfo, load_weights, module_state, read_info
 from vqgan.config import ModelConfig
 from vqgan.errors import UserError
-from vqgan.model import TokenDecoder, TokenEncoder, denormalize, normalize
+from vqgan.model.vqgan import TokenDecoder, TokenEncoder, denormalize, normalize
 from vqgan.quantizers import make_quantizer
 
 BATCH_AXIS = "batch"
@@ -39,7 +39,7 @@ class Codec:
 
     def __init__(
         self,
-        info: checkpoint.CodecInfo,
+        info: CodecInfo,
         *,
         batch_size: int = 32,
         dtype: DTypeLike = jnp.float32,
@@ -68,7 +68,7 @@ class Codec:
         """Opens a codec folder, a codec that comes with the package by its name, or a foreign checkpoint.
 
         Args:
-          path_or_name: folder written by :func:`vqgan.checkpoint.save_codec`, a name (``tiny``), or a
+          path_or_name: folder written by :func:`vqgan.codec_checkpoint.save_codec`, a name (``tiny``), or a
             checkpoint of another code base, which is converted in memory (see :mod:`vqgan.importers`).
           batch_size: images per device call; rounded up to a multiple of the number of devices.
           dtype: type that convolutions compute in. Distances to codes are always float32.
@@ -77,20 +77,20 @@ class Codec:
         Raises:
           UserError: no codec there, or a damaged one.
         """
-        return cls(checkpoint.read_info(path_or_name), batch_size=batch_size, dtype=dtype, devices=devices)
+        return cls(read_info(path_or_name), batch_size=batch_size, dtype=dtype, devices=devices)
 
     @property
     def config(self) -> ModelConfig:
-        """The architecture."""
+        """Returns the architecture."""
         return self.info.config
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the configuration and the weights that determine tokens."""
+        """Returns the sha256 over the configuration and the weights that determine tokens."""
         return self.info.fingerprint
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """Images to token grids.
+        """Turns images into token grids.
 
         Args:
           images: uint8 ``[N, H, W, 3]``, or video ``[N, T, H, W, 3]`` taken frame by frame; sides
@@ -110,7 +110,7 @@ class Codec:
         return _join(parts, images.shape[:-3], grid, np.int32)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """Token grids to images.
+        """Turns token grids into images.
 
         Args:
           tokens: integers ``[N, h, w]``, or video ``[N, T, h, w]``, in ``[0, codebook_size)``.
@@ -161,7 +161,7 @@ class Codec:
             raise ValueError(f"a full batch has {self.batch_size} items, got {len(batch)}")
 
     def _batches(self, items: np.ndarray) -> list[np.ndarray]:
-        """Views of ``items`` in full batches; the last is padded by repeating zeros."""
+        """Returns views of ``items`` in full batches; the last is padded with zeros."""
         size = self.batch_size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
         if batches and len(batches[-1]) < size:
@@ -200,7 +200,7 @@ class Codec:
         return self._compile(decode), self._weights(modules)
 
     def _compile(self, function: Any) -> Any:
-        """``function(weights, batch)`` jitted, each device working on its share of the batch."""
+        """Jits ``function(weights, batch)``; each device works on its share of the batch."""
         split = jax.shard_map(
             function,
             mesh=self._mesh,
@@ -211,16 +211,16 @@ class Codec:
         return jax.jit(split)
 
     def _weights(self, modules: dict[str, Any]) -> Any:
-        loaded = checkpoint.load_weights(self.info, modules)
+        loaded = load_weights(self.info, modules)
         states = {
-            name: checkpoint.module_state(module, loaded[name], f"codec {self.info.path}, {name}")
+            name: module_state(module, loaded[name], f"codec {self.info.path}, {name}")
             for name, module in modules.items()
         }
         return jax.device_put(states, self._replicated)
 
 
 def _inference(config: ModelConfig) -> ModelConfig:
-    """Without what acts in training only: dropout's random state, the statistics of moving averages."""
+    """Removes what acts in training only: dropout's random state, the statistics of moving averages."""
     quantizer = "nearest" if config.quantizer == "ema" else config.quantizer
     return dataclasses.replace(config, dropout=0.0, quantizer=quantizer)
 
@@ -238,7 +238,7 @@ def _merge(modules: dict[str, Any], weights: Any) -> dict[str, Any]:
 
 
 def _join(parts: list[jax.Array], leading: tuple[int, ...], item: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Results of all batches without the padding, in the caller's leading shape."""
+    """Joins the results of all batches, without the padding, in the caller's leading shape."""
     if not parts:
         return np.zeros((*leading, *item), dtype)
     count = int(np.prod(leading))

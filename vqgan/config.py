@@ -139,7 +139,7 @@ class ModelConfig:
             raise UserError("model.quant_conv is off: double_z needs it")
 
     def _check_grid_of_codes(self) -> None:
-        """``fsq`` and ``lfq``: dimension and size follow from the grid."""
+        """Checks ``fsq`` and ``lfq``, where dimension and size follow from the grid."""
         levels = list(self.fsq_levels)
         if self.quantizer != "fsq" and levels:
             raise UserError(f"model.fsq_levels is {levels}: leave it empty, or set model.quantizer to fsq")
@@ -167,26 +167,26 @@ class ModelConfig:
 
     @property
     def stem(self) -> int:
-        """Channels after the encoder's first convolution."""
+        """Returns the channels after the encoder's first convolution."""
         return self.ch if self.stem_channels is None else self.stem_channels
 
     @property
     def decoder_blocks(self) -> int:
-        """Residual blocks of one decoder level."""
+        """Returns the residual blocks of one decoder level."""
         return self.num_res_blocks + 1 if self.decoder_res_blocks is None else self.decoder_res_blocks
 
     @property
     def learned_downsampling(self) -> bool:
-        """Whether the encoder halves by a convolution."""
+        """Tells whether the encoder halves by a convolution."""
         return self.resamp_with_conv and not self.pool_downsample
 
     @property
     def downsampling(self) -> int:
-        """Pixels per token along one side (the ``f`` of names such as f16)."""
+        """Returns the pixels per token along one side (the ``f`` of names such as f16)."""
         return 2 ** (len(self.ch_mult) - 1)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Token grid ``(h, w)`` of an image of ``height`` by ``width`` pixels.
+        """Returns the token grid ``(h, w)`` of an image of ``height`` by ``width`` pixels.
 
         Raises:
           UserError: a side is not divisible by the downsampling.
@@ -201,7 +201,7 @@ class ModelConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as JSON-ready data (tuples become lists)."""
+    """Turns a configuration into JSON-ready data (tuples become lists)."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
@@ -215,7 +215,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "configuration
 
 
 def typed_fields(cls: type[Any], data: Mapping[str, Any], where: str = "configuration") -> dict[str, Any]:
-    """Some fields of a configuration of type ``cls``, each of its field's type.
+    """Checks some fields of a configuration of type ``cls`` and gives each its field's type.
 
     Raises:
       UserError: an unknown field (with the nearest known name), or a value of the wrong type.
@@ -241,7 +241,7 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
-    """``value`` as the type of its field: lists to tuples, integers to floats, mappings to dataclasses."""
+    """Gives ``value`` its field's type: lists to tuples, integers to floats, mappings to dataclasses."""
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)  # type: ignore[arg-type]
     args = typing.get_args(hint)

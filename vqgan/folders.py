@@ -119,6 +119,40 @@ def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(folder, args=ocp.args.PyTreeSave(dict(arrays)))
+    # For file systems without a rename, and it names the temporary folder in which this was written.
+    (folder / "commit_success.txt").unlink(missing_ok=True)
+
+
+def write_folder(
+    kind: Kind,
+    path: Path,
+    parts: Mapping[str, Mapping[str, np.ndarray]],
+    fields: Mapping[str, Any],
+    readme: str,
+) -> dict[str, int]:
+    """Writes a whole folder beside its place and renames it; one of this kind that was there is replaced.
+
+    Args:
+      kind: what the folder is; its place was checked by :func:`check_place`.
+      path: where to.
+      parts: named arrays, at least one each, by the subfolder that holds them.
+      fields: of the JSON document, which gets the sizes of the parts' files as ``files``, too.
+      readme: text of ``README.md``.
+
+    Returns:
+      The sizes of the parts' files in bytes, by their paths in the folder.
+
+    Raises:
+      UserError: the disk is full, or the place cannot be written to.
+    """
+    with staging(kind, path) as folder:
+        for part, arrays in parts.items():
+            write_arrays(folder / part, arrays)
+        files = file_sizes(folder)
+        (folder / "README.md").write_text(readme)
+        write_document(kind, folder, {**fields, "files": files})
+        replace_folder(folder, path)
+    return files
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
@@ -209,14 +243,22 @@ def weights_sha256(*parts: Mapping[str, np.ndarray], prefix: bytes = b"") -> str
     return digest.hexdigest()
 
 
-def config_bytes(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> bytes:
-    """What a configuration adds to a fingerprint.
+def config_fingerprint(
+    fields: Mapping[str, Any], defaults: Mapping[str, Any], *weights: Mapping[str, np.ndarray]
+) -> str:
+    """Returns the sha256 over a model's configuration and weights, by which it is known.
 
-    Fields at their default are left out, so that a field added in a later release does not change the
-    fingerprint of what does not use it.
+    Dropout acts in training only and is left out. So are fields at their default: one that is added in a
+    later release does not change the fingerprint of what does not use it.
+
+    Args:
+      fields: the configuration as JSON data.
+      defaults: the same of a configuration in which nothing was set.
+      weights: parts that count, in their order.
     """
-    changed = {name: value for name, value in fields.items() if value != defaults[name]}
-    return json.dumps(changed, sort_keys=True, separators=(",", ":")).encode()
+    changed = {n: value for n, value in fields.items() if n != "dropout" and value != defaults[n]}
+    prefix = json.dumps(changed, sort_keys=True, separators=(",", ":")).encode()
+    return weights_sha256(*weights, prefix=prefix)
 
 
 def _check_sizes(kind: Kind, path: Path, part: str, sizes: Mapping[str, int]) -> None:

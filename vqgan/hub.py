@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 from vqgan.manifest import MANIFEST_FILE
 
 SCHEME = "hf://"
@@ -43,12 +44,9 @@ def require_library(what: str) -> Any:
     Raises:
       UserError: it is not installed.
     """
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError(
-            f"{what}: needs huggingface_hub; install it with: pip install 'vqgan-pipelines[hub]'"
-        ) from None
+    require_extra("hub", what)
+    import huggingface_hub
+
     return huggingface_hub
 
 

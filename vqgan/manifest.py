@@ -42,7 +42,7 @@ def read_manifest(output: str) -> dict[str, Any] | None:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); check its permissions") from error
     fields = parse_document(data, lambda reason: damaged(output, reason))
-    check_version(path, fields.value("version"))
+    check_version(path, fields.integer("version"))
     return dict(fields.data)
 
 
@@ -51,7 +51,7 @@ def manifest_fields(output: str, manifest: Mapping[str, Any]) -> Fields:
     return Fields(manifest, lambda reason: damaged(output, reason))
 
 
-def check_version(where: str, version: Any) -> None:
+def check_version(where: str, version: int) -> None:
     """Refuses files of another format version.
 
     Args:
@@ -63,9 +63,10 @@ def check_version(where: str, version: Any) -> None:
     """
     if version == FORMAT_VERSION:
         return
-    older = isinstance(version, int) and version < FORMAT_VERSION
+    older = version < FORMAT_VERSION
     advice = "make the data set again, in a new folder" if older else "upgrade vqgan-pipelines"
-    raise UserError(f"{where}: format version {version}, this release reads {FORMAT_VERSION}; {advice}")
+    said = " ".join(f"{version!s:.40}".split())
+    raise UserError(f"{where}: format version {said}, this release reads {FORMAT_VERSION}; {advice}")
 
 
 def check_tokens(path: str, manifest: Mapping[str, Any]) -> None:
@@ -103,7 +104,7 @@ def check_parts(output: str, manifest: Mapping[str, Any]) -> None:
     fields.integers("grid", 2, least=1)
     for name in ("planned", "images", "rejects", "rows", *(() if pictures else ("tokens",))):
         fields.fields("counts").integer(name)
-    for name in ("shards", "rejects", *(("archives",) if pictures else ())):
+    for name in ("shards", "rejects", *(("archives", "metadata") if pictures else ())):
         check_entries(fields, name)
     fields.sizes("reject_reasons")
     for name in ("throughput", "versions"):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vqgan.config import ModelConfig, to_dict
-from vqgan.parameters import parameter_count
+from vqgan.model.parameters import codec_parameter_count
 
 UNSPECIFIED = "unspecified"
 CODEC_TASK = "image-feature-extraction"
@@ -179,13 +179,13 @@ def _summary(config: ModelConfig) -> str:
     return (
         f"A VQGAN that turns images into tokens and back: {side} × {side} pixels a token, "
         f"{config.codebook_size:,} codes of {config.embed_dim} dimensions, "
-        f"{parameter_count(config) / 1e6:,.2f} million parameters."
+        f"{codec_parameter_count(config) / 1e6:,.2f} million parameters."
     )
 
 
 def _usage() -> str:
     return (
-        "```python\nfrom vqgan import Codec  # pip install vqgan-pipelines\n\n"
+        "```python\nfrom vqgan import Codec  # of vqgan-pipelines\n\n"
         'codec = Codec.load("path/to/this/folder")\n'
         "tokens = codec.encode(images)  # uint8 [N, H, W, 3] to integers [N, h, w]\n"
         "images = codec.decode(tokens)\n```\n"

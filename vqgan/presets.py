@@ -42,5 +42,5 @@ PRETRAINED_DIR = Path(__file__).parent / "pretrained"
 
 
 def pretrained_names() -> list[str]:
-    """Names of the codecs whose weights come with the package."""
+    """Lists the codecs whose weights come with the package."""
     return sorted(path.name for path in PRETRAINED_DIR.iterdir() if (path / "codec.json").is_file())

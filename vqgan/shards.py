@@ -80,7 +80,7 @@ class ShardMetadata:
         fields = parse_document(
             data, lambda reason: UserError(f"{where}: damaged footer metadata ({reason})")
         )
-        check_version(where, fields.value("version"))
+        check_version(where, fields.integer("version"))
         fields.only({"version", *(field.name for field in dataclasses.fields(cls))})
         height, width = fields.integers("grid", 2, least=1, most=MOST_SIDE)
         return cls(

@@ -10,12 +10,8 @@ from vqgan.errors import UserError
 
 def add(commands: Any) -> None:
     """Adds ``vqgan sample``."""
-    from vqgan.prior.sampling_config import (
-        GUIDANCE_SCHEDULES,
-        MASK_SCHEDULES,
-        MaskedSamplingConfig,
-        SamplingConfig,
-    )
+    from vqgan.prior.config import MASK_SCHEDULES
+    from vqgan.prior.sampling.config import GUIDANCE_SCHEDULES, MaskedSamplingConfig, SamplingConfig
 
     parser = command(commands, "sample", "Draw new token grids from a prior, and their pictures.", _run)
     flag = parser.add_argument
@@ -74,7 +70,7 @@ def _run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.options import check_flags
     from pipelines.sample_prior import run
     from pipelines.sampling_plan import SampleConfig
-    from vqgan.prior.sampling_config import MaskedSamplingConfig, SamplingConfig
+    from vqgan.prior.sampling.config import MaskedSamplingConfig, SamplingConfig
 
     check_flags(unknown, args.parser, beam=False)
     if args.given is None and (args.keep_rows is not None or args.inpaint is not None):

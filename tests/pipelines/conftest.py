@@ -14,10 +14,10 @@ from flax import nnx
 from PIL import Image
 
 from pipelines import cli
-from vqgan.checkpoint import PARTS, save_codec
+from vqgan.codec_checkpoint import PARTS, save_codec
 from vqgan.config import ModelConfig
 from vqgan.hub import fetch_folder
-from vqgan.model import VQGAN
+from vqgan.model.vqgan import VQGAN
 
 from .fake_hub import Hub
 

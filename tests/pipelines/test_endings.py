@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipelines.planned_runs import code_of
 from pipelines.settings import DTYPES
-from transforms.geometry import FILTERS
+from transforms.images.crops import FILTERS
 from transforms.sources.base import KINDS
 from transforms.sources.registry import SOURCES
 from vqgan.errors import UserError

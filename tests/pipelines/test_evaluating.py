@@ -21,9 +21,9 @@ from pipelines.evaluation_results import as_text
 from pipelines.scoring import (
     MetricChoice,
 )
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig, prepare
-from transforms.pictures import Pictures, split
+from transforms.images.crops import Geometry
+from transforms.images.dataset import Pictures, split
+from transforms.images.decode import DecodeConfig, prepare
 from transforms.plan import collect
 from transforms.sources import SourceConfig, open_source
 from vqgan.codec import Codec

@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.commands import import_prior
 from pipelines.inspecting import describe
-from vqgan.checkpoint import load_weights, read_info
+from vqgan.codec_checkpoint import load_weights, read_info
 from vqgan.prior.checkpoint import load_prior_weights, read_prior
 
 Run = Callable[..., str]

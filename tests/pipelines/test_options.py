@@ -8,8 +8,8 @@ import pytest
 from pipelines.cli import build_parser
 from pipelines.options import check_flags, tokenize_config
 from pipelines.tokenize_images import TokenizeConfig
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from vqgan.errors import UserError
 
 

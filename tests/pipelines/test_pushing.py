@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pipelines.pushing import push
-from vqgan.checkpoint import read_info
 from vqgan.codec import Codec
+from vqgan.codec_checkpoint import read_info
 
 from .fake_hub import Hub, lay_out_as_cache
 
@@ -126,7 +126,7 @@ def test_malformed_names(repo: str, hub: Hub, codec_path: str, refused: Refused)
 
 def test_without_the_library(codec_path: str, monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with refused(r"pip install 'vqgan-pipelines\[hub\]'"):
+    with refused("owner/name needs huggingface_hub .* pip install huggingface-hub"):
         push(codec_path, "owner/name")
 
 

@@ -15,12 +15,11 @@ import pytest
 
 from pipelines import uploads
 from pipelines.pushing import push
-from vqgan.checkpoint import read_info
+from vqgan.codec_checkpoint import read_info
 from vqgan.config import to_dict
 from vqgan.data.tokens import open_tokens
 from vqgan.prior.checkpoint import CodecIdentity, load_prior_weights, read_prior, save_prior
-from vqgan.prior.config import PriorConfig
-from vqgan.prior.parameters import parameter_shapes
+from vqgan.prior.config import PriorConfig, parameter_shapes
 
 from .conftest import Vqgan
 from .fake_hub import Hub, lay_out_as_cache

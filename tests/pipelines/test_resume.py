@@ -18,8 +18,8 @@ from pyarrow import fs
 
 from pipelines import tokenize_images
 from pipelines.tokenize_images import Prepared, TokenizeConfig
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.inference import load_codec
 from transforms.manifest import total
 from transforms.slices import make_shard

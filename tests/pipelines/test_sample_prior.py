@@ -12,15 +12,14 @@ import pytest
 from PIL import Image
 
 from pipelines import sample_prior
-from vqgan.checkpoint import read_info
 from vqgan.codec import Codec
+from vqgan.codec_checkpoint import read_info
 from vqgan.config import to_dict
-from vqgan.prior import loading
 from vqgan.prior.checkpoint import CodecIdentity, PriorInfo, read_prior, save_prior
-from vqgan.prior.config import PriorConfig
-from vqgan.prior.parameters import parameter_shapes
-from vqgan.prior.request import Request
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.config import PriorConfig, prior_parameter_shapes
+from vqgan.prior.sampling import sampler as samplers
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.request import Request
 from vqgan.shards import METADATA_KEY
 
 from .conftest import Vqgan
@@ -34,7 +33,8 @@ def save_random_prior(folder: Path, codec_path: str, kind: str = "autoregressive
     config = PriorConfig(kind=kind, codebook_size=64, grid=GRID, classes=classes, layers=1, heads=2, width=16)
     rng = np.random.default_rng(0)
     weights = {
-        name: rng.normal(size=shape).astype(np.float32) for name, shape in parameter_shapes(config).items()
+        name: rng.normal(size=shape).astype(np.float32)
+        for name, shape in prior_parameter_shapes(config).items()
     }
     info = read_info(codec_path)
     codec = CodecIdentity(info.fingerprint, codec_path, to_dict(info.config), 8)
@@ -45,17 +45,17 @@ def save_random_prior(folder: Path, codec_path: str, kind: str = "autoregressive
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_once() -> Iterator[None]:
     """One sampler for all tests of the same prior and batch size: compiling takes most of their time."""
-    made: dict[tuple[str, int, str], loading.AnySampler] = {}
-    load = loading.load_sampler
+    made: dict[tuple[str, int, str], samplers.PriorSampler] = {}
+    load = samplers.load_sampler
 
-    def load_once(info: PriorInfo, *, batch_size: int, dtype: Any) -> loading.AnySampler:
+    def load_once(info: PriorInfo, *, batch_size: int, dtype: Any) -> samplers.PriorSampler:
         wanted = (info.fingerprint, batch_size, str(dtype))
         if wanted not in made:
             made[wanted] = load(info, batch_size=batch_size, dtype=dtype)
         return made[wanted]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "load_sampler", load_once)
+        patch.setattr(samplers, "load_sampler", load_once)
         yield
 
 
@@ -260,7 +260,8 @@ def conditional(vqgan: Vqgan, given: Path, codec_path: str, tmp_path: Path) -> P
     )  # fmt: skip
     rng = np.random.default_rng(3)
     weights = {
-        name: rng.normal(size=shape).astype(np.float32) for name, shape in parameter_shapes(config).items()
+        name: rng.normal(size=shape).astype(np.float32)
+        for name, shape in prior_parameter_shapes(config).items()
     }
     info = read_info(codec_path)
     codec = CodecIdentity(info.fingerprint, codec_path, to_dict(info.config), 8)
@@ -274,7 +275,7 @@ def test_a_condition_grid(sample: Vqgan, conditional: Path, given: Path, tmp_pat
     flags = ["--prior", conditional, "--condition", given, "--no-pictures"]
     assert sample(*flags).code == 0
     rows = np.arange(10) % 4
-    sampler = loading.load_sampler(read_prior(conditional), batch_size=4, dtype=np.float32)
+    sampler = samplers.load_sampler(read_prior(conditional), batch_size=4, dtype=np.float32)
     wanted = sampler.sample(
         Request(np.arange(10), condition=grids(given).reshape(4, -1)[rows]), SamplingConfig()
     )

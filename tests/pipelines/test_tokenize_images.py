@@ -28,8 +28,8 @@ from pipelines.beam_runs import user_error_of
 from pipelines.tokenize_images import TokenizeConfig, prepare
 from transforms import rejects, tokenizing
 from transforms.beam_slices import MakeSlice
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.slices import make_shard
 from transforms.sources import Entry, SourceConfig
 from transforms.sources.folder import FolderSource

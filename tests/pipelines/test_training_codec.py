@@ -15,10 +15,10 @@ import pytest
 
 from pipelines import training_codec
 from pipelines.training_codec import configure_codec_training, validation_images
-from transforms.images import DecodeConfig
-from transforms.pictures import Pictures
+from transforms.images.dataset import Pictures
+from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
-from vqgan.checkpoint import PARTS, load_weights, read_info, save_codec
+from vqgan.codec_checkpoint import PARTS, load_weights, read_info, save_codec
 from vqgan.errors import UserError
 from vqgan.training.codec.config import CODEC_TRAINING_PRESETS, DataConfig
 

@@ -13,18 +13,18 @@ from PIL import Image
 from pipelines import tokenize_images
 from pipelines.planned_runs import make_folders
 from pipelines.tokenize_images import Prepared, TokenizeConfig
-from transforms.geometry import Geometry
-from transforms.images import DecodeConfig
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig
 from transforms.inference import load_codec
 from transforms.manifest import total
 from transforms.plan import write_plan
 from transforms.slices import make_shard
 from transforms.sources import SourceConfig
 from transforms.tokenizing import finish
-from vqgan.checkpoint import PARTS, save_codec
 from vqgan.codec import Codec
+from vqgan.codec_checkpoint import PARTS, save_codec
 from vqgan.config import ModelConfig
-from vqgan.model import VQGAN
+from vqgan.model.vqgan import VQGAN
 from vqgan.shards import DATA_FOLDER
 
 PHOTOS = sorted((Path(__file__).parents[1] / "testdata" / "photos").glob("*.jpg"))

@@ -160,6 +160,9 @@ def damaged_documents() -> Iterator[str]:
     yield json.dumps({**good, "hash": "0" * 64})
     yield json.dumps({**good, "identity": {**good["identity"], "slice_size": 5}})
     yield json.dumps({name: value for name, value in good.items() if name != "slices"})
+    for name in good:
+        for value in (None, "x", -1, 10**400, [], True):
+            yield json.dumps({**good, name: value})
 
 
 @pytest.mark.parametrize("text", list(damaged_documents()))

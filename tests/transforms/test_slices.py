@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.tokenize_images import Prepared, TokenizeConfig
 from transforms import rejects, slices
-from transforms.geometry import Geometry
+from transforms.images.crops import Geometry
 from transforms.plan import read_slice
 from transforms.slices import Item, batches, encode, load_item, make_shard, read_and_decode
 from transforms.sources import Entry, SourceConfig, open_source

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.tokenize_images import TokenizeConfig
-from transforms.geometry import Geometry
+from transforms.images.crops import Geometry
 from transforms.sources import SourceConfig
 from transforms.verifying import check_agreement, spread, verify
 from vqgan.errors import UserError

@@ -16,11 +16,11 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from vqgan.checkpoint import load_weights, module_state, module_weights, read_info, save_codec
 from vqgan.codec import Codec
+from vqgan.codec_checkpoint import load_weights, module_state, module_weights, read_info, save_codec
 from vqgan.config import ModelConfig
 from vqgan.metrics.image import psnr
-from vqgan.model import VQGAN, denormalize, normalize
+from vqgan.model.vqgan import VQGAN, denormalize, normalize
 from vqgan.quantizers import NearestQuantizer, make_quantizer
 
 PSNR_FLOOR = 24.0  # dB, of the codec that comes with the package, on the photographs of the tests
@@ -316,7 +316,7 @@ LAUNCHER_MODULES = (
     "vqgan",
     "vqgan.config",
     "vqgan.presets",
-    "vqgan.checkpoint",
+    "vqgan.codec_checkpoint",
     "vqgan.shards",
     "vqgan.metrics",
     "transforms.plan",

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqgan import checkpoint
-from vqgan.checkpoint import read_info, save_codec
+from vqgan import codec_checkpoint
+from vqgan.codec_checkpoint import read_info, save_codec
 from vqgan.data.contract import Contract, read_contract
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError
-from vqgan.manifest import check_parts, manifest_fields
-from vqgan.parameters import parameter_count
+from vqgan.manifest import FORMAT_VERSION, check_parts, manifest_fields
+from vqgan.model.parameters import codec_parameter_count
 from vqgan.prior import checkpoint as prior_checkpoint
 from vqgan.prior import parameters as prior_parameters
 from vqgan.prior.checkpoint import read_prior
@@ -51,7 +51,7 @@ PRIOR = {
     "files": {"weights/a": 3},
 }
 SHARD = {
-    "version": 1,
+    "version": FORMAT_VERSION,
     "fingerprint": "f" * 64,
     "codec_config": {"ch": 8},
     "codec_origin": {},
@@ -68,7 +68,7 @@ SHARD = {
 }
 FILE = {"name": "tokens-0.parquet", "rows": 2, "bytes": 10, "sha256": "s" * 64}
 MANIFEST = {
-    "version": 1,
+    "version": FORMAT_VERSION,
     "plan_hash": "p" * 64,
     "identity": {
         "preprocessing": {},
@@ -130,7 +130,7 @@ def test_codec(toy_path: Path, tmp_path: Path) -> None:
     def read(changed: Any) -> None:
         (tmp_path / "codec.json").write_text(json.dumps(changed))
         info = read_info(tmp_path)
-        parameter_count(info.config)
+        codec_parameter_count(info.config)
         info.card.get("origin"), info.files.items()
 
     read(document)
@@ -224,7 +224,7 @@ def test_a_mistake_of_ours_shows_as_what_it_is(
 
     (tmp_path / "prior.json").write_text(json.dumps(PRIOR))
     (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
-    monkeypatch.setattr(checkpoint, "from_dict", broken)
+    monkeypatch.setattr(codec_checkpoint, "from_dict", broken)
     monkeypatch.setattr(prior_checkpoint, "from_dict", broken)
     monkeypatch.setattr(ShardMetadata, "__init__", broken)
     monkeypatch.setattr(Contract, "__init__", broken)

@@ -147,8 +147,8 @@ def test_arrays(tmp_path: Path, refused: Any) -> None:
 def test_sums() -> None:
     """The sum of one float32 zero named ``a``, computed from the bytes that it is defined over."""
     expected = hashlib.sha256(b'{"x":2}' + b"a[1]" + b"\0\0\0\0").hexdigest()
-    prefix = folders.config_bytes({"x": 2, "y": 1}, {"x": 1, "y": 1})
-    assert folders.weights_sha256({"a": np.zeros(1)}, prefix=prefix) == expected
+    fields, defaults = {"x": 2, "y": 1, "dropout": 0.5}, {"x": 1, "y": 1, "dropout": 0.0}
+    assert folders.config_fingerprint(fields, defaults, {"a": np.zeros(1)}) == expected
 
 
 def test_file_is_written_whole_or_not_at_all(
@@ -165,3 +165,10 @@ def test_file_is_written_whole_or_not_at_all(
         write_atomically(path, b"after", "tidy up")
     assert path.read_bytes() == b"before"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_arrays_do_not_name_the_folder_that_they_were_written_in(tmp_path: Path) -> None:
+    folders.write_arrays(tmp_path / "part", {"a": np.ones(3, np.float32)})
+    files = [path for path in (tmp_path / "part").rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if str(tmp_path).encode() in path.read_bytes()]

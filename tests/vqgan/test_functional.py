@@ -11,7 +11,7 @@ from flax import nnx
 from vqgan.config import ModelConfig
 from vqgan.discriminators import DiscriminatorConfig, make_discriminator
 from vqgan.functional import take_apart
-from vqgan.model import VQGAN
+from vqgan.model.vqgan import VQGAN
 
 MODEL = ModelConfig(
     resolution=16, ch=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), mid_attention=False,

@@ -12,7 +12,7 @@ import pytest
 from vqgan import hub as vqgan_hub
 from vqgan.data.tokens import open_tokens
 from vqgan.hub import is_missing, is_unreachable, resolve_dataset
-from vqgan.importers import hub as importers_hub
+from vqgan.importers.hub_checkpoint import fetch_checkpoint
 
 Refused = Callable[[str], AbstractContextManager[None]]
 ADDRESS = "hf://datasets/owner/name"
@@ -80,10 +80,10 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Library
     made = Library(tmp_path, {})
     (tmp_path / "model.ckpt").write_bytes(b"weights")
     monkeypatch.setitem(sys.modules, "huggingface_hub", made)
-    for cached in (vqgan_hub.fetch_folder, importers_hub.fetch):
+    for cached in (vqgan_hub.fetch_folder, fetch_checkpoint):
         cached.cache_clear()
     yield made
-    for cached in (vqgan_hub.fetch_folder, importers_hub.fetch):
+    for cached in (vqgan_hub.fetch_folder, fetch_checkpoint):
         cached.cache_clear()
 
 
@@ -104,7 +104,7 @@ def test_the_librarys_own_errors() -> None:
 )
 def test_a_checkpoint_without_a_configuration_beside_it(library: Library, error: Exception) -> None:
     library.errors = dict.fromkeys(("config.json", "config.yaml", "model.yaml"), error)
-    assert importers_hub.fetch("hf://owner/name/model.ckpt") == library.folder / "model.ckpt"
+    assert fetch_checkpoint("hf://owner/name/model.ckpt") == library.folder / "model.ckpt"
     assert library.asked == ["model.ckpt", "config.json", "config.yaml", "model.yaml"]
 
 
@@ -117,23 +117,23 @@ def test_a_configuration_that_may_be_there_is_not_passed_over(
 ) -> None:
     library.errors = {name: error}
     with refused(rf"^hf://owner/name/model.ckpt: cannot be had \({type(error).__name__}: "):
-        importers_hub.fetch("hf://owner/name/model.ckpt")
+        fetch_checkpoint("hf://owner/name/model.ckpt")
 
 
 def test_what_is_in_the_cache_serves_where_the_hub_cannot_be_reached(
     library: Library, refused: Refused
 ) -> None:
     library.errors = {"codec.json": UNREACHED}
-    assert importers_hub.fetch("hf://owner/name") == library.folder
+    assert fetch_checkpoint("hf://owner/name") == library.folder
     library.errors = {"codec.json": PermissionError("no")}
-    importers_hub.fetch.cache_clear()
+    fetch_checkpoint.cache_clear()
     with refused("cannot be had .PermissionError: no"):
-        importers_hub.fetch("hf://owner/name")
+        fetch_checkpoint("hf://owner/name")
 
 
 def test_a_data_set_is_no_model(library: Library, refused: Refused) -> None:
     with refused(f"^{ADDRESS}: is a data set, no model"):
-        importers_hub.fetch(ADDRESS)
+        fetch_checkpoint(ADDRESS)
     assert library.asked == []
 
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_had_is_one_line(
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     vqgan_hub.fetch_folder.cache_clear()
-    with refused(rf"^{ADDRESS}: needs huggingface_hub; .*pip install 'vqgan-pipelines\[hub\]'"):
+    with refused(rf"^{ADDRESS} needs huggingface_hub .*pip install huggingface-hub"):
         open_tokens(ADDRESS)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vqgan.checkpoint import read_info
+from vqgan.codec_checkpoint import read_info
 from vqgan.config import ModelConfig
 from vqgan.model_card import Metric, ModelCard, escape, front_matter, render_card
 

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from vqgan.config import ModelConfig
-from vqgan.model import VQGAN
+from vqgan.model.vqgan import VQGAN
 from vqgan.presets import PRESETS, PRETRAINED_DIR, pretrained_names
 
 

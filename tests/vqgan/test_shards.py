@@ -307,7 +307,7 @@ def test_foreign_parquet(refused: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "advice"), [(3, "upgrade"), ("x", "upgrade"), (1, "make the data set again, in a new folder")]
+    ("version", "advice"), [(3, "upgrade"), (1, "make the data set again, in a new folder")]
 )
 def test_other_version(version: Any, advice: str, refused: Any) -> None:
     document = {**json.loads(metadata().to_json()), "version": version, "new": 1}

@@ -106,7 +106,7 @@ class IndexMetadata:
         fields = parse_document(
             data, lambda reason: UserError(f"{where}: damaged footer metadata ({reason})")
         )
-        check_version(where, fields.value("version"))
+        check_version(where, fields.integer("version"))
         fields.only({"version", *(field.name for field in dataclasses.fields(cls))})
         archive = None if fields.value("archive", None) is None else fields.fields("archive")
         return cls(

@@ -118,3 +118,9 @@ class Source(Protocol):
         """One loader for each entry, in order. A loader may run in any thread, once, at any time
         before the iterator is exhausted or closed."""
         ...
+
+
+def error_reason(error: BaseException) -> str:
+    """Returns what an error says, in one line and without the path that the system adds."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or (str(error) or type(error).__name__).splitlines()[0]

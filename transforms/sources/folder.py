@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from transforms.sources.base import Entry, Example, Loader, Names, SourceConfig
-from transforms.sources.locating import Found, Location, locate, open_file
-from transforms.sources.names import to_key
+from transforms.sources.locations import Found, Location, locate, open_file, to_key
 from transforms.sources.reading import read_exact
 from vqgan.errors import UserError
 

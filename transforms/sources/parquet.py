@@ -12,16 +12,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.sources.base import Entry, Example, Loader, SourceConfig
+from transforms.sources.base import Entry, Example, Loader, SourceConfig, error_reason
 from transforms.sources.columns import check_label, image_column, require
-from transforms.sources.containers import container_files, list_containers, read_containers
-from transforms.sources.locating import Found, Location, locate, open_file
-from transforms.sources.names import from_file, to_file
+from transforms.sources.locations import Found, Location, from_file, locate, open_file, to_file
 from transforms.sources.reading import (
     DamagedError,
     check_size,
+    container_files,
     failing,
-    first_line,
+    list_containers,
+    read_containers,
     read_exact,
     to_label,
 )
@@ -126,7 +126,7 @@ class ParquetSource:
         try:
             table = _read_group_columns(parquet, group, names, len(rows)) if names else None
         except _ERRORS as error:
-            message = f"row group {group} is damaged ({first_line(error)})"
+            message = f"row group {group} is damaged ({error_reason(error)})"
             yield from (Entry(f"{found.key}#{row}", found.file, row, error=message) for row in rows)
             return
         keys = _values(table, key_column, len(rows))
@@ -158,7 +158,7 @@ class ParquetSource:
             try:
                 row = rows.at(entry.offset)
             except _ERRORS as error:
-                yield failing(ValueError(f"row group {group} is damaged ({first_line(error)})"))
+                yield failing(ValueError(f"row group {group} is damaged ({error_reason(error)})"))
                 continue
             yield functools.partial(self._load, row, image, entry, location)
 
@@ -216,7 +216,7 @@ def _open(file: pa.NativeFile) -> pq.ParquetFile:
             file, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
         )
     except _ERRORS as error:
-        raise DamagedError(0, f"no whole Parquet file ({first_line(error)})") from error
+        raise DamagedError(0, f"no whole Parquet file ({error_reason(error)})") from error
 
 
 def _group_sizes(parquet: pq.ParquetFile) -> list[int]:

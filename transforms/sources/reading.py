@@ -1,13 +1,18 @@
-"""What the sources share when they read: bounded reads, and loaders that fail."""
+"""What sources share when they read: bounded reads, loaders that fail, and containers of many images."""
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
-from transforms.sources.base import Entry, Example, Loader
+from transforms.sources.base import Entry, Example, Loader, error_reason
+from transforms.sources.locations import Found, Location, open_file
 
+_SIDECAR_NAME = re.compile(
+    r"\.(json|jsonl|txt|md|rst|ya?ml|csv|tsv|html?|idx|crc)$|^_SUCCESS$", re.IGNORECASE
+)
 _BUFFER_BYTES = 1 << 16
 MAX_ITEM_BYTES = 1 << 30
 """Largest image (or record) that is read. What claims to be larger is no image, and could exhaust memory."""
@@ -96,13 +101,74 @@ def _fail(error: Exception) -> Example:
     raise error.with_traceback(None)
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    reason = error.strerror if isinstance(error, OSError) else None
-    return reason or (str(error) or type(error).__name__).splitlines()[0]
-
-
 def by_file(entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
     """Neighbouring entries of the same file, together."""
     for file, group in itertools.groupby(entries, key=lambda entry: entry.file):
         yield file, list(group)
+
+
+def is_sidecar(name: str) -> bool:
+    """Whether a file beside containers only describes them: ``dataset_info.json``, ``README.md``."""
+    return _SIDECAR_NAME.search(name) is not None
+
+
+def container_files(location: Location) -> Iterator[Found]:
+    """The files of an input, without those that only describe others (unless asked for by name)."""
+    for found in location.walk():
+        if not is_sidecar(found.name) or found.parts in location.names:
+            yield found
+
+
+def list_containers(
+    location: Location, list_one: Callable[[pa.NativeFile, Found], Iterator[Entry]]
+) -> Iterator[Entry]:
+    """The entries of every file in turn.
+
+    Where ``list_one`` raises :class:`DamagedError` or OSError, one entry with an error stands for the
+    remainder of that file, and the next file follows.
+    """
+    for found in container_files(location):
+        if found.error:
+            yield Entry(found.key or ".", found.file, error=found.error)
+            continue
+        try:
+            with open_file(location, found.file) as file:
+                yield from list_one(file, found)
+        except DamagedError as error:
+            yield damaged(found, error.offset, str(error))
+        except OSError as error:
+            yield damaged(found, 0, f"cannot be read ({error_reason(error)})")
+
+
+def damaged(found: Found, offset: int, message: str) -> Entry:
+    """The entry that stands for all that is lost of a file."""
+    return Entry(f"{found.key}/#damaged-at-{offset}", found.file, offset, error=message)
+
+
+def read_containers(
+    location: Location,
+    entries: Sequence[Entry],
+    read_one: Callable[[pa.NativeFile, Sequence[Entry]], Iterator[Loader]],
+) -> Iterator[Loader]:
+    """The loaders of the entries, file by file.
+
+    A file is closed when the last loader that refers to it is gone: until then any of them may run.
+    """
+    for file, group in by_file(entries):
+        try:
+            opened = open_file(location, file)
+        except OSError as error:
+            yield from [failing(error)] * len(group)
+            continue
+        yield from _read_all(read_one(opened, group), len(group))
+
+
+def _read_all(loaders: Iterator[Loader], count: int) -> Iterator[Loader]:
+    """``count`` loaders, the last of which fail where the file turns out to be damaged."""
+    given = 0
+    try:
+        for loader in loaders:
+            given += 1
+            yield loader
+    except DamagedError as error:
+        yield from [failing(error)] * (count - given)

@@ -1,19 +1,90 @@
-"""Files of serialised Examples: TFRecord and ArrayRecord behind one small interface."""
+"""Files of serialised Examples: TFRecord and ArrayRecord behind one small interface.
+
+A record of a TFRecord file is its length (8 bytes, little-endian), a masked CRC-32C of these bytes (4 bytes),
+the data, and a masked CRC-32C of the data (4 bytes).
+"""
 
 import functools
 import itertools
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import google_crc32c
 import pyarrow as pa
 
-from transforms.sources.base import Entry, Example, Loader
+from transforms.sources.base import Entry, Example, Loader, error_reason
 from transforms.sources.example_proto import Layout
-from transforms.sources.framing import read_record, scan
-from transforms.sources.locating import Location, open_file
-from transforms.sources.reading import DamagedError, first_line
-from vqgan.errors import UserError
+from transforms.sources.locations import Location, open_file
+from transforms.sources.reading import DamagedError, Window, read_exact
+from vqgan.extras import require_extra
+
+HEADER_BYTES = 12
+FOOTER_BYTES = 4
+_MASK_DELTA = 0xA282EAD8
+
+
+def masked_crc(data: bytes) -> int:
+    """The checksum that the format stores: a rotated and shifted CRC-32C."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def frame(data: bytes) -> bytes:
+    """``data`` as one record."""
+    length = struct.pack("<Q", len(data))
+    return b"".join(
+        (length, struct.pack("<I", masked_crc(length)), data, struct.pack("<I", masked_crc(data)))
+    )
+
+
+def parse_header(header: bytes) -> int | None:
+    """The length that a record's first 12 bytes state, or None if they are not such a header."""
+    if len(header) < HEADER_BYTES:
+        return None
+    length, crc = struct.unpack_from("<QI", header)
+    return int(length) if masked_crc(header[:8]) == crc else None
+
+
+def scan(file: pa.NativeFile) -> Iterator[tuple[int, int]]:
+    """Offset and length of each record's data, from the headers alone.
+
+    Raises:
+      DamagedError: a header is damaged or missing, or the last record is cut off; what came before has
+        been yielded.
+    """
+    window = Window(file)
+    position = 0
+    while position < window.size:
+        header = window.read(position, HEADER_BYTES)
+        length = parse_header(header)
+        if length is None:
+            raise DamagedError(position, _header_problem(header))
+        if length > window.size - position - HEADER_BYTES - FOOTER_BYTES:
+            raise DamagedError(position, f"the last record of {length:,} bytes is cut off")
+        yield position + HEADER_BYTES, length
+        position += HEADER_BYTES + length + FOOTER_BYTES
+
+
+def read_record(file: pa.NativeFile, offset: int, length: int) -> bytes:
+    """The data of the record whose data starts at ``offset``. Safe from several threads.
+
+    Raises:
+      ValueError: it is cut off, or its checksum does not match.
+    """
+    framed = read_exact(file, offset, length + FOOTER_BYTES)
+    data = framed[:length]
+    if masked_crc(data) != int.from_bytes(framed[length:], "little"):
+        raise ValueError(f"the record at byte {offset - HEADER_BYTES:,} is damaged: wrong checksum")
+    return data
+
+
+def _header_problem(header: bytes) -> str:
+    if len(header) < HEADER_BYTES:
+        return "the file ends within a record's header"
+    return "the checksum of a record's length does not match"
+
 
 Read = Callable[[], bytes]
 """Gives the bytes of one record, or raises what is wrong with it; runs in any thread."""
@@ -96,22 +167,16 @@ def _load(layout: Layout, read: Read) -> Example:
 
 
 def _open_array_record(path: str | bytes) -> Any:
-    try:
-        from array_record.python.array_record_module import ArrayRecordReader
-    except ImportError as error:
-        raise not_installed("array_record") from error
+    require_extra("tfds", os.fsdecode(path), "array_record")
+    from array_record.python.array_record_module import ArrayRecordReader
+
     try:
         reader = ArrayRecordReader(os.fsdecode(path), _RANDOM_ACCESS)
     except (RuntimeError, UnicodeError) as error:
-        raise DamagedError(0, f"no whole ArrayRecord file ({first_line(error)})") from error
+        raise DamagedError(0, f"no whole ArrayRecord file ({error_reason(error)})") from error
     if not reader.ok():
         raise DamagedError(0, "no whole ArrayRecord file")
     return reader
-
-
-def not_installed(package: str) -> UserError:
-    """What to do about a package that reading TFDS takes."""
-    return UserError(f"{package} is not installed; pip install 'vqgan-pipelines[tfds]'")
 
 
 def _read_batch(reader: Any, numbers: list[int]) -> list[Read]:
@@ -133,7 +198,7 @@ def _records(reader: Any, numbers: list[int]) -> list[bytes]:
     try:
         records: list[bytes] = reader.read(numbers)
     except (RuntimeError, IndexError) as error:
-        raise ValueError(f"the record is damaged ({first_line(error)})") from error
+        raise ValueError(f"the record is damaged ({error_reason(error)})") from error
     if len(records) != len(numbers):
         raise ValueError(f"only {len(records)} of {len(numbers)} records can be read")
     return records

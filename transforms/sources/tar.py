@@ -11,10 +11,16 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from transforms.sources.base import Entry, Example, Loader, SourceConfig
-from transforms.sources.containers import container_files, list_containers, read_containers
-from transforms.sources.locating import Found, locate, open_file
-from transforms.sources.names import to_key
-from transforms.sources.reading import DamagedError, failing, read_exact, to_label
+from transforms.sources.locations import Found, locate, open_file, to_key
+from transforms.sources.reading import (
+    DamagedError,
+    container_files,
+    failing,
+    list_containers,
+    read_containers,
+    read_exact,
+    to_label,
+)
 from transforms.sources.tar_format import Member, Stream, decompressed, members, open_archive
 from vqgan.errors import UserError
 

@@ -14,7 +14,8 @@ from typing import BinaryIO, NamedTuple, Protocol, cast
 
 import pyarrow as pa
 
-from transforms.sources.reading import DamagedError, Window, check_size, first_line
+from transforms.sources.base import error_reason
+from transforms.sources.reading import DamagedError, Window, check_size
 
 BLOCK = 512
 _CHUNK_BYTES = 1 << 20
@@ -100,7 +101,7 @@ class Stream:
         try:
             chunk = self._stream.read(min(size, _CHUNK_BYTES))
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-            self._error = DamagedError(self.position, f"cannot be decompressed ({first_line(error)})")
+            self._error = DamagedError(self.position, f"cannot be decompressed ({error_reason(error)})")
             raise self._error from error
         self.position += len(chunk)
         return chunk
@@ -161,7 +162,7 @@ def _parse(header: bytes, position: int) -> tarfile.TarInfo:
     try:
         info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError) as error:
-        raise DamagedError(position, f"no tar header ({first_line(error)})") from error
+        raise DamagedError(position, f"no tar header ({error_reason(error)})") from error
     if info.size < 0:
         raise DamagedError(position, f"a member of {info.size} bytes")
     return info

@@ -1,22 +1,215 @@
-"""Prepared TensorFlow Datasets, read without TensorFlow."""
+"""Prepared TensorFlow Datasets, found and read without TensorFlow."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+import os
+import re
+import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+from pyarrow import fs
 
-from transforms.sources.base import Entry, Loader, Names, SourceConfig
-from transforms.sources.containers import list_containers, read_containers
+from transforms.sources.base import Entry, Loader, Names, SourceConfig, error_reason
 from transforms.sources.example_proto import Layout, infer_fields
-from transforms.sources.locating import Found
-from transforms.sources.reading import DamagedError
-from transforms.sources.records import ArrayRecords, RecordFormat, TFRecords, read_examples, sample
-from transforms.sources.tfds_metadata import Prepared, load_metadata
+from transforms.sources.globs import Globs
+from transforms.sources.locations import Found, Location, locate, open_file
+from transforms.sources.reading import DamagedError, list_containers, read_containers
+from transforms.sources.records import (
+    ArrayRecords,
+    RecordFormat,
+    TFRecords,
+    read_examples,
+    sample,
+)
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
+from vqgan.filesystems import join
 
+_NAMES = re.compile(r"tfds:(?P<name>\w+)(?:/(?P<config>[^/:\[]+))?(?::(?P<version>[^/]+))?/(?P<split>[^/]+)")
+_DATA_DIR = "data_dir="
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_METADATA = (".json", ".txt")  # dataset_info, features, names of classes
 _FORMATS: dict[str, RecordFormat] = {"tfrecord": TFRecords(), "array_record": ArrayRecords()}
+
+
+class Address(NamedTuple):
+    """The parts of ``tfds:NAME[/CONFIG][:VERSION]/SPLIT[?data_dir=FOLDER]``."""
+
+    name: str
+    config: str | None
+    version: str | None
+    split: str
+    data_dir: str | None
+
+
+class Prepared(NamedTuple):
+    """What the metadata of a prepared data set say.
+
+    Attributes:
+      location: its folder, with the files of the split.
+      file_format: ``tfrecord`` or ``array_record``.
+      records: by file name, the ranges of records that belong to the split.
+      lengths: by file name, how many records it has.
+      images: names of the image features.
+      labels: names of the classes, by name of the ClassLabel feature.
+    """
+
+    location: Location
+    file_format: str
+    records: dict[str, list[range]]
+    lengths: dict[str, int]
+    images: tuple[str, ...]
+    labels: dict[str, list[str]]
+
+
+def parse_address(text: str) -> Address:
+    """The parts of an input.
+
+    Raises:
+      UserError: it has another form.
+    """
+    # The folder is split off first: its slashes would be taken for those of the names.
+    names, mark, query = text.partition("?")
+    match, data_dir = _NAMES.fullmatch(names), query.removeprefix(_DATA_DIR)
+    if match is None or (mark and (not data_dir or data_dir == query)):
+        raise UserError(f"{text}: write it as tfds:NAME[/CONFIG][:VERSION]/SPLIT[?data_dir=FOLDER]")
+    return Address(**match.groupdict(), data_dir=data_dir or None)
+
+
+def check_address(text: str) -> Address:
+    """Parses an input as :func:`parse_address` does, once TFDS is known to be installed. Does not import it.
+
+    Raises:
+      UserError: it is not, or the input has another form.
+    """
+    address = parse_address(text)
+    require_extra("tfds", text, "tensorflow_datasets", "importlib_resources")
+    return address
+
+
+@functools.lru_cache(maxsize=8)
+def load_metadata(text: str) -> Prepared:
+    """What is prepared for an input.
+
+    Raises:
+      UserError: the input has another form, nothing of the kind is there, or TFDS is not installed.
+    """
+    address = check_address(text)
+    folder = locate(_folder(text, address))
+    builder = _builder(text, folder)
+    file_format = builder.info.file_format.value
+    if file_format not in _FORMATS:
+        raise UserError(f"{text}: prepared as {file_format}; prepare it as {' or '.join(_FORMATS)}")
+    if file_format == "array_record":
+        require_extra("tfds", text, "array_record")
+    records, lengths = _split_files(text, builder.info.splits, address.split)
+    names = tuple((name,) for name in records)
+    location = Location(text, folder.filesystem, folder.root, names, Globs(()))
+    images, labels = _features(builder.info.features)
+    return Prepared(location, file_format, records, lengths, images, labels)
+
+
+def _folder(text: str, address: Address) -> str:
+    """Where a version of a data set lies: ``DATA_DIR/NAME[/CONFIG]/VERSION``."""
+    data_dir = address.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    folder = _below(text, data_dir, address.name, "data set")
+    names = _folders(folder)
+    configs = [name for name in names if not _VERSION.fullmatch(name)]
+    if address.config:
+        folder = _below(text, folder, address.config, "configuration")
+    elif len(configs) == len(names):
+        only = configs[0] if len(configs) == 1 else "(none chosen)"
+        folder = _below(text, folder, only, "configuration")
+    versions = [name for name in _folders(folder) if _VERSION.fullmatch(name)]
+    newest = max(versions, key=_version_order, default="(any)")
+    return _below(text, folder, address.version or newest, "version")
+
+
+def _below(text: str, folder: str, name: str, what: str) -> str:
+    names = _folders(folder)
+    if name not in names:
+        there = ", ".join(names) or "nothing"
+        raise UserError(f"{text}: no {what} {name} in {folder}; there is {there}, or name another data_dir")
+    return join(folder, name)
+
+
+def _folders(folder: str) -> list[str]:
+    try:
+        return [node.name for node in locate(folder).children() if node.is_folder]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error_reason(error)}); check the permissions") from error
+
+
+def _version_order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _builder(text: str, folder: Location) -> Any:
+    tfds = _import_tfds()
+    try:
+        with _local_metadata(folder) as path, warnings.catch_warnings():
+            # TFDS uses protobuf calls that are deprecated; whoever reads data can do nothing about it.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return tfds.builder_from_directory(path)
+    except Exception as error:  # metadata can be broken in as many ways as there are parsers in TFDS
+        raise UserError(
+            f"{text}: the metadata in {folder.root} cannot be read ({error_reason(error)}); prepare it again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _local_metadata(folder: Location) -> Iterator[str]:
+    """A local folder with the metadata; a copy, where TFDS could not reach them without its own libraries."""
+    if isinstance(folder.filesystem, fs.LocalFileSystem):
+        yield folder.root
+        return
+    with tempfile.TemporaryDirectory(prefix="vqgan-tfds-") as local:
+        for node in folder.children():
+            if node.name.endswith(_METADATA):
+                with open_file(folder, node.name) as file:
+                    Path(local, node.name).write_bytes(file.readall())
+        yield local
+
+
+def _import_tfds() -> ModuleType:
+    import tensorflow_datasets
+
+    module: ModuleType = tensorflow_datasets
+    return module
+
+
+def _split_files(text: str, splits: Any, split: str) -> tuple[dict[str, list[range]], dict[str, int]]:
+    """By file name, the ranges of records in a split or part of one, and the numbers of records."""
+    try:
+        instructions: Sequence[Any] = splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{text}: no split {split} ({error_reason(error)}); there is {', '.join(splits)}"
+        ) from error
+    records: dict[str, list[range]] = {}
+    lengths: dict[str, int] = {}
+    for instruction in instructions:
+        name, length = os.path.basename(instruction.filename), instruction.examples_in_shard
+        stop = length if instruction.take == -1 else instruction.skip + instruction.take
+        records.setdefault(name, []).append(range(instruction.skip, stop))
+        lengths[name] = length
+    return records, lengths
+
+
+def _features(features: Any) -> tuple[tuple[str, ...], dict[str, list[str]]]:
+    kinds = _import_tfds().features
+    images = tuple(name for name, feature in features.items() if isinstance(feature, kinds.Image))
+    labels = {name: f.names for name, f in features.items() if isinstance(f, kinds.ClassLabel)}
+    return images, labels
+
+
 _NO_LABEL = -1
 """What data sets store where a class is not known, in test splits for example."""
 

@@ -7,11 +7,18 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from transforms.sources.base import Entry, Loader, SourceConfig
-from transforms.sources.containers import container_files, list_containers, read_containers
 from transforms.sources.example_proto import Layout, infer_fields, parse_example
-from transforms.sources.framing import HEADER_BYTES, parse_header, read_record, scan
-from transforms.sources.locating import Found, locate
-from transforms.sources.records import TFRecords, read_examples, sample
+from transforms.sources.locations import Found, locate
+from transforms.sources.reading import container_files, list_containers, read_containers
+from transforms.sources.records import (
+    HEADER_BYTES,
+    TFRecords,
+    parse_header,
+    read_examples,
+    read_record,
+    sample,
+    scan,
+)
 from vqgan.errors import UserError
 
 IMAGE_FEATURES = ("image/encoded", "image")

@@ -24,6 +24,7 @@ from PIL import Image
 
 from vqgan.data.order import EndlessOrder, epoch_order, layout
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 
 _BATCHES_AHEAD = 2
 _STATE_VERSION = 1
@@ -281,8 +282,7 @@ def _resized(square: np.ndarray, size: int) -> np.ndarray:
 
 def _grain() -> Any:
     """Imported on demand: Grain imports JAX, which whoever only reads a configuration does without."""
-    try:
-        import grain
-    except ImportError as error:
-        raise UserError("grain is not installed; pip install 'vqgan-pipelines[train]'") from error
+    require_extra("train", "reading crops", "grain")
+    import grain
+
     return grain

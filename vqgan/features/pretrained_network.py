@@ -14,8 +14,8 @@ import numpy as np
 
 from vqgan.errors import UserError
 from vqgan.importers.containers import READERS, describe_unknown, sniff
+from vqgan.importers.pickle_constructors import flatten_tensors
 from vqgan.importers.tensors import Tensor, as_float32
-from vqgan.importers.torch_pickle import flatten
 
 _LISTED = 4  # names of each kind in an error
 
@@ -71,7 +71,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     tree = READERS[kind](path)
     if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
         tree = tree["state_dict"]
-    return flatten(tree)
+    return flatten_tensors(tree)
 
 
 def take_weights(

@@ -1,10 +1,10 @@
 """Checkpoints of other code bases: recognised by their contents, converted with NumPy alone.
 
 Neither JAX nor torch is imported here. A foreign file is data: nothing that it says is executed.
+Priors of other code bases are read in :mod:`vqgan.prior`, with the same readers.
 """
 
-from vqgan.importers.base import Imported, Options
-from vqgan.importers.registry import import_checkpoint, looks_foreign
-from vqgan.importers.source import is_foreign_source
+from vqgan.importers.import_codec import ImportedCodec, import_checkpoint
+from vqgan.importers.source import ImportOptions, is_foreign_source, looks_foreign
 
-__all__ = ["Imported", "Options", "import_checkpoint", "is_foreign_source", "looks_foreign"]
+__all__ = ["ImportOptions", "ImportedCodec", "import_checkpoint", "is_foreign_source", "looks_foreign"]

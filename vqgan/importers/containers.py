@@ -10,31 +10,38 @@ from typing import Any
 import numpy as np
 
 from vqgan.errors import UserError
-from vqgan.importers import torch_reader
+from vqgan.extras import require_extra
 from vqgan.importers.tensors import DamagedError, Tensor, check_shape, dtype_named
+from vqgan.importers.torch_files import (
+    is_torch_legacy,
+    is_torch_zip,
+    read_plain_pickle,
+    read_torch_legacy,
+    read_torch_zip,
+)
 
 _MAX_ITEMS = 1_000_000
 _HEAD = 512
 
 
 def sniff(path: Path) -> str | None:
-    """Kind of container by the file's contents: a key of :data:`READERS`, or None."""
+    """Tells the kind of container by the file's contents: a key of :data:`READERS`, or None."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
         size = file.seek(0, io.SEEK_END)
     if head[:4] == b"PK\x03\x04":
-        return "torch zip" if torch_reader.is_torch_zip(path) or not zipfile.is_zipfile(path) else None
+        return "torch zip" if is_torch_zip(path) or not zipfile.is_zipfile(path) else None
     if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return "safetensors"
     if len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
-        return "torch legacy" if torch_reader.is_torch_legacy(path) else "pickle"
+        return "torch legacy" if is_torch_legacy(path) else "pickle"
     if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
         return "msgpack"
     return None
 
 
 def describe_unknown(path: Path) -> str:
-    """What a file that is no container looks like, for an error."""
+    """Says what a file that is no container looks like, for an error."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if not head:
@@ -51,14 +58,9 @@ def describe_unknown(path: Path) -> str:
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
-    """Tensors of a safetensors file by name, and its metadata under ``__metadata__``."""
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise UserError(
-            f"{path}: reading safetensors needs the safetensors package; "
-            "install it with: pip install 'vqgan-pipelines[import]'"
-        ) from None
+    """Reads the tensors of a safetensors file by name, and its metadata under ``__metadata__``."""
+    require_extra("import", str(path), "safetensors")
+    from safetensors import SafetensorError, safe_open
 
     def read(name: str) -> np.ndarray:
         # Opened anew for each tensor: the pages of the file that were mapped are given back at once.
@@ -89,7 +91,7 @@ _SAFETENSORS_DTYPES = {
 
 
 def read_msgpack(path: Path) -> Any:
-    """A Flax state in msgpack: nested dictionaries of arrays (flax.serialization's extension types)."""
+    """Reads a Flax state in msgpack: nested dictionaries of arrays (flax.serialization's extension types)."""
     import msgpack
 
     size = max(path.stat().st_size, 1)
@@ -175,16 +177,16 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 READERS: Mapping[str, Callable[[Path], Any]] = {
-    "torch zip": torch_reader.read_torch_zip,
-    "torch legacy": torch_reader.read_torch_legacy,
-    "pickle": torch_reader.read_plain_pickle,
+    "torch zip": read_torch_zip,
+    "torch legacy": read_torch_legacy,
+    "pickle": read_plain_pickle,
     "safetensors": read_safetensors,
     "msgpack": read_msgpack,
 }
 
 
 def subtrees(tree: Any, preferred: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """The trees that may hold the model, the likeliest first: named members, then the whole."""
+    """Yields the trees that may hold the model, the likeliest first: named members, then the whole."""
     if isinstance(tree, dict):
         for name in preferred:
             if isinstance(tree.get(name), dict):

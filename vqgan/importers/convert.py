@@ -1,24 +1,27 @@
-"""From a foreign file's tensors to our parameters: strictly, each of theirs to one of ours."""
+"""From a foreign file's tensors to our parameters: strictly, each of theirs to one of ours.
+
+The architecture is read off names and shapes first, where no configuration gives it.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any
 
 import numpy as np
 
 from vqgan.config import ModelConfig, from_dict, typed_fields
 from vqgan.errors import UserError
-from vqgan.importers.base import Fields, Layout, Probe
-from vqgan.importers.inferring import count_levels, infer_fields
-from vqgan.importers.naming import parse
+from vqgan.importers.layout import Fields, KeyLayout, Probe, parse_parameter
 from vqgan.importers.tensors import Tensor, as_float32
-from vqgan.parameters import parameter_shapes
+from vqgan.model.parameters import codec_parameter_shapes
 
+DEFAULT_RESOLUTION = 256
 _LISTED = 40  # names in one error
 
 
-def infer_config(tensors: Mapping[str, Tensor], layout: Layout, known: Fields, where: str) -> ModelConfig:
-    """The architecture: what is known, and for the rest what the shapes say.
+def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields, where: str) -> ModelConfig:
+    """Infers the architecture: what is known, and for the rest what the shapes say.
 
     Args:
       tensors: the model's parameters under their names.
@@ -38,9 +41,9 @@ def infer_config(tensors: Mapping[str, Tensor], layout: Layout, known: Fields, w
     try:
         if not blocks:
             raise LookupError("encoder.levels.0.blocks.0.conv1.kernel")
-        fields = infer_fields(probing(tensors, layout, levels, blocks), levels, blocks, known)
+        fields = fields_from_shapes(probing(tensors, layout, levels, blocks), levels, blocks, known)
     except LookupError as error:
-        theirs = layout.names(parse(error.args[0]), levels, blocks)
+        theirs = layout.names(parse_parameter(error.args[0]), levels, blocks)
         raise UserError(
             f"{where}: not a whole {layout.name} VQGAN: {' or '.join(theirs)} is missing; "
             "give a checkpoint of the image tokenizer itself"
@@ -53,11 +56,11 @@ def infer_config(tensors: Mapping[str, Tensor], layout: Layout, known: Fields, w
     return from_dict(ModelConfig, merged, where=f"{where}: architecture")
 
 
-def probing(tensors: Mapping[str, Tensor], layout: Layout, levels: int, blocks: int) -> Probe:
-    """Shapes of the file's parameters by our names, in our layout."""
+def probing(tensors: Mapping[str, Tensor], layout: KeyLayout, levels: int, blocks: int) -> Probe:
+    """Returns a function from our names to shapes of the file's parameters, in our layout."""
 
     def probe(name: str) -> tuple[int, ...] | None:
-        place = parse(name)
+        place = parse_parameter(name)
         for theirs in layout.names(place, levels, blocks):
             if theirs in tensors:
                 shape = tensors[theirs].shape
@@ -67,27 +70,101 @@ def probing(tensors: Mapping[str, Tensor], layout: Layout, levels: int, blocks: 
     return probe
 
 
-def convert(
-    tensors: Mapping[str, Tensor], layout: Layout, config: ModelConfig, where: str, *, ema: bool = False
+def count_levels(probe: Probe) -> tuple[int, int]:
+    """Counts levels and residual blocks per encoder level, by names."""
+    levels = _count(lambda i: probe(f"encoder.levels.{i}.blocks.0.conv1.kernel"))
+    blocks = _count(lambda j: probe(f"encoder.levels.0.blocks.{j}.conv1.kernel"))
+    return levels, blocks
+
+
+def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[str, Any]) -> Fields:
+    """Reads off fields of the configuration that follow from shapes.
+
+    Args:
+      probe: shapes by our names.
+      levels: number of levels.
+      blocks: residual blocks per encoder level.
+      known: fields that are given already: ``resolution`` and ``attn_resolutions`` matter here.
+
+    Raises:
+      LookupError: a parameter that every VQGAN has is missing; its name is the argument.
+    """
+
+    def width(name: str, axis: int) -> int:
+        shape = probe(name)
+        if shape is None or len(shape) <= axis or shape[axis] < 1:
+            raise LookupError(name)
+        return shape[axis]
+
+    widths = [width(f"encoder.levels.{level}.blocks.0.conv1.kernel", 3) for level in range(levels)]
+    stem = width("encoder.conv_in.kernel", 3)
+    base = _base_width(stem, widths)
+    z_channels = width("decoder.conv_in.kernel", 2)
+    attended = [i for i in range(levels) if _has_attention(probe, f"encoder.levels.{i}.attentions.0")]
+    linear = any(probe(f"{place}.qkv.kernel") for place in _attention_places(levels))
+    fields: Fields = {
+        "ch": base,
+        "ch_mult": tuple(value // base for value in widths),
+        "stem_channels": None if stem == base else stem,
+        "num_res_blocks": blocks,
+        "mid_attention": _has_attention(probe, "encoder.middle.attention"),
+        "attention": "linear" if linear else "full",
+        "z_channels": z_channels,
+        "double_z": width("encoder.conv_out.kernel", 3) == 2 * z_channels,
+        "embed_dim": width("codebook", 1),
+        "codebook_size": width("codebook", 0),
+        "quantizer": "gumbel" if probe("projection.kernel") else "nearest",
+    }
+    if levels > 1:
+        fields["resamp_with_conv"] = probe("decoder.levels.0.resample.conv.kernel") is not None
+    resolution = known.get("resolution") or _resolution(attended, levels, known.get("attn_resolutions"))
+    fields["resolution"] = resolution
+    fields["attn_resolutions"] = tuple(resolution >> level for level in attended)
+    return fields
+
+
+def _resolution(attended: list[int], levels: int, sides: tuple[int, ...] | None) -> int:
+    """Returns the side that the levels with attention and their given sides imply, or the usual one."""
+    if sides and attended:
+        return max(sides) << min(attended)
+    return max(DEFAULT_RESOLUTION, 1 << (levels - 1))
+
+
+def _base_width(stem: int, widths: list[int]) -> int:
+    """Returns the width that all are multiples of: the first convolution's, where it is that."""
+    return stem if all(width % stem == 0 for width in widths) else math.gcd(*widths)
+
+
+def _attention_places(levels: int) -> list[str]:
+    return ["encoder.middle.attention", *(f"encoder.levels.{i}.attentions.0" for i in range(levels))]
+
+
+def _has_attention(probe: Probe, name: str) -> bool:
+    return probe(f"{name}.out.kernel") is not None
+
+
+def _count(exists: Callable[[int], Any]) -> int:
+    return next(i for i in count() if not exists(i))
+
+
+def convert_weights(
+    tensors: Mapping[str, Tensor], layout: KeyLayout, config: ModelConfig, where: str
 ) -> dict[str, dict[str, np.ndarray]]:
-    """All parameters, float32, by part and our names.
+    """Converts all parameters to float32, by part and our names.
 
     Args:
       tensors: the file's parameters.
       layout: how they are named.
       config: the architecture that they must fit.
       where: the file, for errors.
-      ema: take the averaged twins.
 
     Raises:
       UserError: a name is missing or left over, or a shape is wrong; all of them are listed.
     """
-    shapes = parameter_shapes(config)
+    shapes = codec_parameter_shapes(config)
     sources = _match(
         tensors, layout, config, {n: s for part in shapes.values() for n, s in part.items()}, where
     )
-    if ema:
-        sources = {ours: _twin(theirs, layout, tensors, where) for ours, theirs in sources.items()}
     return {
         part: {
             name: _read(tensors[sources[name]], name, shape, layout, where) for name, shape in named.items()
@@ -98,12 +175,12 @@ def convert(
 
 def _match(
     tensors: Mapping[str, Tensor],
-    layout: Layout,
+    layout: KeyLayout,
     config: ModelConfig,
     shapes: Mapping[str, tuple[int, ...]],
     where: str,
 ) -> dict[str, str]:
-    """Our names to theirs; fails unless both sides go up and all shapes agree."""
+    """Maps our names to theirs; fails unless both sides go up and all shapes agree."""
     sources: dict[str, str] = {}
     missing: list[str] = []
     wrong: list[str] = []
@@ -123,21 +200,14 @@ def _match(
     return sources
 
 
-def _candidates(name: str, layout: Layout, config: ModelConfig) -> tuple[str, ...]:
-    return layout.names(parse(name), len(config.ch_mult), config.num_res_blocks)
-
-
-def _twin(theirs: str, layout: Layout, tensors: Mapping[str, Tensor], where: str) -> str:
-    twin = f"{layout.ema_prefix or ''}{theirs.replace('.', '')}"
-    if twin not in tensors or tensors[twin].shape != tensors[theirs].shape:
-        raise UserError(f"{where}: the averaged twin {twin} of {theirs} is missing; use weights=raw")
-    return twin
+def _candidates(name: str, layout: KeyLayout, config: ModelConfig) -> tuple[str, ...]:
+    return layout.names(parse_parameter(name), len(config.ch_mult), config.num_res_blocks)
 
 
 def _mismatch(
-    where: str, layout: Layout, missing: list[str], wrong: list[str], unknown: list[str]
+    where: str, layout: KeyLayout, missing: list[str], wrong: list[str], unknown: list[str]
 ) -> UserError:
-    """One line with both sides: what we expect and the file lacks, and what it has and we do not know."""
+    """Says in one line what we expect and the file lacks, and what it has and we do not know."""
     sides = []
     for title, names in (
         ("ours that the file lacks (theirs in brackets)", missing),
@@ -154,7 +224,7 @@ def _mismatch(
 
 
 def _our_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of a kernel that torch stores output first."""
+    """Returns the shape of a kernel that torch stores output first."""
     if len(shape) == 4:
         return (shape[2], shape[3], shape[1], shape[0])
     return (1, 1, shape[1], shape[0]) if len(shape) == 2 else shape
@@ -172,7 +242,7 @@ def _fits(theirs: tuple[int, ...], ours: tuple[int, ...], torch_kernel: bool) ->
     return is_vector or is_matrix
 
 
-def _read(tensor: Tensor, name: str, shape: tuple[int, ...], layout: Layout, where: str) -> np.ndarray:
+def _read(tensor: Tensor, name: str, shape: tuple[int, ...], layout: KeyLayout, where: str) -> np.ndarray:
     array: Any = tensor.read()
     if layout.from_torch and name.endswith(".kernel"):
         array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

@@ -14,15 +14,15 @@ import numpy as np
 
 from vqgan.config import ModelConfig, to_dict
 from vqgan.errors import UserError
-from vqgan.importers import diffusers, llamagen, taming
-from vqgan.importers.base import Layout
-from vqgan.importers.naming import parse
+from vqgan.extras import require_extra
+from vqgan.importers.formats import diffusers, llamagen, taming
+from vqgan.importers.layout import KeyLayout, parse_parameter
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 _MASKGIT_ONLY = ("shortcut_from_branch", "pool_downsample")
 
 
-def export(
+def export_checkpoint(
     folder: str,
     to: str,
     config: ModelConfig,
@@ -44,12 +44,9 @@ def export(
     Raises:
       UserError: the format cannot express the architecture, or the files are there already.
     """
-    try:
-        from safetensors.numpy import save_file
-    except ImportError:
-        raise UserError(
-            "export needs safetensors; install it with: pip install 'vqgan-pipelines[import]'"
-        ) from None
+    require_extra("import", "export", "safetensors")
+    from safetensors.numpy import save_file
+
     if config.quantizer == "ema":  # the averages act in training only
         config = dataclasses.replace(config, quantizer="nearest")
     layout = _layout(to, config)
@@ -70,8 +67,8 @@ def export(
     return path
 
 
-def _layout(to: str, config: ModelConfig) -> Layout:
-    """The key layout, after a look at whether it can express the model."""
+def _layout(to: str, config: ModelConfig) -> KeyLayout:
+    """Returns the key layout, after a look at whether it can express the model."""
     if to == "safetensors" and config.quantizer == "cosine":
         layout = llamagen.LAYOUT
     else:
@@ -92,8 +89,8 @@ def _layout(to: str, config: ModelConfig) -> Layout:
     return layout
 
 
-def _foreign_name(name: str, layout: Layout, config: ModelConfig) -> str:
-    candidates = layout.names(parse(name), len(config.ch_mult), config.num_res_blocks)
+def _foreign_name(name: str, layout: KeyLayout, config: ModelConfig) -> str:
+    candidates = layout.names(parse_parameter(name), len(config.ch_mult), config.num_res_blocks)
     if config.quantizer == "gumbel" and name == "codebook":
         return candidates[1]
     if config.attention == "linear" and "attention" in name and ".out." in name:
@@ -111,7 +108,7 @@ def _for_torch(name: str, value: np.ndarray, *, linear: bool) -> np.ndarray:
 
 
 def _diffusers_config(config: ModelConfig) -> dict[str, Any]:
-    """The constructor's arguments of diffusers' ``VQModel``."""
+    """Returns the constructor's arguments of diffusers' ``VQModel``."""
     levels = len(config.ch_mult)
     sides = [config.resolution >> level for level in range(levels)]
     attended = [side in config.attn_resolutions for side in sides]

@@ -99,18 +99,18 @@ class BoundedFile:
         file.seek(start)
 
     def read(self, size: int = -1) -> bytes:
-        """At most ``size`` bytes; fails where fewer are left."""
+        """Reads at most ``size`` bytes; fails where fewer are left."""
         left = self._end - self._file.tell()
         if size > left:
             raise PickleError(f"it ends {size - left} bytes early")
         return self._file.read(left if size < 0 else size)
 
     def readline(self) -> bytes:
-        """Up to the next line feed."""
+        """Reads up to the next line feed."""
         return self._file.readline(65536)
 
     def tell(self) -> int:
-        """Position in the file."""
+        """Returns the position in the file."""
         return self._file.tell()
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqgan.errors import UserError
-from vqgan.importers.base import Fields
+from vqgan.importers.layout import Fields
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,10 @@ PUBLISHED: dict[str, Published] = {
 }
 
 
-def find(name: str | None, path: Path, format_name: str, parameters: int) -> tuple[str, Published] | None:
-    """The published model that a checkpoint is.
+def find_published(
+    name: str | None, path: Path, format_name: str, parameters: int
+) -> tuple[str, Published] | None:
+    """Finds the published model that a checkpoint is.
 
     A name that the user gave must fit. One that only occurs in the path counts where format and number
     of parameters fit as well; otherwise the folder merely bears that name.

@@ -1,30 +1,19 @@
-"""Recognises a foreign checkpoint by its contents and converts it."""
+"""The foreign formats that are known, and which of them a file holds, by its contents."""
 
-import dataclasses
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqgan.config import ModelConfig
-from vqgan.documents import parse_document
 from vqgan.errors import UserError
-from vqgan.importers import diffusers, latent_diffusion, llamagen, lwm, maskgit, published, taming, vqgan_jax
-from vqgan.importers.base import Fields, Imported, Layout, Options
-from vqgan.importers.configs import find_native
-from vqgan.importers.containers import READERS, describe_unknown, sniff, subtrees
-from vqgan.importers.convert import convert, infer_config
-from vqgan.importers.locating import find_weights
-from vqgan.importers.other_models import explain_other_model, is_prior_part
-from vqgan.importers.pickle_objects import PickleError
-from vqgan.importers.source import parse_source
+from vqgan.importers.containers import subtrees
+from vqgan.importers.formats import diffusers, latent_diffusion, llamagen, lwm, maskgit, taming, vqgan_jax
+from vqgan.importers.layout import KeyLayout, NativeConfig
+from vqgan.importers.pickle_constructors import flatten_tensors
 from vqgan.importers.tensors import Tensor
-from vqgan.importers.torch_pickle import flatten
-from vqgan.parameters import parameter_count
 
-# A new format is one file and one line here. taming's layout stands for latent-diffusion's as well.
-LAYOUTS: tuple[Layout, ...] = (
+# A new format is one file in formats/ and one line here. taming's stands for latent-diffusion's as well.
+LAYOUTS: tuple[KeyLayout, ...] = (
     taming.LAYOUT,
     llamagen.LAYOUT,
     diffusers.LAYOUT,
@@ -34,96 +23,53 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 # Members of a checkpoint that hold a model's weights, the likeliest first.
 _MEMBERS = ("state_dict", "model", "params", "module", "generator", "vqgan")
-_STEP_NAMES = ("global_step", "steps", "step")
 # Where a checkpoint holds several models with the same keys, the image tokenizer is this one.
 _FIRST_STAGE = "first_stage_model."
+# First parts of names in Net2Net and diffusion checkpoints, beside those of the image tokenizer.
+_PRIOR_PARTS = {
+    "transformer", "cond_stage_model", "first_stage_model", "model", "model_ema", "denoise_fn", "permuter",
+    "loss", "logvar", "cond_ids", "scale_factor", "lvlb_weights", "betas",
+}  # fmt: skip
+# The noise schedule of a diffusion model: alphas_cumprod, sqrt_recip_alphas_cumprod, posterior_variance, ...
+_SCHEDULE = ("alphas_", "sqrt_", "log_one_minus_", "posterior_")
+_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class _Model:
-    """The recognised part of a file."""
+class ForeignModel:
+    """The recognised part of a file.
 
-    layout: Layout
+    Attributes:
+      layout: how its parameters are named.
+      tensors: parameters by their names in that layout.
+      member: of the checkpoint that holds them; empty for the whole.
+      prefix: what stood before their names.
+      others: first parts of the names beside that prefix.
+    """
+
+    layout: KeyLayout
     tensors: Mapping[str, Tensor]
     member: str
     prefix: str
     others: tuple[str, ...]
 
 
-def looks_foreign(path: Path) -> bool:
-    """Whether a file, or a file in a folder, is a container that may hold a foreign checkpoint."""
-    try:
-        return sniff(find_weights(path)) is not None
-    except (UserError, OSError):
-        return False
-
-
-def import_checkpoint(source: str) -> Imported:
-    """Reads and converts a foreign checkpoint.
+def recognise_model(file: Path, container: str, tree: Any, weights: str) -> ForeignModel:
+    """Finds the layout whose marker some part of the file bears.
 
     Args:
-      source: a file or folder, with options behind it as in
-        ``model.ckpt?input_range=0,1&weights=ema`` (see :mod:`vqgan.importers.source`).
+      file: for errors.
+      container: its kind, for errors.
+      tree: its contents.
+      weights: ``raw`` or ``ema``: which member comes first where there are both.
 
     Raises:
-      UserError: it is not recognised, damaged, hostile, or does not fit its configuration.
+      UserError: none is found, or the model has no codebook.
     """
-    path, options = parse_source(source)
-    file = find_weights(path)
-    try:
-        container = sniff(file)
-        if container is None:
-            raise UserError(f"{file}: not a checkpoint that we know: {describe_unknown(file)}")
-        tree = READERS[container](file)
-        model = _recognise(file, container, tree, options)
-        return _import(file, container, model, tree, options)
-    except PickleError as error:
-        raise UserError(f"{file}: the checkpoint is damaged ({error}); download or copy it again") from error
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
-
-
-def _import(file: Path, container: str, model: _Model, tree: Any, options: Options) -> Imported:
-    where = str(file)
-    native = find_native(file, options.config)
-    layout = model.layout
-    is_taming = layout is taming.LAYOUT
-    if is_taming and latent_diffusion.is_latent_diffusion(model.tensors, native):
-        layout = latent_diffusion.LAYOUT
-    exported = _exported_fields(tree, where)
-    known = exported if exported is not None else layout.native(native) if native is not None else {}
-    if options.attn_resolutions is not None:  # with the levels that have attention, they tell the resolution
-        known = known | {"attn_resolutions": options.attn_resolutions}
-    config = _with_options(infer_config(model.tensors, layout, known, where), options)
-    found = published.find(options.name, file, layout.name, parameter_count(config))
-    if found is not None:
-        known |= found[1].fields
-        config = _with_options(infer_config(model.tensors, layout, known, where), options)
-    # LlamaGen's averaged weights are a member of their own; latent-diffusion's are twins in the same one.
-    ema = options.weights == "ema" and model.member != "ema"
-    if ema and not any(name.startswith(layout.ema_prefix or "\0") for name in model.tensors):
-        raise UserError(f"{where}: it has no averaged weights; drop weights=ema")
-    weights = convert(model.tensors, layout, config, where, ema=ema)
-    origin = {
-        "format": layout.name if exported is None else f"vqgan export in the keys of {layout.name}",
-        "file": file.name,
-        "sha256": _sha256(file),
-        "container": container,
-        "weights": options.weights,
-        **_part(model),
-        **({"published_name": found[0]} if found else {}),
-        **({"configuration": native.path.name} if native is not None and known else {}),
-        **_training_step(tree),
-    }
-    return Imported(config, weights, origin)
-
-
-def _recognise(file: Path, container: str, tree: Any, options: Options) -> _Model:
-    """The layout whose marker some part of the file bears."""
-    members = ("ema", *_MEMBERS) if options.weights == "ema" else (*_MEMBERS, "ema")
+    members = ("ema", *_MEMBERS) if weights == "ema" else (*_MEMBERS, "ema")
     seen: list[str] = []
     for member, subtree in subtrees(tree, members):
-        tensors = flatten(subtree)
+        tensors = flatten_tensors(subtree)
         for layout in LAYOUTS:
             prefixes = sorted(_prefixes(tensors, layout.marker))
             if prefixes:
@@ -132,15 +78,22 @@ def _recognise(file: Path, container: str, tree: Any, options: Options) -> _Mode
     raise UserError(f"{file}: {explain_other_model(container, seen)}")
 
 
+def refine_layout(model: ForeignModel, native: NativeConfig | None) -> KeyLayout:
+    """Tells latent-diffusion's files from taming's, whose markers are the same."""
+    if model.layout is taming.LAYOUT and latent_diffusion.is_latent_diffusion(model.tensors, native):
+        return latent_diffusion.LAYOUT
+    return model.layout
+
+
 def _prefixes(tensors: Mapping[str, Tensor], marker: str) -> set[str]:
-    """What stands before the marker, where the model is a part of another one or wrapped."""
+    """Finds what stands before the marker, where the model is a part of another one or wrapped."""
     found = {name.removesuffix(marker) for name in tensors if name.endswith(marker)}
     return {prefix for prefix in found if not prefix or prefix.endswith(".")}
 
 
 def _take(
-    file: Path, layout: Layout, tensors: Mapping[str, Tensor], prefixes: list[str], member: str
-) -> _Model:
+    file: Path, layout: KeyLayout, tensors: Mapping[str, Tensor], prefixes: list[str], member: str
+) -> ForeignModel:
     if len(prefixes) == 1 or "" in prefixes:
         prefix = prefixes[0]
     elif _FIRST_STAGE in prefixes:
@@ -157,54 +110,32 @@ def _take(
         raise UserError(
             f"{file}: a {layout.name} autoencoder without a codebook (KL): it has no tokens; give a VQ model"
         )
-    return _Model(layout, inside, member, prefix, tuple(others))
+    return ForeignModel(layout, inside, member, prefix, tuple(others))
 
 
-def _exported_fields(tree: Any, where: str) -> Fields | None:
-    """The configuration that our own export leaves in a file's metadata."""
-    metadata = tree.get("__metadata__") if isinstance(tree, dict) else None
-    if not isinstance(metadata, dict) or "vqgan" not in metadata:
-        return None
-    text = metadata["vqgan"]
-    refusal = UserError(f"{where}: the metadata of our own export is damaged; export it again")
-    if not isinstance(text, str):
-        raise refusal
-    return parse_document(text.encode("utf-8", "surrogatepass"), lambda reason: refusal).mapping("config")
+def is_prior_part(name: str) -> bool:
+    """Tells whether a parameter belongs to the model around a first stage (transformer, diffusion model)."""
+    first = name.split(".")[0]
+    return first in _PRIOR_PARTS or first.startswith(_SCHEDULE)
 
 
-def _with_options(config: ModelConfig, options: Options) -> ModelConfig:
-    """The user's word comes last."""
-    given: Fields = {}
-    if options.input_range is not None:
-        given["input_range"] = options.input_range
-    sides = config.attn_resolutions
-    if options.resolution is not None:
-        # The levels with attention stay what they are; their sides scale with the resolution.
-        sides = tuple(side * options.resolution // config.resolution for side in sides)
-        given |= {"resolution": options.resolution, "attn_resolutions": sides}
-    if options.attn_resolutions is not None:
-        given["attn_resolutions"] = options.attn_resolutions
-    return dataclasses.replace(config, **given)
+def explain_other_model(container: str, names: Sequence[str]) -> str:
+    """Explains why a readable file is no codec, with what was seen in it."""
+    if not names:
+        return f"a {container} file without tensors; give a checkpoint of a VQGAN"
+    shown = ", ".join(names[:_EXAMPLES]) + (", ..." if len(names) > _EXAMPLES else "")
+    if any(_is_transformer(name) for name in names):
+        return (
+            f"a transformer prior ({len(names)} tensors: {shown}) without its first stage: it models tokens "
+            "and cannot make them; give the VQGAN checkpoint that it was trained with (vqgan import-prior "
+            "reads a prior of taming-transformers itself)"
+        )
+    return (
+        f"a {container} file whose {len(names)} tensors are those of no VQGAN that we know; it has {shown}; "
+        "known: taming-transformers, latent-diffusion, llamagen, diffusers, vqgan-jax, lwm, maskgit"
+    )
 
 
-def _part(model: _Model) -> dict[str, Any]:
-    """Which part of a larger checkpoint is used, for the message."""
-    part = ".".join(name for name in (model.member, model.prefix.rstrip(".")) if name)
-    found: dict[str, Any] = {"part": part} if part else {}
-    if model.prefix and model.others:
-        found["unused_parts"] = list(model.others)
-    return found
-
-
-def _training_step(tree: Any) -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {}
-    for name in _STEP_NAMES:
-        if type(tree.get(name)) is int:
-            return {"training_step": tree[name]}
-    return {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _is_transformer(name: str) -> bool:
+    parts = name.removeprefix("module.").split(".")
+    return parts[0] in ("transformer", "tok_emb", "gpt") or (parts[0] == "blocks" and "attn" in parts)

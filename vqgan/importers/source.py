@@ -1,32 +1,72 @@
-"""How a foreign checkpoint is named: a path, and options behind a question mark.
+"""From what a user names to files: path and options, the weights in a folder, the configuration beside them.
 
 ``model.ckpt?input_range=0,1&weights=ema`` is one string, so that it travels to every worker as it is.
-The options are the fields of :class:`~vqgan.importers.base.Options`.
+The options are the fields of :class:`ImportOptions`.
 """
 
 import dataclasses
 import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 from vqgan.hub import is_hub
-from vqgan.importers.base import Options
-from vqgan.importers.hub import fetch
+from vqgan.importers.containers import sniff
+from vqgan.importers.hub_checkpoint import fetch_checkpoint
+from vqgan.importers.layout import NativeConfig
 
-_KNOWN = [field.name for field in dataclasses.fields(Options)]
+# Where several containers lie in one folder, these names are meant, in this order.
+_USUAL_WEIGHTS = (
+    "diffusion_pytorch_model.safetensors", "model.safetensors", "flax_model.msgpack", "last.ckpt",
+    "model.ckpt", "diffusion_pytorch_model.bin", "pytorch_model.bin",
+)  # fmt: skip
+# A diffusion pipeline's VQ model, a Lightning run, a tokenizer beside a language model.
+_SUBFOLDERS = ("vqvae", "vqmodel", "movq", "checkpoints", "tokenizer", "vae")
+_LISTED = 8  # names in one error
+_CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+_CONFIG_STEMS = ("config", "model", "configuration")
+_MAX_CONFIG_BYTES = 4 << 20
+_EXAMPLES = {"input_range": "0,1", "attn_resolutions": "16", "resolution": "256"}
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What cannot be read from a file, and choices among what is in it.
+
+    Attributes:
+      input_range: pixel values that the network expects for uint8 0 and 255.
+      resolution: side in pixels that the model was trained at.
+      attn_resolutions: sides, at ``resolution``, of the levels with attention.
+      weights: ``raw``, or ``ema`` for the averaged weights where the file has both.
+      name: published name, whose settings and parameter count must fit.
+      config: native configuration file, if it lies elsewhere.
+    """
+
+    input_range: tuple[float, float] | None = None
+    resolution: int | None = None
+    attn_resolutions: tuple[int, ...] | None = None
+    weights: str = "raw"
+    name: str | None = None
+    config: str | None = None
+
+
+_OPTIONS = [field.name for field in dataclasses.fields(ImportOptions)]
 
 
 def split_source(source: str) -> tuple[str, str]:
-    """Path and options; a path that exists with a question mark in it is taken as it is."""
+    """Splits off the options; a path that exists with a question mark in it is taken as it is."""
     if "?" not in source or Path(source).exists():
         return source, ""
     path, _, query = source.rpartition("?")
     return path, query
 
 
-def parse_source(source: str) -> tuple[Path, Options]:
-    """The local path and the options of a source; what lies on the Hub is fetched first.
+def parse_source(source: str) -> tuple[Path, ImportOptions]:
+    """Finds the local path and the options of a source; what lies on the Hub is fetched first.
 
     Raises:
       UserError: an unknown option or a value that cannot be read.
@@ -36,24 +76,24 @@ def parse_source(source: str) -> tuple[Path, Options]:
     for part in filter(None, query.split("&")):
         name, equals, value = part.partition("=")
         name = name.replace("-", "_")
-        if name not in _KNOWN or not equals:
-            near = difflib.get_close_matches(name, _KNOWN, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_KNOWN)}"
+        if name not in _OPTIONS or not equals:
+            near = difflib.get_close_matches(name, _OPTIONS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_OPTIONS)}"
             raise UserError(f"{source}: unknown option {part!r}; {hint}")
-        values[name] = _value(source, name, value)
-    path = fetch(text) if is_hub(text) else Path(text)
-    return path, Options(**values)
+        values[name] = _option(source, name, value)
+    path = fetch_checkpoint(text) if is_hub(text) else Path(text)
+    return path, ImportOptions(**values)
 
 
 def with_options(source: str, options: dict[str, str | None]) -> str:
-    """A source with further options behind it; None values are left out."""
+    """Appends further options to a source; None values are left out."""
     given = "&".join(f"{name}={value}" for name, value in options.items() if value is not None)
     if not given:
         return source
     return f"{source}{'&' if split_source(source)[1] else '?'}{given}"
 
 
-def _value(source: str, name: str, text: str) -> Any:
+def _option(source: str, name: str, text: str) -> Any:
     try:
         if name == "input_range":
             low, high = (float(part) for part in text.split(","))
@@ -71,10 +111,119 @@ def _value(source: str, name: str, text: str) -> Any:
     return text
 
 
-_EXAMPLES = {"input_range": "0,1", "attn_resolutions": "16", "resolution": "256"}
-
-
 def is_foreign_source(source: str) -> bool:
-    """Whether a source can only be a foreign checkpoint: an address on the Hub, or a path with options."""
+    """Tells whether a source can only be foreign: an address on the Hub, or a path with options."""
     path, query = split_source(source)
     return is_hub(source) or (bool(query) and Path(path).exists())
+
+
+def looks_foreign(path: Path) -> bool:
+    """Tells whether a file, or a file in a folder, is a container that may hold a foreign checkpoint."""
+    try:
+        return sniff(find_weights(path)) is not None
+    except (UserError, OSError):
+        return False
+
+
+def find_weights(path: Path) -> Path:
+    """Finds the weights file that a path means.
+
+    Raises:
+      UserError: nothing there, no container in the folder, or several.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path}: nothing there; give a checkpoint file, its folder, or a codec")
+    for folder in (path, *(path / name for name in _SUBFOLDERS)):
+        found = _containers(folder)
+        if found:
+            return _usual_weights(folder, found)
+    names = sorted(p.name for p in path.iterdir())
+    shown = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    raise UserError(f"{path}: no codec and no checkpoint in this folder; it has: {shown or 'nothing'}")
+
+
+def _containers(folder: Path) -> list[Path]:
+    try:
+        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    except OSError:
+        return []
+    return [p for p in files if p.suffix != ".npz" and sniff(p) is not None]
+
+
+def _usual_weights(folder: Path, found: list[Path]) -> Path:
+    if len(found) == 1:
+        return found[0]
+    for name in _USUAL_WEIGHTS:
+        if folder / name in found:
+            return folder / name
+    names = ", ".join(p.name for p in found[:_LISTED])
+    raise UserError(f"{folder}: several checkpoints in this folder ({names}); give the path of one")
+
+
+def find_native(weights: Path, given: str | None) -> NativeConfig | None:
+    """Finds the configuration of a weights file; returns None where there is none.
+
+    Looked for: a file of the same name; ``config`` or ``model`` in the same folder; the only such file
+    there; and, for the folders that Lightning leaves, ``../configs``.
+
+    Args:
+      weights: the checkpoint file.
+      given: path that the user named; then nothing is searched.
+
+    Raises:
+      UserError: the named file cannot be read.
+    """
+    if given is not None:
+        path = Path(given)
+        if not path.is_file():
+            raise UserError(f"{given}: no such configuration file; give the path of a YAML or JSON file")
+        return _read_config(path, strict=True)
+    for folder in (weights.parent, weights.parent.parent / "configs"):
+        for path in _config_candidates(folder, weights.stem):
+            native = _read_config(path, strict=False)
+            if native is not None and native.data:
+                return native
+    return None
+
+
+def _config_candidates(folder: Path, stem: str) -> list[Path]:
+    try:
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in _CONFIG_SUFFIXES and p.is_file())
+    except OSError:
+        return []
+    usual = [p for p in found if p.stem == stem] + [p for p in found if p.stem in _CONFIG_STEMS]
+    others = [p for p in found if p not in usual and p.stem.endswith(("-project", "_config", "-config"))]
+    yamls = [p for p in found if p.suffix != ".json"]
+    return usual + others + (yamls if len(yamls) == 1 else [])
+
+
+def _read_config(path: Path, strict: bool) -> NativeConfig | None:
+    """Reads the file's mapping; without ``strict`` it is None where there is none."""
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError("it is too large for a configuration")
+        text = path.read_text()
+        data = json.loads(text) if path.suffix == ".json" else _parse_yaml(text, path)
+        if not isinstance(data, Mapping):
+            raise ValueError("it holds no mapping")
+        return NativeConfig(path, data)
+    except (OSError, ValueError, RecursionError) as error:
+        if strict or path.suffix != ".json":
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{path}: cannot be read as a configuration ({reason}); repair it, move it away, "
+                "or name another one with config=PATH"
+            ) from error
+        return None
+
+
+def _parse_yaml(text: str, path: Path) -> Any:
+    require_extra("import", str(path), "yaml")
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error

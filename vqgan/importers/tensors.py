@@ -35,12 +35,12 @@ class Tensor:
 
 
 def in_memory(array: np.ndarray) -> Tensor:
-    """A tensor that is held already."""
+    """Wraps an array that is held already."""
     return Tensor(array.shape, array.dtype, lambda: array)
 
 
 def dtype_named(name: str) -> np.dtype[Any]:
-    """NumPy's type of that name, ``bfloat16`` included.
+    """Returns NumPy's type of that name, ``bfloat16`` included.
 
     Raises:
       DamagedError: no type of plain numbers has that name.
@@ -57,7 +57,7 @@ def dtype_named(name: str) -> np.dtype[Any]:
 
 
 def check_shape(shape: Any, strides: Any = None) -> tuple[int, ...]:
-    """``shape`` as a tuple of non-negative integers.
+    """Checks that ``shape`` is one of non-negative integers and returns it as a tuple.
 
     Raises:
       DamagedError: it is none, or ``strides`` do not go with it.
@@ -73,7 +73,7 @@ def check_shape(shape: Any, strides: Any = None) -> tuple[int, ...]:
 
 
 def strided_extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """Numbers from the first to the last one that a strided tensor touches."""
+    """Counts the numbers from the first to the last one that a strided tensor touches."""
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
@@ -96,7 +96,7 @@ def shown(value: Any) -> str:
 
 
 def as_float32(array: np.ndarray, name: str, where: str) -> np.ndarray:
-    """The array as contiguous float32.
+    """Converts an array to contiguous float32.
 
     Raises:
       UserError: a number is not finite; the file is damaged, or training had diverged.

@@ -2,7 +2,7 @@
 
 A prior folder holds::
 
-    prior.json    configuration, fingerprint, the codec whose tokens it speaks, class names, model card
+    prior.json    configuration, fingerprint, the codec of its tokens, class names, model card
     README.md     the model card for people and the Hub; nothing reads it
     weights/      parameters by dotted name, float32 (Orbax)
 
@@ -21,12 +21,13 @@ from vqgan import folders
 from vqgan.config import from_dict, to_dict
 from vqgan.errors import UserError
 from vqgan.hub import fetch_folder, is_hub
-from vqgan.prior.card import render_prior_card
-from vqgan.prior.config import PriorConfig
-from vqgan.prior.parameters import parameter_shapes
+from vqgan.model_card import ModelCard, common_sections, escape, front_matter
+from vqgan.prior.config import PriorConfig, prior_parameter_count, prior_parameter_shapes
 
 FOLDER = folders.Kind("prior", "prior.json", 1)
 WEIGHTS = "weights"
+CARD_TASK = "unconditional-image-generation"
+CARD_TAGS = ("vqgan", "image-generation", "transformer", "jax")
 _PATTERNS = (FOLDER.document, "README.md", f"{WEIGHTS}/*")
 
 Weights = dict[str, np.ndarray]
@@ -35,7 +36,7 @@ Weights = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class CodecIdentity:
-    """The codec whose tokens a prior speaks.
+    """The codec whose tokens a prior was trained on.
 
     Attributes:
       fingerprint: of the codec.
@@ -58,7 +59,7 @@ class PriorInfo:
       path: the prior's folder.
       config: architecture.
       fingerprint: sha256 over the configuration and the weights.
-      codec: whose tokens it speaks.
+      codec: whose tokens it was trained on.
       class_names: names of classes 0, 1, ..., where they are known.
       card: what it was trained on and how good it is, as :class:`vqgan.model_card.ModelCard` reads it.
       files: size in bytes of every file of the weights, by its path in the folder.
@@ -88,8 +89,8 @@ def save_prior(
       path: folder to create. An existing prior there is replaced once the new one is complete;
         anything else there is refused.
       config: architecture.
-      weights: all parameters by dotted name, as :func:`vqgan.prior.parameters.parameter_shapes` names them.
-      codec: whose tokens the prior speaks.
+      weights: all parameters by dotted name, as :func:`vqgan.prior.config.prior_parameter_shapes` names them.
+      codec: whose tokens the prior was trained on.
       class_names: names of classes; those beyond ``config.classes`` are left out.
       card: free-form JSON for the model card, best made by :meth:`vqgan.model_card.ModelCard.to_json`.
 
@@ -104,15 +105,16 @@ def save_prior(
     _check_shapes(config, stored)
     _check_finite(path, stored, "train with a smaller learning rate, or go back to an earlier checkpoint")
     names = tuple(class_names)[: config.classes]
-    info = PriorInfo(path, config, fingerprint(config, stored), codec, names, dict(card or {}))
-    with folders.staging(FOLDER, path) as staging:
-        folders.write_arrays(staging / WEIGHTS, stored)
-        info = dataclasses.replace(info, files=folders.file_sizes(staging))
-        readme = render_prior_card(info.card, config, info.fingerprint, codec.name, codec.fingerprint)
-        (staging / "README.md").write_text(readme)
-        folders.write_document(FOLDER, staging, _document(info))
-        folders.replace_folder(staging, path)
-    return info
+    info = PriorInfo(path, config, prior_fingerprint(config, stored), codec, names, dict(card or {}))
+    document = {
+        "config": to_dict(config),
+        "fingerprint": info.fingerprint,
+        "codec": to_dict(codec),
+        "class_names": list(names),
+        "card": info.card,
+    }
+    files = folders.write_folder(FOLDER, path, {WEIGHTS: stored}, document, render_prior_card(info))
+    return dataclasses.replace(info, files=files)
 
 
 def recover_prior(path: str | os.PathLike[str]) -> None:
@@ -151,7 +153,7 @@ def read_prior(path: str | os.PathLike[str]) -> PriorInfo:
 
 
 def find_prior(path: str | os.PathLike[str]) -> Path | None:
-    """The folder with ``prior.json`` that a path means: itself, or ``prior`` in the folder of a run.
+    """Returns the folder with ``prior.json`` that a path means: itself, or ``prior`` in the folder of a run.
 
     A prior on the Hub, ``hf://owner/name[@revision]``, is downloaded where it is not in the cache.
 
@@ -173,13 +175,13 @@ def load_prior_weights(info: PriorInfo) -> Weights:
       UserError: a file is missing or damaged, or a weight is not finite.
     """
     weights = folders.read_arrays(FOLDER, info.path, WEIGHTS, info.files)
-    folders.check_sum(FOLDER, info.path, info.fingerprint, fingerprint(info.config, weights))
+    folders.check_sum(FOLDER, info.path, info.fingerprint, prior_fingerprint(info.config, weights))
     _check_finite(info.path, weights, "copy or train the prior again")
     return weights
 
 
 def require_codec(info: PriorInfo, fingerprint: str, name: str) -> None:
-    """Refuses a codec, or tokens of a codec, whose tokens the prior does not speak.
+    """Refuses a codec, or tokens of a codec, that is not the one whose tokens the prior was trained on.
 
     Args:
       info: of the prior.
@@ -191,31 +193,55 @@ def require_codec(info: PriorInfo, fingerprint: str, name: str) -> None:
     """
     if fingerprint != info.codec.fingerprint:
         raise UserError(
-            f"prior {info.path} speaks the tokens of codec {info.codec.name or 'without a name'} "
+            f"prior {info.path} was trained on tokens of codec {info.codec.name or 'without a name'} "
             f"({info.codec.fingerprint[:12]}), not those of {name or 'a codec without a name'} "
             f"({fingerprint[:12]}); give the codec or data set that belongs to it"
         )
 
 
-def fingerprint(config: PriorConfig, weights: Mapping[str, np.ndarray]) -> str:
-    """sha256 over the configuration, but for dropout, which acts in training only, and the weights."""
-    fields = {name: value for name, value in to_dict(config).items() if name != "dropout"}
-    return folders.weights_sha256(weights, prefix=folders.config_bytes(fields, to_dict(PriorConfig())))
+def prior_fingerprint(config: PriorConfig, weights: Mapping[str, np.ndarray]) -> str:
+    """Returns the sha256 over the configuration, but for dropout, and the weights."""
+    return folders.config_fingerprint(to_dict(config), to_dict(PriorConfig()), weights)
 
 
-def _document(info: PriorInfo) -> dict[str, Any]:
-    return {
-        "config": to_dict(info.config),
-        "fingerprint": info.fingerprint,
-        "codec": to_dict(info.codec),
-        "class_names": list(info.class_names),
-        "card": info.card,
-        "files": info.files,
-    }
+# The card
+
+
+def render_prior_card(info: PriorInfo) -> str:
+    """Writes the ``README.md`` of a prior, with the Hub's front matter."""
+    known = ModelCard.from_json(info.card)
+    title = escape(known.name) or f"VQGAN prior {info.fingerprint[:12]}"
+    codec = f"{escape(info.codec.name)}, " if info.codec.name else ""
+    codec += f"fingerprint `{escape(info.codec.fingerprint)}`"
+    sections = [
+        front_matter(info.card, CARD_TASK, CARD_TAGS),
+        f"# {title}\n\n{_summary(info.config)}\n",
+        f"## Codec\n\nIts tokens are those of the codec {codec}.\n",
+        *common_sections(known, to_dict(info.config)),
+        f"Fingerprint: `{escape(info.fingerprint)}`\n",
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _summary(config: PriorConfig) -> str:
+    height, width = config.grid
+    kind = "A masked" if config.kind == "masked" else "An autoregressive"
+    extras = [f"{config.classes:,} classes"] if config.classes else []
+    if config.condition_codebook_size:
+        extras.append(f"a condition grid of {' × '.join(map(str, config.condition_grid))} tokens")
+    layout = f"{config.layers} layers, {config.heads} heads, width {config.width}"
+    return (
+        f"{kind} transformer over grids of {height} × {width} tokens of {config.codebook_size:,} codes"
+        f"{', with ' + ' and '.join(extras) if extras else ''}: {layout}, "
+        f"{prior_parameter_count(config) / 1e6:,.2f} million parameters."
+    )
+
+
+# Checks
 
 
 def _instead(path: Path) -> str:
-    """What is at a path without a prior."""
+    """Says what is at a path without a prior."""
     if not path.exists():
         return "nothing there; give the folder of a prior, or of the run that has trained it"
     if (path / "codec.json").is_file() or (path / "codec" / "codec.json").is_file():
@@ -226,7 +252,7 @@ def _instead(path: Path) -> str:
 
 
 def _check_shapes(config: PriorConfig, weights: Weights) -> None:
-    expected = parameter_shapes(config)
+    expected = prior_parameter_shapes(config)
     found = {name: value.shape for name, value in weights.items()}
     if found != expected:
         differing = sorted(

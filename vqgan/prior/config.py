@@ -1,14 +1,23 @@
-"""Configuration of a prior's architecture. Imports the standard library and the package's errors only."""
+"""Configuration of a prior: its architecture, with the names and shapes of its parameters, and its objective.
+
+Imports the standard library and the package's errors only.
+"""
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from typing import TypeAlias
 
 from vqgan.errors import UserError
 
 KINDS = ("autoregressive", "masked")
 BLOCKS = ("llama", "gpt")
+MASK_SCHEDULES = ("cosine", "linear", "square", "cubic")
 MOST_LAYERS = 1000
 HIDDEN_MULTIPLE = 64  # widths of the gated layer that matrix units like
+
+Shape: TypeAlias = tuple[int, ...]
+NamedShapes: TypeAlias = Iterator[tuple[str, Shape]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,37 +114,37 @@ class PriorConfig:
 
     @property
     def head_width(self) -> int:
-        """Features of one attention head."""
+        """Returns the features of one attention head."""
         return self.width // self.heads
 
     @property
     def length(self) -> int:
-        """Tokens of the grid, L."""
+        """Returns the tokens of the grid, L."""
         return math.prod(self.grid)
 
     @property
     def condition_length(self) -> int:
-        """Tokens of the condition grid."""
+        """Returns the tokens of the condition grid."""
         return math.prod(self.condition_grid)
 
     @property
     def prefix(self) -> int:
-        """Positions before the grid's first token, P: the condition's tokens and the start token."""
+        """Returns the positions before the grid's first token, P: the condition's and the start token's."""
         return self.condition_length + self.start_token
 
     @property
     def is_causal(self) -> bool:
-        """Whether a position attends to earlier positions only."""
+        """Tells whether a position attends to earlier positions only."""
         return self.kind == "autoregressive"
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the token embedding: the codes, and for the masked kind the id that hides a token, K."""
+        """Returns the rows of the token embedding: the codes, and for masked priors the mask's id, K."""
         return self.codebook_size + (self.kind == "masked")
 
     @property
     def feed_forward_width(self) -> int:
-        """Features inside a block's feed-forward part.
+        """Returns the features inside a block's feed-forward part.
 
         Four times the width; for the gated one two thirds of that, so that both have as many parameters
         (arXiv 2002.05202, section 3), rounded up to a multiple of :data:`HIDDEN_MULTIPLE`.
@@ -145,3 +154,98 @@ class PriorConfig:
         if self.block == "gpt":
             return 4 * self.width
         return -(-8 * self.width // (3 * HIDDEN_MULTIPLE)) * HIDDEN_MULTIPLE
+
+
+def prior_parameter_shapes(config: PriorConfig) -> dict[str, Shape]:
+    """Returns the shape of each parameter by dotted name, without JAX; a test holds it against the module."""
+    return dict(_model(config))
+
+
+def prior_parameter_count(config: PriorConfig) -> int:
+    """Returns the number of parameters."""
+    return sum(map(math.prod, prior_parameter_shapes(config).values()))
+
+
+def _model(config: PriorConfig) -> NamedShapes:
+    width = config.width
+    yield "token_embedding", (config.vocabulary, width)
+    yield "class_embedding", (config.classes + 1, width)
+    if config.condition_codebook_size:
+        yield "condition_embedding", (config.condition_codebook_size, width)
+    if config.block == "gpt":
+        yield "position_embedding", (config.prefix + config.length, width)
+    for index in range(config.layers):
+        yield from _block(f"blocks.{index}", config)
+    yield from _norm("norm", config)
+    yield "head.kernel", (width, config.codebook_size)
+
+
+def _block(name: str, config: PriorConfig) -> NamedShapes:
+    width, hidden = config.width, config.feed_forward_width
+    yield from _norm(f"{name}.attention_norm", config)
+    for layer in ("query", "key", "value", "out"):
+        yield from _linear(f"{name}.attention.{layer}", width, width, config)
+    if config.block == "llama":
+        for layer in ("query_norm", "key_norm"):
+            yield f"{name}.attention.{layer}.scale", (config.head_width,)
+    yield from _norm(f"{name}.feed_forward_norm", config)
+    for layer in ("gate", "up") if config.block == "llama" else ("up",):
+        yield from _linear(f"{name}.feed_forward.{layer}", width, hidden, config)
+    yield from _linear(f"{name}.feed_forward.down", hidden, width, config)
+
+
+def _linear(name: str, inputs: int, outputs: int, config: PriorConfig) -> NamedShapes:
+    yield f"{name}.kernel", (inputs, outputs)
+    if config.block == "gpt":
+        yield f"{name}.bias", (outputs,)
+
+
+def _norm(name: str, config: PriorConfig) -> NamedShapes:
+    yield f"{name}.scale", (config.width,)
+    if config.block == "gpt":
+        yield f"{name}.bias", (config.width,)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """How a prior is trained to predict tokens: what the loss does to its inputs and targets.
+
+    Attributes:
+      class_dropout: probability that a sample is trained as one without a class, which guidance needs
+        (arXiv 2207.12598, section 3.2). Nothing changes in a prior without classes.
+      keep: probability that an input token stays; the others become random codes, while the targets stay
+        as they are (``pkeep`` in the reference implementation of arXiv 2012.09841). 1 keeps all.
+        Autoregressive priors only.
+      label_smoothing: share of each target that is spread over all codes (arXiv 1512.00567, section 7);
+        MaskGIT trains with 0.1.
+      mask_schedule: share of masked tokens by a uniform number (arXiv 2202.04200, section 3.3). Masked
+        priors only.
+    """
+
+    class_dropout: float = 0.1
+    keep: float = 1.0
+    label_smoothing: float = 0.0
+    mask_schedule: str = "cosine"
+
+    def __post_init__(self) -> None:
+        for name in ("class_dropout", "keep"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"objective.{name} is {getattr(self, name)}: it must lie in [0, 1]")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"objective.label_smoothing is {self.label_smoothing}: it must lie in [0, 1)")
+        if self.mask_schedule not in MASK_SCHEDULES:
+            raise UserError(
+                f"objective.mask_schedule is {self.mask_schedule!r}: give one of {', '.join(MASK_SCHEDULES)}"
+            )
+
+
+def check_objective(config: ObjectiveConfig, kind: str) -> None:
+    """Checks that a prior of this kind can be trained so.
+
+    Raises:
+      UserError: input tokens are to be replaced in a masked prior, which hides them instead.
+    """
+    if kind == "masked" and config.keep < 1:
+        raise UserError(
+            f"objective.keep is {config.keep}: a masked prior hides tokens, it replaces none: leave it 1"
+        )

@@ -1,4 +1,4 @@
-"""What is in a checkpoint of a Net2NetTransformer of *Taming Transformers*, and in its configuration."""
+"""Finds transformer and settings in a checkpoint of a Net2NetTransformer of *Taming Transformers*."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import numpy as np
 
 from vqgan.errors import UserError
 from vqgan.importers.containers import subtrees
+from vqgan.importers.pickle_constructors import flatten_tensors
 from vqgan.importers.tensors import Tensor, as_float32
-from vqgan.importers.torch_pickle import flatten
-from vqgan.prior.parameters import Shape
+from vqgan.prior.config import Shape
 
 TOKENS = "tok_emb.weight"
 
@@ -35,7 +35,7 @@ class Gpt:
     others: Mapping[str, Tensor]
 
     def shape(self, name: str, dimensions: int) -> Shape:
-        """Shape of a tensor that must be there.
+        """Returns the shape of a tensor that must be there.
 
         Raises:
           UserError: it is not, or has another number of dimensions.
@@ -47,18 +47,18 @@ class Gpt:
         return tensor.shape
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor as float32; its numbers must be finite."""
+        """Reads a tensor as float32; its numbers must be finite."""
         return as_float32(self.tensors[name].read(), name, str(self.file))
 
 
 def find_gpt(file: Path, tree: Any) -> Gpt:
-    """The transformer among the tensors of a checkpoint.
+    """Finds the transformer among the tensors of a checkpoint.
 
     Raises:
       UserError: there is none, or several.
     """
     for _, subtree in subtrees(tree, ("state_dict", "model")):
-        tensors = flatten(subtree)
+        tensors = flatten_tensors(subtree)
         prefixes = [name.removesuffix(TOKENS) for name in tensors if name.endswith(TOKENS)]
         if len(prefixes) > 1:
             raise UserError(f"{file}: it holds several transformers ({', '.join(prefixes)}); save one alone")
@@ -74,8 +74,8 @@ def find_gpt(file: Path, tree: Any) -> Gpt:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the weights do not tell.
+class Net2NetSettings:
+    """What the configuration of a Net2NetTransformer says, and the weights do not.
 
     Attributes:
       heads: attention heads.
@@ -92,8 +92,8 @@ class Settings:
     classes: int | None = None
 
 
-def find_settings(data: Any) -> Settings | None:
-    """Settings in a configuration file, or in a checkpoint's hyperparameters; None where there are none."""
+def find_settings(data: Any) -> Net2NetSettings | None:
+    """Finds settings in a configuration file or a checkpoint's hyperparameters; None where there are none."""
     params = _find(data, 0)
     if params is None:
         return None
@@ -101,7 +101,7 @@ def find_settings(data: Any) -> Settings | None:
     heads = _mapping(params["transformer_config"], "params").get("n_head", _DEFAULT_HEADS)
     start = params.get("sos_token", 0)
     classes = _mapping(stage, "params").get("n_classes")
-    return Settings(
+    return Net2NetSettings(
         heads=heads if type(heads) is int else _DEFAULT_HEADS,
         start_token=start if type(start) is int else 0,
         conditioned=_is_conditioned(params, stage),
@@ -117,7 +117,7 @@ def _is_conditioned(params: Mapping[str, Any], stage: Any) -> bool | None:
 
 
 def _find(data: Any, depth: int) -> Mapping[str, Any] | None:
-    """The mapping with ``transformer_config``, wherever it stands."""
+    """Finds the mapping with ``transformer_config``, wherever it stands."""
     if not isinstance(data, Mapping) or depth > _MAX_DEPTH:
         return None
     if isinstance(data.get("transformer_config"), Mapping):

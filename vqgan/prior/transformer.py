@@ -1,23 +1,228 @@
-"""The transformer of a prior: token grids to the distribution of each token."""
+"""The transformer of a prior, from token grids to the distribution of each token, read from top to bottom.
+
+Positions, attention, feed-forward parts, blocks, and the model. Blocks are pre-norm, in two layouts.
+``llama``: RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202), rotary positions in two dimensions,
+normalised queries and keys (arXiv 2302.05442), no biases. ``gpt``: LayerNorm, GELU, and positions that were
+added before, as in the prior of *Taming Transformers* (arXiv 2012.09841).
+"""
+
+import math
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from vqgan.prior.blocks import STANDARD_DEVIATION, Block, LayerCache, make_norm
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.positions import rotary_table
 
-Cache = tuple[LayerCache, ...]
+ROTARY_BASE = 10_000.0
+START = (-1.0, -1.0)
+"""Coordinates of the start token: outside the grid."""
+STANDARD_DEVIATION = 0.02  # of initial weights, as in GPT-2
+EPSILON = 1e-5
+
+
+def coordinates(config: PriorConfig) -> np.ndarray:
+    """Returns row and column of every position of the sequence, in units of the token grid.
+
+    The condition's tokens lie over the image that they describe: where its grid is coarser or finer,
+    its cells' centres are scaled to the token grid.
+
+    Returns:
+      float32 ``[P + L, 2]``.
+    """
+    parts = [np.array([START], np.float32), _cells(config.grid, config.grid)]
+    if config.condition_length:
+        parts.insert(0, _cells(config.condition_grid, config.grid))
+    return np.concatenate(parts)
+
+
+def _cells(grid: tuple[int, int], onto: tuple[int, int]) -> np.ndarray:
+    """Returns centres of a grid's cells in raster order, where the cells of ``onto`` are at whole numbers."""
+    axes = [(np.arange(n) + 0.5) * m / n - 0.5 for n, m in zip(grid, onto, strict=True)]
+    rows, columns = np.meshgrid(*axes, indexing="ij")
+    return np.stack([rows.ravel(), columns.ravel()], axis=-1).astype(np.float32)  # (h * w, 2)
+
+
+def rotary_table(config: PriorConfig) -> np.ndarray:
+    """Returns the angles of rotary positions (RoFormer, arXiv 2104.09864) in two dimensions.
+
+    Half of a head's pairs of features turn with the row, the other half with the column, each at
+    frequencies ``ROTARY_BASE ** (-k / n)``.
+
+    Returns:
+      float32 ``[P + L, head_width / 2]``.
+    """
+    count = config.head_width // 4  # of a head's width / 2 pairs, half turn with each coordinate
+    frequencies = ROTARY_BASE ** (-np.arange(count, dtype=np.float32) / count)
+    angles = coordinates(config)[:, :, None] * frequencies  # (P + L, 2, head_width / 4)
+    return angles.reshape(len(angles), -1)
+
+
+def apply_rotary(x: jax.Array, angles: jax.Array) -> jax.Array:
+    """Turns the pairs ``(x[k], x[k + D/2])`` of features by the angles of their positions.
+
+    Args:
+      x: ``[B, T, H, D]``.
+      angles: ``[T, D / 2]``.
+
+    Returns:
+      The shape and type of ``x``; computed in float32.
+    """
+    half = (*x.shape[:-1], x.shape[-1] // 2)
+    cos, sin = (jnp.broadcast_to(f(angles)[None, :, None], half) for f in (jnp.cos, jnp.sin))
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    return turned.astype(x.dtype)
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer, ``[B, heads, P + L, head_width]`` each: in this order a product with one
+    query moves nothing."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+PriorCache = tuple[LayerCache, ...]
 """Keys and values of all layers."""
+
+
+class PriorAttention(nnx.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, config: PriorConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.config = config
+        self.dtype = dtype
+        width, has_bias = config.width, config.block == "gpt"
+        self.query = _linear(width, width, has_bias, dtype, rngs)
+        self.key = _linear(width, width, has_bias, dtype, rngs)
+        self.value = _linear(width, width, has_bias, dtype, rngs)
+        self.out = _linear(width, width, has_bias, dtype, rngs, depth=config.layers)
+        normalised = config.block == "llama"
+        self.query_norm = _norm(config.head_width, config, dtype, rngs) if normalised else None
+        self.key_norm = _norm(config.head_width, config, dtype, rngs) if normalised else None
+
+    def __call__(self, x: jax.Array, angles: jax.Array | None) -> jax.Array:
+        """Attends within whole sequences, ``[B, T, D]`` to the same shape."""
+        query, key, value = self._project(x, angles)
+        attended = jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            is_causal=self.config.is_causal,
+            implementation=_implementation(self.dtype, self.config.head_width),
+        )  # (B, T, heads, head_width)
+        return self._merge_heads(attended)
+
+    def call_cached(
+        self, x: jax.Array, angles: jax.Array | None, start: jax.Array, cache: LayerCache
+    ) -> tuple[jax.Array, LayerCache]:
+        """Attends from positions ``start`` on to themselves and to all before them, which the cache holds."""
+        query, key, value = self._project(x, angles)
+        query, key, value = (part.swapaxes(1, 2) for part in (query, key, value))  # (B, heads, T, head_width)
+        keys = jax.lax.dynamic_update_slice(cache.keys, key.astype(cache.keys.dtype), (0, 0, start, 0))
+        values = jax.lax.dynamic_update_slice(
+            cache.values, value.astype(cache.values.dtype), (0, 0, start, 0)
+        )
+        # The cache always has room for the whole sequence. What it holds after a query's own position is of
+        # an earlier window, or zero: the mask leaves it out.
+        seen = jnp.arange(keys.shape[2])[None] <= (start + jnp.arange(x.shape[1]))[:, None]  # (T, P + L)
+        attended = _attend(query, keys, values, seen)  # (B, heads, T, head_width)
+        return self._merge_heads(attended.swapaxes(1, 2)), LayerCache(keys, values)
+
+    def _project(self, x: jax.Array, angles: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns queries, keys and values, ``[B, T, heads, head_width]`` each."""
+        shape = (*x.shape[:2], self.config.heads, self.config.head_width)
+        query, key, value = (layer(x).reshape(shape) for layer in (self.query, self.key, self.value))
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if angles is not None:
+            query, key = apply_rotary(query, angles), apply_rotary(key, angles)
+        return query, key, value
+
+    def _merge_heads(self, attended: jax.Array) -> jax.Array:
+        out: jax.Array = self.out(attended.reshape(*attended.shape[:2], -1))
+        return out
+
+
+def _attend(query: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Array) -> jax.Array:
+    """Attends from some queries to cached keys, with products and softmax in float32.
+
+    So does :func:`jax.nn.dot_product_attention`, but its order of axes would make it copy the cache for each
+    token.
+
+    Args:
+      query: ``[B, heads, T, head_width]``.
+      keys: ``[B, heads, S, head_width]``, as ``values``.
+      values: of the keys.
+      seen: bool ``[T, S]``.
+
+    Returns:
+      The shape and type of ``query``.
+    """
+    scores = jnp.einsum("bhtd,bhsd->bhts", query, keys, preferred_element_type=jnp.float32)
+    scores = jnp.where(seen[None, None], scores / math.sqrt(query.shape[-1]), -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+    return jnp.einsum("bhts,bhsd->bhtd", weights, values)
+
+
+def _implementation(dtype: DTypeLike, head_width: int) -> Literal["cudnn"] | None:
+    """Returns cuDNN's fused attention where it exists: on NVIDIA GPUs, for 16-bit types and the widths of
+    heads that it knows on all of them."""
+    is_known = jnp.dtype(dtype).itemsize == 2 and head_width % 8 == 0 and head_width <= 128
+    return "cudnn" if is_known and "NVIDIA" in jax.devices()[0].device_kind else None
+
+
+class FeedForward(nnx.Module):
+    """SwiGLU, ``down(silu(gate(x)) * up(x))``, or ``down(gelu(up(x)))`` with an exact GELU."""
+
+    def __init__(self, config: PriorConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        width, hidden, has_bias = config.width, config.feed_forward_width, config.block == "gpt"
+        self.gate = _linear(width, hidden, False, dtype, rngs) if config.block == "llama" else None
+        self.up = _linear(width, hidden, has_bias, dtype, rngs)
+        self.down = _linear(hidden, width, has_bias, dtype, rngs, depth=config.layers)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Transforms each position by itself, ``[B, T, D]`` to the same shape."""
+        up = self.up(x)  # (B, T, hidden)
+        inner = jax.nn.gelu(up, approximate=False) if self.gate is None else nnx.silu(self.gate(x)) * up
+        out: jax.Array = self.down(inner)
+        return out
+
+
+class Block(nnx.Module):
+    """Attention and a feed-forward part, each added to its input."""
+
+    def __init__(self, config: PriorConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.attention_norm = _norm(config.width, config, dtype, rngs)
+        self.attention = PriorAttention(config, dtype=dtype, rngs=rngs)
+        self.feed_forward_norm = _norm(config.width, config, dtype, rngs)
+        self.feed_forward = FeedForward(config, dtype=dtype, rngs=rngs)
+        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+
+    def __call__(self, x: jax.Array, angles: jax.Array | None) -> jax.Array:
+        """Transforms whole sequences, ``[B, T, D]`` to the same shape."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), angles))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+    def call_cached(
+        self, x: jax.Array, angles: jax.Array | None, start: jax.Array, cache: LayerCache
+    ) -> tuple[jax.Array, LayerCache]:
+        """Transforms positions from ``start`` on, the ones before being in the cache."""
+        attended, cache = self.attention.call_cached(self.attention_norm(x), angles, start, cache)
+        x = x + attended
+        return x + self.feed_forward(self.feed_forward_norm(x)), cache
 
 
 class Prior(nnx.Module):
     """A prior over token grids.
 
-    Call it for the logits of whole sequences; sampling uses :meth:`prefix_inputs`, :meth:`token_inputs` and
-    :meth:`extend`, which takes a few positions at a time and remembers the ones before.
+    Call it for the logits of whole sequences. Sampling takes :meth:`prefix_inputs` and :meth:`token_inputs`
+    to :meth:`prefill`, which reads the beginning of a sequence into a cache, then to :meth:`decode_step`,
+    which reads what follows.
     """
 
     def __init__(
@@ -28,15 +233,12 @@ class Prior(nnx.Module):
         self.remat = remat
         self.token_embedding = _embedding(config.vocabulary, config, rngs)
         self.class_embedding = _embedding(config.classes + 1, config, rngs)  # the last row: no class
-        conditioned = config.condition_codebook_size > 0
-        self.condition_embedding = (
-            _embedding(config.condition_codebook_size, config, rngs) if conditioned else None
-        )
-        learned = config.block == "gpt"
-        self.position_embedding = _embedding(config.prefix + config.length, config, rngs) if learned else None
+        codes, positions = config.condition_codebook_size, config.prefix + config.length
+        self.condition_embedding = _embedding(codes, config, rngs) if codes else None
+        self.position_embedding = _embedding(positions, config, rngs) if config.block == "gpt" else None
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
         self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.layers)])
-        self.norm = make_norm(config, dtype, rngs)
+        self.norm = _norm(config.width, config, dtype, rngs)
         self.head = nnx.Linear(
             config.width,
             config.codebook_size,
@@ -49,7 +251,7 @@ class Prior(nnx.Module):
     def __call__(
         self, tokens: jax.Array, labels: jax.Array | None = None, condition: jax.Array | None = None
     ) -> jax.Array:
-        """Logits of every token of the grid.
+        """Returns the logits of every token of the grid.
 
         Those of an autoregressive prior at position k depend on the tokens before k only; those of a
         masked one on all tokens, of which hidden ones are ``codebook_size``.
@@ -63,19 +265,20 @@ class Prior(nnx.Module):
           float32 ``[B, L, K]``.
         """
         prefix = self.prefix_inputs(len(tokens), labels, condition)
-        read = tokens[:, :-1] if self.config.is_causal else tokens
+        read = tokens[:, :-1] if self.config.is_causal else tokens  # nothing follows the last one
         x = jnp.concatenate([prefix, self.token_inputs(read, 0)], axis=1)  # (B, T, D)
         x = self.dropout(x)
         angles = self._angles(0, x.shape[1])
         for block in self.blocks:
             x = nnx.remat(Block.__call__)(block, x, angles) if self.remat else block(x, angles)
+        # A causal position predicts the token after it: the prefix's last one predicts the grid's first.
         first = self.config.prefix - 1 if self.config.is_causal else self.config.prefix
         return self.logits(x[:, first:])
 
     def prefix_inputs(
         self, batch: int, labels: jax.Array | None = None, condition: jax.Array | None = None
     ) -> jax.Array:
-        """Inputs of the positions before the first token, ``[B, P, D]``.
+        """Returns inputs of the positions before the first token, ``[B, P, D]``.
 
         Raises:
           ValueError: the prior has a condition grid and none is given, or the other way round.
@@ -83,29 +286,44 @@ class Prior(nnx.Module):
         if (condition is None) != (self.condition_embedding is None):
             given = "no condition" if condition is None else "a condition"
             raise ValueError(f"{given} given to a prior that is made otherwise")
+        parts = []
+        if condition is not None and self.condition_embedding is not None:
+            parts.append(jnp.take(self.condition_embedding[...], condition, axis=0))  # (B, Lc, D)
         if labels is None:
             labels = jnp.full((batch,), self.config.classes, jnp.int32)
-        start = jnp.take(self.class_embedding[...], labels, axis=0)[:, None]  # (B, 1, D)
-        parts = [start] if self.config.start_token else []
-        if condition is not None and self.condition_embedding is not None:
-            parts.insert(0, jnp.take(self.condition_embedding[...], condition, axis=0))
+        if self.config.start_token:
+            parts.append(jnp.take(self.class_embedding[...], labels, axis=0)[:, None])  # (B, 1, D)
         return self._placed(jnp.concatenate(parts, axis=1), 0)
 
     def token_inputs(self, tokens: jax.Array, start: int | jax.Array) -> jax.Array:
-        """Inputs ``[B, T, D]`` of tokens ``[B, T]``, the first of which is token ``start`` of the grid."""
-        return self._placed(
-            jnp.take(self.token_embedding[...], tokens, axis=0), self.config.prefix + jnp.asarray(start)
-        )
+        """Returns inputs ``[B, T, D]`` of tokens ``[B, T]``, the first being token ``start`` of the grid."""
+        embedded = jnp.take(self.token_embedding[...], tokens, axis=0)  # (B, T, D)
+        return self._placed(embedded, self.config.prefix + jnp.asarray(start))
 
-    def empty_cache(self, batch: int) -> Cache:
-        """A cache in which nothing is remembered."""
+    def empty_cache(self, batch: int) -> PriorCache:
+        """Returns a cache in which nothing is remembered."""
         config = self.config
         shape = (batch, config.heads, config.prefix + config.length, config.head_width)
         empty = LayerCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
         return (empty,) * config.layers
 
-    def extend(self, inputs: jax.Array, start: int | jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """Reads some more positions of an autoregressive sequence.
+    def prefill(self, inputs: jax.Array, cache: PriorCache) -> tuple[jax.Array, PriorCache]:
+        """Reads the beginning of an autoregressive sequence into a cache.
+
+        Args:
+          inputs: ``[B, T, D]`` of :meth:`prefix_inputs` and :meth:`token_inputs`, from position 0 on.
+          cache: whatever it holds is overwritten, or not looked at.
+
+        Returns:
+          Features ``[B, T, D]``, of which :meth:`logits` makes those of the token after each position, for
+          the few that are wanted; and the cache.
+        """
+        return self._call_cached(inputs, jnp.asarray(0), cache)
+
+    def decode_step(
+        self, inputs: jax.Array, start: int | jax.Array, cache: PriorCache
+    ) -> tuple[jax.Array, PriorCache]:
+        """Reads some more positions of an autoregressive sequence, usually one.
 
         Args:
           inputs: ``[B, T, D]`` of :meth:`prefix_inputs` and :meth:`token_inputs`.
@@ -116,24 +334,21 @@ class Prior(nnx.Module):
         Returns:
           float32 ``[B, T, K]`` logits of the token after each position, and the cache with them.
         """
-        features, cache = self.read(inputs, start, cache)
+        features, cache = self._call_cached(inputs, jnp.asarray(start), cache)
         return self.logits(features), cache
 
-    def read(self, inputs: jax.Array, start: int | jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """:meth:`extend` up to the features ``[B, T, D]`` that :meth:`logits` takes, for a caller who wants
-        the logits of few of many positions."""
-        start = jnp.asarray(start)
-        angles = self._angles(start, inputs.shape[1])
-        x, extended = inputs, []
-        for block, layer in zip(self.blocks, cache, strict=True):
-            x, layer = block.extend(x, angles, start, layer)
-            extended.append(layer)
-        return x, tuple(extended)
-
     def logits(self, features: jax.Array) -> jax.Array:
-        """Features ``[..., D]`` of positions to float32 ``[..., K]``."""
+        """Maps features ``[..., D]`` of positions to float32 logits ``[..., K]``."""
         logits: jax.Array = self.head(self.norm(features)).astype(jnp.float32)
         return logits
+
+    def _call_cached(self, x: jax.Array, start: jax.Array, cache: PriorCache) -> tuple[jax.Array, PriorCache]:
+        angles = self._angles(start, x.shape[1])
+        layers = []
+        for block, layer in zip(self.blocks, cache, strict=True):
+            x, layer = block.call_cached(x, angles, start, layer)
+            layers.append(layer)
+        return x, tuple(layers)
 
     def _placed(self, x: jax.Array, start: int | jax.Array) -> jax.Array:
         """Adds learned positions, where there are any."""
@@ -146,6 +361,29 @@ class Prior(nnx.Module):
         if self.config.block != "llama":
             return None
         return jax.lax.dynamic_slice_in_dim(jnp.asarray(rotary_table(self.config)), start, count)
+
+
+def _linear(
+    inputs: int, outputs: int, has_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs, depth: int | None = None
+) -> nnx.Linear:
+    """Makes a linear layer. Those that end a branch, of which there are ``2 * depth``, start smaller by the
+    root of that number, so that the sum of all branches does not grow with depth (GPT-2's rule)."""
+    deviation = STANDARD_DEVIATION if depth is None else STANDARD_DEVIATION / math.sqrt(2 * depth)
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=has_bias,
+        dtype=dtype,
+        kernel_init=nnx.initializers.normal(deviation),
+        rngs=rngs,
+    )
+
+
+def _norm(width: int, config: PriorConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.LayerNorm:
+    if config.block == "llama":
+        return nnx.RMSNorm(width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+    # The fast variance, E[x^2] - E[x]^2, cancels digits.
+    return nnx.LayerNorm(width, epsilon=EPSILON, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
 def _embedding(rows: int, config: PriorConfig, rngs: nnx.Rngs) -> nnx.Param[jax.Array]:

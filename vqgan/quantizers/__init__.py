@@ -1,17 +1,17 @@
-"""Quantizers: one file each, behind the protocol of :mod:`vqgan.quantizers.base`."""
+"""Quantizers: latents to tokens and back, behind the class of :mod:`vqgan.quantizers.base`.
+
+Losses that only concern the quantizer live here; their weights, and placing and reviving codes, in training.
+"""
 
 from collections.abc import Callable
 
 from flax import nnx
 
 from vqgan.config import ModelConfig
-from vqgan.quantizers.base import Quantized, Quantizer, Statistic
-from vqgan.quantizers.cosine import CosineQuantizer
-from vqgan.quantizers.ema import EMAQuantizer
-from vqgan.quantizers.fsq import FSQQuantizer
+from vqgan.quantizers.base import Quantized, QuantizeOptions, Quantizer, Statistic
 from vqgan.quantizers.gumbel import GumbelQuantizer
-from vqgan.quantizers.lfq import LFQQuantizer
-from vqgan.quantizers.nearest import NearestQuantizer
+from vqgan.quantizers.lookup_free import FSQQuantizer, LFQQuantizer
+from vqgan.quantizers.nearest import CosineQuantizer, EMAQuantizer, NearestQuantizer
 
 __all__ = [
     "CosineQuantizer",
@@ -20,6 +20,7 @@ __all__ = [
     "GumbelQuantizer",
     "LFQQuantizer",
     "NearestQuantizer",
+    "QuantizeOptions",
     "Quantized",
     "Quantizer",
     "Statistic",
@@ -37,5 +38,5 @@ _QUANTIZERS: dict[str, Callable[[ModelConfig, nnx.Rngs], Quantizer]] = {
 
 
 def make_quantizer(config: ModelConfig, *, rngs: nnx.Rngs) -> Quantizer:
-    """The quantizer that a configuration asks for."""
+    """Makes the quantizer that a configuration asks for."""
     return _QUANTIZERS[config.quantizer](config, rngs)

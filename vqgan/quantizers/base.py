@@ -1,6 +1,7 @@
-"""What every quantizer offers."""
+"""What every quantizer offers, and what it is asked for in training."""
 
-from typing import ClassVar, NamedTuple, Protocol
+import dataclasses
+from typing import ClassVar, NamedTuple
 
 import jax
 from flax import nnx
@@ -26,11 +27,33 @@ class Quantized(NamedTuple):
     entropy_loss: jax.Array
 
 
+@dataclasses.dataclass(frozen=True)
+class QuantizeOptions:
+    """How latents are quantized in training; a quantizer ignores what means nothing to it.
+
+    Attributes:
+      rotation: the rotation trick in place of the straight-through gradient, for quantizers with
+        ``has_codebook``; the others refuse it.
+      temperature: of the Gumbel softmax, read only where there is a ``key``.
+      key: draws Gumbel noise.
+      entropy_temperature: T of the soft choice, proportional to ``exp(-|latent - code|^2 / T)``,
+        that the entropy loss measures; 0 for no entropy loss. Papers on LFQ give 1 / T.
+    """
+
+    rotation: bool = False
+    temperature: jax.Array | float = 1.0
+    key: jax.Array | None = None
+    entropy_temperature: float = 0.0
+
+
+DEFAULT_OPTIONS = QuantizeOptions()
+
+
 class Statistic(nnx.Variable):
     """What a quantizer learns without gradients beside its codebook; no part of a codec."""
 
 
-class Quantizer(Protocol):
+class Quantizer(nnx.Module):
     """Latents to tokens and back.
 
     Attributes:
@@ -38,59 +61,50 @@ class Quantizer(Protocol):
         be placed on latents and revived (``replace_codes``) and which takes the rotation trick.
     """
 
-    has_codebook: ClassVar[bool]
+    has_codebook: ClassVar[bool] = False
 
-    def __call__(
-        self,
-        latents: jax.Array,
-        *,
-        rotation: bool = False,
-        temperature: jax.Array | float = 1.0,
-        key: jax.Array | None = None,
-        entropy_temperature: float = 0.0,
-    ) -> Quantized:
-        """Quantizes latents, with gradients for training.
-
-        Args:
-          latents: ``[B, h, w, D]`` of any float type; all arithmetic is float32.
-          rotation: the rotation trick in place of the straight-through gradient; see ``has_codebook``.
-          temperature: of the Gumbel softmax, read only where there is a ``key``; others ignore it.
-          key: draws Gumbel noise; others ignore it.
-          entropy_temperature: T of the soft choice, proportional to ``exp(-|latent - code|^2 / T)``,
-            that the entropy loss measures; 0 for no entropy loss. Papers on LFQ give 1 / T.
+    def __call__(self, latents: jax.Array, options: QuantizeOptions = DEFAULT_OPTIONS) -> Quantized:
+        """Quantizes latents ``[B, h, w, D]`` of any float type in float32, with gradients for training.
 
         Raises:
-          UserError: ``rotation`` where it means nothing.
+          UserError: ``options.rotation`` where it means nothing.
         """
-        ...
+        raise NotImplementedError
 
     def tokens(self, latents: jax.Array) -> jax.Array:
-        """``[B, h, w, D]`` latents to ``[B, h, w]`` int32 tokens, for inference."""
-        ...
+        """Turns ``[B, h, w, D]`` latents into ``[B, h, w]`` int32 tokens, for inference."""
+        raise NotImplementedError
 
     def lookup(self, tokens: jax.Array) -> jax.Array:
-        """``[B, h, w]`` tokens to ``[B, h, w, D]`` code vectors."""
-        ...
+        """Turns ``[B, h, w]`` tokens into ``[B, h, w, D]`` code vectors."""
+        raise NotImplementedError
 
     def observe(self, latents: jax.Array, tokens: jax.Array, decay: jax.Array | float) -> None:
-        """Learns in place what is learnt without gradients, after the gradient step.
+        """Learns in place what is learnt without gradients, after the gradient step; by default nothing.
 
         Args:
           latents: ``[B, h, w, D]``, the whole batch over all devices.
           tokens: ``[B, h, w]``, what the forward pass chose for them.
           decay: share of the past that is kept, in [0, 1).
         """
-        ...
 
 
-def refuse_rotation(rotation: bool, quantizer: str) -> None:
+def refuse_rotation(options: QuantizeOptions, quantizer: str) -> None:
     """Stops where the rotation trick is asked of a quantizer without a nearest code.
 
     Raises:
-      UserError: ``rotation`` is on.
+      UserError: ``options.rotation`` is on.
     """
-    if rotation:
+    if options.rotation:
         raise UserError(
             f"the rotation trick is on and model.quantizer is {quantizer}: "
             f"switch it off, or take one of nearest, cosine, ema"
         )
+
+
+def straight_through(latents: jax.Array, codes: jax.Array) -> jax.Array:
+    """Returns ``codes`` whose gradient reaches ``latents`` unchanged, and reaches the codes not at all.
+
+    *Neural Discrete Representation Learning* (arXiv 1711.00937), section 3.2.
+    """
+    return latents + jax.lax.stop_gradient(codes - latents)

@@ -13,7 +13,7 @@ LEAST_PROBABILITY = 1e-30  # below it, p log p is zero in float32 anyway; its lo
 
 
 def code_affinity(latents: jax.Array, codebook: jax.Array) -> jax.Array:
-    """Negative squared distances ``[N, K]``, up to a constant for each latent that a softmax ignores.
+    """Returns negative squared distances ``[N, K]``, up to a constant for each latent that a softmax ignores.
 
     Args:
       latents: ``[N, D]`` float32.
@@ -24,7 +24,7 @@ def code_affinity(latents: jax.Array, codebook: jax.Array) -> jax.Array:
 
 
 def entropy_loss(logits: jax.Array, temperature: jax.Array | float) -> jax.Array:
-    """The loss for a softmax over codes. It holds several arrays of the logits' size for its gradient.
+    """Computes the loss for a softmax over codes; holds several arrays of the logits' size for its gradient.
 
     Args:
       logits: ``[N, K]`` float32 affinities of latents to codes.
@@ -40,7 +40,7 @@ def entropy_loss(logits: jax.Array, temperature: jax.Array | float) -> jax.Array
 
 
 def bit_entropy_loss(latents: jax.Array, temperature: jax.Array | float) -> jax.Array:
-    """The same loss for all ``2**D`` codes of -1 and 1, without an array of their number for each latent.
+    """Computes the loss for all ``2**D`` codes of -1 and 1, without an array of their number for each latent.
 
     The softmax over ``-|z - c|^2 / temperature`` is a product over dimensions, each of them 1 with
     probability ``sigmoid(4 z / temperature)``. A latent's entropy is the sum over its bits. The entropy
@@ -68,14 +68,14 @@ def _entropy(probabilities: jax.Array) -> jax.Array:
 
 
 def _mean_joint(on: jax.Array, off: jax.Array) -> jax.Array:
-    """Mean probability of each of the ``2**D`` codes: one matrix product of the two halves of the bits."""
+    """Averages the probability of each of ``2**D`` codes: one matrix product of both halves of the bits."""
     half = on.shape[1] // 2
     low, high = _joint(on[:, :half], off[:, :half]), _joint(on[:, half:], off[:, half:])
     return jnp.matmul(low.T, high, precision=jax.lax.Precision.HIGHEST).reshape(-1) / on.shape[0]
 
 
 def _joint(on: jax.Array, off: jax.Array) -> jax.Array:
-    """``[N, d]`` probabilities of bits to ``[N, 2**d]`` of their combinations."""
+    """Turns ``[N, d]`` probabilities of bits into ``[N, 2**d]`` of their combinations."""
     joint = jnp.ones((on.shape[0], 1), jnp.float32)
     for bit in range(on.shape[1]):
         joint = jnp.concatenate([joint * off[:, bit, None], joint * on[:, bit, None]], axis=1)

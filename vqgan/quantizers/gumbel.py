@@ -4,20 +4,18 @@
 logit, without noise or temperature.
 """
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vqgan.quantizers.base import Quantized, refuse_rotation
+from vqgan.quantizers.base import DEFAULT_OPTIONS, Quantized, QuantizeOptions, Quantizer, refuse_rotation
 from vqgan.quantizers.nearest import map_blocks
 
 
 def relaxed_choice(
     logits: jax.Array, temperature: jax.Array | float, key: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Gumbel-softmax sample of the categorical distribution with the given logits (equation 2).
+    """Draws a Gumbel-softmax sample of the categorical distribution with the given logits (equation 2).
 
     Args:
       logits: ``[N, K]``.
@@ -34,39 +32,29 @@ def relaxed_choice(
 
 
 def _divergence_from_even(logits: jax.Array) -> jax.Array:
-    """Mean KL divergence, in nats, of the softmax of ``[N, K]`` logits from the even distribution."""
+    """Returns the mean KL divergence, in nats, of ``[N, K]`` logits' softmax from the even distribution."""
     choice = jax.nn.softmax(logits, axis=-1)
     size = float(logits.shape[-1])
     return jnp.mean(jnp.sum(choice * (jnp.log(choice + 1e-10) + jnp.log(size)), axis=-1))
 
 
-class GumbelQuantizer(nnx.Module):
+class GumbelQuantizer(Quantizer):
     """A projection ``[D, K]`` to logits and a codebook ``[K, D]``, whose places mean nothing to it."""
-
-    has_codebook: ClassVar[bool] = False
 
     def __init__(self, codebook_size: int, embed_dim: int, *, rngs: nnx.Rngs):
         self.projection = nnx.Linear(embed_dim, codebook_size, rngs=rngs)
         self.codebook = nnx.Param(jax.random.normal(rngs.params(), (codebook_size, embed_dim)))
 
-    def __call__(
-        self,
-        latents: jax.Array,
-        *,
-        rotation: bool = False,
-        temperature: jax.Array | float = 1.0,
-        key: jax.Array | None = None,
-        entropy_temperature: float = 0.0,
-    ) -> Quantized:
-        """One code for each latent, drawn by ``key`` or else the likeliest; straight through the softmax.
+    def __call__(self, latents: jax.Array, options: QuantizeOptions = DEFAULT_OPTIONS) -> Quantized:
+        """Chooses a code for each latent, drawn by the key or the likeliest; straight through the softmax.
 
         The gradient reaches the codes that were chosen, and the logits as if codes had been mixed by
         the softmax. The commitment loss is the KL divergence of the softmax (without noise, at
-        temperature 1) from an even use. Without ``key`` there is neither noise nor temperature.
+        temperature 1) from an even use. Without a key there is neither noise nor temperature.
         """
-        refuse_rotation(rotation, "gumbel")
+        refuse_rotation(options, "gumbel")
         logits = self._logits(latents.reshape(-1, latents.shape[-1]))  # (N, K)
-        noisy, soft = relaxed_choice(logits, temperature, key)
+        noisy, soft = relaxed_choice(logits, options.temperature, options.key)
         tokens = jnp.argmax(noisy, axis=-1).astype(jnp.int32)
         fixed = jax.lax.stop_gradient(self.codebook[...])
         mixing = jnp.matmul(soft - jax.lax.stop_gradient(soft), fixed, precision=jax.lax.Precision.HIGHEST)
@@ -80,21 +68,18 @@ class GumbelQuantizer(nnx.Module):
         )
 
     def tokens(self, latents: jax.Array) -> jax.Array:
-        """``[B, h, w, D]`` latents to ``[B, h, w]`` int32 tokens."""
+        """Turns ``[B, h, w, D]`` latents into ``[B, h, w]`` int32 tokens."""
         flat = latents.reshape(-1, latents.shape[-1])
         size = self.codebook[...].shape[0]
         best = map_blocks(lambda part: jnp.argmax(self._logits(part), axis=1).astype(jnp.int32), flat, size)
         return best.reshape(latents.shape[:-1])
 
     def lookup(self, tokens: jax.Array) -> jax.Array:
-        """``[B, h, w]`` tokens to ``[B, h, w, D]`` code vectors."""
+        """Turns ``[B, h, w]`` tokens into ``[B, h, w, D]`` code vectors."""
         return self.codebook[...][tokens]
 
-    def observe(self, latents: jax.Array, tokens: jax.Array, decay: jax.Array | float) -> None:
-        """Nothing is learnt without gradients."""
-
     def _logits(self, flat: jax.Array) -> jax.Array:
-        """``[N, D]`` to ``[N, K]``, in float32 at the highest precision, so that no argmax flips."""
+        """Projects ``[N, D]`` to ``[N, K]``, in float32 at the highest precision, so that no argmax flips."""
         assert self.projection.bias is not None
         kernel, bias = self.projection.kernel[...], self.projection.bias[...]
         products = jnp.matmul(flat.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST)

@@ -1,7 +1,8 @@
-"""Nearest-neighbour vector quantization with a straight-through gradient, or the rotation trick.
+"""Quantizers with a codebook and the nearest-neighbour rule: by gradient, by angle, by moving averages.
 
 *Neural Discrete Representation Learning* (arXiv 1711.00937), equations 1 to 3. The loss has the
 paper's form: the codebook term is unweighted and the commitment term carries beta (the trainer's).
+Gradients reach the latents straight through, or by the rotation trick.
 """
 
 from collections.abc import Callable
@@ -11,16 +12,25 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vqgan.quantizers.base import Quantized
+from vqgan.quantizers.base import (
+    DEFAULT_OPTIONS,
+    Quantized,
+    QuantizeOptions,
+    Quantizer,
+    Statistic,
+    straight_through,
+)
 from vqgan.quantizers.entropy import code_affinity, entropy_loss
-from vqgan.quantizers.vectors import rotate, straight_through
 
 # Distances of one block of latents to all codes are held at once: 64 MiB of float32.
 MAX_DISTANCES = 1 << 24
+LEAST_NORM = 1e-12  # the least norm that is divided by, as in the reference
+NO_DIRECTION = 1e-6  # a shorter vector has no direction to turn from or to
+SMOOTHING = 1e-5  # of moving averages, added to every code's count: Laplace smoothing
 
 
 def nearest_code(latents: jax.Array, codebook: jax.Array) -> jax.Array:
-    """Index of the code with the least Euclidean distance, the lowest index on a tie.
+    """Finds the code with the least Euclidean distance, the one of the lowest index on a tie.
 
     Always in float32 at the highest matrix precision: accelerators multiply in TF32 or bfloat16 by
     default, which flips the argmin between near codes.
@@ -45,7 +55,7 @@ def nearest_code(latents: jax.Array, codebook: jax.Array) -> jax.Array:
 
 
 def map_blocks(block: Callable[[jax.Array], jax.Array], latents: jax.Array, codes: int) -> jax.Array:
-    """``block`` over ``[N, D]`` latents in parts, so that few distances to ``codes`` are held at once.
+    """Maps ``block`` over ``[N, D]`` latents in parts, so that few distances to ``codes`` are held at once.
 
     Args:
       block: ``[n, D]`` to ``[n]``.
@@ -62,7 +72,44 @@ def map_blocks(block: Callable[[jax.Array], jax.Array], latents: jax.Array, code
     return jax.lax.map(block, padded.reshape(blocks, rows, -1)).reshape(-1)[:count]
 
 
-class NearestQuantizer(nnx.Module):
+def unit_length(vectors: jax.Array) -> jax.Array:
+    """Divides ``[..., D]`` vectors by their length, in float32; zero stays zero, with a finite gradient."""
+    vectors = vectors.astype(jnp.float32)
+    squares = jnp.sum(vectors**2, axis=-1, keepdims=True)
+    return vectors / jnp.sqrt(jnp.maximum(squares, LEAST_NORM**2))
+
+
+def rotation_trick(latents: jax.Array, codes: jax.Array) -> jax.Array:
+    """Returns ``codes`` as latents that were turned and stretched by a linear map that counts as constant.
+
+    *Restructuring Vector Quantization with the Rotation Trick* (arXiv 2410.06424), section 4.2: with
+    e a latent, q its code, hats for unit length and r the unit vector along their sum,
+    ``q = |q| / |e| (I - 2 r r^T + 2 q^ e^^T) e``. The gradient of e is thereby the code's, turned back
+    and rescaled. Where latent or code have no direction the gradient goes straight through.
+
+    Args:
+      latents: ``[..., D]`` float32.
+      codes: ``[..., D]`` float32, one for each latent.
+
+    Returns:
+      ``[..., D]``: the values of ``codes``, up to rounding.
+    """
+
+    def dot(left: jax.Array, right: jax.Array) -> jax.Array:
+        return jnp.sum(left * right, axis=-1, keepdims=True)  # (..., 1)
+
+    e, q = jax.lax.stop_gradient((latents, codes))  # the map is a constant; only its argument learns
+    lengths = [jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True)) for vectors in (e, q)]
+    e, q = unit_length(e), unit_length(q)
+    r = unit_length(e + q)
+    turned = latents - 2 * r * dot(r, latents) + 2 * q * dot(e, latents)
+    rotated = turned * (lengths[1] / jnp.maximum(lengths[0], NO_DIRECTION))
+    exact = straight_through(rotated, codes)
+    clear = jnp.minimum(*lengths) > NO_DIRECTION
+    return jnp.where(clear, exact, straight_through(latents, codes))
+
+
+class NearestQuantizer(Quantizer):
     """A codebook ``[K, D]`` and the nearest-neighbour rule."""
 
     has_codebook: ClassVar[bool] = True
@@ -73,25 +120,17 @@ class NearestQuantizer(nnx.Module):
             jax.random.uniform(rngs.params(), (codebook_size, embed_dim), minval=-bound, maxval=bound)
         )
 
-    def __call__(
-        self,
-        latents: jax.Array,
-        *,
-        rotation: bool = False,
-        temperature: jax.Array | float = 1.0,
-        key: jax.Array | None = None,
-        entropy_temperature: float = 0.0,
-    ) -> Quantized:
-        """Straight through, or by ``rotation``; see :class:`vqgan.quantizers.base.Quantizer`."""
+    def __call__(self, latents: jax.Array, options: QuantizeOptions = DEFAULT_OPTIONS) -> Quantized:
+        """Chooses the nearest codes; gradients go straight through, or by the rotation trick."""
         latents, codebook = self.comparable(latents), self._codes()
         flat = latents.reshape(-1, latents.shape[-1])
         tokens = nearest_code(flat, codebook).reshape(latents.shape[:-1])
         codes = codebook[tokens]
         entropy = jnp.zeros(())
-        if entropy_temperature:
-            entropy = entropy_loss(code_affinity(flat, codebook), entropy_temperature)
+        if options.entropy_temperature:
+            entropy = entropy_loss(code_affinity(flat, codebook), options.entropy_temperature)
         return Quantized(
-            codes=rotate(latents, codes) if rotation else straight_through(latents, codes),
+            codes=rotation_trick(latents, codes) if options.rotation else straight_through(latents, codes),
             tokens=tokens,
             codebook_loss=jnp.mean((codes - jax.lax.stop_gradient(latents)) ** 2),
             commitment_loss=jnp.mean((jax.lax.stop_gradient(codes) - latents) ** 2),
@@ -99,28 +138,88 @@ class NearestQuantizer(nnx.Module):
         )
 
     def tokens(self, latents: jax.Array) -> jax.Array:
-        """``[B, h, w, D]`` latents to ``[B, h, w]`` int32 tokens."""
+        """Turns ``[B, h, w, D]`` latents into ``[B, h, w]`` int32 tokens."""
         flat = self.comparable(latents.reshape(-1, latents.shape[-1]))
         return nearest_code(flat, self._codes()).reshape(latents.shape[:-1])
 
     def lookup(self, tokens: jax.Array) -> jax.Array:
-        """``[B, h, w]`` tokens to ``[B, h, w, D]`` code vectors."""
+        """Turns ``[B, h, w]`` tokens into ``[B, h, w, D]`` code vectors."""
         return self.comparable(self.codebook[...][tokens])
 
     def comparable(self, vectors: jax.Array) -> jax.Array:
-        """``[..., D]`` latents or codes in the float32 space where distances are taken.
+        """Brings ``[..., D]`` latents or codes into the float32 space where distances are taken.
 
         Whoever places codes by clustering does it there.
         """
         return vectors.astype(jnp.float32)
-
-    def observe(self, latents: jax.Array, tokens: jax.Array, decay: jax.Array | float) -> None:
-        """Nothing is learnt without gradients."""
 
     def replace_codes(self, mask: jax.Array, codes: jax.Array) -> None:
         """Puts ``codes [K, D]`` where ``mask [K]`` is true, in place."""
         self.codebook[...] = jnp.where(mask[:, None], codes.astype(jnp.float32), self.codebook[...])
 
     def _codes(self) -> jax.Array:
-        """The whole codebook ``[K, D]``, comparable."""
+        """Returns the whole codebook ``[K, D]``, comparable."""
         return self.comparable(self.codebook[...])
+
+
+class CosineQuantizer(NearestQuantizer):
+    """A codebook ``[K, D]`` of any lengths; both lookup directions use the codes' directions only.
+
+    *Vector-quantized Image Modeling with Improved VQGAN* (arXiv 2110.04627), section 3.2. With few
+    dimensions (8 or so) it keeps large codebooks in use. Losses are those of the normalised vectors.
+    """
+
+    def comparable(self, vectors: jax.Array) -> jax.Array:
+        """Brings ``[..., D]`` vectors to unit length."""
+        return unit_length(vectors)
+
+
+class EMAQuantizer(NearestQuantizer):
+    """A codebook ``[K, D]`` without gradient or codebook loss; :meth:`observe` moves it by moving averages.
+
+    *Neural Discrete Representation Learning* (arXiv 1711.00937), appendix A.1.
+
+    Attributes:
+      counts: ``[K]`` moving average of how many latents of a batch chose each code. Zero for a code
+        without a past, which then counts as one latent at its own place: so it is at the start, after
+        :meth:`replace_codes`, and when training goes on from a codec, which has no statistics.
+      sums: ``[K, D]`` moving average of the sum of those latents.
+    """
+
+    def __init__(self, codebook_size: int, embed_dim: int, *, rngs: nnx.Rngs):
+        super().__init__(codebook_size, embed_dim, rngs=rngs)
+        self.counts = Statistic(jnp.zeros(codebook_size))
+        self.sums = Statistic(jnp.zeros((codebook_size, embed_dim)))
+
+    def __call__(self, latents: jax.Array, options: QuantizeOptions = DEFAULT_OPTIONS) -> Quantized:
+        """Chooses as the nearest code's does, with a codebook loss of zero."""
+        result = super().__call__(latents, options)
+        return result._replace(codebook_loss=jnp.zeros(()))
+
+    def observe(self, latents: jax.Array, tokens: jax.Array, decay: jax.Array | float) -> None:
+        """Moves each code to the average of the latents that chose it (equations of appendix A.1).
+
+        Under ``jit`` with a batch that is split over devices, sums run over the whole batch. A code
+        that nothing chooses for thousands of steps drifts to the origin, as its count sinks below the
+        smoothing; revival is for these.
+        """
+        codebook = self.codebook[...]
+        flat = jax.lax.stop_gradient(latents).reshape(-1, codebook.shape[1]).astype(jnp.float32)  # (N, D)
+        chosen = tokens.reshape(-1)  # (N,)
+        new = self.counts[...] == 0  # (K,): these count as one latent at their own place
+        counts = jnp.where(new, 1.0, self.counts[...])
+        sums = jnp.where(new[:, None], codebook, self.sums[...])
+        counts = decay * counts + (1 - decay) * jnp.zeros_like(counts).at[chosen].add(1.0)
+        sums = decay * sums + (1 - decay) * jnp.zeros_like(sums).at[chosen].add(flat)
+        total = jnp.sum(counts)
+        smooth = (counts + SMOOTHING) / (total + len(counts) * SMOOTHING) * total  # (K,)
+        self.counts[...], self.sums[...] = counts, sums
+        self.codebook[...] = sums / smooth[:, None]
+
+    def replace_codes(self, mask: jax.Array, codes: jax.Array) -> None:
+        """Puts ``codes [K, D]`` where ``mask [K]`` is true; those codes forget their past."""
+        super().replace_codes(mask, codes)
+        self.counts[...] = jnp.where(mask, 0.0, self.counts[...])
+
+    def _codes(self) -> jax.Array:
+        return jax.lax.stop_gradient(super()._codes())

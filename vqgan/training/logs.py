@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 from vqgan.files import write_atomically, write_error
 
 METRICS_FILE = "metrics.jsonl"
@@ -145,12 +146,9 @@ class _TensorBoard:
     """Event files, through tensorboardX."""
 
     def __init__(self, folder: Path, resume_step: int):
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise UserError(
-                f"{folder}: needs tensorboardX; install it with: pip install 'vqgan-pipelines[train]'"
-            ) from None
+        require_extra("train", str(folder), "tensorboardX")
+        from tensorboardX import SummaryWriter
+
         # The viewer drops what earlier files say from this step on.
         first_step = resume_step + 1 if resume_step else 0
         try:
@@ -177,10 +175,9 @@ class _Wandb:
     """Weights & Biases; the run's name on their side is kept in ``wandb-run.txt``, so that it goes on."""
 
     def __init__(self, folder: Path, project: str, quiet: bool, resume_step: int):
-        try:
-            import wandb
-        except ImportError:
-            raise UserError(f"wandb project {project}: install it with: pip install wandb") from None
+        require_extra("wandb", f"wandb project {project}")
+        import wandb
+
         known = folder / "wandb-run.txt"
         if not (resume_step and known.is_file()):
             write_atomically(known, uuid.uuid4().hex.encode())

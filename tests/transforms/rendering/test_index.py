@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ import pytest
 
 from transforms.rendering import index as image_index
 from transforms.rendering.index import METADATA_KEY, IndexMetadata, IndexRow, IndexWriter, open_index
+from vqgan.errors import UserError
 
 METADATA = IndexMetadata("plan", 1, 3, "parquet", "png", "f" * 64, "d" * 64, planned=5)
 ROWS = [IndexRow(f"k{n}", n, None if n == 1 else n, f"k{n}.png", 8, 6, n + 3, f"sum {n}") for n in range(4)]
@@ -77,3 +79,41 @@ def test_refused(tmp_path: Path, refused: Refused) -> None:
             writer.add_key_value_metadata({METADATA_KEY: json.dumps(document).encode()})
         with refused(message), open_index(str(tmp_path), "index"):
             pass
+
+
+def damaged_footers() -> Iterator[dict[str, Any]]:
+    good = json.loads(METADATA.to_json())
+    good["archive"] = {"name": "x.tar", "bytes": 3, "sha256": "s"}
+    for name in good:
+        yield {other: value for other, value in good.items() if other != name}
+        for value in (None, True, -1, 10**400, [], {}, "x"):
+            yield {**good, name: value}
+    for name in good["archive"]:
+        yield {**good, "archive": {**good["archive"], name: None}}
+    yield {**good, "stranger": 1}
+
+
+def test_damaged_footers() -> None:
+    """One line for each, or metadata of the right types."""
+    refusals = 0
+    for document in damaged_footers():
+        try:
+            found = IndexMetadata.from_json(json.dumps(document).encode(), "index")
+        except UserError as error:
+            refusals += 1
+            message = str(error)
+        else:
+            message = f"index: {type(found.images).__name__}"
+        assert len(message.splitlines()) == 1
+        assert message.startswith("index: ")
+    assert refusals > 60
+
+
+def test_a_mistake_of_ours_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise TypeError("ours")
+
+    footer = METADATA.to_json()
+    monkeypatch.setattr(IndexMetadata, "__init__", broken)
+    with pytest.raises(TypeError, match="ours"):
+        IndexMetadata.from_json(footer, "index")

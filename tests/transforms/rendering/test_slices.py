@@ -21,7 +21,7 @@ from pipelines.decode_tokens import DecodeTokensConfig, PreparedDecode
 from pipelines.tokenize_images import TokenizeConfig
 from transforms import rejects
 from transforms.decoding import finish_images
-from transforms.geometry import Geometry
+from transforms.images.crops import Geometry
 from transforms.inference import load_codec
 from transforms.rendering.forms import ImageForm
 from transforms.rendering.index import INDEX_SCHEMA

@@ -10,7 +10,7 @@ import pytest
 
 from transforms.sources import Entry, Example, Source
 from transforms.sources.example_proto import build_example
-from transforms.sources.framing import frame
+from transforms.sources.records import frame
 
 TESTDATA = Path(__file__).parents[2] / "testdata"
 

@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from transforms.sources import SourceConfig, locating, open_source
+from transforms.sources import (
+    SourceConfig,
+    locations,
+    open_source,
+)
 from transforms.sources.folder import FolderSource
 from vqgan.errors import UserError
 
@@ -189,7 +193,7 @@ def test_a_file_that_went_away_fails_alone(folder, results_of):
 def test_remote_folders(folder, monkeypatch, read_all, photos):
     remote = fs.SubTreeFileSystem(str(folder.parent), fs.LocalFileSystem())
     local = [(e.key, e.size, e.label) for e in _source(folder, folder_labels=True).list()]
-    monkeypatch.setattr(locating, "resolve", lambda path: (remote, path.removeprefix("mem://").rstrip("/")))
+    monkeypatch.setattr(locations, "resolve", lambda path: (remote, path.removeprefix("mem://").rstrip("/")))
     source = FolderSource(SourceConfig("mem://set", folder_labels=True))
     assert source.class_names() == ["a", "b"]
     assert [(e.key, e.size, e.label) for e in source.list()] == local

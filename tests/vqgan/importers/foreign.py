@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from vqgan.config import ModelConfig
-from vqgan.importers import diffusers, llamagen, lwm, maskgit, taming, vqgan_jax
-from vqgan.importers.naming import parse
-from vqgan.parameters import parameter_shapes
+from vqgan.importers.formats import diffusers, llamagen, lwm, maskgit, taming, vqgan_jax
+from vqgan.importers.layout import parse_parameter
+from vqgan.model.parameters import codec_parameter_shapes
 
 BASE = {
     "resolution": 32,
@@ -78,7 +78,7 @@ def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, dict[str, np
             else (rng.standard_normal(shape) * 0.1 + name.endswith("scale")).astype(np.float32)
             for name, shape in named.items()
         }
-        for part, named in parameter_shapes(config).items()
+        for part, named in codec_parameter_shapes(config).items()
     }
 
 
@@ -88,7 +88,7 @@ def foreign_tensors(kind: str, config: ModelConfig, weights: Any) -> dict[str, n
     found = {}
     for named in weights.values():
         for name, value in named.items():
-            names = layout.names(parse(name), len(config.ch_mult), config.num_res_blocks)
+            names = layout.names(parse_parameter(name), len(config.ch_mult), config.num_res_blocks)
             second = (kind == "gumbel" and name == "codebook") or (
                 config.attention == "linear" and "attention" in name and ".out." in name
             )

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vqgan import Codec, UserError, checkpoint
-from vqgan.importers import hub
+from vqgan import Codec, UserError, codec_checkpoint
+from vqgan.importers.hub_checkpoint import fetch_checkpoint
 
 DATA = Path(__file__).parents[2] / "testdata"
 GOLDEN = DATA / "golden" / "lwm"
@@ -26,19 +26,19 @@ def _cli(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_launcher_knows_a_foreign_codec_without_jax() -> None:
     code = (
-        "import sys; from vqgan.checkpoint import read_info; info = read_info(sys.argv[1]); "
+        "import sys; from vqgan.codec_checkpoint import read_info; info = read_info(sys.argv[1]); "
         "assert 'jax' not in sys.modules and 'flax' not in sys.modules; print(info.fingerprint)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code, str(GOLDEN)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.strip() == checkpoint.read_info(GOLDEN).fingerprint
+    assert done.stdout.strip() == codec_checkpoint.read_info(GOLDEN).fingerprint
 
 
 def test_import_on_the_command_line_keeps_fingerprint_and_origin(tmp_path: Path) -> None:
     done = _cli("import", str(GOLDEN), "--output", str(tmp_path / "codec"))
     assert done.returncode == 0, done.stderr
-    ours, theirs = checkpoint.read_info(tmp_path / "codec"), checkpoint.read_info(GOLDEN)
+    ours, theirs = codec_checkpoint.read_info(tmp_path / "codec"), codec_checkpoint.read_info(GOLDEN)
     assert ours.fingerprint == theirs.fingerprint
     assert ours.card == theirs.card
     expected = np.load(GOLDEN / "expected.npz")
@@ -83,7 +83,7 @@ def test_inspect_prints_what_a_checkpoint_is(tmp_path: Path) -> None:
 def test_export_round_trips_to_the_same_fingerprint(to: str, codec: str, tmp_path: Path) -> None:
     done = _cli("export", codec, str(tmp_path / "out"), "--to", to)
     assert done.returncode == 0, done.stderr
-    exported, original = checkpoint.read_info(tmp_path / "out"), checkpoint.read_info(codec)
+    exported, original = codec_checkpoint.read_info(tmp_path / "out"), codec_checkpoint.read_info(codec)
     assert exported.fingerprint == original.fingerprint
     assert exported.decoder_sha256 == original.decoder_sha256
 
@@ -95,7 +95,7 @@ def test_damaged_metadata_of_an_export_is_an_error(tmp_path: Path) -> None:
     for text in ("{", "[]", '{"config": 3}', '{"config": {"ch": "x"}}'):
         save_file(load_file(source), tmp_path / "x.safetensors", metadata={"vqgan": text})
         with pytest.raises(UserError, match=r"x\.safetensors"):
-            checkpoint.read_info(tmp_path / "x.safetensors")
+            codec_checkpoint.read_info(tmp_path / "x.safetensors")
 
 
 def test_export_says_what_a_format_cannot_express(tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ def test_exported_folder_loads_in_diffusers(tmp_path: Path) -> None:
 
 def test_a_changed_file_is_converted_anew(foreign: Any, tmp_path: Path) -> None:
     path, *_ = foreign.write("lwm", tmp_path, seed=0)
-    first = checkpoint.read_info(path)
+    first = codec_checkpoint.read_info(path)
     foreign.write("lwm", tmp_path, seed=1)
-    assert checkpoint.read_info(path).fingerprint != first.fingerprint
+    assert codec_checkpoint.read_info(path).fingerprint != first.fingerprint
     with pytest.raises(UserError, match="do not belong together"):
-        checkpoint.load_weights(first, ("encoder", "quantizer"))
+        codec_checkpoint.load_weights(first, ("encoder", "quantizer"))
 
 
 def _hub_cache(folder: Path, commit: str = "a" * 40) -> Path:
@@ -157,26 +157,28 @@ def test_hub_addresses_go_to_the_library(tmp_path: Path, monkeypatch: pytest.Mon
 
     library = SimpleNamespace(snapshot_download=snapshot_download, hf_hub_download=hf_hub_download)
     monkeypatch.setitem(sys.modules, "huggingface_hub", library)
-    hub.fetch.cache_clear()
-    wanted = checkpoint.read_info(GOLDEN).fingerprint
-    assert checkpoint.read_info("hf://owner/name@main").fingerprint == wanted
-    assert checkpoint.read_info("hf://owner/name/vqgan@v1").fingerprint == wanted
+    fetch_checkpoint.cache_clear()
+    wanted = codec_checkpoint.read_info(GOLDEN).fingerprint
+    assert codec_checkpoint.read_info("hf://owner/name@main").fingerprint == wanted
+    assert codec_checkpoint.read_info("hf://owner/name/vqgan@v1").fingerprint == wanted
     assert calls[:2] == [("owner/name", "codec.json", "main"), ("owner/name", "main")]
     assert ("owner/name", "vqgan", "v1") in calls
     with pytest.raises(UserError, match="cannot be had"):
-        checkpoint.read_info("hf://owner/name/missing.pt")
+        codec_checkpoint.read_info("hf://owner/name/missing.pt")
     with pytest.raises(UserError, match="write it as"):
-        checkpoint.read_info("hf://name")
-    hub.fetch.cache_clear()
+        codec_checkpoint.read_info("hf://name")
+    fetch_checkpoint.cache_clear()
 
 
 def test_hub_offline_from_the_cache(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     _hub_cache(tmp_path)
-    code = "import sys; from vqgan.checkpoint import read_info; print(read_info(sys.argv[1]).fingerprint)"
+    code = (
+        "import sys; from vqgan.codec_checkpoint import read_info; print(read_info(sys.argv[1]).fingerprint)"
+    )
     library = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **library}
     for address in ("hf://owner/name", "hf://owner/name/vqgan@main"):
         command = [sys.executable, "-c", code, address]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert done.stdout.strip() == checkpoint.read_info(GOLDEN).fingerprint, done.stderr
+        assert done.stdout.strip() == codec_checkpoint.read_info(GOLDEN).fingerprint, done.stderr

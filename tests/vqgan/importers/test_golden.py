@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vqgan import Codec, checkpoint
-from vqgan.model import VQGAN, normalize
+from vqgan import Codec, codec_checkpoint
+from vqgan.model.vqgan import VQGAN, normalize
 
 HERE = Path(__file__).parents[2] / "testdata" / "golden"
 NAMES = (
@@ -30,15 +30,15 @@ def _folder(name: str) -> Path:
 def test_tokens_and_reconstruction_are_the_reference_s(name: str) -> None:
     folder = _folder(name)
     expected = np.load(folder / "expected.npz")
-    info = checkpoint.read_info(folder)
-    weights = checkpoint.load_weights(info, checkpoint.PARTS)
+    info = codec_checkpoint.read_info(folder)
+    weights = codec_checkpoint.load_weights(info, codec_checkpoint.PARTS)
     model = nnx.eval_shape(lambda: VQGAN(info.config, rngs=nnx.Rngs(0)))
     parts = {
         part: nnx.merge(
             nnx.graphdef(getattr(model, part)),
-            checkpoint.module_state(getattr(model, part), weights[part], name),
+            codec_checkpoint.module_state(getattr(model, part), weights[part], name),
         )
-        for part in checkpoint.PARTS
+        for part in codec_checkpoint.PARTS
     }
     reconstruction = parts["decoder"](parts["quantizer"].lookup(jnp.asarray(expected["tokens"])))
     assert float(np.abs(np.asarray(reconstruction) - expected["recon"]).max()) < 1e-3

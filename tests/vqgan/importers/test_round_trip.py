@@ -10,14 +10,14 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqgan import Codec, UserError, checkpoint
+from vqgan import Codec, UserError, codec_checkpoint
 from vqgan.config import ModelConfig, to_dict
 from vqgan.importers import import_checkpoint
 from vqgan.importers.convert import infer_config
-from vqgan.importers.published import PUBLISHED, find
+from vqgan.importers.published import PUBLISHED, find_published
 from vqgan.importers.tensors import Tensor, dtype_named
-from vqgan.model import VQGAN
-from vqgan.parameters import parameter_count, parameter_shapes
+from vqgan.model.parameters import codec_parameter_count, codec_parameter_shapes
+from vqgan.model.vqgan import VQGAN
 
 KINDS = [
     "taming", "gumbel", "ldm", "ldm-noattn", "ldm-linear", "llamagen", "diffusers", "vqgan-jax", "lwm",
@@ -40,7 +40,7 @@ def test_import_gives_the_weights_and_the_architecture_back(kind: str, foreign: 
 @pytest.mark.parametrize("kind", ["gumbel", "ldm-linear"])
 def test_tokens_are_those_of_the_model_that_was_written(kind: str, foreign: Any, tmp_path: Path) -> None:
     path, config, weights = foreign.write(kind, tmp_path / "foreign")
-    checkpoint.save_codec(tmp_path / "ours", config, weights)
+    codec_checkpoint.save_codec(tmp_path / "ours", config, weights)
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
     ours, theirs = (Codec.load(p, batch_size=2) for p in (tmp_path / "ours", f"{path}?resolution=32"))
     tokens = theirs.encode(images)
@@ -85,14 +85,14 @@ FULL: dict[str, tuple[str, dict[str, Any]]] = {
 def test_published_architectures_follow_from_shapes_alone(name: str, foreign: Any) -> None:
     kind, fields = FULL[name]
     config = ModelConfig(**fields)
-    shapes = parameter_shapes(config)
+    shapes = codec_parameter_shapes(config)
     empty = {part: {n: np.broadcast_to(np.float32(0), s) for n, s in shapes[part].items()} for part in shapes}
     arrays = foreign.foreign_tensors(kind, config, empty)
     tensors = {n: Tensor(a.shape, a.dtype, lambda: pytest.fail("read")) for n, a in arrays.items()}
     assert infer_config(tensors, foreign.LAYOUTS[kind], {}, "test") == config
-    assert parameter_count(config) == PUBLISHED[name].parameters
+    assert codec_parameter_count(config) == PUBLISHED[name].parameters
     if name in SIZES:
-        assert round(parameter_count(config) / 1e6, 2) == SIZES[name]
+        assert round(codec_parameter_count(config) / 1e6, 2) == SIZES[name]
 
 
 @st.composite
@@ -130,10 +130,10 @@ def configs(draw: Any) -> ModelConfig:
 @settings(max_examples=15)
 def test_parameters_listed_without_jax_are_those_of_the_modules(config: ModelConfig) -> None:
     model = nnx.eval_shape(lambda: VQGAN(config, rngs=nnx.Rngs(0)))
-    for part in checkpoint.PARTS:
+    for part in codec_checkpoint.PARTS:
         flat = nnx.to_flat_state(nnx.state(getattr(model, part), nnx.Param))
         found = {".".join(map(str, path)): tuple(param.shape) for path, param in flat}
-        assert found == parameter_shapes(config)[part]
+        assert found == codec_parameter_shapes(config)[part]
 
 
 @given(configs())
@@ -143,11 +143,13 @@ def test_a_saved_codec_gives_the_same_tokens(
 ) -> None:
     folder = tmp_path_factory.mktemp("codec")
     weights = foreign.random_weights(config)
-    saved = checkpoint.save_codec(folder / "codec", config, weights)
+    saved = codec_checkpoint.save_codec(folder / "codec", config, weights)
     images = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
     tokens = Codec.load(folder / "codec", batch_size=1).encode(images)
-    again = checkpoint.load_weights(checkpoint.read_info(folder / "codec"), checkpoint.PARTS)
-    second = checkpoint.save_codec(folder / "second", config, again)
+    again = codec_checkpoint.load_weights(
+        codec_checkpoint.read_info(folder / "codec"), codec_checkpoint.PARTS
+    )
+    second = codec_checkpoint.save_codec(folder / "second", config, again)
     assert second.fingerprint == saved.fingerprint
     np.testing.assert_array_equal(Codec.load(folder / "second", batch_size=1).encode(images), tokens)
 
@@ -196,7 +198,7 @@ def test_half_precision_becomes_float32(dtype: str, foreign: Any, tmp_path: Path
     foreign.write_torch_zip(tmp_path / "a.ckpt", {"state_dict": half})
     foreign.write_safetensors(tmp_path / "b.safetensors", half)
     first, second = (import_checkpoint(str(tmp_path / name)) for name in ("a.ckpt", "b.safetensors"))
-    for part in checkpoint.PARTS:
+    for part in codec_checkpoint.PARTS:
         for name, value in first.weights[part].items():
             assert value.dtype == np.float32
             np.testing.assert_array_equal(value, second.weights[part][name])
@@ -233,15 +235,17 @@ def test_published_names_in_a_path_count_where_the_size_fits() -> None:
     size = PUBLISHED["dalle-mini/vqgan_imagenet_f16_16384"].parameters
     for folder in ("vqgan_imagenet_f16_16384", "models--dalle-mini--vqgan_imagenet_f16_16384/snapshots/abc"):
         path = Path(f"/models/{folder}/flax_model.msgpack")
-        found = find(None, path, "vqgan-jax", size)
+        found = find_published(None, path, "vqgan-jax", size)
         assert found is not None
         assert found[1].fields == {"input_range": (0.0, 1.0)}
-        assert find(None, path, "vqgan-jax", size + 1) is None
-    taming = find(None, Path("/models/vqgan_imagenet_f16_16384/last.ckpt"), "taming-transformers", size)
+        assert find_published(None, path, "vqgan-jax", size + 1) is None
+    taming = find_published(
+        None, Path("/models/vqgan_imagenet_f16_16384/last.ckpt"), "taming-transformers", size
+    )
     assert taming is not None
     assert taming[1].fields == {}
     with pytest.raises(UserError, match="known: vqgan_imagenet"):
-        find("vqgan", Path("x"), "taming-transformers", size)
+        find_published("vqgan", Path("x"), "taming-transformers", size)
 
 
 def test_averaged_weights_are_taken_where_asked_for(foreign: Any, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from flax import nnx
 
 from vqgan import UserError
 from vqgan.config import ModelConfig
-from vqgan.layers import LinearAttention
-from vqgan.model import TokenDecoder
+from vqgan.model.layers import LinearAttention
+from vqgan.model.vqgan import TokenDecoder
 from vqgan.quantizers import CosineQuantizer, GumbelQuantizer, make_quantizer
 
 RNG = np.random.default_rng(0)

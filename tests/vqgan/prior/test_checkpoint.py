@@ -15,19 +15,18 @@ import pytest
 from flax import nnx
 
 from vqgan import folders
-from vqgan.checkpoint import module_state, module_weights
+from vqgan.codec_checkpoint import module_state, module_weights
 from vqgan.prior.checkpoint import (
     CodecIdentity,
     PriorInfo,
-    fingerprint,
     load_prior_weights,
+    prior_fingerprint,
     read_prior,
     recover_prior,
     require_codec,
     save_prior,
 )
-from vqgan.prior.config import PriorConfig
-from vqgan.prior.parameters import parameter_count, parameter_shapes
+from vqgan.prior.config import PriorConfig, prior_parameter_count, prior_parameter_shapes
 from vqgan.prior.transformer import Prior
 
 CONFIG = PriorConfig(codebook_size=12, grid=(2, 3), classes=3, layers=1, heads=1, width=8)
@@ -43,7 +42,7 @@ Weights = dict[str, np.ndarray]
 
 def random_weights(config: PriorConfig, seed: int = 0) -> Weights:
     rng = np.random.default_rng(seed)
-    shapes = parameter_shapes(config)
+    shapes = prior_parameter_shapes(config)
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
@@ -100,8 +99,8 @@ def test_names_and_shapes_are_those_of_the_module(config: PriorConfig) -> None:
     model = nnx.eval_shape(lambda: Prior(config, rngs=nnx.Rngs(0)))
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     shapes = {".".join(map(str, path)): tuple(param.shape) for path, param in flat}
-    assert shapes == parameter_shapes(config)
-    assert parameter_count(config) == sum(int(np.prod(shape)) for shape in shapes.values())
+    assert shapes == prior_parameter_shapes(config)
+    assert prior_parameter_count(config) == sum(int(np.prod(shape)) for shape in shapes.values())
 
 
 def test_saved_weights_fill_a_module(saved: PriorInfo, weights: Weights) -> None:
@@ -151,16 +150,18 @@ def test_fingerprint() -> None:
     fixed = {"a": np.arange(3, dtype=np.float32)}
     config = PriorConfig(codebook_size=5)
     content = b'{"codebook_size":5}' + b"a[3]" + np.arange(3, dtype="<f4").tobytes()
-    assert fingerprint(config, fixed) == hashlib.sha256(content).hexdigest()
-    assert fingerprint(dataclasses.replace(config, dropout=0.5), fixed) == fingerprint(config, fixed)
+    assert prior_fingerprint(config, fixed) == hashlib.sha256(content).hexdigest()
+    assert prior_fingerprint(dataclasses.replace(config, dropout=0.5), fixed) == prior_fingerprint(
+        config, fixed
+    )
     changed = np.array(fixed["a"])
     changed[-1] = np.nextafter(changed[-1], np.float32(9))
     others = [
-        fingerprint(dataclasses.replace(config, heads=2), fixed),
-        fingerprint(config, {"a": changed}),
-        fingerprint(config, {"b": fixed["a"]}),
+        prior_fingerprint(dataclasses.replace(config, heads=2), fixed),
+        prior_fingerprint(config, {"a": changed}),
+        prior_fingerprint(config, {"b": fixed["a"]}),
     ]
-    assert len({fingerprint(config, fixed), *others}) == 4
+    assert len({prior_fingerprint(config, fixed), *others}) == 4
 
 
 # Damage
@@ -248,7 +249,7 @@ def test_numbers_that_are_not_finite(tmp_path: Path, weights: Weights, copy: Pat
     assert not (tmp_path / "x").exists()
     shutil.rmtree(copy / "weights")
     folders.write_arrays(copy / "weights", broken)
-    edit(copy, files={}, fingerprint=fingerprint(CONFIG, broken))
+    edit(copy, files={}, fingerprint=prior_fingerprint(CONFIG, broken))
     with refused(r"prior .*: norm\.scale has values that are not finite"):
         load_prior_weights(read_prior(copy))
 
@@ -301,7 +302,7 @@ def test_nothing_but_a_prior_is_replaced(
 def test_codec_of_the_prior(saved: PriorInfo, refused: Any) -> None:
     require_codec(saved, CODEC.fingerprint, "renamed")
     with refused(
-        rf"prior {saved.path} speaks the tokens of codec codecs/f4\|512 \(c0decc0decc0\), "
+        rf"prior {saved.path} was trained on tokens of codec codecs/f4\|512 \(c0decc0decc0\), "
         r"not those of tiny \(0123456789ab\); give the codec or data set that belongs to it"
     ):
         require_codec(saved, "0123456789abcdef", "tiny")

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vqgan.functional import Arrays, Functional, take_apart
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.positions import coordinates
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import Prior, apply_rotary, coordinates, rotary_table
 
 LLAMA = PriorConfig(
     codebook_size=7,
@@ -169,13 +170,13 @@ def test_reading_in_pieces(config: PriorConfig, inputs: tuple[jax.Array, ...]) -
     tokens, labels, condition = inputs
     prior = structure(config).bind(random_params(config), {})
     x = prior.prefix_inputs(4, labels, condition)
-    extend = jax.jit(lambda x, start, cache: prior.extend(x, start, cache))
-    logits, cache = extend(x, 0, prior.empty_cache(4))
+    decode = jax.jit(lambda x, start, cache: prior.decode_step(x, start, cache))
+    logits, cache = decode(x, 0, prior.empty_cache(4))
     parts, position = [logits[:, -1:]], config.prefix
     for count in (1, 3, 1):
         start = position - config.prefix
         x = prior.token_inputs(tokens[:, start : start + count], start)
-        logits, cache = extend(x, jnp.int32(position), cache)
+        logits, cache = decode(x, jnp.int32(position), cache)
         parts.append(logits)
         position += count
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1), forward(config)(*inputs), rtol=1e-4, atol=1e-5)
@@ -186,8 +187,8 @@ def test_what_the_cache_holds_of_later_positions_does_not_count(inputs: tuple[ja
     x = prior.prefix_inputs(4, *inputs[1:])
     clean = prior.empty_cache(4)
     dirty = jax.tree.map(lambda kept: kept + 100, clean)
-    extend = jax.jit(lambda cache: prior.extend(x, 0, cache)[0])
-    np.testing.assert_array_equal(extend(clean), extend(dirty))
+    decode = jax.jit(lambda cache: prior.decode_step(x, 0, cache)[0])
+    np.testing.assert_array_equal(decode(clean), decode(dirty))
 
 
 def test_a_new_prior_finds_all_codes_equally_likely(inputs: tuple[jax.Array, ...]) -> None:
@@ -254,3 +255,70 @@ def test_a_grid_of_one_token() -> None:
     config = dataclasses.replace(LLAMA, grid=(1, 1))
     logits = forward(config)(jnp.array([[2], [5]]), jnp.array([0, 0]), jnp.zeros((2, 2), jnp.int32))
     np.testing.assert_array_equal(logits[0], logits[1])  # nothing before it
+
+
+# Positions against numbers worked out by hand
+
+
+def test_coordinates_are_rows_and_columns_after_the_start() -> None:
+    expected = [[-1, -1], [0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    np.testing.assert_array_equal(coordinates(PriorConfig(grid=(2, 3))), expected)
+
+
+@pytest.mark.parametrize(
+    ("condition_grid", "expected"),
+    [
+        ((2, 2), [[0, 0], [0, 1], [1, 0], [1, 1]]),  # the same grid lies on the tokens
+        ((1, 1), [[0.5, 0.5]]),  # one cell over four tokens: in their middle
+        ((1, 4), [[0.5, -0.25], [0.5, 0.25], [0.5, 0.75], [0.5, 1.25]]),  # halves of each token
+    ],
+)
+def test_a_condition_lies_over_the_image(
+    condition_grid: tuple[int, int], expected: list[list[float]]
+) -> None:
+    config = PriorConfig(grid=(2, 2), condition_codebook_size=4, condition_grid=condition_grid)
+    found = coordinates(config)
+    np.testing.assert_allclose(found[: config.condition_length], expected)
+    np.testing.assert_array_equal(found[config.condition_length], [-1, -1])
+
+
+def test_angles() -> None:
+    table = rotary_table(
+        PriorConfig(grid=(2, 3), width=16, heads=2)
+    )  # heads of 8: two frequencies, 1 and 0.01
+    assert table.dtype == np.float32
+    assert table.shape == (7, 4)
+    np.testing.assert_allclose(table[6], [1, 0.01, 2, 0.02], rtol=1e-6)  # row 1, column 2
+    np.testing.assert_allclose(table[0], [-1, -0.01, -1, -0.01], rtol=1e-6)
+
+
+def test_pairs_turn() -> None:
+    x = jnp.array([1.0, 0.0, 0.0, 2.0]).reshape(1, 1, 1, 4)  # the pairs are (1, 0) and (0, 2)
+    turned = apply_rotary(x, jnp.array([[np.pi / 2, np.pi]]))
+    np.testing.assert_allclose(turned.ravel(), [0, 0, 1, -2], atol=1e-6)
+
+
+@given(st.tuples(*[st.integers(0, 5)] * 4), st.tuples(*[st.integers(0, 5)] * 2))
+def test_products_depend_on_the_distance_only(
+    places: tuple[int, int, int, int], shift: tuple[int, int]
+) -> None:
+    """Query and key at two places give the same product when both move together."""
+    config = PriorConfig(grid=(11, 11), width=8, heads=1)
+    table = rotary_table(config)[config.prefix :].reshape(11, 11, -1)
+    rng = np.random.default_rng(0)
+    query, key = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
+
+    def product(down: int, right: int) -> float:
+        a = apply_rotary(query, table[places[0] + down, places[1] + right][None])
+        b = apply_rotary(key, table[places[2] + down, places[3] + right][None])
+        return float(jnp.sum(a * b))
+
+    assert product(*shift) == pytest.approx(product(0, 0), abs=1e-5)
+
+
+def test_half_precision_stays_and_is_turned_in_float32() -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 2, 8)), jnp.bfloat16)
+    angles = jnp.asarray(np.random.default_rng(1).uniform(0, 200, (3, 4)), jnp.float32)
+    turned = apply_rotary(x, angles)
+    assert turned.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(turned, apply_rotary(x.astype(jnp.float32), angles).astype(jnp.bfloat16))

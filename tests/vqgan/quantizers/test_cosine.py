@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vqgan.quantizers import CosineQuantizer
+from vqgan.quantizers import CosineQuantizer, QuantizeOptions
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -57,7 +57,7 @@ def test_gradient_is_the_identity_up_to_the_normalised_latents(quantizer: Cosine
 
 def test_rotation_gives_the_codes(quantizer: CosineQuantizer) -> None:
     latents = jnp.asarray(normal(1, 3, 2, 4))
-    result = quantizer(latents, rotation=True)
+    result = quantizer(latents, QuantizeOptions(rotation=True))
     np.testing.assert_allclose(result.codes, quantizer.lookup(result.tokens), atol=1e-6)
 
 

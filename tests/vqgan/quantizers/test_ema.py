@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vqgan.quantizers import EMAQuantizer, NearestQuantizer, Statistic
-from vqgan.quantizers.ema import SMOOTHING
+from vqgan.quantizers import EMAQuantizer, NearestQuantizer, QuantizeOptions, Statistic
+from vqgan.quantizers.nearest import SMOOTHING
 
 ROOT = Path(__file__).parents[3]
 DECAY = 0.9
@@ -90,9 +90,10 @@ def test_same_tokens_and_codes_as_the_nearest() -> None:
 def test_codebook_gets_no_gradient(rotation: bool) -> None:
     quantizer, latents = make(normal(8, 4)), jnp.asarray(normal(2, 3, 5, 4, seed=1))
     graph, params, rest = nnx.split(quantizer, nnx.Param, ...)
+    options = QuantizeOptions(rotation=rotation, entropy_temperature=1.0)
 
     def loss(params: nnx.State, latents: jax.Array) -> jax.Array:
-        result = nnx.merge(graph, params, rest)(latents, rotation=rotation, entropy_temperature=1.0)
+        result = nnx.merge(graph, params, rest)(latents, options)
         return jnp.sum(result.codes**2) + result.codebook_loss + result.commitment_loss + result.entropy_loss
 
     of_params, of_latents = jax.grad(loss, (0, 1))(params, latents)
@@ -158,7 +159,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from vqgan.quantizers import EMAQuantizer
+from vqgan.quantizers import EMAQuantizer, QuantizeOptions
 
 assert len(jax.devices()) == 4
 graph, start = nnx.split(EMAQuantizer(6, 3, rngs=nnx.Rngs(0)))
@@ -169,7 +170,7 @@ batches[0][:2] += 5  # the shares of the devices differ
 @jax.jit
 def step(state, latents):
     quantizer = nnx.merge(graph, state)
-    result = quantizer(latents, entropy_temperature=0.1)
+    result = quantizer(latents, QuantizeOptions(entropy_temperature=0.1))
     quantizer.observe(latents, result.tokens, 0.9)
     return nnx.state(quantizer), (result.commitment_loss, result.entropy_loss)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqgan.quantizers import FSQQuantizer
-from vqgan.quantizers.radix import join_digits, split_digits
+from vqgan.quantizers import FSQQuantizer, QuantizeOptions
+from vqgan.quantizers.lookup_free import join_digits, split_digits
 
 levels_of_codebooks = st.lists(st.integers(2, 7), min_size=1, max_size=4).map(tuple)
 
@@ -81,7 +81,7 @@ def test_gradient_is_that_of_the_bound() -> None:
 
 
 def test_there_is_no_loss() -> None:
-    result = FSQQuantizer((3, 4))(jnp.asarray(normal(1, 2, 2, 2)), entropy_temperature=1.0)
+    result = FSQQuantizer((3, 4))(jnp.asarray(normal(1, 2, 2, 2)), QuantizeOptions(entropy_temperature=1.0))
     assert [float(loss) for loss in result[2:]] == [0, 0, 0]
 
 

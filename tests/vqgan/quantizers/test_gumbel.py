@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vqgan.quantizers import GumbelQuantizer
+from vqgan.quantizers import GumbelQuantizer, QuantizeOptions
 from vqgan.quantizers.gumbel import relaxed_choice
 
 KEY = jax.random.key(3)
@@ -54,14 +54,14 @@ def test_samples_follow_the_softmax() -> None:
 
 
 def test_without_a_key_the_likeliest_code(quantizer: GumbelQuantizer, latents: np.ndarray) -> None:
-    result = quantizer(jnp.asarray(latents), temperature=0.01)
+    result = quantizer(jnp.asarray(latents), QuantizeOptions(temperature=0.01))
     np.testing.assert_array_equal(result.tokens, latents.argmax(axis=-1))
     np.testing.assert_array_equal(quantizer.tokens(jnp.asarray(latents)), latents.argmax(axis=-1))
     np.testing.assert_array_equal(result.codes, np.asarray(quantizer.codebook[...])[latents.argmax(axis=-1)])
 
 
 def test_with_a_key_the_sampled_code_itself(quantizer: GumbelQuantizer, latents: np.ndarray) -> None:
-    result = quantizer(jnp.asarray(latents), temperature=2.0, key=KEY)
+    result = quantizer(jnp.asarray(latents), QuantizeOptions(temperature=2.0, key=KEY))
     noisy, _ = relaxed_choice(jnp.asarray(latents.reshape(-1, 4)), 2.0, KEY)
     np.testing.assert_array_equal(np.ravel(result.tokens), np.argmax(noisy, axis=1))
     np.testing.assert_array_equal(result.codes, quantizer.lookup(result.tokens))
@@ -73,7 +73,7 @@ def test_divergence_from_even_use(quantizer: GumbelQuantizer, latents: np.ndarra
     choice = softmax(latents.astype(np.float64))
     expected = (choice * np.log(4 * choice)).sum(axis=-1).mean()
     for key in (None, KEY):
-        loss = quantizer(jnp.asarray(latents), temperature=0.3, key=key).commitment_loss
+        loss = quantizer(jnp.asarray(latents), QuantizeOptions(temperature=0.3, key=key)).commitment_loss
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
@@ -83,9 +83,9 @@ def test_latents_learn_through_the_softmax(
 ) -> None:
     """With s the softmax and v what each code would give, the gradient is ``s (v - s.v) / T``."""
     weights = normal(*latents.shape, seed=7)
-    gradient = jax.grad(lambda z: jnp.sum(weights * quantizer(z, key=key, temperature=temperature).codes))(
-        jnp.asarray(latents)
-    )
+    gradient = jax.grad(
+        lambda z: jnp.sum(weights * quantizer(z, QuantizeOptions(key=key, temperature=temperature)).codes)
+    )(jnp.asarray(latents))
     noisy, _ = relaxed_choice(jnp.asarray(latents.reshape(-1, 4)), temperature, key)
     soft = softmax(np.asarray(noisy, np.float64) / temperature)
     value = weights.reshape(-1, 4) @ np.asarray(quantizer.codebook[...], np.float64).T

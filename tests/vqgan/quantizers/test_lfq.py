@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqgan.quantizers import LFQQuantizer
+from vqgan.quantizers import LFQQuantizer, QuantizeOptions
 from vqgan.quantizers.entropy import bit_entropy_loss
 
 
@@ -70,6 +70,6 @@ def test_losses() -> None:
 
 def test_entropy_loss_is_that_of_the_bits() -> None:
     latents = jnp.asarray(normal(2, 3, 2, 4))
-    found = LFQQuantizer(4)(latents, entropy_temperature=0.5).entropy_loss
+    found = LFQQuantizer(4)(latents, QuantizeOptions(entropy_temperature=0.5)).entropy_loss
     np.testing.assert_array_equal(found, bit_entropy_loss(latents.reshape(-1, 4), 0.5))
     assert found < -0.1

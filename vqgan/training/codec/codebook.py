@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from vqgan.config import CODEBOOK_QUANTIZERS
 from vqgan.functional import Arrays, Functional
-from vqgan.model import VQGAN
+from vqgan.model.vqgan import VQGAN
 from vqgan.quantizers.nearest import NearestQuantizer, nearest_code
 from vqgan.training import sharding
 from vqgan.training.codec.config import CodecTrainConfig

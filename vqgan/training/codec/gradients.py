@@ -17,8 +17,8 @@ from vqgan import losses
 from vqgan.functional import Arrays, Functional, Scalars
 from vqgan.losses import LecamState
 from vqgan.metrics.lpips import Lpips, distance
-from vqgan.model import VQGAN
-from vqgan.quantizers import Quantized
+from vqgan.model.vqgan import VQGAN
+from vqgan.quantizers import Quantized, QuantizeOptions
 from vqgan.quantizers.nearest import NearestQuantizer
 from vqgan.training.codec.config import AdversarialConfig, CodecTrainConfig
 from vqgan.training.codec.state import Phase, StepDraws
@@ -153,13 +153,13 @@ class GeneratorLoss:
 
     def _quantize(self, model: VQGAN, latents: jax.Array, draws: StepDraws) -> Quantized:
         codebook, entropy = self.config.codebook, self.config.loss
-        return model.quantizer(
-            latents,
+        options = QuantizeOptions(
             rotation=codebook.rotation,
             temperature=draws.temperature,
             key=jax.random.fold_in(draws.key, GUMBEL_STREAM),
             entropy_temperature=entropy.entropy_temperature if entropy.entropy else 0.0,
         )
+        return model.quantizer(latents, options)
 
     def _quantizer_loss(self, quantized: Quantized) -> jax.Array:
         weights = self.config.loss

@@ -18,7 +18,7 @@ from vqgan import losses
 from vqgan.discriminators import make_discriminator
 from vqgan.functional import Arrays, Scalars, take_apart
 from vqgan.metrics.lpips import Lpips
-from vqgan.model import VQGAN
+from vqgan.model.vqgan import VQGAN
 from vqgan.training import sharding
 from vqgan.training.codec.codebook import CodebookCare
 from vqgan.training.codec.config import CodecTrainConfig

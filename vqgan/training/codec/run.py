@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqgan.checkpoint import PARTS, Weights, load_weights, read_info, recover_codec, save_codec
+from vqgan.codec_checkpoint import PARTS, Weights, load_weights, read_info, recover_codec, save_codec
 from vqgan.config import ModelConfig, to_dict
 from vqgan.errors import UserError
 from vqgan.functional import Arrays, Functional, take_apart
@@ -17,8 +17,8 @@ from vqgan.image_grid import tile_pairs
 from vqgan.metrics.codebook_usage import codebook_usage
 from vqgan.metrics.image import mean_absolute_error, mean_psnr, psnr
 from vqgan.metrics.lpips import Lpips, distance, load_lpips
-from vqgan.model import VQGAN, denormalize, normalize
-from vqgan.parameters import parameter_shapes
+from vqgan.model.parameters import codec_parameter_shapes
+from vqgan.model.vqgan import VQGAN, denormalize, normalize
 from vqgan.training.codec.config import CodecTrainConfig, LossConfig
 from vqgan.training.codec.learner import CodecLearner, build_vqgan
 from vqgan.training.codec.state import CodecTrainState
@@ -117,7 +117,7 @@ def initial_params(codec: str, config: ModelConfig) -> Arrays:
     """
     info = read_info(codec)
     before, now = to_dict(info.config), to_dict(config)
-    if parameter_shapes(info.config) != parameter_shapes(config):
+    if codec_parameter_shapes(info.config) != codec_parameter_shapes(config):
         differing = [name for name in now if before[name] != now[name]]
         listed = ", ".join(f"{name} is {before[name]!r} there, {now[name]!r} here" for name in differing)
         raise UserError(f"--init {codec}: another architecture ({listed})")
@@ -132,7 +132,7 @@ def initial_params(codec: str, config: ModelConfig) -> Arrays:
 
 
 def split_parts(params: Arrays) -> dict[str, Weights]:
-    """Splits the parameters of a model into parts, as :func:`vqgan.checkpoint.save_codec` takes them."""
+    """Splits a model's parameters into parts, as :func:`vqgan.codec_checkpoint.save_codec` takes them."""
     host = jax.device_get(params)
     return {
         part: {

@@ -7,8 +7,7 @@ import dataclasses
 
 from vqgan.data.token_batches import VIEWS
 from vqgan.errors import UserError
-from vqgan.prior.config import PriorConfig
-from vqgan.prior.objective_config import ObjectiveConfig, check_objective
+from vqgan.prior.config import ObjectiveConfig, PriorConfig, check_objective
 from vqgan.training.loop_config import LoopConfig, OptimizerConfig, check_choice, check_least
 
 PRIOR_METRICS = ("loss", "bits")

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vqgan.functional import Arrays, Scalars, take_apart
-from vqgan.prior.objectives import Objective, training_loss
+from vqgan.prior.losses import Objective, training_loss
 from vqgan.prior.transformer import Prior
 from vqgan.training import sharding
 from vqgan.training.optimizers import (

@@ -15,10 +15,10 @@ from vqgan.functional import Arrays, Functional, take_apart
 from vqgan.image_grid import tile_images
 from vqgan.prior.checkpoint import CodecIdentity, recover_prior, save_prior
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.loading import make_sampler
-from vqgan.prior.objectives import unigram_entropy, validation_loss
-from vqgan.prior.request import Request
-from vqgan.prior.sampling_config import SamplingConfig
+from vqgan.prior.losses import unigram_entropy, validation_loss
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.request import Request
+from vqgan.prior.sampling.sampler import PriorSampler
 from vqgan.prior.transformer import Prior
 from vqgan.training import sharding
 from vqgan.training.loop import Done, Evaluate, Evaluation, Outcome, ResumableBatches
@@ -170,7 +170,7 @@ def make_sample_grid(model: PriorConfig, codec: Codec, rows: PriorRows, count: i
     labels = (numbers * model.classes // count).astype(np.int32) if model.classes else None
     condition = None if rows.condition is None else rows.condition[numbers % len(rows.condition)]
     request = Request(seeds, labels, condition, None)
-    sampler = make_sampler(model, {}, batch_size=count)  # one: it compiles once
+    sampler = PriorSampler(model, {}, batch_size=count)  # one: it compiles once
 
     def grid(params: Arrays) -> np.ndarray:
         sampler.replace_params(jax.device_get(params))

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from vqgan.checkpoint import save_codec
 from vqgan.codec import Codec
+from vqgan.codec_checkpoint import save_codec
 from vqgan.metrics.codebook_usage import codebook_usage
 from vqgan.metrics.image import psnr
 from vqgan.training.codec.config import CodecTrainConfig

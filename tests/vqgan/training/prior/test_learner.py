@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqgan.prior.config import PriorConfig
-from vqgan.prior.objective_config import ObjectiveConfig
+from vqgan.prior.config import ObjectiveConfig, PriorConfig
 from vqgan.training import sharding
 from vqgan.training.logs import ProgressLine
 from vqgan.training.loop import Evaluation, Outcome, TrainingLoop

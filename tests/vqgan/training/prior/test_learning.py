@@ -6,9 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from vqgan.prior.config import PriorConfig
-from vqgan.prior.objective_config import ObjectiveConfig
-from vqgan.prior.objectives import unigram_entropy
+from vqgan.prior.config import ObjectiveConfig, PriorConfig
+from vqgan.prior.losses import unigram_entropy
 from vqgan.training.loop import Evaluation
 from vqgan.training.loop_config import OptimizerConfig
 from vqgan.training.prior.config import PriorLoopConfig, PriorTrainConfig

@@ -1,0 +1,278 @@
+"""Crop, resize and views: from an image of any size to squares of one size.
+
+:func:`views` says which part of the source each row shows, from the size alone;
+:func:`transforms.images.resize.render` makes the pixels. Boxes are in pixels of the upright full-size
+source, whatever the decoder reduced.
+"""
+
+import dataclasses
+import hashlib
+import math
+from typing import NamedTuple
+
+from vqgan.errors import UserError
+
+RESIZES = ("center-crop", "resize-crop", "stretch", "pad")
+FILTERS = {"lanczos": 1, "bicubic": 3, "box": 4, "adm": 3}
+"""Name to Pillow's number (``Image.Resampling``), so that reading a configuration does not load Pillow."""
+VIEWS = ("none", "hflip", "ten-crop", "random-crops")
+
+Box = tuple[float, float, float, float]
+"""left, top, right, bottom."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """How an image becomes squares.
+
+    Attributes:
+      image_size: side of the squares in pixels.
+      resize: ``center-crop`` resizes the largest centred square; ``resize-crop`` resizes the shorter side
+        and then crops the centre (torchvision's Resize and CenterCrop); ``stretch`` ignores the aspect;
+        ``pad`` fits the whole image inside, centred on white.
+      filter: ``lanczos``, ``bicubic`` or ``box``, always antialiased, or ``adm``: halved with a box filter
+        while the shorter side is at least twice the target, then bicubic, then cropped
+        (``center_crop_arr`` of guided-diffusion, arXiv 2105.05233).
+      views: rows per image. ``none``: 1. ``hflip``: 2, plain and mirrored. ``ten-crop``: 10, the four
+        corners and the centre, then those of the mirrored image, as torchvision's TenCrop orders them.
+        ``random-crops``: squares of random size and place, in place of ``resize``.
+      crop_range: for ten-crop; the shorter side is first resized to ``int(image_size * crop_range)``.
+        With center-crop the corners are those of the centred square, with resize-crop those of the whole
+        image. ``filter="adm"`` and center-crop give LlamaGen's ten-crop (arXiv 2406.06525).
+      random_crops: number of random crops.
+      min_crop: smallest side of a random crop, as a share of the shorter side.
+      seed: of the random crops.
+    """
+
+    image_size: int = 256
+    resize: str = "center-crop"
+    filter: str = "lanczos"
+    views: str = "none"
+    crop_range: float = 1.1
+    random_crops: int = 4
+    min_crop: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("resize", self.resize, RESIZES)
+        _one_of("filter", self.filter, tuple(FILTERS))
+        _one_of("views", self.views, VIEWS)
+        _within("image_size", self.image_size, 1, 8192)
+        _within("crop_range", self.crop_range, 1, 8)
+        _within("random_crops", self.random_crops, 1, 256)
+        if not 0 < self.min_crop <= 1:
+            raise UserError(f"geometry.min_crop is {self.min_crop}: it must lie in (0, 1]")
+        crops = self.resize in ("center-crop", "resize-crop")
+        if self.filter == "adm" and not crops:
+            raise UserError(f"geometry.filter 'adm' crops, so it does not go with resize {self.resize!r}")
+        if self.views == "ten-crop" and not crops:
+            raise UserError(f"geometry.views 'ten-crop' does not go with resize {self.resize!r}")
+        if self.views == "random-crops" and (self.resize != "center-crop" or self.filter == "adm"):
+            raise UserError(
+                "geometry.views 'random-crops' replaces the resize: leave resize at 'center-crop' and choose "
+                "a filter other than 'adm'"
+            )
+
+
+class View(NamedTuple):
+    """What one row shows of its image.
+
+    Attributes:
+      view: number of the view, 0 to 255.
+      left: first column of the source that is shown; likewise ``top``.
+      top: see ``left``.
+      right: column after the last that is shown; likewise ``bottom``.
+      bottom: see ``right``.
+      mirrored: the row shows the box flipped left to right.
+    """
+
+    view: int
+    left: int
+    top: int
+    right: int
+    bottom: int
+    mirrored: bool
+
+
+class Crop(NamedTuple):
+    """Where a square lies in the resized image, and whether it is flipped after cropping."""
+
+    left: int
+    top: int
+    mirrored: bool
+
+
+class Layout(NamedTuple):
+    """One resize and the squares cut from it: ``region`` of the source becomes ``scaled`` pixels."""
+
+    region: tuple[int, int, int, int]
+    scaled: tuple[int, int]
+    crops: list[Crop]
+
+
+def count_views(geometry: Geometry) -> int:
+    """Rows that one image gives."""
+    counts = {"none": 1, "hflip": 2, "ten-crop": 10, "random-crops": geometry.random_crops}
+    return counts[geometry.views]
+
+
+def wanted_side(geometry: Geometry) -> int | None:
+    """Shorter side that a whole image is resized to, which tells how far a decoder may reduce it.
+
+    None asks for every pixel: the adm filter is chosen for the sake of exactly its pixels.
+    """
+    if geometry.filter == "adm":
+        return None
+    if geometry.views == "random-crops":
+        return math.ceil(geometry.image_size / geometry.min_crop)
+    return resized_side(geometry)
+
+
+def views(width: int, height: int, geometry: Geometry, key: str) -> list[View]:
+    """The views of an image, from its size and key alone.
+
+    For center-crop, stretch and random crops the box is exactly what is resized, so that
+    ``image.resize((S, S), filter, box)`` gives the pixels again. With resize-crop, ten-crop or the adm
+    filter the crop is cut after resizing: the box is its outline in the source, rounded to pixels. For pad
+    it is the whole image.
+
+    Args:
+      width: of the upright source, in pixels.
+      height: likewise.
+      geometry: what to cut.
+      key: of the example; random crops depend on it, the seed and the view number, and on nothing else.
+
+    Returns:
+      Views in order of their number. Boxes are never empty and never leave the image.
+    """
+    if geometry.views == "random-crops":
+        return [_random_view(width, height, geometry, key, view) for view in range(geometry.random_crops)]
+    layout = lay_out(width, height, geometry)
+    if geometry.resize == "pad":
+        return [View(n, 0, 0, width, height, crop.mirrored) for n, crop in enumerate(layout.crops)]
+    return [
+        View(n, *_whole_pixels(in_source(crop, layout, geometry.image_size), width, height), crop.mirrored)
+        for n, crop in enumerate(layout.crops)
+    ]
+
+
+def lay_out(width: int, height: int, geometry: Geometry) -> Layout:
+    """What is resized to which size, and the crops cut from it (all but random crops)."""
+    region, scaled = (0, 0, width, height), (geometry.image_size, geometry.image_size)
+    target = resized_side(geometry)
+    if geometry.filter == "adm":
+        scaled = _adm_size(width, height, target)
+    elif geometry.resize == "center-crop":
+        region, scaled = _centred_square(width, height), (target, target)
+    elif geometry.resize == "resize-crop":
+        scaled = _shorter_side_to(width, height, target)
+    elif geometry.resize == "pad":
+        scaled = _fit_inside(width, height, target)
+    return Layout(region, scaled, _crops(scaled, geometry))
+
+
+def _crops(scaled: tuple[int, int], geometry: Geometry) -> list[Crop]:
+    size, target = geometry.image_size, resized_side(geometry)
+    if geometry.views == "ten-crop":
+        if geometry.resize == "resize-crop":
+            return _ten_crop(*scaled, size)
+        left, top = (scaled[0] - target) // 2, (scaled[1] - target) // 2
+        return [Crop(left + x, top + y, mirrored) for x, y, mirrored in _ten_crop(target, target, size)]
+    if geometry.filter == "adm":
+        left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
+    else:
+        left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
+    return [Crop(left, top, mirrored) for mirrored in (False, True)[: count_views(geometry)]]
+
+
+def _ten_crop(width: int, height: int, size: int) -> list[Crop]:
+    """torchvision's TenCrop: a mirrored crop is described where it lies before mirroring."""
+    right, bottom = width - size, height - size
+    five = [(0, 0), (right, 0), (0, bottom), (right, bottom), (round(right / 2), round(bottom / 2))]
+    return [Crop(x, y, False) for x, y in five] + [Crop(right - x, y, True) for x, y in five]
+
+
+def resized_side(geometry: Geometry) -> int:
+    """Shorter side after resizing."""
+    if geometry.views == "ten-crop":
+        return int(geometry.image_size * geometry.crop_range)
+    return geometry.image_size
+
+
+def _centred_square(width: int, height: int) -> tuple[int, int, int, int]:
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def _shorter_side_to(width: int, height: int, size: int) -> tuple[int, int]:
+    """torchvision's rounding: the longer side is truncated."""
+    longer = int(size * max(width, height) / min(width, height))
+    return (size, longer) if width <= height else (longer, size)
+
+
+def _fit_inside(width: int, height: int, size: int) -> tuple[int, int]:
+    shorter = max(1, round(size * min(width, height) / max(width, height)))
+    return (shorter, size) if width <= height else (size, shorter)
+
+
+def _adm_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """guided-diffusion's rounding, which starts from the size after halving."""
+    for rung in halvings(width, height, size):
+        width, height = rung
+    scale = size / min(width, height)
+    return round(width * scale), round(height * scale)
+
+
+def halvings(width: int, height: int, size: int) -> list[tuple[int, int]]:
+    rungs = []
+    while min(width, height) >= 2 * size:
+        width, height = width // 2, height // 2
+        rungs.append((width, height))
+    return rungs
+
+
+def in_source(crop: Crop, layout: Layout, size: int) -> Box:
+    """A crop of the resized image, in pixels of the source."""
+    left, top, right, bottom = layout.region
+    x, y = (right - left) / layout.scaled[0], (bottom - top) / layout.scaled[1]
+    return (
+        left + crop.left * x,
+        top + crop.top * y,
+        left + (crop.left + size) * x,
+        top + (crop.top + size) * y,
+    )
+
+
+def _whole_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    left, right = _whole_interval(box[0], box[2], width)
+    top, bottom = _whole_interval(box[1], box[3], height)
+    return left, top, right, bottom
+
+
+def _whole_interval(low: float, high: float, length: int) -> tuple[int, int]:
+    """Both ends rounded, but at least one pixel and within 0 to ``length``."""
+    first = min(max(round(low), 0), length - 1)
+    return first, min(max(round(high), first + 1), length)
+
+
+def _random_view(width: int, height: int, geometry: Geometry, key: str, view: int) -> View:
+    """A square from a keyed hash: four independent 64-bit fractions give side, place and mirroring."""
+    text = f"{geometry.seed}\0{view}\0{key}".encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(text, digest_size=32).digest()
+    a, b, c, d = (int.from_bytes(digest[i : i + 8], "little") for i in range(0, 32, 8))
+    shorter = min(width, height)
+    share = geometry.min_crop + (1 - geometry.min_crop) * a / 2**64
+    side = min(max(1, round(shorter * share)), shorter)
+    left, top = b * (width - side + 1) >> 64, c * (height - side + 1) >> 64
+    return View(view, left, top, left + side, top + side, bool(d & 1))
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"geometry.{name} is {value!r}: choose one of {', '.join(known)}")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UserError(f"geometry.{name} is {value}: it must lie in [{low}, {high}]")

@@ -1,0 +1,311 @@
+"""The pictures of a source by number, for training: decoded on demand, in any order, from many threads."""
+
+import bisect
+import copy
+import dataclasses
+import functools
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from transforms.images.decode import DecodeConfig, Decoded, Reject, reject_reason, rejecting
+from transforms.images.decode import decode as decode_image
+from transforms.sources import Entry, Loader, SourceConfig, open_source
+from vqgan.data.splitting import is_held_back
+from vqgan.errors import UserError
+
+BLOCK_ENTRIES = 256
+"""Most pictures of a container that are read together."""
+BLOCK_BYTES = 32 << 20
+"""About how many bytes these have, encoded."""
+BLOCKS_KEPT = 14
+"""Blocks whose encoded bytes stay in memory: those that the loader mixes at a time, and some to spare."""
+_SAMPLED = 4
+
+Encoded = bytes | Reject
+"""The file of a picture, or why there is none."""
+
+
+class Pictures:
+    """Random access to the pictures of a source. Safe from many threads; picklable, without its caches.
+
+    What cannot be used (not decodable, too small, found damaged by the listing) is None, and stands in
+    :attr:`rejects` with its reason. A failure to read may pass, so it is tried again when the picture is
+    asked for again; every other reject is final.
+
+    Files are read one by one. Inside a container (tar, Parquet, TFRecord, TFDS) a picture may cost as much
+    to read as all those before it, so containers are read in :attr:`blocks` of neighbours, the last few of
+    which are kept: ask for pictures block by block, more or less. Even so, a block costs what lies before
+    it in its Parquet row group or compressed archive; row groups of a few hundred rows are read best.
+
+    Decoded pictures are kept until ``cache_bytes`` are full, and then stay: where every round has an order
+    of its own, the pictures dropped because they were used least recently would be those needed next.
+
+    Attributes:
+      config: where pictures come from.
+      keys: of the pictures, in the order of the listing.
+    """
+
+    def __init__(
+        self,
+        config: SourceConfig,
+        decode: DecodeConfig,
+        max_short_side: int | None,
+        least_side: int,
+        cache_bytes: int,
+    ) -> None:
+        """Lists the source.
+
+        Args:
+          config: where pictures come from; further columns are not read.
+          decode: what is accepted as an image.
+          max_short_side: a picture whose shorter side is longer is reduced to it (Lanczos; JPEGs partly
+            in decoding). None: no limit.
+          least_side: a picture with a shorter side is rejected.
+          cache_bytes: memory for decoded pictures, of this object and its subsets together.
+
+        Raises:
+          UserError: the source cannot be opened or has nothing in it, or the sides contradict each other.
+        """
+        if max_short_side is not None and max_short_side < least_side:
+            raise UserError(
+                f"pictures reduced to {max_short_side} pixels are too small for {least_side}; reduce less"
+            )
+        self.config = dataclasses.replace(config, columns=())
+        self._decode = dataclasses.replace(decode, min_side=max(decode.min_side, least_side))
+        self._max_short_side = max_short_side
+        self._cache = _Cache(cache_bytes)
+        self._source = open_source(self.config)
+        self._take(self._source.list())
+        if not self._entries:
+            raise UserError(f"{config.input}: there are no pictures here; check the path of the input")
+
+    def _take(self, entries: Iterator[Entry]) -> None:
+        """Makes these the pictures, none of which has been looked at."""
+        self._entries = list(entries)
+        self.keys = [entry.key for entry in self._entries]
+        self._rejects: dict[str, Reject] = {}
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._read_blocks = _Latest(self._read_block, BLOCKS_KEPT)
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            state = {**self.__dict__, "_rejects": dict(self._rejects)}
+        del state["_lock"], state["_read_blocks"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, number: int) -> np.ndarray | None:
+        """A picture, uint8 ``[H, W, 3]``, not writable; None for one that cannot be used.
+
+        Raises:
+          IndexError: there is no such number.
+          UserError: the source as a whole cannot be opened any more.
+        """
+        number = range(len(self))[number]
+        entry = self._entries[number]
+        picture = self._cache.get(entry)
+        if picture is not None or self._is_final(entry.key):
+            return picture
+        try:
+            decoded = decode_image(self._encoded(number), self._decode, self._max_short_side)
+            picture = _bounded(decoded, self._max_short_side)
+        except Reject as reject:
+            self._note(entry.key, reject)
+            return None
+        self._note(entry.key, None)
+        self._cache.keep(entry, picture)
+        return picture
+
+    @property
+    def rejects(self) -> dict[str, str]:
+        """Reason by key of each picture asked for so far that could not be used."""
+        with self._lock:
+            return {key: f"{reject.error}: {reject}" for key, reject in self._rejects.items()}
+
+    @functools.cached_property
+    def blocks(self) -> list[range] | None:
+        """Numbers of pictures that are cheap to read together, every one once; None for single files."""
+        return None if self._source.shuffles else list(_cut(self._entries, self._usual_bytes()))
+
+    def subset(self, accept: Callable[[str], bool]) -> "Pictures":
+        """The pictures whose key is accepted, perhaps none. It shares the cache, and has its own rejects."""
+        part = copy.copy(self)
+        part.__dict__.pop("blocks", None)
+        part._take(entry for entry in self._entries if accept(entry.key))
+        return part
+
+    def uncached(self) -> "Pictures":
+        """The same pictures, none of which is kept: for what is read once."""
+        part = self.subset(lambda key: True)
+        part._cache = _Cache(0)
+        return part
+
+    def _is_final(self, key: str) -> bool:
+        """Whether the picture is known to be of no use: only a failure to read may pass."""
+        with self._lock:
+            known = self._rejects.get(key)
+        return known is not None and known.stage != "read"
+
+    def _note(self, key: str, reject: Reject | None) -> None:
+        with self._lock:
+            if reject is None:
+                self._rejects.pop(key, None)
+            else:
+                self._rejects[key] = _copied(reject)
+
+    def _usual_bytes(self) -> int:
+        """Encoded bytes of a picture where the listing does not tell: those of the first ones."""
+        unknown = (entry for entry in self._entries if entry.size < 0 and entry.error is None)
+        sample = self._read(list(itertools.islice(unknown, _SAMPLED)))
+        return max((len(data) for data in sample if isinstance(data, bytes)), default=0)
+
+    def _encoded(self, number: int) -> bytes:
+        """The file of a picture. Raises Reject."""
+        if self.blocks is None:
+            (data,) = self._read([self._entries[number]])
+        else:
+            block = bisect.bisect_right(self.blocks, number, key=lambda block: block.start) - 1
+            data = self._read_blocks.get(block)[number - self.blocks[block].start]
+        if isinstance(data, Reject):
+            raise _copied(data)
+        return data
+
+    def _read_block(self, block: int) -> list[Encoded]:
+        assert self.blocks is not None
+        numbers = self.blocks[block]
+        return self._read(self._entries[numbers.start : numbers.stop])
+
+    def _read(self, entries: Sequence[Entry]) -> list[Encoded]:
+        """The files of some pictures, read in the order of the source."""
+        loaders = self._source.read([entry for entry in entries if entry.error is None])
+        return [_damaged(entry) if entry.error is not None else _load(next(loaders)) for entry in entries]
+
+
+def split(pictures: Pictures, holdout: int) -> tuple[Pictures, Pictures]:
+    """Pictures to train on, and pictures to validate with: one in ``holdout``, and none where that is 0.
+
+    The split is by image, never by crop, and depends on nothing but the key; see
+    :mod:`transforms.splitting`.
+
+    Raises:
+      UserError: nothing is left to train on.
+    """
+    training = pictures.subset(lambda key: not is_held_back(key, holdout))
+    validation = pictures.subset(lambda key: is_held_back(key, holdout))
+    if not len(training):
+        raise UserError(
+            f"{pictures.config.input}: with one in {holdout} pictures held back none of {len(pictures)} is "
+            "left to train on; hold back fewer"
+        )
+    return training, validation
+
+
+class _Cache:
+    """Decoded pictures, until there is no more room. Pickled without them."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._room = size
+        self._pictures: dict[tuple[str, int], np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type["_Cache"], tuple[int]]:
+        return _Cache, (self._size,)
+
+    def get(self, entry: Entry) -> np.ndarray | None:
+        return self._pictures.get((entry.file, entry.offset))
+
+    def keep(self, entry: Entry, picture: np.ndarray) -> None:
+        place = (entry.file, entry.offset)
+        with self._lock:
+            if place not in self._pictures and picture.nbytes <= self._room:
+                self._pictures[place] = picture
+                self._room -= picture.nbytes
+
+
+class _Latest:
+    """What was made for the numbers asked for last. One thread makes it, others that want it wait."""
+
+    def __init__(self, make: Callable[[int], list[Encoded]], keep: int) -> None:
+        self._make = make
+        self._keep = keep
+        self._made: OrderedDict[int, Future[list[Encoded]]] = OrderedDict()  # the last used comes last
+        self._lock = threading.Lock()
+
+    def get(self, number: int) -> list[Encoded]:
+        with self._lock:
+            waiting = number in self._made
+            future = self._made.setdefault(number, Future())
+            self._made.move_to_end(number)
+            while len(self._made) > self._keep:
+                self._made.popitem(last=False)
+        if not waiting:
+            self._fill(number, future)
+        return future.result()
+
+    def _fill(self, number: int, future: "Future[list[Encoded]]") -> None:
+        try:
+            future.set_result(self._make(number))
+        except BaseException as error:
+            with self._lock:
+                self._made.pop(number, None)  # another time it may work
+            future.set_exception(error)
+
+
+def _cut(entries: Sequence[Entry], usual_bytes: int) -> Iterator[range]:
+    """Runs of neighbours in one file, of bounded number and size."""
+    start, size = 0, 0
+    for number, entry in enumerate(entries):
+        more = entry.size if entry.size >= 0 else usual_bytes
+        full = number - start == BLOCK_ENTRIES or size + more > BLOCK_BYTES
+        if number > start and (full or entry.file != entries[start].file):
+            yield range(start, number)
+            start, size = number, 0
+        size += more
+    if entries:
+        yield range(start, len(entries))
+
+
+def _load(load: Loader) -> Encoded:
+    try:
+        return load().data
+    except Exception as error:  # whatever is wrong with one example may end nothing but that
+        return reject_reason(error, "read")
+
+
+def _damaged(entry: Entry) -> Reject:
+    """The reject of an entry that the listing found damaged."""
+    return Reject("plan", "Damaged", " ".join((entry.error or "").split()))
+
+
+def _copied(reject: Reject) -> Reject:
+    """The same without a traceback, which would keep a picture's bytes alive."""
+    return Reject(reject.stage, reject.error, reject.message)
+
+
+def _bounded(decoded: Decoded, limit: int | None) -> np.ndarray:
+    """The pixels, with the shorter side at no more than ``limit``. Raises Reject."""
+    image, short = decoded.image, min(decoded.width, decoded.height)
+    with rejecting("decode"):
+        if limit is not None and short > limit:
+            size = (round(decoded.width * limit / short), round(decoded.height * limit / short))
+            left, top, right, bottom = decoded.extent
+            box = (left, top, min(right, float(image.width)), min(bottom, float(image.height)))
+            image = image.resize(size, Image.Resampling.LANCZOS, box)
+        return np.asarray(image)

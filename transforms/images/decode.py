@@ -1,0 +1,265 @@
+"""Bytes of any image file to RGB pixels, without trusting the file.
+
+What is decoded, and how, is the same everywhere:
+
+* *Formats*: an allow-list. Left out are formats whose plugin would run another program (EPS, WMF), is
+  only a stub (BUFR, GRIB, HDF5, MPEG), hands its content to whatever format it claims to be (IPTC),
+  inflates a stream of unknown length (FITS), or takes any bytes for an image (SPIDER, IMT, MCIDAS).
+* *Orientation*: EXIF (or XMP) orientation is applied. One that cannot be read counts as upright.
+* *Animations and pages*: the first frame. *ICC profiles*: ignored; LAB alone is colour-managed.
+* *Truncated files*: refused, as long as nobody sets ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``.
+
+Everything here may run in many threads at once.
+"""
+
+import contextlib
+import io
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from transforms.images.color import Extent, read_orientation, to_rgb, turn_upright
+from transforms.images.config import DecodeConfig
+from transforms.images.crops import Geometry, View, views, wanted_side
+from transforms.images.resize import render
+
+_ALLOWED = (
+    *("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "ICO", "CUR", "ICNS"),
+    *("PSD", "DDS", "BLP", "PCX", "DCX", "SGI", "SUN", "QOI", "MSP", "FLI", "FTEX", "GBR", "XBM", "XPM"),
+    *("XVTHUMB", "PIXAR", "PCD", "IM", "TGA"),  # the last three have no signature in their first bytes
+)
+_REFUSED = {
+    rb"%!PS|\xc5\xd0\xd3\xc6": "EPS is a program for a PostScript interpreter, and files are never executed",
+    rb"%PDF": "PDF is a document, not an image",
+    rb"\xd7\xcd\xc6\x9a|<svg": "drawing commands (WMF, SVG) are not an image",
+    rb"\x89HDF|GRIB|BUFR|SIMPLE": "scientific data (HDF5, GRIB, BUFR, FITS) is not decoded",
+    rb"\x00\x00\x01\xb3": "MPEG is video, not an image",
+    rb"\xd0\xcf\x11\xe0": "OLE containers (FlashPix, Microsoft Image Composer) are not decoded",
+    rb"....ftyp(hei|hev|mif1|msf1)": "HEIF is not decoded: convert it to JPEG, PNG, WebP or AVIF",
+    rb"\xff\x0a|\x00\x00\x00\x0cJXL ": "JPEG XL is not decoded: convert it to JPEG, PNG, WebP or AVIF",
+}
+# Pillow keeps a pointer and padding for every row: a column of a few million pixels takes ten times its area.
+_LONGEST_SIDE = 1_000_000
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
+_PILLOW = re.compile(r"PIL\.")  # modules whose warnings are silenced
+_lock = threading.Lock()
+
+Image.init()  # Registers every plugin now, since doing it on demand is not thread-safe.
+_FORMATS = tuple(name for name in _ALLOWED if name in Image.OPEN)
+
+
+class Reject(Exception):  # noqa: N818 -- a verdict on one image rather than a fault
+    """This image gives no row. Survives pickling.
+
+    Attributes:
+      stage: ``read``, ``decode`` or ``filter``.
+      error: class of the error, that of the library which refused it where there is one.
+      message: one line, the same in every run.
+    """
+
+    def __init__(self, stage: str, error: str, message: str) -> None:
+        super().__init__(stage, error, message)
+        self.stage = stage
+        self.error = error
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Decoded(NamedTuple):
+    """Upright RGB pixels and what part of the source they show.
+
+    Attributes:
+      image: mode RGB; smaller than the source by 1, 2, 4 or 8 if a JPEG was reduced in decoding.
+      width: of the upright source.
+      height: of the upright source.
+      extent: left, top, right, bottom of the source's content in ``image``, in its pixels. The last
+        pixel of a reduced image may lie partly outside.
+    """
+
+    image: Image.Image
+    width: int
+    height: int
+    extent: Extent
+
+
+class Prepared(NamedTuple):
+    """One image, ready for the encoder.
+
+    Attributes:
+      pixels: uint8 ``[V, S, S, 3]``, one square per view.
+      views: what each square shows, in the same order.
+      width: of the upright source, in pixels.
+      height: likewise.
+    """
+
+    pixels: np.ndarray
+    views: list[View]
+    width: int
+    height: int
+
+
+def reject_reason(error: Exception, stage: str) -> Reject:
+    """The reject that stands for ``error``: its class name and its message on one line.
+
+    Addresses of objects are removed, so that the same file gives the same reject in every run.
+    """
+    if isinstance(error, Reject):
+        return error
+    if isinstance(error, Image.DecompressionBombError):  # its text depends on Pillow's process-wide limit
+        return Reject(stage, type(error).__name__, "the image, or one inside it, has more than max_pixels")
+    message = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "the file", str(error)) or "no message"
+    message = " ".join(message.encode("utf-8", "replace").decode().split())
+    return Reject(stage, type(error).__name__, message[:500])
+
+
+@contextlib.contextmanager
+def rejecting(stage: str) -> Iterator[None]:
+    """Turns any exception of the block into a :class:`Reject`; exits and interrupts pass.
+
+    Decoders fail with OSError, ValueError, SyntaxError, struct.error, MemoryError and many more, so
+    no shorter list would do.
+    """
+    try:
+        yield
+    except Reject:
+        raise
+    except Exception as error:
+        raise reject_reason(error, stage) from error
+
+
+def configure(config: DecodeConfig) -> None:
+    """Prepares Pillow's process-wide state for ``config``; cheap, repeatable, called by :func:`open_image`.
+
+    Pillow's own limit guards frames inside containers (ICO, ICNS, GIF, BLP). It only ever rises, so that
+    threads with different configurations cannot refuse each other's images. Warnings that Pillow gives
+    about a file are silenced for good: ``warnings.catch_warnings`` is not thread-safe.
+    """
+    silenced = any(entry[0] == "ignore" and entry[3] == _PILLOW for entry in warnings.filters)
+    if silenced and (Image.MAX_IMAGE_PIXELS or 0) >= config.max_pixels:
+        return
+    with _lock:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, config.max_pixels)
+        warnings.filterwarnings("ignore", module=_PILLOW.pattern)
+
+
+def prepare(data: bytes, key: str, decode_config: DecodeConfig, geometry: Geometry) -> Prepared:
+    """Decodes, crops and resizes one image. May run in many threads at once.
+
+    Args:
+      data: the whole file, in any format.
+      key: of the example; random crops depend on it.
+      decode_config: what is accepted.
+      geometry: what the squares show.
+
+    Raises:
+      Reject: the image gives no rows; nothing else is raised.
+    """
+    image, width, height, extent = decode(data, decode_config, wanted_side(geometry))
+    try:
+        with rejecting("decode"):
+            chosen = views(width, height, geometry, key)
+            pixels = render(image, (width, height), geometry, chosen, extent)
+    finally:
+        image.close()  # Frees the pixels now, also where a plugin left reference cycles.
+    return Prepared(pixels, chosen, width, height)
+
+
+def open_image(data: bytes, config: DecodeConfig) -> Image.Image:
+    """Opens an encoded image and checks its size; pixels are not decoded yet (icons excepted).
+
+    Args:
+      data: the whole file.
+      config: limits.
+
+    Returns:
+      An image whose ``size`` is as stored, before orientation.
+
+    Raises:
+      Reject: stage ``read`` for the file's length, ``filter`` for the filters on its size, else ``decode``.
+    """
+    if not data:
+        raise Reject("read", "EmptyFile", "the file is empty")
+    if len(data) > config.max_bytes:
+        raise Reject("read", "FileTooLarge", f"{len(data):,} bytes; the limit is {config.max_bytes:,}")
+    configure(config)
+    with rejecting("decode"):
+        try:
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        except UnidentifiedImageError:
+            raise _unidentified(data) from None
+    _check_size(*image.size, config)
+    _check_tiles(image, config)
+    return image
+
+
+def decode(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Decoded:
+    """Decodes an image file to upright RGB.
+
+    Args:
+      data: the whole file.
+      config: limits.
+      wanted: shorter side that the image will be resized to. A JPEG may then be reduced in decoding,
+        with its shorter side at least twice that (Pillow's ``reducing_gap=2``). None decodes in full.
+
+    Raises:
+      Reject: with every reason there is.
+    """
+    image = open_image(data, config)
+    with rejecting("decode"):
+        size = image.size
+        draft = image.draft(None, (2 * wanted, 2 * wanted)) if wanted and config.jpeg_draft else None
+        image.load()
+        if draft is None and image.size != size:  # an icon's directory told another size
+            size = image.size
+            _check_size(*size, config)
+        extent = draft[1] if draft else (0.0, 0.0, float(size[0]), float(size[1]))
+        orientation = read_orientation(image)
+        rgb = to_rgb(image)
+        if rgb is not image:
+            image.close()
+        upright, extent = turn_upright(rgb, extent, orientation)
+        width, height = size if orientation < 5 else size[::-1]
+        return Decoded(upright, width, height, extent)
+
+
+def _unidentified(data: bytes) -> Reject:
+    """Names the formats that are refused on purpose; the others stay unidentified."""
+    for signature, reason in _REFUSED.items():
+        if re.match(signature, data, re.DOTALL):
+            return Reject("decode", "UnsupportedFormat", reason)
+    return Reject("decode", "UnidentifiedImageError", "not an image in any known format")
+
+
+def _check_size(width: int, height: int, config: DecodeConfig) -> None:
+    """Limits and filters; all are the same for an image and its transpose."""
+    area, short, long = width * height, min(width, height), max(width, height)
+    if area > config.max_pixels:
+        limit = f"max_pixels is {config.max_pixels:,}"
+        raise Reject("decode", "DecompressionBombError", f"{width}x{height} pixels; {limit}")
+    if long > _LONGEST_SIDE:
+        limit = f"no side may have more than {_LONGEST_SIDE:,}"
+        raise Reject("decode", "DecompressionBombError", f"{width}x{height} pixels; {limit}")
+    if short < config.min_side:
+        raise Reject("filter", "TooSmall", f"{width}x{height} pixels; min_side is {config.min_side}")
+    if config.max_area is not None and area > config.max_area:
+        raise Reject("filter", "TooLarge", f"{width}x{height} pixels; max_area is {config.max_area:,}")
+    if config.max_aspect is not None and long > config.max_aspect * short:
+        raise Reject(
+            "filter", "TooElongated", f"{width}x{height} pixels; max_aspect is {config.max_aspect:g}"
+        )
+
+
+def _check_tiles(image: Image.Image, config: DecodeConfig) -> None:
+    """A TIFF tile is allocated whole, however small the image that it covers."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
+    if not (isinstance(width, int) and isinstance(height, int) and width * height <= config.max_pixels):
+        limit = f"max_pixels is {config.max_pixels:,}"
+        raise Reject("decode", "DecompressionBombError", f"tiles of {width}x{height} pixels; {limit}")

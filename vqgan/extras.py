@@ -1,0 +1,57 @@
+"""What the optional extras bring, and the one line that says how to get them.
+
+A command asks before it works, so that nobody waits for a result that cannot be written.
+"""
+
+import importlib.util
+import shlex
+import sys
+from collections.abc import Mapping
+
+from vqgan.errors import UserError
+
+EXTRAS: Mapping[str, Mapping[str, str]] = {
+    "train": {"grain": "grain>=0.2.18", "optax": "optax>=0.2.6", "tensorboardX": "tensorboardX>=2.6"},
+    "import": {"yaml": "pyyaml", "safetensors": "safetensors"},
+    "hub": {"huggingface_hub": "huggingface-hub"},
+    "tfds": {
+        "tensorflow_datasets": "tensorflow-datasets>=4.9.9",
+        "array_record": "array-record>=0.8",
+        "importlib_resources": "importlib-resources",
+    },
+    "wandb": {"wandb": "wandb"},
+    "gcp": {"google.cloud.dataflow": "apache-beam[gcp]"},
+}
+"""By extra: the modules that it brings, each with its requirement as in ``setup.py`` (a test compares)."""
+
+
+def require_extra(extra: str, what: str, *modules: str) -> None:
+    """Checks that modules of an extra are installed. Imports none of them.
+
+    The command in the message names requirements rather than the extra, so that it works for an
+    installation from a checkout, a wheel or an index alike.
+
+    Args:
+      extra: key of :data:`EXTRAS`.
+      what: that needs it, such as ``training`` or an address.
+      modules: those of the extra that are needed; all by default.
+
+    Raises:
+      UserError: one is not installed.
+    """
+    brought = EXTRAS[extra]
+    missing = [module for module in modules or brought if not _is_installed(module)]
+    if missing:
+        raise UserError(
+            f"{what} needs {', '.join(missing)} (extra {extra!r}), not installed; "
+            f"install it with: pip install {shlex.join(brought.values())}"
+        )
+
+
+def _is_installed(module: str) -> bool:
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it lies in
+        return False

@@ -1,0 +1,90 @@
+"""diffusers ``VQModel``: ``config.json`` beside safetensors (or a torch ``.bin``).
+
+Projections of the attentions are linear layers; ``up_blocks`` come in order of execution.
+"""
+
+from typing import Any
+
+from vqgan.errors import UserError
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted, torch_leaf
+
+# The second name is that of releases before 0.17.
+_LAYERS = {
+    "query": ("to_q", "query"),
+    "key": ("to_k", "key"),
+    "value": ("to_v", "value"),
+    "out": ("to_out.0", "proj_attn"),
+    "shortcut": ("conv_shortcut",),
+    "norm": ("group_norm",),
+    "norm_out": ("conv_norm_out",),
+}
+_FULL_ATTENTION = {"AttnDownEncoderBlock2D": True, "DownEncoderBlock2D": False}
+
+
+def _names(place: ParameterPlace, levels: int, _blocks: int) -> tuple[str, ...]:
+    if place.layer == "codebook":
+        return ("quantize.embedding.weight",)
+    layers = _LAYERS.get(place.layer, (place.layer,))
+    return tuple(dotted(_tree(place), layer, torch_leaf(place)) for layer in layers)
+
+
+def _tree(place: ParameterPlace) -> str:
+    if place.part == "middle_block":
+        return f"{place.side}.mid_block.resnets.{place.index}"
+    if place.part == "middle_attention":
+        return f"{place.side}.mid_block.attentions.0"
+    if not place.part:
+        return place.side
+    down = place.side == "encoder"
+    level = f"{place.side}.{'down' if down else 'up'}_blocks.{place.level}"
+    if place.part == "resample":
+        return f"{level}.{'downsamplers' if down else 'upsamplers'}.0"
+    return f"{level}.{'resnets' if place.part == 'block' else 'attentions'}.{place.index}"
+
+
+def _native(native: NativeConfig) -> Fields:
+    data = native.data
+    if "block_out_channels" not in data:
+        return {}
+    _require(native, "_class_name", "VQModel", "VQModel")
+    _require(native, "norm_type", "group", "group")
+    for name, known in (("act_fn", ("silu", "swish")), ("in_channels", (3,)), ("out_channels", (3,))):
+        if name in data and data[name] not in known:
+            raise UserError(f"{native.path}: {name} is {data[name]!r}; only {known[0]!r} is supported")
+    fields: Fields = {
+        ours: data[theirs]
+        for theirs, ours in (
+            ("layers_per_block", "num_res_blocks"),
+            ("latent_channels", "z_channels"),
+            ("num_vq_embeddings", "codebook_size"),
+            ("norm_num_groups", "norm_groups"),
+            ("mid_block_add_attention", "mid_attention"),
+            ("sample_size", "resolution"),
+        )
+        if data.get(theirs) is not None
+    }
+    fields["embed_dim"] = data.get("vq_embed_dim") or data.get("latent_channels", 3)
+    _check_resolution(fields, len(data["block_out_channels"]))
+    return fields
+
+
+def _check_resolution(fields: Fields, levels: int) -> None:
+    # sample_size is a hint that nothing in that library depends on; some files have nonsense there.
+    size: Any = fields.get("resolution")
+    if not isinstance(size, int) or size < 1 or size % (1 << (levels - 1)):
+        fields.pop("resolution", None)
+
+
+def _require(native: NativeConfig, name: str, default: str, wanted: str) -> None:
+    found = native.data.get(name, default)
+    if found != wanted:
+        raise UserError(f"{native.path}: {name} is {found!r}; only {wanted!r} is supported")
+
+
+LAYOUT = KeyLayout(
+    name="diffusers",
+    marker="encoder.down_blocks.0.resnets.0.conv1.weight",
+    from_torch=True,
+    names=_names,
+    native=_native,
+)

@@ -1,0 +1,47 @@
+"""vqgan-jax: ``flax_model.msgpack`` with a ``config.json`` in the manner of transformers.
+
+Taming's tree in Flax names (``down_0``, ``block_0``). Older files store the parameters of group
+normalisations as ``(1, 1, 1, C)``.
+"""
+
+import re
+
+from vqgan.errors import UserError
+from vqgan.importers.formats.taming import layer_names, tree_name
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted
+
+_FIELDS = {
+    "resolution": "resolution",
+    "ch": "ch",
+    "ch_mult": "ch_mult",
+    "num_res_blocks": "num_res_blocks",
+    "attn_resolutions": "attn_resolutions",
+    "z_channels": "z_channels",
+    "double_z": "double_z",
+    "embed_dim": "embed_dim",
+    "n_embed": "codebook_size",
+    "resamp_with_conv": "resamp_with_conv",
+}
+
+
+def _names(place: ParameterPlace, levels: int, _blocks: int) -> tuple[str, ...]:
+    if place.layer == "codebook":
+        return ("quantize.embedding.embedding",)
+    tree = re.sub(r"\.(\d+)", r"_\1", tree_name(place, levels))
+    return tuple(dotted(tree, layer, place.leaf) for layer in layer_names(place))
+
+
+def _native(native: NativeConfig) -> Fields:
+    data = native.data
+    if data.get("in_channels", 3) != 3 or data.get("out_ch", 3) != 3:
+        raise UserError(f"{native.path}: the model takes {data.get('in_channels')} channels; only RGB works")
+    return {ours: data[theirs] for theirs, ours in _FIELDS.items() if theirs in data}
+
+
+LAYOUT = KeyLayout(
+    name="vqgan-jax",
+    marker="encoder.down_0.block_0.conv1.kernel",
+    from_torch=False,
+    names=_names,
+    native=_native,
+)

@@ -1,0 +1,113 @@
+"""Key layouts: how a code base names, stores and configures the parameters of a VQGAN.
+
+A format is one :class:`KeyLayout`; it puts its names together from the places of our parameters.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from vqgan.importers.tensors import Tensor
+
+Fields: TypeAlias = dict[str, Any]
+"""Fields of a :class:`~vqgan.config.ModelConfig`, some of them."""
+
+Probe: TypeAlias = Callable[[str], tuple[int, ...] | None]
+"""Our name of a parameter to its shape, in our layout; None where the file has no such parameter."""
+
+_NAME = re.compile(
+    r"(?:(?P<side>encoder|decoder)\.)?"
+    r"(?:levels\.(?P<level>\d+)\.(?:(?P<kind>blocks|attentions)\.(?P<index>\d+)|(?P<resample>resample))\.|"
+    r"middle\.(?:block(?P<first>[12])|blocks\.(?P<more>\d+)|(?P<attention>attention))\.)?"
+    r"(?P<layer>\w+?)(?:\.(?P<leaf>kernel|bias|scale))?"
+)
+
+
+@dataclass(frozen=True)
+class NativeConfig:
+    """A checkpoint's own configuration file, as plain data."""
+
+    path: Path
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ParameterPlace:
+    """Where a parameter of ours stands.
+
+    Attributes:
+      side: ``encoder``, ``decoder``, or empty for what is around the quantizer.
+      part: ``block``, ``attention`` or ``resample`` of a level; ``middle_block`` or
+        ``middle_attention``; empty for a layer outside of these.
+      level: number of the level in order of execution.
+      index: number within the level or the middle.
+      layer: ``conv1``, ``norm2``, ``query``, ``codebook``, ...
+      leaf: ``kernel``, ``bias``, ``scale``, or empty (the codebook).
+    """
+
+    side: str
+    part: str
+    level: int
+    index: int
+    layer: str
+    leaf: str
+
+
+def parse_parameter(name: str) -> ParameterPlace:
+    """Finds the place of a parameter by its dotted name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name!r} is no parameter of ours")
+    found = match.groupdict()
+    part, index = "", 0
+    if found["kind"]:
+        part, index = found["kind"].removesuffix("s"), int(found["index"])
+    elif found["resample"]:
+        part = "resample"
+    elif found["attention"]:
+        part = "middle_attention"
+    elif found["first"] or found["more"]:
+        part = "middle_block"
+        index = int(found["first"]) - 1 if found["first"] else int(found["more"]) + 2
+    level = int(found["level"] or 0)
+    return ParameterPlace(found["side"] or "", part, level, index, found["layer"], found["leaf"] or "")
+
+
+def torch_leaf(place: ParameterPlace) -> str:
+    """Returns torch's name of a leaf: ``weight`` for kernels, scales and tables."""
+    return "bias" if place.leaf == "bias" else "weight"
+
+
+def dotted(*parts: str) -> str:
+    """Joins the parts that are not empty to a dotted name."""
+    return ".".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class KeyLayout:
+    """How one code base names and stores parameters.
+
+    Attributes:
+      name: of the format.
+      marker: a parameter that every file of this format has, and no other format.
+      from_torch: kernels are stored as torch does (output, input, height, width).
+      names: foreign names that a parameter may have, given levels and encoder blocks per level.
+      native: reads fields from a native configuration; it may refuse one, or return nothing.
+      ignored: names of parameters that a codec does not need.
+      fields: what the shapes cannot tell, and is the same for every file of the format.
+      geometry: levels and encoder blocks per level, where counting names does not give them.
+      averaged: puts averaged weights in the place of the trained ones, given the tensors and the file (for
+        errors); None where the file has none. Formats that keep them elsewhere have no such function.
+    """
+
+    name: str
+    marker: str
+    from_torch: bool
+    names: Callable[[ParameterPlace, int, int], tuple[str, ...]]
+    native: Callable[[NativeConfig], Fields]
+    ignored: re.Pattern[str] = re.compile(r"(?!)")
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    geometry: Callable[[Mapping[str, Tensor]], tuple[int, int]] | None = None
+    averaged: Callable[[Mapping[str, Tensor], str], Mapping[str, Tensor] | None] | None = None

@@ -1,0 +1,177 @@
+"""Decoding of grids larger than the one that an autoregressive prior was trained on.
+
+The sliding attention window of *Taming Transformers* (arXiv 2012.09841, section 3.2): each token is drawn
+from a window of the trained size, placed so that the token is as near to its centre as the borders allow.
+
+A token sees the earlier tokens inside its window only. Where the window stays, only the token before is read;
+where it moves, all of its earlier tokens are: a token then costs a pass over much of the window.
+"""
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vqgan.errors import UserError
+from vqgan.prior.config import PriorConfig
+from vqgan.prior.sampling.autoregressive import AutoregressiveLoop, RasterNumbers
+from vqgan.prior.sampling.logits import sample_keys
+from vqgan.prior.sampling.request import SampleInputs
+from vqgan.prior.transformer import Prior, PriorCache
+
+
+class WindowPlace(NamedTuple):
+    """Where a token is drawn: int32 scalars.
+
+    Attributes:
+      top: row of the large grid at which the window begins.
+      left: column at which it begins.
+      local: the token's place in the window, in raster order.
+    """
+
+    top: jax.Array
+    left: jax.Array
+    local: jax.Array
+
+
+class WindowState(NamedTuple):
+    """What the loop hands on: the large grid's tokens ``[B, H * W]``, the place of the token before, and the
+    cache of its window, which holds all positions before that token."""
+
+    tokens: jax.Array
+    place: WindowPlace
+    cache: PriorCache
+
+
+def enlarge_grid(config: PriorConfig, grid: tuple[int, int]) -> PriorConfig:
+    """Returns the configuration with another grid, and a condition grid that grows with it.
+
+    Raises:
+      UserError: a masked prior, a grid smaller than trained, or a condition grid that windows cannot cut.
+    """
+    if tuple(grid) == config.grid:
+        return config
+    if not config.is_causal:
+        raise UserError(f"this prior is {config.kind}: it is sampled at its own grid only")
+    if grid[0] < config.grid[0] or grid[1] < config.grid[1]:
+        raise UserError(
+            f"a grid of {grid[0]}x{grid[1]} tokens is smaller than the {config.grid[0]}x{config.grid[1]} "
+            "that this prior was trained on: give one at least as large"
+        )
+    if any(c % g for c, g in zip(config.condition_grid, config.grid, strict=True)):
+        raise UserError(
+            f"a window of {config.grid[0]}x{config.grid[1]} tokens cannot slide over a condition of "
+            f"{config.condition_grid[0]}x{config.condition_grid[1]}: sample the trained grid"
+        )
+    condition = (
+        grid[0] * (config.condition_grid[0] // config.grid[0]),
+        grid[1] * (config.condition_grid[1] // config.grid[1]),
+    )
+    return dataclasses.replace(config, grid=(grid[0], grid[1]), condition_grid=condition)
+
+
+def place_window(k: jax.Array, grid: tuple[int, int], window: tuple[int, int]) -> WindowPlace:
+    """Returns where token k of the large grid is drawn."""
+    row, column = k // grid[1], k % grid[1]
+    # The token is in the middle, but for the borders, at which the window stops.
+    top = jnp.clip(row - window[0] // 2, 0, grid[0] - window[0])
+    left = jnp.clip(column - window[1] // 2, 0, grid[1] - window[1])
+    return WindowPlace(top, left, (row - top) * window[1] + column - left)
+
+
+@dataclasses.dataclass(frozen=True)
+class SlidingWindowLoop(AutoregressiveLoop):
+    """Token after token over a large grid.
+
+    Attributes:
+      grid: ``(H, W)``, the large one.
+    """
+
+    grid: tuple[int, int]
+
+    def __call__(self, prior: Prior, inputs: SampleInputs, numbers: RasterNumbers) -> jax.Array:
+        """Decodes a batch, int32 ``[B, H * W]``."""
+        window, length = prior.config.grid, prior.config.length
+        seeds, labels, condition, known = jax.tree.map(jnp.asarray, inputs)
+        keys = sample_keys(seeds)
+        # Shapes are fixed when compiling, so a moved window is read up to one of two lengths. Most tokens are
+        # on the window's middle row: what is above and beside them is enough. Near the bottom border the
+        # window stops and tokens are lower in it: there, all but the last are read.
+        counts = sorted({min((window[0] // 2 + 1) * window[1], length) - 1, length - 1})
+
+        def step(k: jax.Array, state: WindowState) -> WindowState:
+            place = place_window(k, self.grid, window)
+            logits, cache = jax.lax.switch(
+                _branch(place, state.place, counts),
+                [partial(self._decode_step, prior, state, place, k)]
+                + [partial(self._prefill, prior, state, place, labels, condition, n) for n in counts],
+            )
+            token = self.next_tokens(logits, keys, k, numbers)
+            return WindowState(state.tokens.at[:, k].set(token), place, cache)
+
+        # No window stays where this one is, so that the first token's is read whole.
+        nowhere = WindowPlace(jnp.int32(-1), jnp.int32(-1), jnp.int32(-1))
+        first = WindowState(known, nowhere, prior.empty_cache(len(self.variant.double(known))))
+        return jax.lax.fori_loop(self.given, known.shape[1], step, first).tokens
+
+    def _decode_step(
+        self, prior: Prior, state: WindowState, place: WindowPlace, k: jax.Array
+    ) -> tuple[jax.Array, PriorCache]:
+        """Returns logits ``[B or 2B, K]`` of token k, whose window is that of the token before.
+
+        Only the token before is new: the cache holds the others.
+        """
+        previous = jax.lax.dynamic_slice_in_dim(state.tokens, k - 1, 1, axis=1)  # (B, 1)
+        x = prior.token_inputs(self.variant.double(previous), place.local - 1)
+        logits, cache = prior.decode_step(x, prior.config.prefix + place.local - 1, state.cache)
+        return logits[:, 0], cache
+
+    def _prefill(
+        self,
+        prior: Prior,
+        state: WindowState,
+        place: WindowPlace,
+        labels: jax.Array,
+        condition: jax.Array | None,
+        count: int,
+    ) -> tuple[jax.Array, PriorCache]:
+        """Returns logits ``[B or 2B, K]`` of a token whose window is new, of which ``count`` tokens are read.
+
+        The old cache is of no use: in the new window every token has another position.
+        """
+        config = prior.config
+        if condition is not None:
+            condition = self._cut_condition(config, condition, place)  # (B, Lc)
+        window = _cut_window(state.tokens, self.grid, place.top, place.left, config.grid)  # (B, h * w)
+        # Those of them that are not drawn yet (-1) come after the token, so that nothing depends on them.
+        seen = jnp.maximum(window[:, :count], 0)
+        prefix = self.prefix_inputs(prior, labels, condition)  # (B or 2B, P, D)
+        x = jnp.concatenate([prefix, prior.token_inputs(self.variant.double(seen), 0)], axis=1)
+        features, cache = prior.prefill(x, state.cache)  # (B or 2B, P + count, D)
+        last = config.prefix - 1 + place.local  # the position before the token
+        return prior.logits(jax.lax.dynamic_index_in_dim(features, last, axis=1, keepdims=False)), cache
+
+    def _cut_condition(self, config: PriorConfig, condition: jax.Array, place: WindowPlace) -> jax.Array:
+        """Returns the condition's tokens ``[B, Lc]`` under the window."""
+        high, wide = (c // g for c, g in zip(config.condition_grid, config.grid, strict=True))
+        whole = (self.grid[0] * high, self.grid[1] * wide)
+        return _cut_window(condition, whole, place.top * high, place.left * wide, config.condition_grid)
+
+
+def _branch(place: WindowPlace, before: WindowPlace, counts: list[int]) -> jax.Array:
+    """Returns 0 where the window stays and its next token is drawn, else 1 + the place in ``counts`` of as
+    many tokens as are needed."""
+    # At the left and right borders the window stays while tokens move on in it, row by row.
+    stays = (place.top == before.top) & (place.left == before.left) & (place.local == before.local + 1)
+    needed = 1 + jnp.sum(place.local > jnp.array(counts))
+    return jnp.where(stays, 0, needed)
+
+
+def _cut_window(
+    tokens: jax.Array, grid: tuple[int, int], top: jax.Array, left: jax.Array, window: tuple[int, int]
+) -> jax.Array:
+    """Cuts a window out of a grid, ``[B, H * W]`` to ``[B, h * w]``."""
+    part = jax.lax.dynamic_slice(tokens.reshape(-1, *grid), (0, top, left), (len(tokens), *window))
+    return part.reshape(len(tokens), -1)
