@@ -9,7 +9,7 @@ from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, read_info
 from vqgan.dataset_card import CARD_FILE
 from vqgan.errors import UserError
 from vqgan.hub import DATASETS, SCHEME, require_library
-from vqgan.model_card import render_card
+from vqgan.model_card import render_codec_card
 from vqgan.prior.checkpoint import (
     FOLDER,
     WEIGHTS,
@@ -85,7 +85,7 @@ def codec_upload(path: str) -> Upload:
             f"vqgan import {path} --output DIR"
         )
     load_weights(info, PARTS)
-    card = card_of(info.path, render_card(info.card, info.config, info.fingerprint))
+    card = card_of(info.path, render_codec_card(info.card, info.config, info.fingerprint))
     return Upload(
         title=f"Codec {info.fingerprint[:12]}",
         files=_files_below(info.path, _names(info), PARTS),

@@ -109,7 +109,7 @@ class ModelCard:
         )
 
 
-def render_card(card: Mapping[str, Any], config: ModelConfig, fingerprint: str) -> str:
+def render_codec_card(card: Mapping[str, Any], config: ModelConfig, fingerprint: str) -> str:
     """Writes the ``README.md`` of a codec, with the Hub's front matter.
 
     Args:

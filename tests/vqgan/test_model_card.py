@@ -9,7 +9,7 @@ import pytest
 
 from vqgan.codec_checkpoint import read_info
 from vqgan.config import ModelConfig
-from vqgan.model_card import Metric, ModelCard, escape, front_matter, render_card
+from vqgan.model_card import Metric, ModelCard, escape, front_matter, render_codec_card
 
 HOSTILE = (
     'x"\n---\nlicense: mit\n# Heading\n<script>alert(1)</script> | [a](javascript:b) `c` ```\n'
@@ -59,7 +59,7 @@ def test_a_figure_that_is_not_finite() -> None:
     data = json.loads(json.dumps(card.to_json(), allow_nan=False))
     assert data["metrics"]["frechet"]["value"] is None
     assert math.isnan(ModelCard.from_json(data).metrics["frechet"].value)
-    assert "| frechet | not finite | 3 | r |" in render_card(data, ModelConfig(), "f" * 64)
+    assert "| frechet | not finite | 3 | r |" in render_codec_card(data, ModelConfig(), "f" * 64)
 
 
 def test_the_card_of_a_training_run() -> None:
@@ -88,7 +88,7 @@ def test_an_older_card() -> None:
     assert card.steps == 6000
     assert card.training_images == 249
     assert card.metrics["used_codes"] == Metric(982.0, 32, "validation images")
-    text = render_card(info.card, info.config, info.fingerprint)
+    text = render_codec_card(info.card, info.config, info.fingerprint)
     assert yaml_of(text)["license"] == "apache-2.0"
     assert "# tiny\n" in text
     assert "| psnr | 23.6672 | 32 | validation images |" in text
@@ -97,7 +97,7 @@ def test_an_older_card() -> None:
 
 def test_an_imported_codec_has_an_origin_only() -> None:
     origin = {"format": "taming", "file": "last.ckpt", "training_step": 5, "unused_parts": ["loss"]}
-    text = render_card({"origin": origin}, ModelConfig(), "ab" * 32)
+    text = render_codec_card({"origin": origin}, ModelConfig(), "ab" * 32)
     assert yaml_of(text)["license"] == "unknown"
     assert "metrics" not in yaml_of(text)
     assert "# VQGAN codec abababababab\n" in text
@@ -108,7 +108,7 @@ def test_an_imported_codec_has_an_origin_only() -> None:
 
 
 def test_a_full_card() -> None:
-    text = render_card(FULL.to_json(), ModelConfig(), "ab" * 32)
+    text = render_codec_card(FULL.to_json(), ModelConfig(), "ab" * 32)
     assert yaml_of(text) == {
         "license": "cc-by-4.0",
         "library_name": "vqgan-pipelines",
@@ -165,7 +165,7 @@ def test_no_words_break_out() -> None:
         "origin": {HOSTILE: HOSTILE},
         "parents": [HOSTILE],
     }
-    text = render_card(card, ModelConfig(), "ab" * 32)
+    text = render_codec_card(card, ModelConfig(), "ab" * 32)
     assert yaml_of(text)["license"] == "other"
     body = text.split("---\n", 2)[2]
     outside = re.sub("^```.*?^```", "", body, flags=re.DOTALL | re.MULTILINE)
@@ -199,4 +199,4 @@ def test_escape() -> None:
 def test_cards_of_any_form_can_be_rendered(card: dict[str, Any]) -> None:
     read = ModelCard.from_json(card)
     assert (read.metrics, read.steps, read.parents) == ({}, 0, ())
-    assert yaml_of(render_card(card, ModelConfig(), "ab" * 32))["license"] == "unknown"
+    assert yaml_of(render_codec_card(card, ModelConfig(), "ab" * 32))["license"] == "unknown"
