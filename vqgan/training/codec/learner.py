@@ -19,19 +19,11 @@ from vqgan.discriminators import make_discriminator
 from vqgan.functional import Arrays, Scalars, take_apart
 from vqgan.metrics.lpips import Lpips
 from vqgan.model.vqgan import VQGAN
-from vqgan.training import sharding
+from vqgan.training import optimizers, sharding
 from vqgan.training.codec.codebook import CodebookCare
 from vqgan.training.codec.config import CodecTrainConfig
 from vqgan.training.codec.gradients import DiscriminatorLoss, GeneratorLoss
 from vqgan.training.codec.state import CodecTrainState, DiscriminatorState, GeneratorState, Phase, StepDraws
-from vqgan.training.optimizers import (
-    accumulate,
-    apply_gradients,
-    make_optimizer,
-    make_schedule,
-    skip_if_not_finite,
-    update_average,
-)
 
 REVIVAL_STREAM = 1 << 20  # far from the numbers of a batch's parts
 
@@ -55,9 +47,9 @@ class CodecLearner:
         self.vqgan = take_apart(functools.partial(build_vqgan, config))
         self._discriminator = take_apart(functools.partial(_build_discriminator, config))
         steps = config.train.steps
-        self._optimizer = make_optimizer(config.optimizer, steps)
-        self._learning_rate = make_schedule(config.optimizer, steps)
-        self._discriminator_optimizer = make_optimizer(config.discriminator_optimizer, steps)
+        self._optimizer = optimizers.make_optimizer(config.optimizer, steps)
+        self._learning_rate = optimizers.make_schedule(config.optimizer, steps)
+        self._discriminator_optimizer = optimizers.make_optimizer(config.discriminator_optimizer, steps)
         self._perceptual = sharding.replicate(perceptual, self._mesh)
         self._codebook = CodebookCare(config, self.vqgan, self._mesh)
         self._compilations = 0
@@ -158,7 +150,7 @@ class CodecLearner:
             discriminator, more = self._discriminator_step(discriminator, images, reconstruction)
             scalars |= more
         new = state._replace(generator=generator, discriminator=discriminator)
-        chosen = skip_if_not_finite(scalars.values(), new, state)
+        chosen = optimizers.skip_if_not_finite(scalars.values(), new, state)
         return chosen, scalars | {"skipped": chosen.skipped, "skipped_in_row": chosen.skipped_in_row}
 
     def _generator_step(
@@ -174,15 +166,17 @@ class CodecLearner:
             gradients, forward = loss.gradients(side.params, side.others, images, own, phase, logits)
             return (gradients, forward.scalars), forward[:3], None  # every part counts the same
 
-        (gradients, scalars), forward = accumulate(part, images, self._config.train.accumulate)
+        (gradients, scalars), forward = optimizers.accumulate(part, images, self._config.train.accumulate)
         reconstruction, latents, tokens = forward
-        params, optimizer = apply_gradients(self._optimizer, gradients, side.optimizer, side.params)
+        params, optimizer = optimizers.apply_gradients(
+            self._optimizer, gradients, side.optimizer, side.params
+        )
         others, usage = side.others, side.usage
         if phase.quantize:
             params, others = self._observed(params, others, latents, tokens)
             counts = jnp.bincount(jnp.ravel(tokens), length=usage.shape[0])
             usage = usage + counts.astype(jnp.int32)
-        average = update_average(side.average, params, side.updates, self._config.train.ema_decay)
+        average = optimizers.update_average(side.average, params, side.updates, self._config.train.ema_decay)
         scalars = scalars | {
             "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": self._learning_rate(side.updates),
@@ -198,7 +192,7 @@ class CodecLearner:
         gradients, others, lecam, scalars = loss.gradients(
             side.params, side.others, side.lecam, images, reconstruction
         )
-        params, optimizer = apply_gradients(
+        params, optimizer = optimizers.apply_gradients(
             self._discriminator_optimizer, gradients, side.optimizer, side.params
         )
         scalars["discriminator_gradient_norm"] = optax.tree.norm(gradients)

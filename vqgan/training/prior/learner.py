@@ -14,15 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vqgan.functional import Arrays, Scalars, take_apart
 from vqgan.prior.losses import Objective, training_loss
 from vqgan.prior.transformer import Prior
-from vqgan.training import sharding
-from vqgan.training.optimizers import (
-    accumulate,
-    apply_gradients,
-    make_optimizer,
-    make_schedule,
-    skip_if_not_finite,
-    update_average,
-)
+from vqgan.training import optimizers, sharding
 from vqgan.training.prior.config import PriorTrainConfig
 from vqgan.training.prior.prior_rows import PriorRows
 
@@ -66,8 +58,8 @@ class PriorLearner:
         self.mesh = sharding.data_mesh(config.train.fsdp)
         sharding.check_batch_size(config.train.batch_size, config.train.accumulate, self.mesh)
         self.prior = take_apart(functools.partial(build_prior, config))
-        self._optimizer = make_optimizer(config.optimizer, config.train.steps)
-        self._learning_rate = make_schedule(config.optimizer, config.train.steps)
+        self._optimizer = optimizers.make_optimizer(config.optimizer, config.train.steps)
+        self._learning_rate = optimizers.make_schedule(config.optimizer, config.train.steps)
         self._shardings = sharding.state_shardings(jax.eval_shape(self._start), self.mesh)
         self._compilations = 0
         # The state that a step is given is not needed after it: its memory is used again.
@@ -123,16 +115,18 @@ class PriorLearner:
             # Parts count by the number of tokens they predict: the result is that of the whole batch.
             return (gradients, objective.loss, objective.scalars), (), objective.weight
 
-        (gradients, loss, scalars), _ = accumulate(part, batch, train.accumulate)
-        params, optimizer = apply_gradients(self._optimizer, gradients, state.optimizer, state.params)
+        (gradients, loss, scalars), _ = optimizers.accumulate(part, batch, train.accumulate)
+        params, optimizer = optimizers.apply_gradients(
+            self._optimizer, gradients, state.optimizer, state.params
+        )
         norm = optax.tree.norm(gradients)
         new = state._replace(
             params=params,
-            average=update_average(state.average, params, state.updates, train.ema_decay),
+            average=optimizers.update_average(state.average, params, state.updates, train.ema_decay),
             optimizer=optimizer,
             updates=state.updates + 1,
         )
-        chosen = skip_if_not_finite((loss, norm), new, state)
+        chosen = optimizers.skip_if_not_finite((loss, norm), new, state)
         return chosen, {
             "loss": loss,
             **scalars,
