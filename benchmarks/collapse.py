@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import parser, say, scratch
 
-from pipelines.training import TrainRequest, run
+from pipelines.training_codec import TrainRequest, run
 from transforms.sources import SourceConfig
 
 COMMON = ("adversarial.weight=0", "loss.perceptual=0", "train.best=psnr")
@@ -36,10 +36,10 @@ def main() -> None:
         with scratch() as folder:
             steps = (f"train.steps={args.steps}", f"train.evaluate_every={args.steps}")
             request = TrainRequest(
-                SourceConfig(args.data),
-                f"{folder}/run",
-                args.preset,
-                (*COMMON, *settings, *steps),
+                source=SourceConfig(args.data),
+                output=f"{folder}/run",
+                preset=args.preset,
+                settings=(*COMMON, *settings, *steps),
                 quiet=True,
             )
             run(request)

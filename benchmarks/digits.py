@@ -94,7 +94,7 @@ def main() -> None:
             "data.holdout=10",
             "optimizer.learning_rate=0.002",
         )
-        train(TrainPriorRequest((f"{folder}/tokens",), f"{folder}/run", settings=settings))
+        train(TrainPriorRequest(tokens=(f"{folder}/tokens",), output=f"{folder}/run", settings=settings))
         pixels, classes = real_digits()
         codec = Codec.load("tiny", batch_size=50)
         tokens, labels = read_rows(f"{folder}/tokens")

@@ -11,11 +11,11 @@ from common import parser, say
 from PIL import Image
 
 from vqgan.codec import Codec
+from vqgan.image_grid import tile_images
 from vqgan.prior.checkpoint import read_prior
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.request import Request
 from vqgan.prior.sampling.sampler import load_sampler
-from vqgan.sheets import contact_sheet
 
 VARIED = ("temperature", "top_k", "top_p", "guidance")
 
@@ -44,7 +44,7 @@ def main() -> None:
     for value in args.values:
         changed = dataclasses.replace(settings, **{args.vary: int(value) if args.vary == "top_k" else value})
         rows.append(codec.decode(sampler.sample(Request(np.arange(args.count), labels), changed)))
-    picture = Image.fromarray(contact_sheet(np.concatenate(rows), args.count))
+    picture = Image.fromarray(tile_images(np.concatenate(rows), args.count))
     size = (picture.width * args.zoom, picture.height * args.zoom)
     picture.resize(size, Image.Resampling.NEAREST).save(args.output, optimize=True, quality=90)
     say(f"{args.output}: {args.vary} {', '.join(f'{value:g}' for value in args.values)}, from the top")

@@ -12,7 +12,8 @@ from PIL import Image
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig, prepare
 from vqgan import Codec
-from vqgan.metrics import codebook_usage, psnr
+from vqgan.metrics.codebook_usage import codebook_usage
+from vqgan.metrics.image import psnr
 
 
 def main() -> None:

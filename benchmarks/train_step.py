@@ -17,13 +17,12 @@ import jax
 import jax.numpy as jnp
 from common import make_corpus, parser, say, scratch
 
-from pipelines.training import configure, open_batches, open_pictures
+from pipelines.training_codec import configure_codec_training, open_crop_batches, open_images
 from transforms.sources import SourceConfig
 from vqgan.data.image_crops import CropBatches
-from vqgan.training.loop import Evaluation
-from vqgan.training.tokenizer import TokenizerLearner
-from vqgan.training.tokenizer_config import TokenizerConfig
-from vqgan.training.tokenizer_run import load_perceptual
+from vqgan.training.codec.config import CodecTrainConfig
+from vqgan.training.codec.learner import CodecLearner
+from vqgan.training.codec.run import load_perceptual
 
 
 def matrix_flops(dtype: str) -> float:
@@ -40,12 +39,12 @@ def matrix_flops(dtype: str) -> float:
     return 2 * size**3 / best
 
 
-def open_loader(folder: Path, config: TokenizerConfig) -> CropBatches:
+def open_loader(folder: Path, config: CodecTrainConfig) -> CropBatches:
     """The loader that ``vqgan train`` uses."""
-    return open_batches(open_pictures(SourceConfig(str(folder)), config.data), config)
+    return open_crop_batches(open_images(SourceConfig(str(folder)), config.data), config)
 
 
-def loader_rate(folder: Path, config: TokenizerConfig, batches: int) -> float:
+def loader_rate(folder: Path, config: CodecTrainConfig, batches: int) -> float:
     """Crops per second of the loader alone, after a round that fills its cache."""
     stream = open_loader(folder, config)
     for _ in range(batches):
@@ -59,7 +58,7 @@ def loader_rate(folder: Path, config: TokenizerConfig, batches: int) -> float:
 
 
 def time_phase(
-    learner: TokenizerLearner, step: int, state: Any, stream: CropBatches, steps: int
+    learner: CodecLearner, step: int, state: Any, stream: CropBatches, steps: int
 ) -> tuple[Any, float, float]:
     """State, seconds per step, and the share of them spent in waiting for data."""
     state, _ = learner.step(step, state, next(stream))
@@ -77,11 +76,9 @@ def time_phase(
 
 def measure(preset: str, folder: Path, steps: int, peak: float | None) -> None:
     """Prints the figures of one preset."""
-    config = configure(preset, [])
+    config = configure_codec_training(preset, [])
     peak = peak or matrix_flops(config.train.dtype)
-    learner = TokenizerLearner(
-        config, load_perceptual(config.loss), lambda params: Evaluation({}, None), lambda *_: None
-    )
+    learner = CodecLearner(config, load_perceptual(config.loss))
     stream, state = open_loader(folder, config), learner.initial()
     phases = {"autoencoder": 0, "quantized": config.codebook.autoencoder_steps}
     if config.adversarial.weight:
@@ -115,7 +112,7 @@ def main() -> None:
         for preset in args.preset or ["tiny", "cpu-64"]:
             if not args.loader_only:
                 measure(preset, Path(folder) / "corpus", args.steps, peak)
-            rate = loader_rate(Path(folder) / "corpus", configure(preset, []), 4 * args.steps)
+            rate = loader_rate(Path(folder) / "corpus", configure_codec_training(preset, []), 4 * args.steps)
             say(f"{preset} loader alone: {rate:.0f} crops/s")
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from common import parser, say
 from PIL import Image
 
-from vqgan.sheets import GAP, MARGIN
-from vqgan.training.records import list_sheets
+from vqgan.image_grid import GAP, MARGIN
+from vqgan.training.logs import list_grids
 
 
 def rows_of(sheet: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +32,7 @@ def main() -> None:
     flags.add_argument("--shown", type=int, default=10, help="pictures in a row")
     flags.add_argument("--zoom", type=int, default=2)
     args = flags.parse_args()
-    sheets = dict(list_sheets(args.run / "sheets")["validation"])
+    sheets = dict(list_grids(args.run / "sheets")["validation"])
     rows: list[np.ndarray] = []
     for step in args.steps:
         original, reconstruction = rows_of(np.asarray(Image.open(sheets[step]).convert("RGB")), args.side)

@@ -15,7 +15,7 @@ from transforms.sharded.plan import all_keys
 from transforms.sharded.run import speaker
 from transforms.sources import SourceConfig
 from transforms.verify_data_set import verify_data_set
-from vqgan import page
+from vqgan import html_page
 from vqgan.data.splits import is_held_back
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
@@ -72,7 +72,9 @@ def run_demo(output: str, images: str | None) -> None:
     crops = tokenize_and_verify(source, folder / "crops", views)
     say("== 4 of 5: a small prior")
     settings = (*PRIOR_SETTINGS, f"data.holdout={choose_holdout(crops)}")
-    request = training_prior.TrainPriorRequest((crops,), str(folder / "prior"), settings=settings)
+    request = training_prior.TrainPriorRequest(
+        tokens=(crops,), output=str(folder / "prior"), settings=settings
+    )
     if not training_prior.run(request):
         raise UserError(f"{folder}: the demo was stopped; the same command goes on")
     say("== 5 of 5: new images")
@@ -146,12 +148,12 @@ def write_demo_report(folder: Path) -> None:
         )
     ]
     sections = [
-        page.tiles(shown),
-        page.section("Photographs, decoded from their tokens", _decoded(folder / "pictures"), "images"),
-        page.section("New images, drawn from the prior", _img(samples, "samples"), "samples"),
-        page.section("More", page.table(("page", "what it shows"), rows)),
+        html_page.tiles(shown),
+        html_page.section("Photographs, decoded from their tokens", _decoded(folder / "pictures"), "images"),
+        html_page.section("New images, drawn from the prior", _img(samples, "samples"), "samples"),
+        html_page.section("More", html_page.table(("page", "what it shows"), rows)),
     ]
-    text = page.document("From photographs to new images", f"codec {CODEC}", sections, STYLE)
+    text = html_page.document("From photographs to new images", f"codec {CODEC}", sections, STYLE)
     write_atomically(folder / REPORT_FILE, text.encode())
 
 
@@ -166,7 +168,7 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def _img(pixels: np.ndarray, name: str) -> str:
-    return f"<img alt='{html.escape(name, quote=True)}' src='{page.data_uri(pixels, 200_000)}'>"
+    return f"<img alt='{html.escape(name, quote=True)}' src='{html_page.data_uri(pixels, 200_000)}'>"
 
 
 STYLE = """

@@ -46,7 +46,7 @@ from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.data.splits import is_held_back, key_hash
 from vqgan.errors import UserError
-from vqgan.frechet import FeatureStatistics
+from vqgan.metrics.frechet import FeatureStatistics
 
 SPLITS = ("all", "train", "validation")
 CHUNK = 4096

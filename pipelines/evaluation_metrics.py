@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vqgan.errors import UserError
-from vqgan.frechet import FeatureStatistics, feature_statistics, frechet_distance, merge
-from vqgan.metrics import SSIM_WINDOW, codebook_usage, mean_absolute_error, psnr, ssim
+from vqgan.metrics.codebook_usage import codebook_usage
+from vqgan.metrics.frechet import FeatureStatistics, feature_statistics, frechet_distance, merge_statistics
+from vqgan.metrics.image import SSIM_WINDOW, mean_absolute_error, psnr, ssim
 
 if TYPE_CHECKING:
     from vqgan.features import FeatureNetwork
@@ -130,7 +131,7 @@ def _load_lpips(name: str, choice: MetricChoice, image_size: int) -> PerImage:
     import jax
     import jax.numpy as jnp
 
-    from vqgan import lpips
+    from vqgan.metrics import lpips
 
     weights = lpips.load_lpips(LPIPS[name], _path(choice.lpips_heads), _path(choice.lpips_backbone))
     shape = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
@@ -207,7 +208,7 @@ class Scores:
 
 def merge_optional(a: FeatureStatistics | None, b: FeatureStatistics | None) -> FeatureStatistics | None:
     """Merges statistics of two sets, either of which may be missing."""
-    return merge(a, b) if a is not None and b is not None else a or b
+    return merge_statistics(a, b) if a is not None and b is not None else a or b
 
 
 def _pairs(images: np.ndarray, others: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines.evaluation_metrics import HIGHER_IS_BETTER, Metric, Scores
-from vqgan import page
+from vqgan import html_page as page
 
 SHOWN = 4
 """Pairs in each of the three groups of examples, where there are images enough."""

@@ -7,7 +7,6 @@ from typing import Any
 from transforms.decoding.index import index_folder
 from transforms.sharded.plan import read_plan
 from vqgan import filesystems
-from vqgan.card import ModelCard
 from vqgan.codec_checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError
@@ -15,6 +14,7 @@ from vqgan.hub import is_dataset
 from vqgan.importers import is_foreign_source, looks_foreign
 from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest, resolve_dataset
 from vqgan.model.parameters import codec_parameter_count
+from vqgan.model_card import ModelCard
 from vqgan.prior.checkpoint import find_prior, read_prior
 from vqgan.prior.config import prior_parameter_count
 from vqgan.shards import DATA_FOLDER, open_shard

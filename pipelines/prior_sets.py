@@ -12,9 +12,8 @@ from vqgan.data.token_batches import check_mixable
 from vqgan.data.tokens import TokenSet, open_tokens
 from vqgan.errors import UserError
 from vqgan.prior.checkpoint import CodecIdentity
-from vqgan.training.prior_config import TokenDataConfig
-from vqgan.training.prior_data import PARTNER_COLUMNS, Partners, spread_rows
-from vqgan.training.prior_rows import PriorRows
+from vqgan.training.prior.config import TokenDataConfig
+from vqgan.training.prior.prior_rows import CONDITION_COLUMNS, ConditionLookup, PriorRows, spread_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,35 +23,35 @@ class PriorSets:
     Attributes:
       training: to train on; they agree in codec and grid.
       weights: share of each, or None.
-      held_back: to validate on, perhaps empty.
+      validation: to validate on, perhaps empty.
       classes: 0 for a prior without.
       class_names: perhaps none.
-      partners: conditions, for a prior with a condition grid.
+      conditions: for a prior with a condition grid.
     """
 
     training: tuple[TokenSet, ...]
     weights: tuple[float, ...] | None
-    held_back: tuple[TokenSet, ...]
+    validation: tuple[TokenSet, ...]
     classes: int
     class_names: tuple[str, ...]
-    partners: Partners | None
+    conditions: ConditionLookup | None
 
-    def validation(self, limit: int) -> PriorRows:
-        """Rows held back, at most ``limit`` in all."""
+    def validation_rows(self, limit: int) -> PriorRows:
+        """Reads the rows to validate on, at most ``limit`` in all."""
         height, width = self.training[0].grid
-        return spread_rows(self.held_back, limit, height * width, self.classes > 0, self.partners)
+        return spread_rows(self.validation, limit, height * width, self.classes > 0, self.conditions)
 
     @property
     def digest(self) -> str:
         """sha256 over what the data sets are, wherever they lie."""
-        partners = () if self.partners is None else (self.partners.tokens,)
-        groups = (self.training, self.held_back, partners)
+        conditions = () if self.conditions is None else (self.conditions.tokens,)
+        groups = (self.training, self.validation, conditions)
         plans = [[tokens.manifest["plan_hash"] for tokens in group] for group in groups]
         return hashlib.sha256(json.dumps([plans, self.weights]).encode()).hexdigest()
 
 
 def open_sets(
-    given: Sequence[str],
+    tokens: Sequence[str],
     config: TokenDataConfig,
     *,
     validation: str | None = None,
@@ -62,17 +61,18 @@ def open_sets(
     """Opens all data sets of a run.
 
     Args:
-      given: ``DIR``, or ``DIR=WEIGHT``, each.
-      config: what is held back of them, unless there is ``validation``, and how much may be in memory.
-      validation: data set that is held back.
+      tokens: ``DIR``, or ``DIR=WEIGHT``, each.
+      config: what is kept of them to validate on, unless there is ``validation``, and how much may be in
+        memory.
+      validation: data set to validate on.
       condition: data set whose tokens, of the same keys and views, are the condition.
       unconditional: leave classes out of it.
 
     Raises:
-      UserError: a data set cannot be opened, they do not go together, or one half of them is empty.
+      UserError: a data set cannot be opened, they do not go together, or one split of them is empty.
     """
-    paths, weights = split_weights(given)
-    columns = () if condition is None else PARTNER_COLUMNS
+    paths, weights = split_weights(tokens)
+    columns = () if condition is None else CONDITION_COLUMNS
     if validation is not None:
         config = dataclasses.replace(config, holdout=0)
     memory = config.memory_mib
@@ -80,23 +80,23 @@ def open_sets(
         open_tokens(path, columns=columns, holdout=config.holdout, memory_mib=memory) for path in paths
     )
     check_mixable(training)
-    held_back = _open_held_back(training, validation, config, columns)
-    classes, names = (0, ()) if unconditional else _classes(training, held_back)
-    partners = None
+    validation_sets = _open_validation(training, validation, config, columns)
+    classes, names = (0, ()) if unconditional else _classes(training, validation_sets)
+    conditions = None
     if condition is not None:
-        partners = Partners(open_tokens(condition, memory_mib=memory))
-        partners.check([*training, *held_back])
-    return PriorSets(training, weights, held_back, classes, names, partners)
+        conditions = ConditionLookup(open_tokens(condition, memory_mib=memory))
+        conditions.check([*training, *validation_sets])
+    return PriorSets(training, weights, validation_sets, classes, names, conditions)
 
 
-def split_weights(given: Sequence[str]) -> tuple[list[str], tuple[float, ...] | None]:
-    """Paths and weights of ``DIR`` or ``DIR=WEIGHT`` each.
+def split_weights(tokens: Sequence[str]) -> tuple[list[str], tuple[float, ...] | None]:
+    """Splits paths and weights of ``DIR`` or ``DIR=WEIGHT`` each.
 
     Raises:
       UserError: some have a weight and others do not, or one is not above 0.
     """
     paths, weights = [], []
-    for text in given:
+    for text in tokens:
         path, equals, weight = text.rpartition("=")
         if not equals or os.path.isdir(text):
             paths.append(text)
@@ -116,16 +116,16 @@ def split_weights(given: Sequence[str]) -> tuple[list[str], tuple[float, ...] | 
 
 
 def codec_identity(tokens: TokenSet) -> CodecIdentity:
-    """The codec that has made the tokens."""
+    """Returns the codec that has made the tokens."""
     config = dict(tokens.codec.get("config") or {})
     size = from_dict(ModelConfig, config, f"{tokens.path}: codec").downsampling * tokens.grid[0]
     return CodecIdentity(tokens.fingerprint, str(tokens.codec.get("name") or ""), config, size)
 
 
-def _open_held_back(
+def _open_validation(
     training: Sequence[TokenSet], validation: str | None, config: TokenDataConfig, columns: Sequence[str]
 ) -> tuple[TokenSet, ...]:
-    """The data set to validate on, or else what is held back of those to train on; perhaps none.
+    """The data set to validate on, or else what is kept of those to train on; perhaps none.
 
     Raises:
       UserError: it is of another codec or grid, has no rows, or is what is trained on.
@@ -133,43 +133,43 @@ def _open_held_back(
     memory, holdout, first = config.memory_mib, config.holdout, training[0]
     if validation is not None:
         name = str(first.codec.get("name") or "")
-        wanted: dict[str, Any] = {"fingerprint": first.fingerprint, "codec_name": name, "grid": first.grid}
-        held_out = open_tokens(validation, columns=columns, memory_mib=memory, **wanted)
-        if any(held_out.manifest["plan_hash"] == tokens.manifest["plan_hash"] for tokens in training):
+        expected: dict[str, Any] = {"fingerprint": first.fingerprint, "codec_name": name, "grid": first.grid}
+        found = open_tokens(validation, columns=columns, memory_mib=memory, **expected)
+        if any(found.manifest["plan_hash"] == tokens.manifest["plan_hash"] for tokens in training):
             raise UserError(
                 f"--validation {validation}: these are the tokens that are trained on; leave it out, and "
-                "data.holdout holds some back"
+                "data.holdout keeps some"
             )
-        return (held_out,)
+        return (found,)
     if not holdout:
         return ()
-    held_back = tuple(
+    validation_sets = tuple(
         open_tokens(tokens.path, columns=columns, holdout=holdout, held_back=True, memory_mib=memory)
         for tokens in training
     )
-    if not sum(map(len, held_back)):
+    if not sum(map(len, validation_sets)):
         raise UserError(
-            f"data.holdout is {holdout}: none of the {sum(map(len, training))} rows is held back; lower "
-            "data.holdout, or set it to 0 to go without validation"
+            f"data.holdout is {holdout}: none of the {sum(map(len, training))} rows is kept for validation; "
+            "lower data.holdout, or set it to 0 to go without validation"
         )
-    return held_back
+    return validation_sets
 
 
-def _classes(training: Sequence[TokenSet], held_back: Sequence[TokenSet]) -> tuple[int, tuple[str, ...]]:
+def _classes(training: Sequence[TokenSet], validation: Sequence[TokenSet]) -> tuple[int, tuple[str, ...]]:
     """Number and names of the classes.
 
     Raises:
       UserError: the data sets do not mean the same classes.
     """
     first = training[0]
-    for tokens in (*training, *held_back):
+    for tokens in (*training, *validation):
         if tokens.class_names != first.class_names:
             raise UserError(
                 f"{first.path} and {tokens.path} name their classes differently; train on one of them, or "
                 "give --unconditional"
             )
     classes = max(tokens.classes for tokens in training)
-    beyond = [tokens for tokens in held_back if tokens.classes > classes]
+    beyond = [tokens for tokens in validation if tokens.classes > classes]
     if beyond:
         raise UserError(
             f"{beyond[0].path}: has {beyond[0].classes} classes, and there are {classes} to train on; give "

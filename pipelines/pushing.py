@@ -14,12 +14,12 @@ from transforms.decoding.plan import read_token_manifest
 from transforms.sharded.plan import KEYS_FILE, PLAN_FILE, PLAN_FOLDER, read_plan
 from transforms.sharded.run import missing_files
 from vqgan import filesystems
-from vqgan.card import render_card
 from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, read_info
 from vqgan.dataset_card import CARD_FILE, render_dataset_card
 from vqgan.errors import UserError
 from vqgan.hub import DATASET_TYPE, DATASETS, SCHEME, require_library
 from vqgan.manifest import MANIFEST_FILE, REPORT_FILE, check_parts, damaged_manifest, load_token_manifest
+from vqgan.model_card import render_codec_card
 from vqgan.prior.checkpoint import (
     FOLDER,
     WEIGHTS,
@@ -98,7 +98,7 @@ def codec_upload(path: str) -> Upload:
             f"vqgan import {path} --output DIR"
         )
     load_weights(info, PARTS)
-    card = card_of(info.path, render_card(info.card, info.config, info.fingerprint))
+    card = card_of(info.path, render_codec_card(info.card, info.config, info.fingerprint))
     return Upload(
         title=f"Codec {info.fingerprint[:12]}",
         files=_files_below(info.path, _names(info), PARTS),

@@ -68,12 +68,12 @@ def _drawing(planned: PlannedSample) -> Draw:
 
 def _write_grid(planned: PlannedSample, codec: "Codec") -> None:
     """``sheet.png``: the first samples; a column for each class where there are a few."""
-    from vqgan.sheets import contact_sheet
+    from vqgan.image_grid import tile_images
 
     config = planned.config
     classes = len(class_numbers(planned.prior, config.classes))
     columns = classes if 2 <= classes <= 2 * GRID_COLUMNS else GRID_COLUMNS
     columns = min(columns, config.count)
     shown = min(config.count, max(GRID_SAMPLES // columns, 1) * columns)
-    sheet = contact_sheet(codec.decode(first_tokens(planned.task, shown)), columns)
+    sheet = tile_images(codec.decode(first_tokens(planned.task, shown)), columns)
     write_png(filesystems.join(config.output, GRID_FILE), sheet)

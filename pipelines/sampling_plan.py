@@ -13,11 +13,11 @@ from transforms.sampling.shard import IMAGES_FOLDER, Guides, SampleTask, missing
 from transforms.sharded.plan import Plan, cut, make_plan, write_plan
 from transforms.sharded.run import missing_files
 from vqgan import filesystems
-from vqgan.card import ModelCard
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.data.tokens import TokenSet
 from vqgan.errors import UserError
+from vqgan.model_card import ModelCard
 from vqgan.prior.checkpoint import PriorInfo, read_prior, require_codec
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.request import check_settings

@@ -15,8 +15,8 @@ DTYPES = ("float32", "bfloat16")
 """Types that models may compute in."""
 
 
-def configure(presets: Mapping[str, T], preset: str, settings: Sequence[str]) -> T:
-    """A preset with every ``section.field=value`` applied; values are JSON, or else plain text.
+def apply_settings(presets: Mapping[str, T], preset: str, settings: Sequence[str]) -> T:
+    """Returns a preset with every ``section.field=value`` applied; values are JSON, or else plain text.
 
     Raises:
       UserError: unknown preset, section or field, or a wrong value.
@@ -34,10 +34,10 @@ def configure(presets: Mapping[str, T], preset: str, settings: Sequence[str]) ->
 
 
 def split_setting(setting: str) -> tuple[str, str, str]:
-    """Section, field and value of a setting.
+    """Splits a setting into section, field and value.
 
     Raises:
-      UserError: it is not of that form.
+      UserError: it is written otherwise.
     """
     name, equals, text = setting.partition("=")
     section, dot, field = name.partition(".")

@@ -6,53 +6,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import settings as settings_of
 from pipelines.prior_sets import PriorSets, codec_identity, open_sets
-from pipelines.training import require_training
+from pipelines.settings import apply_settings, split_setting
+from pipelines.training_runs import TrainingRequest, require_training, say_outcome
 from transforms.sharded.run import Say, speaker
 from vqgan.data.token_batches import token_batches
 from vqgan.data.tokens import called
 from vqgan.errors import UserError
 from vqgan.prior.checkpoint import CodecIdentity
-from vqgan.training.prior_config import FITTED, PriorTrainConfig
-from vqgan.training.prior_data import RowBatches, mixed_histogram
-from vqgan.training.prior_presets import PRIOR_PRESETS
-from vqgan.training.prior_rows import PriorRows
+from vqgan.training.prior.config import FITTED, PRIOR_TRAINING_PRESETS, PriorTrainConfig
+from vqgan.training.prior.prior_rows import PriorBatches, PriorRows, mixed_histogram
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
-    from vqgan.training.prior_run import PriorRun
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainPriorRequest:
-    """What the user asked for.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainPriorRequest(TrainingRequest):
+    """What the user asked for; presets are those of :mod:`vqgan.training.prior.config`.
 
     Attributes:
       tokens: data sets, each as ``DIR`` or, where all have a weight, ``DIR=WEIGHT``.
-      output: folder of the run.
-      preset: name in :data:`vqgan.training.prior_presets.PRIOR_PRESETS`.
-      settings: ``section.field=value`` each.
-      validation: data set that is held back; by default a share of ``tokens``.
+      validation: data set to validate on; by default a share of ``tokens``.
       condition: data set whose tokens, of the same keys and views, are the condition.
-      codec: that decodes samples to pictures; by default the one that the data set names.
+      codec: that decodes samples to images; by default the one that the data set names.
       unconditional: leave classes out of it.
-      license: of the prior, for its card.
-      wandb_project: also log to Weights & Biases.
-      quiet: print errors only.
     """
 
     tokens: tuple[str, ...]
-    output: str
-    preset: str = "tiny"
-    settings: tuple[str, ...] = ()
     validation: str | None = None
     condition: str | None = None
     codec: str | None = None
     unconditional: bool = False
-    license: str = "unspecified"
-    wandb_project: str | None = None
-    quiet: bool = False
 
 
 def run(request: TrainPriorRequest) -> bool:
@@ -66,10 +51,10 @@ def run(request: TrainPriorRequest) -> bool:
         the run's, nothing left to train on, or the loss is not finite any more.
     """
     require_training(request.wandb_project)
-    from vqgan.training.prior_run import train
+    from vqgan.training.prior.run import PRIOR_FOLDER, PriorRun, train_prior
 
     say = speaker(request.quiet)
-    config = configure(request.preset, request.settings)
+    config = configure_prior_training(request.preset, request.settings)
     sets = open_sets(
         request.tokens,
         config.data,
@@ -78,39 +63,45 @@ def run(request: TrainPriorRequest) -> bool:
         unconditional=request.unconditional,
     )
     config = fitted(config, sets)
-    validation = sets.validation(config.data.validation_limit)
+    validation = sets.validation_rows(config.data.validation_limit)
     started = time.monotonic()
-    job = _job(request, config, sets, validation, say)
+    codec = codec_identity(sets.training[0])
+    job = PriorRun(
+        config=config,
+        folder=Path(request.output),
+        codec=codec,
+        histogram=mixed_histogram(sets.training, sets.weights),
+        class_names=sets.class_names,
+        tokens=tuple(tokens.path for tokens in sets.training),
+        data=sets.digest,
+        decoder=open_decoder(request.codec, codec, config.data.samples, say),
+        card=_card(request, sets, validation),
+        quiet=request.quiet,
+        wandb_project=request.wandb_project,
+    )
     say(_described(sets, config, validation))
-    outcome = train(job, open_batches(sets, config), validation)
-    if outcome.finished:
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in outcome.figures.items())
-        minutes = (time.monotonic() - started) / 60
-        best = f"best at step {outcome.best_step}: {figures}" if figures else "nothing was held back"
-        say(f"{minutes:.1f} minutes; {best}")
-        say(f"prior: {request.output}/prior\nreport: {request.output}/report.html")
-    else:
-        say(f"stopped after step {outcome.step}; the same command goes on from there")
+    outcome = train_prior(job, open_prior_batches(sets, config), validation)
+    say_outcome(outcome, request, PRIOR_FOLDER, started, say)
     return outcome.finished
 
 
-def configure(preset: str, settings: Sequence[str]) -> PriorTrainConfig:
-    """A preset with every ``section.field=value`` applied; values are JSON, or else plain text.
+def configure_prior_training(preset: str, settings: Sequence[str]) -> PriorTrainConfig:
+    """Returns a preset with every ``section.field=value`` applied; values are JSON, or else plain text.
 
     Raises:
       UserError: unknown preset, section or field, a wrong value, or a field that follows from the data.
     """
     for setting in settings:
-        section, field, _ = settings_of.split_setting(setting)
+        section, field, _ = split_setting(setting)
         if section == "model" and field in FITTED:
             raise UserError(f"--set {setting}: model.{field} follows from the data; leave it out")
-    return settings_of.configure(PRIOR_PRESETS, preset, settings)
+    return apply_settings(PRIOR_TRAINING_PRESETS, preset, settings)
 
 
 def fitted(config: PriorTrainConfig, sets: PriorSets) -> PriorTrainConfig:
-    """A configuration whose model has the codebook, grid and classes of the data."""
+    """Returns a configuration whose model has the codebook, grid and classes of the data."""
     tokens = sets.training[0]
-    condition = None if sets.partners is None else sets.partners.tokens
+    condition = None if sets.conditions is None else sets.conditions.tokens
     model = dataclasses.replace(
         config.model,
         codebook_size=tokens.codebook_size,
@@ -122,8 +113,8 @@ def fitted(config: PriorTrainConfig, sets: PriorSets) -> PriorTrainConfig:
     return dataclasses.replace(config, model=model)
 
 
-def open_batches(sets: PriorSets, config: PriorTrainConfig) -> RowBatches:
-    """Endless batches to train on.
+def open_prior_batches(sets: PriorSets, config: PriorTrainConfig) -> PriorBatches:
+    """Opens endless batches to train on.
 
     Raises:
       UserError: the weights of the data sets cannot be met.
@@ -135,11 +126,11 @@ def open_batches(sets: PriorSets, config: PriorTrainConfig) -> RowBatches:
         weights=sets.weights,
         views=config.data.views,
     )
-    return RowBatches(batches, sets.classes > 0, sets.partners)
+    return PriorBatches(batches, sets.classes > 0, sets.conditions)
 
 
 def open_decoder(path: str | None, codec: CodecIdentity, samples: int, say: Say) -> "Codec | None":
-    """The codec that makes pictures of samples: the one given, or the one that the data set names.
+    """Opens the codec that makes images of samples: the one given, or the one that the data set names.
 
     Raises:
       UserError: the one given cannot be opened, or is another than the tokens'.
@@ -159,40 +150,19 @@ def open_decoder(path: str | None, codec: CodecIdentity, samples: int, say: Say)
     except UserError as error:
         if path is not None:
             raise
-        say(f"no sheets of samples: {error}; or name it with --codec")
+        say(f"no image grids of samples: {error}; or name it with --codec")
         return None
     return found
-
-
-def _job(
-    request: TrainPriorRequest, config: PriorTrainConfig, sets: PriorSets, validation: PriorRows, say: Say
-) -> "PriorRun":
-    from vqgan.training.prior_run import PriorRun
-
-    codec = codec_identity(sets.training[0])
-    return PriorRun(
-        config=config,
-        folder=Path(request.output),
-        codec=codec,
-        histogram=mixed_histogram(sets.training, sets.weights),
-        class_names=sets.class_names,
-        tokens=tuple(tokens.path for tokens in sets.training),
-        data=sets.digest,
-        decoder=open_decoder(request.codec, codec, config.data.samples, say),
-        card=_card(request, sets, validation),
-        quiet=request.quiet,
-        wandb_project=request.wandb_project,
-    )
 
 
 def _card(request: TrainPriorRequest, sets: PriorSets, validation: PriorRows) -> Mapping[str, Any]:
     what = {
         "source": ", ".join(tokens.path for tokens in sets.training),
         "training_images": sum(map(len, sets.training)),
-        "held_back_images": len(validation.tokens),
+        "validation_images": len(validation.tokens),
     }
-    if sets.partners is not None:
-        condition = sets.partners.tokens
+    if sets.conditions is not None:
+        condition = sets.conditions.tokens
         name = str(condition.codec.get("name") or "")
         what["condition_codec"] = {"fingerprint": condition.fingerprint, "name": name}
     return {"license": request.license, "data": what}
@@ -204,5 +174,5 @@ def _described(sets: PriorSets, config: PriorTrainConfig, validation: PriorRows)
     kind = f"{model.classes} classes" if model.classes else "no classes"
     return (
         f"{sum(map(len, sets.training))} rows of {height}x{width} tokens to train on, "
-        f"{len(validation.tokens)} held back; {model.codebook_size} codes, {kind}"
+        f"{len(validation.tokens)} for validation; {model.codebook_size} codes, {kind}"
     )

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import vqgan.folders as folders
-from vqgan.card import render_card
 from vqgan.config import ModelConfig, from_dict, to_dict
 from vqgan.errors import UserError
 from vqgan.folders import weights_sha256
 from vqgan.model.parameters import codec_parameter_shapes
+from vqgan.model_card import render_codec_card
 from vqgan.presets import PRETRAINED_DIR, pretrained_names
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def save_codec(
     )
     shapes = codec_parameter_shapes(config)
     parts = {part: stored[part] for part in PARTS if shapes[part]}  # Orbax takes no empty tree
-    readme = render_card(info.card, config, info.fingerprint)
+    readme = render_codec_card(info.card, config, info.fingerprint)
     return dataclasses.replace(info, files=folders.write_folder(FOLDER, path, parts, _document(info), readme))
 
 

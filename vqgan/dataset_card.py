@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from vqgan.card import UNSPECIFIED, ModelCard, escape, licence_lines, list_lines, section
+from vqgan.model_card import UNSPECIFIED, ModelCard, card_section, escape, licence_lines, list_lines
 
 CARD_FILE = "README.md"
 TASK = "unconditional-image-generation"
@@ -67,12 +67,12 @@ def render_dataset_card(manifest: Mapping[str, Any]) -> str:
     sections = [
         _front_matter(manifest),
         f"# {thing} as VQGAN tokens\n\n{_summary(manifest)}\n",
-        section("Contents", _contents(manifest)),
-        section("Reading", _READING),
-        section("Decoding", _DECODING),
-        section("Preprocessing", _preprocessing(manifest["identity"].get("preprocessing") or {})),
-        section("Sampling", _sampling(manifest)),
-        section("Licence", _licences(manifest)),
+        card_section("Contents", _contents(manifest)),
+        card_section("Reading", _READING),
+        card_section("Decoding", _DECODING),
+        card_section("Preprocessing", _preprocessing(manifest["identity"].get("preprocessing") or {})),
+        card_section("Sampling", _sampling(manifest)),
+        card_section("Licence", _licences(manifest)),
     ]
     return "\n".join(part for part in sections if part)
 

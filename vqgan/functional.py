@@ -18,7 +18,7 @@ Arrays = dict[str, jax.Array]
 """Values of a module's variables by dotted name."""
 
 Scalars = dict[str, jax.Array]
-"""Figures of one step by name."""
+"""Scalars of one step by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Functional(Generic[M]):
     random: nnx.State
 
     def initial(self) -> tuple[Arrays, Arrays]:
-        """Random parameters, and the other variables as they start."""
+        """Returns random parameters, and the other variables as they start."""
         return jax.jit(lambda: self.values_of(self.build()))()  # one by one, drawing takes longer
 
     def initial_others(self) -> Arrays:
-        """The other variables alone."""
+        """Returns the other variables alone."""
         return jax.jit(lambda: self.values_of(self.build())[1])()
 
     def bind(self, params: Arrays, others: Arrays, key: jax.Array | None = None) -> M:
-        """The module with these values; its random streams follow from ``key``."""
+        """Returns the module with these values; its random streams follow from ``key``."""
         key = jax.random.key(0) if key is None else key
         random = [
             (path, variable.replace(_stream(variable, jax.random.fold_in(key, index))))
@@ -59,13 +59,13 @@ class Functional(Generic[M]):
         return module
 
     def values_of(self, module: M) -> tuple[Arrays, Arrays]:
-        """Parameters and other variables of a module, as a call has left them."""
+        """Returns parameters and other variables of a module, as a call has left them."""
         _, params, _, others = _split(module)
         return _flat(params), _flat(others)
 
 
 def take_apart(build: Callable[[], M]) -> Functional[M]:
-    """The structure of the module that ``build`` makes; nothing is computed."""
+    """Returns the structure of the module that ``build`` makes; nothing is computed."""
     graph, params, random, others = _split(nnx.eval_shape(build))
     return Functional(build, graph, params, others, random)
 

@@ -15,52 +15,42 @@ ADAPTIVE_WEIGHT_EPSILON = 1e-4
 
 
 def l1(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
-    """Mean absolute difference."""
+    """Averages the absolute difference."""
     return jnp.mean(jnp.abs(_float32(reconstruction) - _float32(images)))
 
 
 def l2(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
-    """Mean squared difference."""
+    """Averages the squared difference."""
     return jnp.mean((_float32(reconstruction) - _float32(images)) ** 2)
 
 
 def vq_loss(codebook_loss: jax.Array, commitment_loss: jax.Array, beta: float) -> jax.Array:
-    """Codebook term plus ``beta`` times the commitment term (arXiv 1711.00937, equation 3)."""
+    """Adds the codebook term and ``beta`` times the commitment term (arXiv 1711.00937, equation 3)."""
     return _float32(codebook_loss) + beta * _float32(commitment_loss)
 
 
 def legacy_vq_loss(codebook_loss: jax.Array, commitment_loss: jax.Array, beta: float) -> jax.Array:
-    """``beta`` on the codebook term instead: what the reference of arXiv 2012.09841 trained with."""
+    """Puts ``beta`` on the codebook term instead: what the reference of arXiv 2012.09841 trained with."""
     return beta * _float32(codebook_loss) + _float32(commitment_loss)
 
 
 def hinge_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
-    """Half of E[max(0, 1 - real)] + E[max(0, 1 + fake)] (arXiv 1705.02894): no pull beyond the margin."""
+    """Returns half of E[max(0, 1 - real)] + E[max(0, 1 + fake)] (arXiv 1705.02894), the hinge loss."""
     return 0.5 * (jnp.mean(jax.nn.relu(1 - _float32(real))) + jnp.mean(jax.nn.relu(1 + _float32(fake))))
 
 
 def hinge_generator(fake: jax.Array) -> jax.Array:
-    """-E[fake]: the pull on the generator is the same whatever the logit."""
+    """Returns -E[fake]: the pull on the generator is the same whatever the logit."""
     return -jnp.mean(_float32(fake))
 
 
 def vanilla_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
-    """Half of the cross-entropy of real against fake (arXiv 1406.2661, equation 1, negated)."""
+    """Returns half of the cross-entropy of real against fake (arXiv 1406.2661, equation 1, negated)."""
     return 0.5 * (jnp.mean(jax.nn.softplus(-_float32(real))) + jnp.mean(jax.nn.softplus(_float32(fake))))
 
 
-def vanilla_generator(fake: jax.Array) -> jax.Array:
-    """-E[fake], which the reference of arXiv 2012.09841 takes beside either discriminator loss."""
-    return hinge_generator(fake)
-
-
-def nonsaturating_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
-    """The same as :func:`vanilla_discriminator`: the two differ in the generator's loss alone."""
-    return vanilla_discriminator(real, fake)
-
-
 def nonsaturating_generator(fake: jax.Array) -> jax.Array:
-    """-E[log sigmoid(fake)] (arXiv 1406.2661, section 3): the pull ends where the discriminator is fooled."""
+    """Returns -E[log sigmoid(fake)] (arXiv 1406.2661, section 3): no pull where it fools already."""
     return jnp.mean(jax.nn.softplus(-_float32(fake)))
 
 
@@ -78,15 +68,16 @@ class AdversarialLoss(NamedTuple):
 
 ADVERSARIAL: dict[str, AdversarialLoss] = {
     "hinge": AdversarialLoss(hinge_discriminator, hinge_generator),
-    "vanilla": AdversarialLoss(vanilla_discriminator, vanilla_generator),
-    "non-saturating": AdversarialLoss(nonsaturating_discriminator, nonsaturating_generator),
+    # The reference of arXiv 2012.09841 takes -E[fake] beside either discriminator loss.
+    "vanilla": AdversarialLoss(vanilla_discriminator, hinge_generator),
+    "non-saturating": AdversarialLoss(vanilla_discriminator, nonsaturating_generator),
 }
 
 
 def adaptive_weight(
     reconstruction_gradient: jax.Array, adversarial_gradient: jax.Array, ceiling: float = 1e4
 ) -> jax.Array:
-    """Weight that brings the adversarial gradient to the size of the reconstruction's.
+    """Returns the weight that brings the adversarial gradient to the size of the reconstruction's.
 
     The ratio of L2 norms of arXiv 2012.09841, equation 7, with 1e-4 in the denominator and the ceiling
     as in its reference implementation. No gradient passes through it.
@@ -100,15 +91,17 @@ def adaptive_weight(
     Returns:
       A scalar in [0, ceiling].
     """
-    wanted, given = (
+    reconstruction, adversarial = (
         jnp.linalg.norm(jnp.ravel(_float32(gradient)))
         for gradient in (reconstruction_gradient, adversarial_gradient)
     )
-    return jax.lax.stop_gradient(jnp.clip(wanted / (given + ADAPTIVE_WEIGHT_EPSILON), 0.0, ceiling))
+    return jax.lax.stop_gradient(
+        jnp.clip(reconstruction / (adversarial + ADAPTIVE_WEIGHT_EPSILON), 0.0, ceiling)
+    )
 
 
 def r1_penalty(discriminate: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
-    """Half the mean squared norm of the discriminator's gradient at real images (arXiv 1801.04406, 4.1).
+    """Returns half the mean squared norm of the gradient at real images (arXiv 1801.04406, section 4.1).
 
     An image's value is the mean of its logits, as in the adversarial losses. The sum of squares runs
     over the image's pixels and channels, the mean over the batch. If ``discriminate`` mixes images
@@ -139,7 +132,7 @@ class LecamState(NamedTuple):
 
 
 def lecam_start() -> LecamState:
-    """Averages before the first step, both 0."""
+    """Returns the averages before the first step, both 0."""
     return LecamState(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
 
@@ -154,7 +147,7 @@ def lecam_update(state: LecamState, real: jax.Array, fake: jax.Array, decay: flo
 
 
 def lecam_penalty(state: LecamState, real: jax.Array, fake: jax.Array) -> jax.Array:
-    """E[max(0, real - average fake)^2] + E[max(0, average real - fake)^2] (LeCAM, arXiv 2104.03310).
+    """Returns E[max(0, real - average fake)^2] + E[max(0, average real - fake)^2] (LeCAM, arXiv 2104.03310).
 
     The maxima are those of the authors' code: only logits on their own side of the other's average count,
     so that the penalty never rewards a confusion of the two.

@@ -31,7 +31,7 @@ def add_train(commands: Any) -> None:
 
 def _train(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.pushing import check_can_push, push
-    from pipelines.training import TrainRequest, run
+    from pipelines.training_codec import TrainRequest, run
 
     check_flags(unknown, args.parser, beam=False)
     source = source_config(args)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipelines import cli
 from vqgan.data.tokens import all_batches, open_tokens
-from vqgan.training.records import read_metrics
+from vqgan.training.logs import read_metrics
 
 DIGITS = Path(__file__).parents[1] / "testdata" / "digits" / "digits.parquet"
 CLASSES = (0, 1, 7)

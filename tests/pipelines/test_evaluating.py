@@ -28,8 +28,9 @@ from transforms.sharded.plan import collect
 from transforms.sources import SourceConfig, open_source
 from vqgan.codec import Codec
 from vqgan.errors import UserError
-from vqgan.frechet import feature_statistics, frechet_distance
-from vqgan.metrics import codebook_usage, mean_absolute_error, psnr, ssim
+from vqgan.metrics.codebook_usage import codebook_usage
+from vqgan.metrics.frechet import feature_statistics, frechet_distance
+from vqgan.metrics.image import mean_absolute_error, psnr, ssim
 
 Vqgan = Callable[..., Any]
 PIXEL = MetricChoice(("psnr", "ssim", "l1"))
@@ -50,7 +51,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str, *paths: Any) -> None:
         raise UserError(f"{name}: these weights cannot be had")
 
-    monkeypatch.setattr("vqgan.lpips.load_lpips", refuse)
+    monkeypatch.setattr("vqgan.metrics.lpips.load_lpips", refuse)
     monkeypatch.setattr("vqgan.features.load_features", refuse)
 
 
@@ -66,8 +67,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
             raise UserError(f"LPIPS: images of {x.shape[1]} pixels are too small; use at least 16x16")
         return weights * jnp.max(jnp.abs(x - y), axis=(1, 2, 3))
 
-    monkeypatch.setattr("vqgan.lpips.load_lpips", load_lpips)
-    monkeypatch.setattr("vqgan.lpips.distance", distance)
+    monkeypatch.setattr("vqgan.metrics.lpips.load_lpips", load_lpips)
+    monkeypatch.setattr("vqgan.metrics.lpips.distance", distance)
     monkeypatch.setattr("vqgan.features.load_features", lambda name, path: network(name, "a distance"))
 
 

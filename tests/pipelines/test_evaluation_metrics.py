@@ -20,7 +20,7 @@ from pipelines.evaluation_metrics import (
 )
 from pipelines.evaluation_report import choose_examples
 from vqgan.errors import UserError
-from vqgan.frechet import feature_statistics
+from vqgan.metrics.frechet import feature_statistics
 
 PIXEL = MetricChoice(("psnr", "ssim", "l1"))
 
@@ -37,8 +37,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
             raise UserError(f"LPIPS: images of {x.shape[1]} pixels are too small; use at least 16x16")
         return weights * jnp.max(jnp.abs(x - y), axis=(1, 2, 3))
 
-    monkeypatch.setattr("vqgan.lpips.load_lpips", load_lpips)
-    monkeypatch.setattr("vqgan.lpips.distance", distance)
+    monkeypatch.setattr("vqgan.metrics.lpips.load_lpips", load_lpips)
+    monkeypatch.setattr("vqgan.metrics.lpips.distance", distance)
     monkeypatch.setattr("vqgan.features.load_features", lambda name, path: network(name, "a distance"))
 
 
@@ -72,8 +72,8 @@ def test_paths_reach_the_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(given)
         return network("n", "d")
 
-    monkeypatch.setattr("vqgan.lpips.load_lpips", load_lpips)
-    monkeypatch.setattr("vqgan.lpips.distance", lambda weights, x, y: weights * x[:, 0, 0, 0])
+    monkeypatch.setattr("vqgan.metrics.lpips.load_lpips", load_lpips)
+    monkeypatch.setattr("vqgan.metrics.lpips.distance", lambda weights, x, y: weights * x[:, 0, 0, 0])
     monkeypatch.setattr("vqgan.features.load_features", load_features)
     load_metrics(MetricChoice(("lpips-vgg", "frechet"), "inception", "i.pth", "h.pth", "b.pth"), 32)
     load_metrics(MetricChoice(("frechet",)), 32)
@@ -110,7 +110,7 @@ def test_networks_that_give_no_numbers(
     stand_ins: None, refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = np.zeros((2, 16, 16, 3), np.uint8)
-    monkeypatch.setattr("vqgan.lpips.distance", lambda weights, x, y: x[:, 0, 0, 0] * jnp.nan)
+    monkeypatch.setattr("vqgan.metrics.lpips.distance", lambda weights, x, y: x[:, 0, 0, 0] * jnp.nan)
     with refused("lpips-vgg: its network gives values that are not numbers"):
         measured(images, images, MetricChoice(("lpips-vgg",)))
     broken = SimpleNamespace(features=lambda images: np.full((len(images), 1), np.nan))

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.prior_sets import split_weights
-from pipelines.training_prior import configure
+from pipelines.training_prior import configure_prior_training
 from vqgan.errors import UserError
 from vqgan.prior.checkpoint import load_prior_weights, read_prior
-from vqgan.training import prior_run
-from vqgan.training.prior_presets import PRIOR_PRESETS
-from vqgan.training.prior_rows import PriorRows
+from vqgan.training.prior import run as prior_run
+from vqgan.training.prior.config import PRIOR_TRAINING_PRESETS
+from vqgan.training.prior.prior_rows import PriorRows
 
 Vqgan = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -47,15 +47,15 @@ def trained(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("prior") / "run"
     done = subprocess.run(argv(finished / "out", run), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "step 6, held back: loss" in done.stderr
+    assert "step 6, validation: loss" in done.stderr
     assert "no classes" in done.stderr
     return run
 
 
 def test_settings_reach_their_section() -> None:
-    config = configure("tiny", ["model.layers=2", "train.fsdp=2", "objective.keep=0.9"])
+    config = configure_prior_training("tiny", ["model.layers=2", "train.fsdp=2", "objective.keep=0.9"])
     assert (config.model.layers, config.train.fsdp, config.objective.keep) == (2, 2, 0.9)
-    assert configure("small", []) == PRIOR_PRESETS["small"]
+    assert configure_prior_training("small", []) == PRIOR_TRAINING_PRESETS["small"]
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_settings_reach_their_section() -> None:
         ("train.fsdp=0", "train.fsdp is 0"),
         ("train.fsdp=7", "train.fsdp is 7: it must divide the number of devices"),
         ("data.views=some", "give one of all, one"),
-        ("data.holdout=1", "all would be held back"),
-        ("data.holdout=100000", "none of the 40 rows is held back"),
+        ("data.holdout=1", "all would be kept for validation"),
+        ("data.holdout=100000", "none of the 40 rows is kept for validation"),
         ("objective.keep=1.5", "it must lie in [0, 1]"),
         ("steps=3", "write SECTION.FIELD=VALUE"),
     ],
@@ -85,7 +85,7 @@ def test_wrong_settings(vqgan: Vqgan, finished: Path, tmp_path: Path, setting: s
 
 def test_masked_priors_hide_tokens_instead_of_replacing_them() -> None:
     with pytest.raises(UserError, match=r"objective\.keep is 0\.9: a masked prior hides"):
-        configure("tiny", ["model.kind=masked", "objective.keep=0.9"])
+        configure_prior_training("tiny", ["model.kind=masked", "objective.keep=0.9"])
 
 
 def test_unknown_preset(vqgan: Vqgan, finished: Path, tmp_path: Path) -> None:
@@ -116,9 +116,9 @@ def test_what_a_run_leaves(trained: Path, finished: Path) -> None:
     assert (info.config.codebook_size, info.config.grid, info.config.classes) == (64, (16, 16), 0)
     assert info.codec.fingerprint == manifest["codec"]["fingerprint"]
     assert info.codec.image_size == 32
-    held_back = info.card["data"]["held_back_images"]
-    assert info.card["data"]["training_images"] + held_back >= 35
-    assert info.card["metrics"]["loss"]["samples"] == held_back == 5  # no more than data.validation_limit
+    validation = info.card["data"]["validation_images"]
+    assert info.card["data"]["training_images"] + validation >= 35
+    assert info.card["metrics"]["loss"]["samples"] == validation == 5  # no more than data.validation_limit
     records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     figures = [record for record in records if "validation/loss" in record]
     assert [record["step"] for record in figures] == [3, 6]
@@ -239,7 +239,7 @@ def test_classes_and_a_condition(
 ) -> None:
     """The rows that training and validation are given have the condition of the same picture."""
     seen: list[PriorRows] = []
-    real = prior_run.train
+    real = prior_run.train_prior
 
     def watched(job: Any, batches: Any, validation: PriorRows) -> Any:
         start = batches.get_state()
@@ -247,7 +247,7 @@ def test_classes_and_a_condition(
         batches.set_state(start)
         return real(job, batches, validation)
 
-    monkeypatch.setattr(prior_run, "train", watched)
+    monkeypatch.setattr(prior_run, "train_prior", watched)
     once = ["--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "data.samples=0"]
     result = vqgan(*command(labelled, tmp_path / "run", *once, "--condition", sketches))
     assert result.code == 0, result.err
@@ -273,7 +273,7 @@ def test_a_masked_prior_is_not_set_beside_the_entropy(vqgan: Vqgan, finished: Pa
     once = ["--set", "train.steps=1", "--set", "data.samples=0", "--set", "model.kind=masked"]
     result = vqgan(*command(finished / "out", tmp_path / "run", *once))
     assert result.code == 0, result.err
-    assert "held back: loss" in result.err
+    assert "validation: loss" in result.err
     records = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     figures = [name for record in records for name in record if name.startswith("validation/")]
     assert sorted(figures) == ["validation/bits", "validation/loss"]
@@ -302,5 +302,5 @@ def test_unconditional(vqgan: Vqgan, labelled: Path, tmp_path: Path) -> None:
     once = ["--set", "train.steps=1", "--set", "data.samples=0", "--set", "data.holdout=0"]
     result = vqgan(*command(labelled, tmp_path / "run", *once, "--unconditional"))
     assert result.code == 0, result.err
-    assert "nothing was held back" in result.err
+    assert "no validation data" in result.err
     assert read_prior(tmp_path / "run").config.classes == 0

@@ -19,7 +19,7 @@ from PIL import Image
 from vqgan.codec import Codec
 from vqgan.codec_checkpoint import load_weights, module_state, module_weights, read_info, save_codec
 from vqgan.config import ModelConfig
-from vqgan.metrics import psnr
+from vqgan.metrics.image import psnr
 from vqgan.model.vqgan import VQGAN, denormalize, normalize
 from vqgan.quantizers import NearestQuantizer, make_quantizer
 

@@ -54,9 +54,10 @@ def test_hinge_is_flat_outside_the_margin() -> None:
     np.testing.assert_array_equal(fake, [0, 0.125, 0.125, 0])
 
 
-@pytest.mark.parametrize("discriminator", [losses.vanilla_discriminator, losses.nonsaturating_discriminator])
-def test_logistic_discriminator(discriminator: Callable[..., jax.Array]) -> None:
+@pytest.mark.parametrize("name", ["vanilla", "non-saturating"])
+def test_logistic_discriminator(name: str) -> None:
     """-log(3/4) for the real image and -log(1 - 3/4) for the other, halved."""
+    discriminator = losses.ADVERSARIAL[name].discriminator
     value, (real, fake) = jax.value_and_grad(discriminator, (0, 1))(logits(LOG3), logits(LOG3))
     np.testing.assert_allclose(value, 0.5 * (math.log(4 / 3) + math.log(4)), rtol=1e-6)
     np.testing.assert_allclose(real, [-0.5 * 0.25], rtol=1e-6)
@@ -69,7 +70,7 @@ def test_logistic_losses_of_large_logits_are_finite() -> None:
     assert losses.vanilla_discriminator(logits(1e4), logits(-1e4)) == 0
 
 
-@pytest.mark.parametrize("generator", [losses.hinge_generator, losses.vanilla_generator])
+@pytest.mark.parametrize("generator", [losses.ADVERSARIAL[name].generator for name in ("hinge", "vanilla")])
 def test_linear_generator(generator: Callable[..., jax.Array]) -> None:
     value, gradient = jax.value_and_grad(generator)(logits(5, -1))
     assert value == -2

@@ -11,7 +11,7 @@ from PIL import Image
 
 from transforms.decoding.stored_images import stored_images
 from transforms.sharded.plan import spread
-from vqgan import filesystems, page
+from vqgan import filesystems, html_page
 from vqgan.manifest import REPORT_FILE
 
 SAMPLE_IMAGES = 24
@@ -47,7 +47,7 @@ def sample_pictures(
 
 
 def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> str:
-    """The whole page."""
+    """The whole html_page."""
     counts, storage, form = manifest["counts"], manifest["storage"], manifest["identity"]["form"]
     figures = [
         ("pictures", f"{counts['images']:,}"),
@@ -68,18 +68,18 @@ def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> st
     }
     rejected = [(name, f"{count:,}") for name, count in manifest["reject_reasons"].items()]
     sections = [
-        page.tiles(figures),
-        page.section("Pictures", _sheet(shown), "sheet"),
-        page.section(
+        html_page.tiles(figures),
+        html_page.section("Pictures", _sheet(shown), "sheet"),
+        html_page.section(
             "Rejects by reason",
-            page.table(("stage: error", "rows"), rejected)
+            html_page.table(("stage: error", "rows"), rejected)
             if rejected
             else "<p>None: every row became a picture.</p>",
         ),
-        page.section("Configuration", page.details(parts)),
+        html_page.section("Configuration", html_page.details(parts)),
     ]
     subtitle = f"finished {manifest['finished']} · plan {manifest['plan_hash'][:12]}"
-    return page.document(f"{counts['images']:,} pictures from tokens", subtitle, sections, STYLE)
+    return html_page.document(f"{counts['images']:,} pictures from tokens", subtitle, sections, STYLE)
 
 
 def _sheet(shown: Sequence[Shown]) -> str:
@@ -90,7 +90,7 @@ def _sheet(shown: Sequence[Shown]) -> str:
         title = html.escape(picture.title)
         label = "" if picture.label is None else f"<b>class {picture.label}</b>"
         figures.append(
-            f"<figure><img alt='{title}' src='{page.data_uri(picture.pixels, MOST_BYTES)}'>"
+            f"<figure><img alt='{title}' src='{html_page.data_uri(picture.pixels, MOST_BYTES)}'>"
             f"<figcaption><span title='{title}'>{title}</span>{label}</figcaption></figure>"
         )
     return "".join(figures)

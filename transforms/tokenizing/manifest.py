@@ -12,7 +12,7 @@ from transforms.sharded.summary import FinishedSlice, SliceTotals, describe_file
 from vqgan import filesystems
 from vqgan.dataset_card import CARD_FILE, render_dataset_card
 from vqgan.manifest import write_manifest
-from vqgan.metrics import codebook_usage
+from vqgan.metrics.codebook_usage import codebook_usage
 from vqgan.shards import open_shard, shard_name
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from transforms.sharded.plan import spread
 from transforms.tokenizing.replay import StoredRow, stored_rows
 from transforms.tokenizing.shard import TokenizeTask
-from vqgan import filesystems, page
+from vqgan import filesystems, html_page
 from vqgan.manifest import REPORT_FILE
-from vqgan.metrics import psnr
+from vqgan.metrics.image import psnr
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -53,7 +53,7 @@ def sample_pairs(task: TokenizeTask, codec: "Codec", images: int = SAMPLE_IMAGES
 
 
 def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str:
-    """The whole page."""
+    """The whole html_page."""
     counts, codebook, storage = manifest["counts"], manifest["codebook"], manifest["storage"]
     throughput = manifest["throughput"]
     mean = f"{np.mean([pair.psnr for pair in pairs]):.2f} dB" if pairs else "–"
@@ -72,14 +72,14 @@ def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str
         ("codec", manifest["codec"]["fingerprint"][:12]),
     ]
     sections = [
-        page.tiles(figures),
-        page.section("Originals and reconstructions", _sheet(pairs), "sheet"),
-        page.section("Codebook", _histogram(np.array(codebook["histogram"])), "plot"),
-        page.section("Rejects by reason", _reasons(manifest["reject_reasons"])),
-        page.section("Configuration", _details(manifest)),
+        html_page.tiles(figures),
+        html_page.section("Originals and reconstructions", _sheet(pairs), "sheet"),
+        html_page.section("Codebook", _histogram(np.array(codebook["histogram"])), "plot"),
+        html_page.section("Rejects by reason", _reasons(manifest["reject_reasons"])),
+        html_page.section("Configuration", _details(manifest)),
     ]
     subtitle = f"finished {manifest['finished']} · plan {manifest['plan_hash'][:12]}"
-    return page.document(f"{counts['images']:,} images as tokens", subtitle, sections, STYLE)
+    return html_page.document(f"{counts['images']:,} images as tokens", subtitle, sections, STYLE)
 
 
 def _sheet(pairs: Sequence[Pair]) -> str:
@@ -89,8 +89,8 @@ def _sheet(pairs: Sequence[Pair]) -> str:
     for pair in pairs:
         key = html.escape(pair.key)
         figures.append(
-            f"<figure><div class=pair><img alt='original of {key}' src='{page.data_uri(pair.original)}'>"
-            f"<img alt='reconstruction of {key}' src='{page.data_uri(pair.reconstruction)}'></div>"
+            f"<figure><div class=pair><img alt='original of {key}' src='{html_page.data_uri(pair.original)}'>"
+            f"<img alt='reconstruction of {key}' src='{html_page.data_uri(pair.reconstruction)}'></div>"
             f"<figcaption><span title='{key}'>{key}</span><b>{pair.psnr:.2f} dB</b></figcaption></figure>"
         )
     return "".join(figures)
@@ -123,7 +123,9 @@ def _histogram(counts: np.ndarray) -> str:
 def _reasons(reasons: Mapping[str, int]) -> str:
     if not reasons:
         return "<p>None: every image became tokens.</p>"
-    return page.table(("stage: error", "images"), [(name, f"{count:,}") for name, count in reasons.items()])
+    return html_page.table(
+        ("stage: error", "images"), [(name, f"{count:,}") for name, count in reasons.items()]
+    )
 
 
 def _details(manifest: Mapping[str, Any]) -> str:
@@ -134,7 +136,7 @@ def _details(manifest: Mapping[str, Any]) -> str:
         "throughput": manifest["throughput"],
         "versions": manifest["versions"],
     }
-    return page.details(parts)
+    return html_page.details(parts)
 
 
 STYLE = """

@@ -1,11 +1,12 @@
 """Discriminators: one file each, ``[B, H, W, 3]`` images in [-1, 1] to logits.
 
-Importing this package loads no JAX, so that a launcher can check a configuration.
+Their losses are in ``vqgan.losses``, how they are trained in ``vqgan.training.codec``. Importing this package
+loads no JAX, so that a launcher can check a configuration.
 """
 
 from typing import TYPE_CHECKING
 
-from vqgan.discriminators.config import DiscriminatorConfig
+from vqgan.discriminators.architecture import DiscriminatorConfig
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -20,7 +21,7 @@ __all__ = ["DiscriminatorConfig", "make_discriminator"]
 def make_discriminator(
     config: DiscriminatorConfig, *, dtype: "DTypeLike" = "float32", rngs: "nnx.Rngs"
 ) -> "PatchDiscriminator | StyleGANDiscriminator":
-    """The discriminator that a configuration asks for, in training mode.
+    """Builds the discriminator that a configuration asks for, in training mode.
 
     Args:
       config: its architecture.

@@ -1,23 +1,33 @@
-"""PatchGAN: a convolutional discriminator that judges overlapping patches.
+"""PatchGAN: a convolutional discriminator of overlapping patches.
 
 *Image-to-Image Translation with Conditional Adversarial Networks* (arXiv 1611.07004, section 6.1.2), with
 the layers and the initialisation of its reference implementation, which that of *Taming Transformers*
 (arXiv 2012.09841) took over.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from vqgan.discriminators.config import DiscriminatorConfig
-from vqgan.discriminators.layers import Conv, leaky_relu, level_widths
+from vqgan.discriminators.architecture import DiscriminatorConfig
+from vqgan.discriminators.convolution import DiscriminatorConv, leaky_relu, level_widths
 from vqgan.errors import UserError
 
 INIT_STD = 0.02
 BATCH_NORM_EPSILON = 1e-5
 # What torch calls a momentum of 0.1, its default: the share that the past keeps.
 BATCH_NORM_MOMENTUM = 0.9
+
+_conv = functools.partial(
+    DiscriminatorConv,
+    size=4,
+    kernel_init=nnx.initializers.normal(INIT_STD),
+    padding=1,  # on both sides, as torch pads; "SAME" would shift a stride of 1
+)
 
 
 class PatchDiscriminator(nnx.Module):
@@ -31,23 +41,20 @@ class PatchDiscriminator(nnx.Module):
 
     def __init__(self, config: DiscriminatorConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         widths = level_widths(config.channels, config.layers)
-        first = PatchBlock(
-            3, widths[0], stride=2, spectral_norm=config.spectral_norm, norm=False, dtype=dtype, rngs=rngs
-        )
+        common: dict[str, Any] = {"spectral_norm": config.spectral_norm, "dtype": dtype, "rngs": rngs}
+        first = PatchBlock(3, widths[0], stride=2, norm=False, **common)
         inner = [
             PatchBlock(
                 widths[level - 1],
                 widths[level],
                 stride=2 if level < config.layers else 1,
-                spectral_norm=config.spectral_norm,
                 norm=not config.spectral_norm,
-                dtype=dtype,
-                rngs=rngs,
+                **common,
             )
             for level in range(1, config.layers + 1)
         ]
         self.blocks = nnx.List([first, *inner])
-        self.out = _conv(widths[-1], 1, spectral_norm=config.spectral_norm, dtype=dtype, rngs=rngs)
+        self.out = _conv(widths[-1], 1, **common)
         self.layers, self.least_side = config.layers, config.least_side
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -104,30 +111,6 @@ class PatchBlock(nnx.Module):
         if self.norm is not None:
             x = self.norm(x.astype(jnp.float32)).astype(self.dtype)
         return leaky_relu(x)
-
-
-def _conv(
-    in_channels: int,
-    out_channels: int,
-    *,
-    stride: int = 1,
-    use_bias: bool = True,
-    spectral_norm: bool,
-    dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> Conv:
-    return Conv(
-        in_channels,
-        out_channels,
-        4,
-        kernel_init=nnx.initializers.normal(INIT_STD),
-        stride=stride,
-        padding=1,  # on both sides, as torch pads; "SAME" would shift a stride of 1
-        use_bias=use_bias,
-        spectral_norm=spectral_norm,
-        dtype=dtype,
-        rngs=rngs,
-    )
 
 
 def _batch_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:

@@ -5,6 +5,7 @@ and appendix B). Other than there, weights start at He's scale (arXiv 1502.01852
 at run time: one learning rate then suits both kinds of discriminator.
 """
 
+import functools
 import math
 
 import jax
@@ -12,8 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from vqgan.discriminators.config import DiscriminatorConfig
-from vqgan.discriminators.layers import LEAK, Conv, leaky_relu, level_widths
+from vqgan.discriminators.architecture import DiscriminatorConfig
+from vqgan.discriminators.convolution import LEAK, DiscriminatorConv, leaky_relu, level_widths
 from vqgan.errors import UserError
 
 BLUR = (1, 3, 3, 1)
@@ -35,22 +36,22 @@ class StyleGANDiscriminator(nnx.Module):
     """
 
     def __init__(self, config: DiscriminatorConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        spectral = config.spectral_norm
+        conv = functools.partial(
+            DiscriminatorConv, spectral_norm=config.spectral_norm, dtype=dtype, rngs=rngs
+        )
         halvings = (config.resolution // LAST_SIDE).bit_length() - 1
         widths = level_widths(config.channels, halvings)
         last = widths[-1]
-        self.stem = Conv(3, widths[0], 1, kernel_init=_HE, spectral_norm=spectral, dtype=dtype, rngs=rngs)
+        self.stem = conv(3, widths[0], 1, kernel_init=_HE)
         self.blocks = nnx.List(
-            StyleGANBlock(widths[i], widths[i + 1], spectral_norm=spectral, dtype=dtype, rngs=rngs)
+            StyleGANBlock(
+                widths[i], widths[i + 1], spectral_norm=config.spectral_norm, dtype=dtype, rngs=rngs
+            )
             for i in range(halvings)
         )
-        self.mix = Conv(
-            last + 1, last, 3, padding=1, kernel_init=_HE, spectral_norm=spectral, dtype=dtype, rngs=rngs
-        )
-        self.gather = Conv(
-            last, last, LAST_SIDE, kernel_init=_HE, spectral_norm=spectral, dtype=dtype, rngs=rngs
-        )
-        self.out = Conv(last, 1, 1, kernel_init=_LINEAR, spectral_norm=spectral, dtype=dtype, rngs=rngs)
+        self.mix = conv(last + 1, last, 3, padding=1, kernel_init=_HE)
+        self.gather = conv(last, last, LAST_SIDE, kernel_init=_HE)
+        self.out = conv(last, 1, 1, kernel_init=_LINEAR)
         self.resolution = config.resolution
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -88,36 +89,10 @@ class StyleGANBlock(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        self.conv1 = Conv(
-            in_channels,
-            in_channels,
-            3,
-            padding=1,
-            kernel_init=_HE,
-            spectral_norm=spectral_norm,
-            dtype=dtype,
-            rngs=rngs,
-        )
-        self.conv2 = Conv(
-            in_channels,
-            out_channels,
-            3,
-            stride=2,
-            kernel_init=_HE,
-            spectral_norm=spectral_norm,
-            dtype=dtype,
-            rngs=rngs,
-        )
-        self.shortcut = Conv(
-            in_channels,
-            out_channels,
-            1,
-            kernel_init=_LINEAR,
-            use_bias=False,
-            spectral_norm=spectral_norm,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        conv = functools.partial(DiscriminatorConv, spectral_norm=spectral_norm, dtype=dtype, rngs=rngs)
+        self.conv1 = conv(in_channels, in_channels, 3, padding=1, kernel_init=_HE)
+        self.conv2 = conv(in_channels, out_channels, 3, stride=2, kernel_init=_HE)
+        self.shortcut = conv(in_channels, out_channels, 1, kernel_init=_LINEAR, use_bias=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         h = leaky_relu(self.conv1(x))  # (B, h, w, in)
@@ -128,7 +103,7 @@ class StyleGANBlock(nnx.Module):
 
 
 def blur(x: jax.Array, *, padding: int, stride: int) -> jax.Array:
-    """Low-pass filter [1, 3, 3, 1] / 8 along height and width, with zeros around (arXiv 1904.11486).
+    """Filters by the low-pass [1, 3, 3, 1] / 8 along height and width, with zeros around (arXiv 1904.11486).
 
     Sums of shifted copies rather than a convolution by channel, which is slow on a CPU.
 

@@ -1,9 +1,12 @@
-"""Networks whose features Fréchet distances (arXiv 1706.08500) compare."""
+"""Networks whose features Fréchet distances (arXiv 1706.08500) compare, one file each.
+
+The distance itself is in ``vqgan.metrics.frechet``.
+"""
 
 from pathlib import Path
 
 from vqgan.errors import UserError
-from vqgan.features.base import FeatureNetwork
+from vqgan.features.pretrained_network import FeatureNetwork
 
 NAMES = ("efficientnet-lite0", "inception")
 
@@ -11,7 +14,7 @@ __all__ = ["NAMES", "FeatureNetwork", "load_features"]
 
 
 def load_features(name: str, path: Path | None = None) -> FeatureNetwork:
-    """A feature network with its published weights.
+    """Loads a feature network with its published weights.
 
     Args:
       name: "efficientnet-lite0", whose weights can be fetched, or "inception".
@@ -21,12 +24,11 @@ def load_features(name: str, path: Path | None = None) -> FeatureNetwork:
       UserError: an unknown name, no path where one is needed, or weights that are not the network's.
     """
     if name == "efficientnet-lite0":
-        from vqgan.features.efficientnet_lite import load as load_efficientnet
+        from vqgan.features.efficientnet_lite import load_efficientnet
 
         return load_efficientnet(path)
     if name == "inception":
-        from vqgan.features.inception import FID_FILE
-        from vqgan.features.inception import load as load_inception
+        from vqgan.features.inception import FID_FILE, load_inception
 
         if path is None:
             raise UserError(

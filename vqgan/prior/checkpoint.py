@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from vqgan import folders
-from vqgan.card import ModelCard, common_sections, escape, front_matter
 from vqgan.config import from_dict, to_dict
 from vqgan.errors import UserError
 from vqgan.hub import fetch_folder, is_hub
+from vqgan.model_card import ModelCard, common_sections, escape, front_matter
 from vqgan.prior.config import PriorConfig, prior_parameter_count, prior_parameter_shapes
 
 FOLDER = folders.FolderKind("prior", "prior.json", 1)
@@ -61,7 +61,7 @@ class PriorInfo:
       fingerprint: sha256 over the configuration and the weights.
       codec: whose tokens it was trained on.
       class_names: names of classes 0, 1, ..., where they are known.
-      card: what it was trained on and how good it is, as :class:`vqgan.card.ModelCard` reads it.
+      card: what it was trained on and how good it is, as :class:`vqgan.model_card.ModelCard` reads it.
       files: size in bytes of every file of the weights, by its path in the folder.
     """
 
@@ -92,7 +92,7 @@ def save_prior(
       weights: all parameters by dotted name, as :func:`vqgan.prior.config.prior_parameter_shapes` names them.
       codec: whose tokens the prior was trained on.
       class_names: names of classes; those beyond ``config.classes`` are left out.
-      card: free-form JSON for the model card, best made by :meth:`vqgan.card.ModelCard.to_json`.
+      card: free-form JSON for the model card, best made by :meth:`vqgan.model_card.ModelCard.to_json`.
 
     Raises:
       UserError: a file, or a folder that is neither empty nor a prior, is at ``path``; the place cannot be

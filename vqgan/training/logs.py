@@ -1,9 +1,15 @@
-"""What a run says while it goes on: metrics as JSON lines, TensorBoard, pictures, a progress line."""
+"""What a run says while it goes on: metrics as JSON lines, image grids, TensorBoard, a progress line.
+
+``metrics.jsonl`` holds one JSON object a line: ``step``, ``time`` (seconds since 1970) and either named
+numbers (null where a value was not finite: JSON knows no NaN) or ``event``, a text. ``sheets/`` holds image
+grids. Both are read here, too, for the report.
+"""
 
 import contextlib
 import io
 import json
 import math
+import re
 import sys
 import time
 import uuid
@@ -18,26 +24,19 @@ from tqdm import tqdm
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
 from vqgan.filesystems import write_atomically, write_error
-from vqgan.training.records import (
-    METRICS_FILE,
-    SHEETS_FOLDER,
-    drop_records,
-    drop_sheets,
-    read_metrics,
-    sheet_name,
-)
 
-__all__ = ["Logs", "ProgressLine", "clock", "read_metrics", "status"]
-
+METRICS_FILE = "metrics.jsonl"
+GRIDS_FOLDER = "sheets"
 PLAIN_INTERVAL = 10.0  # seconds between lines where nobody watches a terminal
 TERMINAL_INTERVAL = 0.1  # a line that changes more often costs time and cannot be read
+_GRID_NAME = re.compile(r"(?P<name>.+)-(?P<step>\d+)\.png")
 
 
 class _Sink(Protocol):
-    """A place that scalars, pictures and events go to."""
+    """A place that scalars, image grids and events go to."""
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None: ...
-    def images(self, step: int, name: str, sheet: np.ndarray) -> None: ...
+    def images(self, step: int, name: str, grid: np.ndarray) -> None: ...
     def event(self, step: int, text: str) -> None: ...
     def close(self) -> None: ...
 
@@ -83,10 +82,10 @@ class Logs:
         for sink in self._sinks:
             sink.scalars(step, plain)
 
-    def images(self, step: int, name: str, sheet: np.ndarray) -> None:
-        """Records a picture, uint8 ``[H, W, 3]``; its file is ``sheets/<name>-<step>.png``."""
+    def images(self, step: int, name: str, grid: np.ndarray) -> None:
+        """Records an image grid, uint8 ``[H, W, 3]``; its file is ``sheets/<name>-<step>.png``."""
         for sink in self._sinks:
-            sink.images(step, name, sheet)
+            sink.images(step, name, grid)
 
     def event(self, step: int, text: str) -> None:
         """Records something that happened once, such as ``discriminator starts``."""
@@ -110,11 +109,11 @@ class _Files:
 
     def __init__(self, folder: Path, resume_step: int):
         self._path = folder / METRICS_FILE
-        self._sheets = folder / SHEETS_FOLDER
+        self._grids = folder / GRIDS_FOLDER
         try:
-            self._sheets.mkdir(parents=True, exist_ok=True)
-            drop_records(self._path, resume_step)
-            drop_sheets(self._sheets, resume_step)
+            self._grids.mkdir(parents=True, exist_ok=True)
+            _drop_records(self._path, resume_step)
+            _drop_grids(self._grids, resume_step)
             self._file = self._path.open("ab")
         except OSError as error:
             raise write_error(self._path, error) from error
@@ -125,10 +124,10 @@ class _Files:
     def event(self, step: int, text: str) -> None:
         self._append({"step": step, "time": round(time.time(), 3), "event": text})
 
-    def images(self, step: int, name: str, sheet: np.ndarray) -> None:
+    def images(self, step: int, name: str, grid: np.ndarray) -> None:
         data = io.BytesIO()
-        Image.fromarray(sheet).save(data, "PNG")
-        write_atomically(self._sheets / sheet_name(name, step), data.getvalue())
+        Image.fromarray(grid).save(data, "PNG")
+        write_atomically(self._grids / _grid_name(name, step), data.getvalue())
 
     def close(self) -> None:
         # Closing writes again what could not be written, and that has been reported.
@@ -162,8 +161,8 @@ class _TensorBoard:
             if value is not None:
                 self._writer.add_scalar(name, value, step)
 
-    def images(self, step: int, name: str, sheet: np.ndarray) -> None:
-        self._writer.add_image(name, sheet, step, dataformats="HWC")
+    def images(self, step: int, name: str, grid: np.ndarray) -> None:
+        self._writer.add_image(name, grid, step, dataformats="HWC")
 
     def event(self, step: int, text: str) -> None:
         self._writer.add_text("events", text, step)
@@ -197,8 +196,8 @@ class _Wandb:
         finite = {name: value for name, value in values.items() if value is not None}
         self._wandb.log(finite, step=step)
 
-    def images(self, step: int, name: str, sheet: np.ndarray) -> None:
-        self._wandb.log({name: self._wandb.Image(sheet)}, step=step)
+    def images(self, step: int, name: str, grid: np.ndarray) -> None:
+        self._wandb.log({name: self._wandb.Image(grid)}, step=step)
 
     def event(self, step: int, text: str) -> None:
         self._wandb.log({"event": text}, step=step)
@@ -207,8 +206,68 @@ class _Wandb:
         self._wandb.finish()
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Reads ``metrics.jsonl``: no records if it is not there, without a last line that a kill has torn.
+
+    Raises:
+      UserError: it cannot be read, or a line before the last is damaged.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    records = [(number, _record(line)) for number, line in enumerate(lines, 1) if line.strip()]
+    if records and records[-1][1] is None:
+        records.pop()
+    damaged = [number for number, record in records if record is None]
+    if damaged:
+        raise UserError(f"{path}: line {damaged[0]} is damaged; delete it, the others stay usable")
+    return [record for _, record in records if record is not None]
+
+
+def list_grids(folder: Path) -> dict[str, list[tuple[int, Path]]]:
+    """Lists the image grids in ``sheets/``: for each name, steps in order and their files."""
+    found: dict[str, list[tuple[int, Path]]] = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _GRID_NAME.fullmatch(path.name)
+        if match is not None:
+            found.setdefault(match["name"], []).append((int(match["step"]), path))
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def _grid_name(name: str, step: int) -> str:
+    """File name of a grid; what is no letter, digit, ``_``, ``.`` or ``-`` in its name becomes ``-``."""
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{step}.png"
+
+
+def _drop_records(path: Path, resume_step: int) -> None:
+    """Keeps the records up to a step (none for 0), in one go: a kill in between loses nothing."""
+    records = read_metrics(path) if resume_step else []
+    kept = [record for record in records if record["step"] <= resume_step]
+    write_atomically(path, b"".join(json.dumps(record).encode() + b"\n" for record in kept))
+
+
+def _drop_grids(folder: Path, resume_step: int) -> None:
+    """Removes the grids made after a step (all for 0)."""
+    for grids in list_grids(folder).values():
+        for step, path in grids:
+            if step > resume_step or not resume_step:
+                path.unlink()
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A line's object, None if it is damaged."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+
+
 class ProgressLine:
-    """Says how far a run is: one line that changes on a terminal, elsewhere a plain line now and then."""
+    """How far a run is: one line that changes on a terminal, elsewhere a plain line now and then."""
 
     def __init__(
         self, stream: TextIO | None = None, *, quiet: bool = False, interval: float = PLAIN_INTERVAL
@@ -232,7 +291,7 @@ class ProgressLine:
         if self._quiet or (step < steps and time.monotonic() - self._last < self._interval):
             return
         self._last = time.monotonic()
-        rest = status(values, images_per_second, seconds_left)
+        rest = _status(values, images_per_second, seconds_left)
         if not self._terminal:
             print(f"step {step} of {steps}, {rest}", file=self._stream, flush=True)
             return
@@ -243,7 +302,7 @@ class ProgressLine:
         self._bar.set_description_str(rest)
 
     def say(self, text: str) -> None:
-        """A line of its own, above the one that changes."""
+        """Prints a line of its own, above the one that changes."""
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
         elif not self._quiet:
@@ -256,14 +315,14 @@ class ProgressLine:
             self._bar = None
 
 
-def status(values: Mapping[str, float], images_per_second: float, seconds_left: float) -> str:
+def _status(values: Mapping[str, float], images_per_second: float, seconds_left: float) -> str:
     """``pixel 0.1234, 35.2 images/s, 0:01:20 left``; names are shown from their last slash on."""
     shown = [f"{name.rpartition('/')[2].replace('_', ' ')} {value:.4g}" for name, value in values.items()]
     return ", ".join([*shown, f"{images_per_second:.1f} images/s", f"{clock(seconds_left)} left"])
 
 
 def clock(seconds: float) -> str:
-    """``h:mm:ss``."""
+    """Writes a duration as ``h:mm:ss``."""
     if not math.isfinite(seconds):
         return "?:??:??"
     minutes, rest = divmod(round(max(seconds, 0)), 60)

@@ -1,8 +1,12 @@
-"""The training loop that both stages share: steps, evaluation, checkpoints, and stopping in good order."""
+"""The loop that trains codecs and priors alike: steps, evaluation, checkpoints, and stopping in good order.
 
+What is trained is a :class:`Learner`; how it is evaluated and exported are two functions of its parameters.
+"""
+
+import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -10,10 +14,10 @@ import jax
 import numpy as np
 
 from vqgan.errors import UserError
-from vqgan.training.best import check_figure, is_better
+from vqgan.functional import Arrays
 from vqgan.training.checkpoints import Checkpoints
-from vqgan.training.config import LoopConfig
 from vqgan.training.logs import Logs, ProgressLine
+from vqgan.training.loop_config import LoopConfig, check_best_metric, is_better
 
 S = TypeVar("S")
 
@@ -21,19 +25,19 @@ PROGRESS_SCALARS = ("loss", "pixel", "perceptual", "adversarial", "discriminator
 """Scalars of a step that the progress line shows; the log has all."""
 
 
-class Batches(Protocol):
+class ResumableBatches(Protocol):
     """Endless batches whose position can be saved."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Itself."""
+        """Returns itself."""
         ...
 
     def __next__(self) -> Any:
-        """The next batch, in host memory."""
+        """Returns the next batch, in host memory."""
         ...
 
     def get_state(self) -> dict[str, Any]:
-        """The position, JSON-ready: batches that follow depend on nothing else."""
+        """Returns the position, JSON-ready: batches that follow depend on nothing else."""
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -42,18 +46,18 @@ class Batches(Protocol):
 
 
 class Evaluation(NamedTuple):
-    """Figures over held-back data, and a picture of it.
+    """Metrics over the validation data, and images of it.
 
     Attributes:
-      figures: by the names of :data:`vqgan.training.best.HIGHER_IS_BETTER` and others.
-      sheet: uint8 ``[H, W, 3]``, or None.
-      sheet_name: what the sheet shows; ``validation`` is originals above their reconstructions,
-        ``samples`` pictures that a prior has made up.
+      metrics: by the names of :data:`vqgan.training.loop_config.HIGHER_IS_BETTER` and others.
+      image_grid: uint8 ``[H, W, 3]``, or None.
+      grid_name: what the grid shows; ``validation`` is originals above their reconstructions, ``samples``
+        images that a prior has made up.
     """
 
-    figures: dict[str, float]
-    sheet: np.ndarray | None
-    sheet_name: str = "validation"
+    metrics: dict[str, float]
+    image_grid: np.ndarray | None
+    grid_name: str = "validation"
 
 
 class Done(NamedTuple):
@@ -67,24 +71,31 @@ class Learner(Protocol[S]):
     """What is trained. A state is a pytree of arrays that holds all that changes."""
 
     def initial(self) -> S:
-        """The state before the first step."""
+        """Returns the state before the first step."""
         ...
 
     def before_step(self, step: int, state: S, batches: Iterator[Any]) -> tuple[S, str | None]:
-        """What happens between steps now and then; may take batches. Gives a word for the log."""
+        """Does what happens between steps now and then; may take batches.
+
+        Returns:
+          The state, and an event to log, or None.
+        """
         ...
 
     def step(self, step: int, state: S, batch: Any) -> tuple[S, Mapping[str, jax.Array]]:
-        """One update and its scalars, not yet waited for; ``skipped_in_row`` is among them."""
+        """Does one update; its scalars are not yet waited for, and ``skipped_in_row`` is among them."""
         ...
 
-    def evaluate(self, state: S) -> Evaluation:
-        """Figures of the model as it would be exported."""
+    def exported(self, state: S) -> Arrays:
+        """Returns the parameters to evaluate and to export: averaged ones where there is an average."""
         ...
 
-    def export(self, state: S, done: "Done", figures: Mapping[str, float]) -> None:
-        """Writes the model for use, in place of an earlier one."""
-        ...
+
+Evaluate = Callable[[Arrays], Evaluation]
+"""From exported parameters to their metrics."""
+
+Export = Callable[[Arrays, Done, Mapping[str, float]], None]
+"""Writes the model for use, in place of an earlier one, with its metrics."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,36 +106,50 @@ class Outcome(Generic[S]):
       state: the last one.
       step: updates done.
       best_step: step of the exported model; None before the first evaluation.
-      figures: those of the exported model.
+      metrics: those of the exported model.
       finished: whether all steps were done, not stopped by a signal.
     """
 
     state: S
     step: int
     best_step: int | None
-    figures: dict[str, float]
+    metrics: dict[str, float]
     finished: bool
 
 
-class Loop(Generic[S]):
-    """One run, from its newest checkpoint on."""
+class TrainingLoop(Generic[S]):
+    """One run, from its newest checkpoint on.
+
+    Args:
+      learner: what is trained.
+      evaluate: measures its exported parameters.
+      export: writes them, each time they are the best so far.
+      batches: to train on.
+      config: lengths and intervals.
+      folder: of the run.
+      progress: the line that says how far it is.
+      logs_options: of :class:`vqgan.training.logs.Logs`.
+    """
 
     def __init__(
         self,
         learner: Learner[S],
-        batches: Batches,
+        evaluate: Evaluate,
+        export: Export,
+        batches: ResumableBatches,
         config: LoopConfig,
         folder: Path,
         progress: ProgressLine,
         logs_options: Mapping[str, Any],
     ):
-        check_figure(config.best)
+        check_best_metric(config.best)
         self._learner, self._batches, self._config = learner, batches, config
+        self._evaluate_params, self._export_params = evaluate, export
         self._progress = progress
         self._checkpoints = Checkpoints(folder / "checkpoints", config.keep)
         self._best: float | None = None
         self._best_step: int | None = None
-        self._best_figures: dict[str, float] = {}
+        self._best_metrics: dict[str, float] = {}
         self._evaluated: int | None = None
         self._started, self._minutes_before = time.monotonic(), 0.0
         self._state = learner.initial()
@@ -165,7 +190,7 @@ class Loop(Generic[S]):
             self._logs.close()
             self._checkpoints.close()
         finished = self._done >= config.steps
-        return Outcome(self._state, self._done, self._best_step, self._best_figures, finished)
+        return Outcome(self._state, self._done, self._best_step, self._best_metrics, finished)
 
     def _one_step(self, watch: "_Stopwatch") -> Mapping[str, jax.Array]:
         self._state, event = self._learner.before_step(self._done, self._state, self._batches)
@@ -198,27 +223,28 @@ class Loop(Generic[S]):
         return self._done > 0 and (self._done % every == 0 or self._done == last)
 
     def _evaluate(self) -> None:
-        result = self._learner.evaluate(self._state)
+        params = self._learner.exported(self._state)
+        result = self._evaluate_params(params)
         self._evaluated = self._done
-        if result.sheet is not None:
-            self._logs.images(self._done, result.sheet_name, result.sheet)
-        if not result.figures:
-            self._learner.export(self._state, self._so_far(), {})
+        if result.image_grid is not None:
+            self._logs.images(self._done, result.grid_name, result.image_grid)
+        if not result.metrics:
+            self._export_params(params, self._so_far(), {})
             return
-        named = {f"validation/{name}": value for name, value in result.figures.items()}
+        named = {f"validation/{name}": value for name, value in result.metrics.items()}
         self._logs.scalars(self._done, named)
-        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.figures.items())
-        self._progress.say(f"step {self._done}, held back: {shown}")
+        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.metrics.items())
+        self._progress.say(f"step {self._done}, validation: {shown}")
         best = self._config.best
-        if best not in result.figures:
+        if best not in result.metrics:
             raise UserError(
-                f"train.best is {best!r}: this run measures {', '.join(sorted(result.figures))}; "
+                f"train.best is {best!r}: this run measures {', '.join(sorted(result.metrics))}; "
                 "name one of them"
             )
-        if is_better(best, result.figures[best], self._best):
-            self._learner.export(self._state, self._so_far(), result.figures)
-            self._best, self._best_step = result.figures[best], self._done
-            self._best_figures = dict(result.figures)
+        if is_better(best, result.metrics[best], self._best):
+            self._export_params(params, self._so_far(), result.metrics)
+            self._best, self._best_step = result.metrics[best], self._done
+            self._best_metrics = dict(result.metrics)
 
     def _so_far(self) -> Done:
         return Done(self._done, self._minutes_before + (time.monotonic() - self._started) / 60)
@@ -228,21 +254,21 @@ class Loop(Generic[S]):
             "data": self._batches.get_state(),
             "best": self._best,
             "best_step": self._best_step,
-            "best_figures": self._best_figures,
+            "best_figures": self._best_metrics,  # the name that earlier checkpoints have
             "evaluated": self._evaluated,
             "minutes": self._so_far().minutes,
         }
         self._checkpoints.save(self._done, self._state, position)
 
     def _resume(self) -> int:
-        """Goes to the newest checkpoint, if there is one. Gives the steps done."""
+        """Goes to the newest checkpoint, if there is one; returns the steps done."""
         step = self._checkpoints.latest
         if step is None:
             return 0
         self._state, position = self._checkpoints.restore(step, self._state)
         self._batches.set_state(position["data"])
         self._best, self._best_step = position["best"], position["best_step"]
-        self._best_figures = position["best_figures"]
+        self._best_metrics = position["best_figures"]
         self._evaluated = position["evaluated"]
         self._minutes_before = position["minutes"]
         return step
@@ -259,28 +285,17 @@ class _Stopwatch:
         """Starts anew: what was before is not counted."""
         self._start, self._since, self._waited = step, time.monotonic(), 0.0
 
-    def waiting_for_data(self) -> "_Waiting":
-        """A context whose duration counts as waiting."""
-        return _Waiting(self)
-
-    def add(self, seconds: float) -> None:
-        self._waited += seconds
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Counts the duration of a context as waiting."""
+        since = time.monotonic()
+        yield
+        self._waited += time.monotonic() - since
 
     def read(self, step: int) -> dict[str, float]:
-        """Figures since the last call, which start anew."""
+        """Returns the rates since the last call, which start anew."""
         elapsed = max(time.monotonic() - self._since, 1e-9)
         rate = (step - self._start) * self._batch_size / elapsed
         result = {"images_per_second": rate, "data_wait_share": self._waited / elapsed}
         self.pause(step)
         return result
-
-
-class _Waiting:
-    def __init__(self, watch: _Stopwatch):
-        self._watch = watch
-
-    def __enter__(self) -> None:
-        self._since = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._watch.add(time.monotonic() - self._since)

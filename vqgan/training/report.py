@@ -10,23 +10,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vqgan import page
+from vqgan import html_page
 from vqgan.documents import Fields
 from vqgan.errors import UserError
 from vqgan.filesystems import write_atomically
-from vqgan.training import curves
-from vqgan.training.best import HIGHER_IS_BETTER
-from vqgan.training.curves import Mark, Series
-from vqgan.training.logs import clock
-from vqgan.training.records import (
-    METRICS_FILE,
-    SHEETS_FOLDER,
-    list_sheets,
-    read_metrics,
-)
+from vqgan.training import charts
+from vqgan.training.charts import Mark, Series
+from vqgan.training.logs import GRIDS_FOLDER, METRICS_FILE, clock, list_grids, read_metrics
+from vqgan.training.loop_config import HIGHER_IS_BETTER
 
 REPORT_FILE = "report.html"
-SHEET_BYTES = 1_500_000  # of all sheets together; in the page they take a third more
+GRID_BYTES = 1_500_000  # of all image grids together; in the page they take a third more
 MOST_MARKS = 12
 LETTERS = "ABCDEFGHIJKL"
 WORDS = {
@@ -38,7 +32,7 @@ WORDS = {
     "r1": "R1",
     "lecam": "LeCAM",
 }
-SHEET_TITLES = {"samples": "Samples of the prior"}
+GRID_TITLES = {"samples": "Samples of the prior"}
 # What a model that knows frequencies only would reach: a line to compare another quantity with.
 BASELINES = {"unigram": "loss", "unigram_bits": "bits"}
 # What says how the run went rather than how well it learned comes last.
@@ -48,8 +42,10 @@ Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """For each name: steps ``[N]`` int64, increasing, and values ``[N]`` float64, NaN for null."""
 
 
-def write_report(folder: Path) -> Path:
-    """Writes ``report.html`` from ``metrics.jsonl``, ``sheets/``, ``config.json`` and ``evaluation.json``.
+def write_training_report(folder: Path) -> Path:
+    """Writes ``report.html`` from what a run's folder holds.
+
+    That is ``metrics.jsonl``, the image grids in ``sheets/``, ``config.json`` and ``evaluation.json``.
 
     Args:
       folder: of the run; any of these files may be missing but the first.
@@ -65,33 +61,35 @@ def write_report(folder: Path) -> Path:
         raise UserError(f"{folder}: no {METRICS_FILE} with records here; give the folder of a training run")
     path = folder / REPORT_FILE
     # Names from a file system may hold what is no text.
-    write_atomically(path, render(folder, records).encode(errors="replace"))
+    write_atomically(path, _render(folder, records).encode(errors="replace"))
     return path
 
 
-def render(folder: Path, records: Sequence[Mapping[str, Any]]) -> str:
-    """The whole page."""
+def _render(folder: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    """Builds the whole page."""
     found = to_curves(records)
     end = max(record["step"] for record in records)
     marks, more = to_marks(records)
-    held_back, training = split_quantities(found)
+    validation, training = split_quantities(found)
     evaluation = _read_json(folder / "evaluation.json")
-    sections = [page.tiles(_figures(found, end, records))]
-    for title, quantities in (("Held-back data", held_back), ("Training", training)):
+    sections = [html_page.tiles(_tiles(found, end, records))]
+    for title, quantities in (("Validation", validation), ("Training", training)):
         if quantities:
             sections.append(_charts(title, quantities, found, marks, more, end))
-    sections += [page.section(title, body, "sheets") for title, body in _sheets(folder)]
+    sections += [html_page.section(title, body, "grids") for title, body in _grid_sections(folder)]
     if evaluation:
-        sections.append(page.section("Evaluation", page.table(("figure", "value"), _evaluated(evaluation))))
+        sections.append(
+            html_page.section("Evaluation", html_page.table(("metric", "value"), _evaluated(evaluation)))
+        )
     configuration = _read_json(folder / "config.json")
     if configuration:
-        sections.append(page.section("Configuration", page.details(_parts(configuration))))
+        sections.append(html_page.section("Configuration", html_page.details(_parts(configuration))))
     name = folder.resolve().name
-    return page.document(f"Training of {name}", _subtitle(records), sections, curves.STYLE + STYLE)
+    return html_page.document(f"Training of {name}", _subtitle(records), sections, charts.STYLE + STYLE)
 
 
 def to_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The named numbers of all records; where a step occurs twice, the later record holds."""
+    """Collects the named numbers of all records; where a step occurs twice, the later record holds."""
     points: dict[str, dict[int, float]] = {}
     for record in records:
         for name, value in record.items():
@@ -106,14 +104,14 @@ def _sorted(points: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_marks(records: Sequence[Mapping[str, Any]]) -> tuple[list[Mark], int]:
-    """Events in order, each once, as marks; and how many more there are than can be shown."""
+    """Turns events, in order and each once, into marks; and how many more there are than can be shown."""
     events = sorted({(record["step"], str(record["event"])) for record in records if "event" in record})
     shown = [Mark(step, LETTERS[index], text) for index, (step, text) in enumerate(events[:MOST_MARKS])]
     return shown, len(events) - len(shown)
 
 
 def split_quantities(found: Curves) -> tuple[list[str], list[str]]:
-    """Quantities (names after the first slash) that only held-back data has, and all others."""
+    """Splits quantities (names after the first slash) into those of validation alone and all others."""
     splits: dict[str, set[str]] = {}
     for name, (_, values) in found.items():
         if name.startswith("train/skipped") and not values.any():
@@ -122,24 +120,24 @@ def split_quantities(found: Curves) -> tuple[list[str], list[str]]:
         if quantity in BASELINES:
             continue  # drawn beside what it is compared with
         splits.setdefault(quantity, set()).add(split)
-    held_back = [quantity for quantity, names in splits.items() if names == {"validation"}]
-    training = [quantity for quantity in splits if quantity not in held_back]
-    return held_back, sorted(training, key=lambda quantity: quantity in RUN)
+    validation = [quantity for quantity, names in splits.items() if names == {"validation"}]
+    training = [quantity for quantity in splits if quantity not in validation]
+    return validation, sorted(training, key=lambda quantity: quantity in RUN)
 
 
 def best_of(quantity: str, values: np.ndarray) -> int:
-    """Index of the best finite value, the earliest of equals; of an unknown figure less is better."""
+    """Returns the index of the best finite value, the first of equals; less is better if unknown."""
     if HIGHER_IS_BETTER.get(quantity, False):
         return int(np.nanargmax(values))
     return int(np.nanargmin(values))
 
 
-def flatten(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested JSON as rows of dotted name and text; long lists (histograms) are left out."""
     rows: list[tuple[str, str]] = []
     for name, value in data.items():
         if isinstance(value, Mapping):
-            rows += flatten(value, f"{prefix}{name} · ")
+            rows += _flatten(value, f"{prefix}{name} · ")
         elif isinstance(value, float):
             rows.append((prefix + name, f"{value:.6g}"))
         elif not isinstance(value, list) or len(value) <= 8:
@@ -152,23 +150,23 @@ def _evaluated(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     try:
         for codec in Fields(evaluation, UserError).items("codecs"):
-            figures = codec.fields("figures")
-            for name in figures.data:
-                rows.append((name, _measured(figures.fields(name))))
+            metrics = codec.fields("metrics" if "metrics" in codec.data else "figures")
+            for name in metrics.data:
+                rows.append((name, _measured(metrics.fields(name))))
     except UserError:  # a document of another form
-        return flatten(evaluation)
+        return _flatten(evaluation)
     return rows
 
 
-def _measured(figure: Fields) -> str:
-    value = figure.value("value")
+def _measured(metric: Fields) -> str:
+    value = metric.value("value")
     shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-    images, where = figure.integer("images"), figure.text("reference_set")
-    return f"{' '.join((shown, figure.text('unit'))).strip()} over {images:,} images: {where}"
+    images, where = metric.integer("images"), metric.text("reference_set")
+    return f"{' '.join((shown, metric.text('unit'))).strip()} over {images:,} images: {where}"
 
 
 def title_of(quantity: str) -> str:
-    """A quantity's name as people write it."""
+    """Returns a quantity's name as people write it."""
     return " ".join(WORDS.get(word, word) for word in quantity.replace("/", "_").split("_"))
 
 
@@ -180,12 +178,12 @@ def _charts(
     )
     events += f"<li>and {more:,} further events</li>" if more else ""
     listed = f"<ul class=events>{events}</ul>" if events else ""
-    panels = (curves.panel(title_of(name), _series(name, found), marks, end) for name in quantities)
-    return page.section(title, f"{listed}<div class=charts>{''.join(panels)}</div>")
+    panels = (charts.panel(title_of(name), _series(name, found), marks, end) for name in quantities)
+    return html_page.section(title, f"{listed}<div class=charts>{''.join(panels)}</div>")
 
 
 def _series(quantity: str, found: Curves) -> list[Series]:
-    """The lines of one panel: those of training, then of held-back data, then others."""
+    """The lines of one panel: those of training, then of validation, then others."""
     kinds = {"train": "train", "validation": "validation"}
     series = []
     for name, (steps, values) in found.items():
@@ -194,26 +192,25 @@ def _series(quantity: str, found: Curves) -> list[Series]:
             series.append(Series("unigram entropy", "other", steps, values, noisy=False))
         elif (rest if slash else name) == quantity:
             kind = kinds.get(split, "other")
-            label = {"validation": "held back"}.get(split, split) if slash else "value"
-            series.append(Series(label, kind, steps, values, noisy=kind == "train"))
+            series.append(Series(split if slash else "value", kind, steps, values, noisy=kind == "train"))
     return sorted(series, key=lambda one: ["train", "validation", "other"].index(one.kind))
 
 
-def _figures(found: Curves, end: int, records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    figures = [("steps", f"{end:,}"), ("time", clock(_duration(records)))]
+def _tiles(found: Curves, end: int, records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    tiles = [("steps", f"{end:,}"), ("time", clock(_duration(records)))]
     rate = found.get("train/images_per_second")
     if rate is not None and np.isfinite(rate[1]).any():
-        figures.append(("images per second", f"{np.nanmedian(rate[1]):,.1f}"))
+        tiles.append(("images per second", f"{np.nanmedian(rate[1]):,.1f}"))
     for name, (steps, values) in found.items():
         split, _, quantity = name.partition("/")
         if split == "validation" and np.isfinite(values).any():
             best = best_of(quantity, values)
             when = "" if quantity in BASELINES else f", best at step {steps[best]:,}"
-            figures.append((f"{title_of(quantity)}{when}", _figure(values[best])))
-    return figures
+            tiles.append((f"{title_of(quantity)}{when}", _digits(values[best])))
+    return tiles
 
 
-def _figure(value: float) -> str:
+def _digits(value: float) -> str:
     """Four digits, or all of a whole number."""
     return f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.4g}"
 
@@ -236,35 +233,35 @@ def _subtitle(records: Sequence[Mapping[str, Any]]) -> str:
     return f"last record {str(last).replace('T', ' ')} UTC"
 
 
-def _sheets(folder: Path) -> list[tuple[str, str]]:
-    """For each name of sheets, title and body: the first, the middle one and the last."""
-    chosen = {name: _spread(sheets) for name, sheets in list_sheets(folder / SHEETS_FOLDER).items()}
-    share = SHEET_BYTES // max(sum(map(len, chosen.values())), 1)
+def _grid_sections(folder: Path) -> list[tuple[str, str]]:
+    """For each name of grids, title and body: the first, the middle one and the last."""
+    chosen = {name: _spread(grids) for name, grids in list_grids(folder / GRIDS_FOLDER).items()}
+    share = GRID_BYTES // max(sum(map(len, chosen.values())), 1)
     sections = []
-    for name, sheets in chosen.items():
-        alt = "samples" if name in SHEET_TITLES else "reconstructions"
-        figures = "".join(_sheet(alt, step, path, share) for step, path in sheets)
+    for name, grids in chosen.items():
+        alt = "samples" if name in GRID_TITLES else "reconstructions"
+        body = "".join(_grid(alt, step, path, share) for step, path in grids)
         words = name.replace("-", " ").replace("_", " ")
-        title = SHEET_TITLES.get(name, f"Originals above their reconstructions: {words}")
-        sections.append((title, figures))
+        title = GRID_TITLES.get(name, f"Originals above their reconstructions: {words}")
+        sections.append((title, body))
     return sections
 
 
-def _spread(sheets: Sequence[tuple[int, Path]]) -> list[tuple[int, Path]]:
+def _spread(grids: Sequence[tuple[int, Path]]) -> list[tuple[int, Path]]:
     """First, middle (by step) and last."""
-    first, last = sheets[0], sheets[-1]
-    middle = min(sheets, key=lambda sheet: abs(2 * sheet[0] - first[0] - last[0]))
+    first, last = grids[0], grids[-1]
+    middle = min(grids, key=lambda grid: abs(2 * grid[0] - first[0] - last[0]))
     return sorted({first, middle, last})
 
 
-def _sheet(shows: str, step: int, path: Path, most_bytes: int) -> str:
+def _grid(shows: str, step: int, path: Path, most_bytes: int) -> str:
     caption = f"<figcaption>step {step:,}</figcaption>"
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as opened:
             pixels = np.asarray(opened.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return f"<figure><p>{html.escape(path.name)} cannot be read.</p>{caption}</figure>"
-    source = page.data_uri(pixels, most_bytes)
+    source = html_page.data_uri(pixels, most_bytes)
     height, width = pixels.shape[:2]
     size = f"width={width} height={height}"
     return f"<figure><img alt='{shows} at step {step}' {size} src='{source}'>{caption}</figure>"
@@ -289,6 +286,6 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 STYLE = """
-.sheets{display:grid;gap:16px}.sheets img{max-width:100%;height:auto;border-radius:4px;display:block}
-.sheets figcaption{margin-top:4px}
+.grids{display:grid;gap:16px}.grids img{max-width:100%;height:auto;border-radius:4px;display:block}
+.grids figcaption{margin-top:4px}
 """

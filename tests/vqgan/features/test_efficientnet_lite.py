@@ -78,7 +78,7 @@ def test_resizing_is_antialiased_bicubic_without_rounding(size: tuple[int, int])
     planes = [Image.fromarray(image[..., c].astype(np.float32)) for c in range(3)]
     resized = [np.asarray(plane.resize((224, 224), Image.Resampling.BICUBIC)) for plane in planes]
     expected = (np.clip(np.stack(resized, axis=2), 0, 255) - 127) / 128
-    found = np.asarray(efficientnet_lite.preprocess(image[None]))[0]
+    found = np.asarray(efficientnet_lite.preprocess_for_efficientnet(image[None]))[0]
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -95,7 +95,7 @@ def test_weights_of_another_network_are_refused(
         "b0.pth: these are not the weights of EfficientNet-Lite0 .missing: _blocks.0._depthwise_conv.weight; "
         "unknown: _blocks.0._se_reduce.weight"
     ):
-        efficientnet_lite.load(path)
+        efficientnet_lite.load_efficientnet(path)
 
 
 def test_photographs_get_their_classes(real: FeatureNetwork) -> None:

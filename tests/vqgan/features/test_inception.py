@@ -121,7 +121,7 @@ def _numpy_bilinear(image: np.ndarray, size: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(40, 33), (700, 512), (299, 299)])
 def test_resizing_is_bilinear_without_antialiasing(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    found = np.asarray(inception.preprocess(image[None]))[0]
+    found = np.asarray(inception.preprocess_for_inception(image[None]))[0]
     assert found.shape == (299, 299, 3)
     np.testing.assert_allclose(found, _numpy_bilinear(image, 299) / 127.5 - 1, atol=2e-4)
 
@@ -135,7 +135,7 @@ def test_a_classifier_of_other_classes_is_refused(
     ):
         path = state_dicts.write(tmp_path / f"{name}.pth", tensors)
         with refused(f"{name}.pth: a classifier of (10|0) classes where InceptionV3 has 1008"):
-            inception.load(path)
+            inception.load_inception(path)
 
 
 @pytest.mark.parametrize("classes", [1008, 1000])
@@ -155,4 +155,4 @@ def test_a_missing_and_an_unknown_tensor_are_named(
         r"unknown: Mixed_5b.branch1x1.norm.weight; wrongly shaped: Conv2d_1a_3x3.conv.weight \(1,\) "
         r"instead of \(32, 3, 3, 3\), .* and 90 more"
     ):
-        inception.load(path)
+        inception.load_inception(path)

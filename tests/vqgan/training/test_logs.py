@@ -17,11 +17,10 @@ import pytest
 from PIL import Image
 
 from vqgan.training import logs
-from vqgan.training.logs import Logs, ProgressLine, clock, read_metrics
-from vqgan.training.records import list_sheets, write_atomically
+from vqgan.training.logs import Logs, ProgressLine, clock, list_grids, read_metrics, write_atomically
 
 Refused = Callable[[str], AbstractContextManager[None]]
-SHEET = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+GRID = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 
 
 def steps(folder: Path) -> list[int]:
@@ -46,31 +45,31 @@ def test_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_sheets_are_pngs(tmp_path: Path) -> None:
+def test_grids_are_pngs(tmp_path: Path) -> None:
     with files_only(tmp_path) as opened:
-        opened.images(20, "validation/../best", SHEET)
+        opened.images(20, "validation/../best", GRID)
     (path,) = (tmp_path / "sheets").iterdir()
     assert path.name == "validation-..-best-20.png"
     with Image.open(path) as opened_image:
-        np.testing.assert_array_equal(np.asarray(opened_image), SHEET)
+        np.testing.assert_array_equal(np.asarray(opened_image), GRID)
 
 
 def test_a_resumed_run_gives_no_doubled_steps(tmp_path: Path) -> None:
     with files_only(tmp_path) as opened:
         for step in (10, 20, 30, 40):
             opened.scalars(step, {"train/pixel": step / 10})
-            opened.images(step, "validation", SHEET)
+            opened.images(step, "validation", GRID)
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 50, "ti')  # the kill
     with files_only(tmp_path, resume_step=20) as opened:
         opened.scalars(30, {"train/pixel": -3.0})
     assert steps(tmp_path) == [10, 20, 30]
     assert [record["train/pixel"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [1.0, 2.0, -3.0]
-    assert [step for step, _ in list_sheets(tmp_path / "sheets")["validation"]] == [10, 20]
+    assert [step for step, _ in list_grids(tmp_path / "sheets")["validation"]] == [10, 20]
     with files_only(tmp_path):
         pass
     assert steps(tmp_path) == []
-    assert list_sheets(tmp_path / "sheets") == {}
+    assert list_grids(tmp_path / "sheets") == {}
 
 
 def test_dropping_lines_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
@@ -132,7 +131,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     with Logs(tmp_path, quiet=True) as opened:
         opened.scalars(5, {"train/pixel": 0.25, "train/bad": math.nan})
-        opened.images(5, "validation", SHEET)
+        opened.images(5, "validation", GRID)
         opened.event(6, "codebook placed")
     events = tensorboard_events(tmp_path / "tensorboard")
     values = {value.tag: (event.step, value) for event in events for value in event.summary.value}
@@ -140,7 +139,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert values["train/pixel"][1].simple_value == 0.25
     assert "train/bad" not in values
     with Image.open(io.BytesIO(values["validation"][1].image.encoded_image_string)) as image:
-        np.testing.assert_array_equal(np.asarray(image), SHEET)
+        np.testing.assert_array_equal(np.asarray(image), GRID)
     step, text = next(entry for tag, entry in values.items() if tag.startswith("events"))
     assert (step, b"codebook placed" in text.SerializeToString()) == (6, True)
 
@@ -194,10 +193,10 @@ def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
             tmp_path, quiet=True, tensorboard=False, wandb_project="p", resume_step=resume_step
         ) as opened:
             opened.scalars(8, {"train/pixel": 0.5, "train/bad": math.nan})
-            opened.images(8, "validation", SHEET)
+            opened.images(8, "validation", GRID)
     assert fake.calls[1:4] == [
         (8, {"train/pixel": 0.5}),
-        (8, {"validation": ("image", int(SHEET.sum()))}),
+        (8, {"validation": ("image", int(GRID.sum()))}),
         ("finish",),
     ]
     first, resumed, anew = (call[1] for call in fake.calls if call[0] == "init")

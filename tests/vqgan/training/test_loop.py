@@ -1,4 +1,4 @@
-"""The loop both stages share: with a learner of three numbers, whose every step is known."""
+"""The loop that trains all models: with a learner of three numbers, whose every step is known."""
 
 import json
 import os
@@ -15,10 +15,10 @@ import pytest
 
 from vqgan.errors import UserError
 from vqgan.training import checkpoints
-from vqgan.training.config import LoopConfig
 from vqgan.training.logs import ProgressLine, read_metrics
-from vqgan.training.loop import Done, Evaluation, Loop, Outcome
-from vqgan.training.stopping import Stopping
+from vqgan.training.loop import Done, Evaluation, Outcome, TrainingLoop
+from vqgan.training.loop_config import LoopConfig
+from vqgan.training.training_run import Stopping, check_same_run
 
 CONFIG = LoopConfig(
     steps=12, batch_size=2, log_every=2, evaluate_every=3, save_every=4, best="psnr", max_skipped=3
@@ -54,11 +54,11 @@ class Numbers:
 class Summing:
     """Adds up batches by position, so that any lost, doubled or reordered one shows."""
 
-    def __init__(self, during: Callable[[int], None] = lambda step: None, figures: Any = PSNR) -> None:
+    def __init__(self, during: Callable[[int], None] = lambda step: None, metrics: Any = PSNR) -> None:
         self.during = during
-        self.figures = figures
+        self.metrics = metrics
         self.steps: list[int] = []
-        self.exported: list[int] = []
+        self.written: list[int] = []
         self.not_finite_from = 10**9
 
     def initial(self) -> State:
@@ -76,12 +76,15 @@ class Summing:
         loss = jnp.asarray(np.nan) if bad else total
         return State(total, skipped), {"loss": loss, "skipped_in_row": skipped}
 
+    def exported(self, state: State) -> Any:
+        return state
+
     def evaluate(self, state: State) -> Evaluation:
         step = self.steps[-1] + 1 if self.steps else 3  # made up for at the start
-        return Evaluation({"psnr": self.figures[step]}, np.zeros((2, 2, 3), np.uint8))
+        return Evaluation({"psnr": self.metrics[step]}, np.zeros((2, 2, 3), np.uint8))
 
-    def export(self, state: State, done: Done, figures: Mapping[str, float]) -> None:
-        self.exported.append(done.steps)
+    def export(self, state: State, done: Done, metrics: Mapping[str, float]) -> None:
+        self.written.append(done.steps)
 
 
 class Greedy(Summing):
@@ -97,7 +100,9 @@ class Never:
 
 def run(folder: Path, learner: Summing, config: LoopConfig = CONFIG, stopping: Any = Never) -> Outcome[State]:
     logs = {"quiet": True, "tensorboard": False}
-    return Loop(learner, Numbers(), config, folder, ProgressLine(quiet=True), logs).run(stopping)
+    progress = ProgressLine(quiet=True)
+    loop = TrainingLoop(learner, learner.evaluate, learner.export, Numbers(), config, folder, progress, logs)
+    return loop.run(stopping)
 
 
 def expected(steps: int) -> float:
@@ -112,8 +117,8 @@ def test_every_step_once_and_the_best_is_exported(tmp_path: Path) -> None:
     outcome = run(tmp_path, learner)
     assert learner.steps == list(range(12))
     assert float(outcome.state.total) == expected(12)
-    assert learner.exported == [3, 6]  # 9 and 12 are worse
-    assert (outcome.best_step, outcome.figures, outcome.finished) == (6, {"psnr": 24.0}, True)
+    assert learner.written == [3, 6]  # 9 and 12 are worse
+    assert (outcome.best_step, outcome.metrics, outcome.finished) == (6, {"psnr": 24.0}, True)
 
 
 def test_log(tmp_path: Path) -> None:
@@ -150,8 +155,8 @@ def test_stopped_and_resumed_is_the_same_run(tmp_path: Path, stop: int) -> None:
     resumed = run(tmp_path / "parts", second)
     assert first.steps + second.steps == list(range(12))
     assert float(resumed.state.total) == expected(12)
-    assert first.exported + second.exported == whole.exported
-    assert resumed.figures == {"psnr": 24.0}
+    assert first.written + second.written == whole.written
+    assert resumed.metrics == {"psnr": 24.0}
     lines = [
         [{name: value for name, value in record.items() if "time" not in name and "second" not in name
           and "wait" not in name} for record in read_metrics(tmp_path / part / "metrics.jsonl")]
@@ -172,9 +177,9 @@ def test_asked_to_stop_where_an_evaluation_is_due(tmp_path: Path) -> None:
 
     first, second = Summing(), Summing()
     assert stopped_after(3, first, tmp_path).step == 3
-    assert first.exported == []
+    assert first.written == []
     run(tmp_path, second)
-    assert second.exported == [3, 6]
+    assert second.written == [3, 6]
 
 
 def test_shortened_run_is_finished(tmp_path: Path) -> None:
@@ -233,8 +238,8 @@ def test_lower_is_better_where_it_is(tmp_path: Path) -> None:
 
     learner = Lpips()
     outcome = run(tmp_path, learner, LoopConfig(**{**vars(CONFIG), "best": "lpips"}))
-    assert learner.exported == [3, 6, 12]
-    assert outcome.figures == {"lpips": 0.1}
+    assert learner.written == [3, 6, 12]
+    assert outcome.metrics == {"lpips": 0.1}
 
 
 def test_loss_that_stays_not_finite_ends_the_run(tmp_path: Path, refused: Any) -> None:
@@ -285,7 +290,7 @@ def test_damaged_checkpoint(tmp_path: Path, refused: Any) -> None:
         run(tmp_path, Summing())
 
 
-def test_unknown_figure(tmp_path: Path, refused: Any) -> None:
+def test_unknown_metric(tmp_path: Path, refused: Any) -> None:
     with refused("train.best is 'fid': give one of"):
         run(tmp_path, Summing(), LoopConfig(**{**vars(CONFIG), "best": "fid"}))
     with refused("train.best is 'lpips': this run measures psnr"):
@@ -295,31 +300,29 @@ def test_unknown_figure(tmp_path: Path, refused: Any) -> None:
 def test_configuration_of_a_run_is_kept(tmp_path: Path, refused: Any) -> None:
     config = {"train": {"steps": 5, "seed": 1}, "model": {"ch": 8}}
     folder = tmp_path / "run"
-    checkpoints.check_same_run(folder, config, frozenset({"train.steps"}))
+    check_same_run(folder, config, frozenset({"train.steps"}))
     (folder / "checkpoints" / "5").mkdir(parents=True)
-    checkpoints.check_same_run(
-        folder, {**config, "train": {"steps": 9, "seed": 1}}, frozenset({"train.steps"})
-    )
+    check_same_run(folder, {**config, "train": {"steps": 9, "seed": 1}}, frozenset({"train.steps"}))
     assert json.loads((folder / "config.json").read_text())["train"]["steps"] == 9
     with refused("model.ch was 8, is 16"):
-        checkpoints.check_same_run(folder, {**config, "model": {"ch": 16}}, frozenset({"train.steps"}))
+        check_same_run(folder, {**config, "model": {"ch": 16}}, frozenset({"train.steps"}))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
     with refused("something else than a training run"):
-        checkpoints.check_same_run(tmp_path / "other", config, frozenset())
+        check_same_run(tmp_path / "other", config, frozenset())
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
-        checkpoints.check_same_run(folder, config, frozenset())
+        check_same_run(folder, config, frozenset())
     (tmp_path / "file").write_text("")
     with refused("cannot be made a folder"):
-        checkpoints.check_same_run(tmp_path / "file" / "run", config, frozenset())
+        check_same_run(tmp_path / "file" / "run", config, frozenset())
 
 
 def test_run_that_never_got_to_a_checkpoint_may_be_corrected(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    checkpoints.check_same_run(folder, {"train": {"batch_size": 512}}, frozenset())
+    check_same_run(folder, {"train": {"batch_size": 512}}, frozenset())
     (folder / ".config.json.abc.tmp").write_text("{")  # of a killed process
-    checkpoints.check_same_run(folder, {"train": {"batch_size": 8}}, frozenset())
+    check_same_run(folder, {"train": {"batch_size": 8}}, frozenset())
     assert json.loads((folder / "config.json").read_text())["train"]["batch_size"] == 8
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: figures, curves where they belong, small whatever the run's length, safe."""
+"""The report of a run: metrics, curves where they belong, small whatever the run's length, safe."""
 
 import json
 import re
@@ -12,10 +12,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqgan.training import curves, report
-from vqgan.training.curves import LEFT, RIGHT, Mark, Series
-from vqgan.training.report import write_report
-from vqgan.training.scales import Scale, choose_scale, label, linear_ticks, log_ticks
+from vqgan.training import charts, report
+from vqgan.training.charts import (
+    LEFT,
+    RIGHT,
+    Mark,
+    Scale,
+    Series,
+    choose_scale,
+    label,
+    linear_ticks,
+    log_ticks,
+)
+from vqgan.training.logs import read_metrics
+from vqgan.training.report import write_training_report
 
 Refused = Callable[[str], AbstractContextManager[None]]
 VOID = {"meta", "img"}
@@ -57,7 +67,7 @@ def write_run(folder: Path, records: list[dict[str, Any]]) -> Path:
     return folder
 
 
-def write_sheet(folder: Path, step: int, size: int = 8) -> None:
+def write_grid(folder: Path, step: int, size: int = 8) -> None:
     (folder / "sheets").mkdir(exist_ok=True)
     noise = np.random.default_rng(step).integers(0, 256, (size, size, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "sheets" / f"validation-{step}.png")
@@ -73,19 +83,19 @@ def run(tmp_path: Path) -> Path:
         records.append({"step": step, "time": time, **values})
     records[3]["train/pixel"] = None
     for step, psnr, lpips in ((50, 24.5, 0.3), (100, 23.0, 0.2)):
-        figures = {"validation/psnr": psnr, "validation/lpips": lpips, "validation/pixel": 0.02}
-        records.append({"step": step, "time": 1000 + step + (86400 if step > 50 else 0), **figures})
+        metrics = {"validation/psnr": psnr, "validation/lpips": lpips, "validation/pixel": 0.02}
+        records.append({"step": step, "time": 1000 + step + (86400 if step > 50 else 0), **metrics})
     records += [{"step": 60, "event": "discriminator starts"}, {"step": 20, "event": "codebook placed"}]
     folder = write_run(tmp_path / "my run", records)
     for step in (10, 40, 60, 100):
-        write_sheet(folder, step)
+        write_grid(folder, step)
     (folder / "config.json").write_text(json.dumps({"seed": 5, "model": {"ch": 32}}))
     (folder / "evaluation.json").write_text(json.dumps({"psnr": {"value": 24.123456, "samples": 12000}}))
     return folder
 
 
 def test_page(run: Path) -> None:
-    assert write_report(run) == run / "report.html"
+    assert write_training_report(run) == run / "report.html"
     text = (run / "report.html").read_text()
     page = Page(text)
     assert "http" not in text
@@ -103,7 +113,7 @@ def test_page(run: Path) -> None:
 
 
 def test_tiles(run: Path) -> None:
-    write_report(run)
+    write_training_report(run)
     found = re.findall(r"class=tile><b>(.*?)</b><span>(.*?)</span>", (run / "report.html").read_text())
     tiles = {name: value for value, name in found}
     assert tiles["steps"] == "100"
@@ -117,18 +127,18 @@ def test_evaluations_with_their_reference_set(run: Path) -> None:
     figure = {"value": 24.1, "unit": "dB", "images": 1280, "reference_set": "corpus, validation"}
     evaluation = {"codecs": [{"codec": "x", "figures": {"psnr": figure}}], "versions": {"jax": "1"}}
     (run / "evaluation.json").write_text(json.dumps(evaluation))
-    write_report(run)
+    write_training_report(run)
     assert (
         "psnr\n24.1 dB over 1,280 images: corpus, validation" in Page((run / "report.html").read_text()).text
     )
 
 
 def test_panels_of_one_quantity_hold_both_splits(run: Path) -> None:
-    found = report.to_curves(report.read_metrics(run / "metrics.jsonl"))
-    held_back, training = report.split_quantities(found)
-    assert held_back == ["psnr", "lpips"]
+    found = report.to_curves(read_metrics(run / "metrics.jsonl"))
+    validation, training = report.split_quantities(found)
+    assert validation == ["psnr", "lpips"]
     assert training == ["pixel", "images_per_second"]
-    write_report(run)
+    write_training_report(run)
     text = (run / "report.html").read_text()
     assert text.count("<figure class=panel>") == 4
     pixel = text[text.index("<h3>pixel</h3>") :].split("</figure>")[0]
@@ -163,8 +173,8 @@ def test_a_long_run_gives_a_small_page(tmp_path: Path) -> None:
     ]
     folder = write_run(tmp_path / "long", records)
     for step in (1, 2, 3):
-        write_sheet(folder, step, size=900)  # 2.4 MB of noise each
-    write_report(folder)
+        write_grid(folder, step, size=900)  # 2.4 MB of noise each
+    write_training_report(folder)
     text = (folder / "report.html").read_text()
     assert len(text) < 3_000_000
     page = Page(text)
@@ -180,7 +190,7 @@ def test_hostile_names(tmp_path: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps({HOSTILE: HOSTILE}))
     (folder / "sheets").mkdir()
     (folder / "sheets" / "<script>-5.png").write_bytes(b"no picture")
-    write_report(folder)
+    write_training_report(folder)
     page = Page((folder / "report.html").read_text())
     assert not {"script", "img"} & set(page.tags)
     assert page.text.count(HOSTILE) >= 4
@@ -189,52 +199,52 @@ def test_hostile_names(tmp_path: Path) -> None:
 
 def test_nothing_finite_and_nothing_but_events(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", [{"step": 1, "train/pixel": None}, {"step": 0, "event": "e"}])
-    write_report(folder)
+    write_training_report(folder)
     assert "No finite value." in (folder / "report.html").read_text()
-    Page((write_report(write_run(tmp_path / "b", [{"step": 0, "event": "e"}]))).read_text())
+    Page((write_training_report(write_run(tmp_path / "b", [{"step": 0, "event": "e"}]))).read_text())
 
 
 def test_refusals(tmp_path: Path, refused: Refused) -> None:
     with refused("no metrics.jsonl"):
-        write_report(tmp_path)
+        write_training_report(tmp_path)
     write_run(tmp_path, [{"step": 1, "a": 1.0}])
     (tmp_path / "config.json").write_text("{")
     with refused("config.json: cannot be read"):
-        write_report(tmp_path)
+        write_training_report(tmp_path)
 
 
 def test_smooth_is_the_mean_of_a_window() -> None:
     values = np.random.default_rng(0).standard_normal(200)
     values[[7, 50, 51, 52, 53, 54]] = np.nan
-    half = 200 // curves.SMOOTHING // 2
+    half = 200 // charts.SMOOTHING // 2
     assert half == 2
     expected = [
         np.nanmean(values[max(i - half, 0) : i + half + 1]) if i != 52 else np.nan for i in range(200)
     ]
-    np.testing.assert_allclose(curves.smooth(values), expected)
-    np.testing.assert_array_equal(curves.smooth(values[:40]), values[:40])
+    np.testing.assert_allclose(charts.smooth(values), expected)
+    np.testing.assert_array_equal(charts.smooth(values[:40]), values[:40])
     values[20] = 1e30
-    np.testing.assert_allclose(curves.smooth(values)[60:], expected[60:])
+    np.testing.assert_allclose(charts.smooth(values)[60:], expected[60:])
 
 
 def test_thin_keeps_the_extremes() -> None:
     values = np.random.default_rng(0).standard_normal(10_007)
     values[100:200] = np.nan
     values[5000], values[7000] = 99.0, -99.0
-    steps, low, high = curves.thin(np.arange(10_007) * 3, values)
+    steps, low, high = charts.thin(np.arange(10_007) * 3, values)
     assert len(steps) == len(low) == len(high) == 300
     assert np.nanmax(high) == 99.0
     assert np.nanmin(low) == -99.0
     assert np.isnan(low).sum() >= 1
     assert (np.diff(steps) > 0).all()
-    steps, low, high = curves.thin(np.arange(3), np.array([1.0, np.nan, 3.0]))
+    steps, low, high = charts.thin(np.arange(3), np.array([1.0, np.nan, 3.0]))
     np.testing.assert_array_equal(low, [1.0, np.nan, 3.0])
     np.testing.assert_array_equal(low, high)
 
 
 def panel(values: list[float], steps: list[int], noisy: bool = False, marks: tuple[Mark, ...] = ()) -> str:
-    series = Series("held back", "validation", np.array(steps), np.array(values), noisy)
-    return curves.panel("PSNR", [series], marks, 100)
+    series = Series("validation", "validation", np.array(steps), np.array(values), noisy)
+    return charts.panel("PSNR", [series], marks, 100)
 
 
 def test_points_lie_where_their_values_are() -> None:
@@ -248,13 +258,13 @@ def test_points_lie_where_their_values_are() -> None:
     line = re.search(r"<path class=line d='(.*?)'", drawn)
     assert line is not None
     assert re.fullmatch(r"M\S+ \S+L\S+ \S+M\S+ \S+h1", line[1])
-    assert "<title>held back: 30 at step 50</title>" in drawn
+    assert "<title>validation: 30 at step 50</title>" in drawn
 
 
 def test_titles_of_a_noisy_line() -> None:
     values = [float(value) for value in range(1, 201)]
     series = Series("train", "train", np.arange(1, 201), np.array(values), True)
-    drawn = curves.panel("pixel", [series], (), 200)
+    drawn = charts.panel("pixel", [series], (), 200)
     # 60 strips over 200 steps: the first holds the steps up to 200 / 60 = 3.33.
     assert "<title>train: mean 2 of steps 1 to 3</title>" in drawn
     counted = re.findall(r"of steps (\d+) to (\d+)<", drawn)

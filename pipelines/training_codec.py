@@ -1,0 +1,204 @@
+"""``vqgan train``: a preset and settings, images of any source, and a codec trained on them."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.settings import apply_settings
+from pipelines.training_runs import TrainingRequest, require_training, say_outcome
+from transforms.images.dataset import Pictures, split
+from transforms.images.decode import DecodeConfig
+from transforms.sharded.run import Say, speaker
+from transforms.sources import SourceConfig
+from vqgan.codec_checkpoint import read_info
+from vqgan.data.splits import key_hash
+from vqgan.errors import UserError
+from vqgan.filesystems import write_atomically
+from vqgan.training.codec.config import CODEC_TRAINING_PRESETS, CodecTrainConfig, DataConfig
+
+if TYPE_CHECKING:
+    from vqgan.data.image_crops import CropBatches
+
+CHECK_EVERY = 100  # batches between looks at the number of rejects
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainRequest(TrainingRequest):
+    """What the user asked for; presets are those of :mod:`vqgan.training.codec.config`.
+
+    Attributes:
+      source: training images.
+      validation: validation images; by default a share of the source.
+      init: codec to start from.
+    """
+
+    source: SourceConfig
+    validation: SourceConfig | None = None
+    init: str | None = None
+
+
+def run(request: TrainRequest) -> bool:
+    """Trains until the end, or until SIGTERM; goes on where an earlier run in the same folder stopped.
+
+    Returns:
+      Whether all steps were done.
+
+    Raises:
+      UserError: a mistake in the request, no usable images, or the loss is not finite any more.
+    """
+    require_training(request.wandb_project)
+    from vqgan.training.codec.run import CODEC_FOLDER, CodecRun, train_codec
+
+    config = configure_codec_training(request.preset, request.settings)
+    if request.init is not None:
+        read_info(request.init)  # one that cannot be opened is refused before images are listed
+    training, validation = _training_and_validation(request, config)
+    started = time.monotonic()
+    batches = _WatchedBatches(training, config)
+    images = validation_images(validation, config.data)
+    say = speaker(request.quiet)
+    say(f"{len(training)} images to train on, {len(images)} for validation")
+    job = CodecRun(
+        config=config,
+        folder=Path(request.output),
+        init=request.init,
+        data=_digest(training, validation),
+        card=_card(request, training, images),
+        quiet=request.quiet,
+        wandb_project=request.wandb_project,
+    )
+    try:
+        outcome = train_codec(job, batches, images)
+    finally:
+        batches.close()
+    _write_rejects(Path(request.output), {**training.rejects, **validation.rejects}, say)
+    say_outcome(outcome, request, CODEC_FOLDER, started, say)
+    return outcome.finished
+
+
+def configure_codec_training(preset: str, settings: Sequence[str]) -> CodecTrainConfig:
+    """Returns a preset with every ``section.field=value`` applied; values are JSON, or else plain text.
+
+    Raises:
+      UserError: unknown preset, section or field, or a wrong value.
+    """
+    return apply_settings(CODEC_TRAINING_PRESETS, preset, settings)
+
+
+def validation_images(images: Pictures, config: DataConfig) -> np.ndarray:
+    """Reads validation images, centre-cropped and resized, uint8 ``[N, S, S, 3]``, but for unusable ones."""
+    from vqgan.data.image_crops import center_crop_resize
+
+    size, found = config.evaluated_size, []
+    # By a hash of the key: the first ones of a listing may all be of one class.
+    numbers = sorted(range(len(images)), key=lambda number: key_hash(images.keys[number]))
+    for number in numbers[: config.validation_limit]:
+        image = images[number]
+        if image is not None:
+            found.append(center_crop_resize(image, size))
+    return np.stack(found) if found else np.zeros((0, size, size, 3), np.uint8)
+
+
+def _training_and_validation(request: TrainRequest, config: CodecTrainConfig) -> tuple[Pictures, Pictures]:
+    training = open_images(request.source, config.data)
+    if request.validation is not None:
+        return training, open_images(request.validation, config.data).uncached()
+    training, validation = split(training, config.data.holdout)
+    return training, validation.uncached()
+
+
+def open_images(source: SourceConfig, data: DataConfig) -> Pictures:
+    """Opens the images of a source that are large enough to crop."""
+    return Pictures(source, DecodeConfig(), data.max_short_side, data.crop_size, data.cache_mib << 20)
+
+
+def open_crop_batches(images: Pictures, config: CodecTrainConfig) -> "CropBatches":
+    """Opens endless batches of training crops."""
+    from vqgan.data.image_crops import CropConfig, crop_batches
+
+    data, train = config.data, config.train
+    return crop_batches(
+        images,
+        CropConfig(data.crop_size, flip=data.flip),
+        train.batch_size,
+        train.seed,
+        threads=data.threads,
+        blocks=images.blocks,
+        name=images.config.input,
+    )
+
+
+def _digest(*sets: Pictures) -> str:
+    """sha256 over the keys of the images, set by set."""
+    digest = hashlib.sha256()
+    for images in sets:
+        for key in images.keys:
+            digest.update(key.encode() + b"\0")
+        digest.update(b"\1")
+    return digest.hexdigest()
+
+
+class _WatchedBatches:
+    """CropBatches of crops that stop the run when too many images are of no use."""
+
+    def __init__(self, images: Pictures, config: CodecTrainConfig):
+        self._images, self._limit, self._count = images, config.data.max_rejects, 0
+        self._batches = open_crop_batches(images, config)
+
+    def __iter__(self) -> "_WatchedBatches":
+        return self
+
+    def __next__(self) -> np.ndarray:
+        if self._count % CHECK_EVERY == 0:
+            self._check()
+        self._count += 1
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        return self._batches.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._batches.set_state(state)
+
+    def close(self) -> None:
+        self._batches.close()
+
+    def _check(self) -> None:
+        rejects = self._images.rejects
+        if len(rejects) > self._limit * len(self._images):
+            key, reason = next(iter(rejects.items()))
+            raise UserError(
+                f"{self._images.config.input}: {len(rejects)} of {len(self._images)} images cannot "
+                f"be used (such as {key}: {reason}); correct the input or raise data.max_rejects"
+            )
+
+
+def _card(request: TrainRequest, training: Pictures, validation: np.ndarray) -> Mapping[str, Any]:
+    validation_source = request.source if request.validation is None else request.validation
+    return {
+        "license": request.license,
+        "data": {
+            "source": request.source.input,
+            "training_images": len(training),
+            "validation_source": validation_source.input,
+            "validation_images": len(validation),
+        },
+    }
+
+
+def _write_rejects(folder: Path, rejects: Mapping[str, str], say: Say) -> None:
+    """``rejects.jsonl``: a line for each image that was of no use, before a stop as well as after it."""
+    path = folder / "rejects.jsonl"
+    earlier = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    known = {record["key"]: record["reason"] for record in earlier} | dict(rejects)
+    if not known:
+        return
+    lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in sorted(known.items())]
+    write_atomically(path, "".join(lines).encode())
+    say(f"{len(known)} images could not be used: {path}")

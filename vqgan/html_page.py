@@ -1,0 +1,119 @@
+"""Pieces of a self-contained HTML page: no scripts, no addresses, light and dark by the reader's choice.
+
+Whatever comes from a user (keys, folder names, settings) goes through :func:`html.escape` here or in the
+caller; ``body`` arguments are HTML already.
+"""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def document(title: str, subtitle: str, sections: Iterable[str], style: str = "") -> str:
+    """Builds the whole page.
+
+    Args:
+      title: plain text, for the tab and the heading.
+      subtitle: plain text below it.
+      sections: as :func:`section` makes them.
+      style: further CSS.
+    """
+    title = html.escape(title)
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width, initial-scale=1'>"
+        f"<title>{title}</title><style>{STYLE}{style}</style><main><h1>{title}</h1>"
+        f"<p class=sub>{html.escape(subtitle)}</p>" + "".join(sections) + "</main></html>"
+    )
+
+
+def section(title: str, body: str, kind: str = "") -> str:
+    """Frames a part of the page; ``kind`` is the CSS class of what lies in it."""
+    heading = f"<h2>{html.escape(title)}</h2>" if title else ""
+    return f"<section>{heading}<div class='{kind}'>{body}</div></section>"
+
+
+def tiles(values: Iterable[tuple[str, str]]) -> str:
+    """Makes a section of names and values (plain text), the value large."""
+    shown = "".join(
+        f"<div class=tile><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>"
+        for name, value in values
+    )
+    return section("", shown, "tiles")
+
+
+def details(parts: Mapping[str, Any]) -> str:
+    """Folds each part away, as JSON behind a summary that opens it."""
+    return "".join(
+        f"<details><summary>{html.escape(name)}</summary>"
+        f"<pre>{html.escape(json.dumps(part, indent=2))}</pre></details>"
+        for name, part in parts.items()
+    )
+
+
+def table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
+    """Makes a table of two columns of plain text."""
+    body = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows
+    )
+    return f"<table><tr><th>{html.escape(head[0])}</th><th>{html.escape(head[1])}</th></tr>{body}</table>"
+
+
+def data_uri(pixels: np.ndarray, most_bytes: int | None = None) -> str:
+    """Encodes an image, uint8 ``[H, W, 3]``, to stand in the page itself.
+
+    Args:
+      pixels: the image.
+      most_bytes: a PNG that is larger becomes a JPEG, of less quality and then of less size until it fits.
+    """
+    image = Image.fromarray(pixels)
+    data = _encoded(image, "PNG", optimize=True)
+    if most_bytes is None or len(data) <= most_bytes:
+        return "data:image/png;base64," + base64.b64encode(data).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(_small_jpeg(image, most_bytes)).decode()
+
+
+def _small_jpeg(image: Image.Image, most_bytes: int) -> bytes:
+    while True:
+        for quality in (95, 90, 80):
+            data = _encoded(image, "JPEG", quality=quality, subsampling=0)
+            if len(data) <= most_bytes:
+                return data
+        if max(image.size) < 64:
+            return data
+        size = (max(1, image.width * 3 // 4), max(1, image.height * 3 // 4))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, form, **options)
+    return sink.getvalue()
+
+
+STYLE = """
+:root{--ink:#1c2430;--soft:#5d6b7c;--line:#dde3ea;--paper:#fff;--ground:#f4f6f9;--accent:#2463a8;
+--second:#bf5a12;--third:#6b4fa0}
+@media(prefers-color-scheme:dark){:root{--ink:#e6ebf2;--soft:#9aa7b8;--line:#2d3643;--paper:#1a2029;
+--ground:#11161d;--accent:#6aa5e8;--second:#f0a35c;--third:#b59ae6}}
+*{box-sizing:border-box}
+:root{color-scheme:light dark}
+body{margin:0;background:var(--ground);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
+main{max-width:1080px;margin:0 auto;padding:32px 20px 64px}
+h1{font-size:28px;margin:0;overflow-wrap:anywhere}h2{font-size:18px;margin:0 0 12px}
+.sub{color:var(--soft);margin:2px 0 20px}
+section{background:var(--paper);border:1px solid var(--line);border-radius:10px;padding:18px;margin:0 0 16px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:14px}
+.tile b{display:block;font-size:18px}.tile span{color:var(--soft);font-size:13px}
+figure{margin:0}figcaption{color:var(--soft);font-size:13px}
+svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font-size:13px}
+table{border-collapse:collapse}
+td,th{padding:4px 18px 4px 0;border-bottom:1px solid var(--line);text-align:left;overflow-wrap:anywhere}
+summary{cursor:pointer}pre{background:var(--ground);padding:12px;border-radius:6px;overflow:auto;font-size:13px}
+"""

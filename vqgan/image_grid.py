@@ -1,0 +1,60 @@
+"""Grids of images, and of originals with their reconstructions, to be looked at."""
+
+import numpy as np
+
+MARGIN = 2  # pixels between an original and its reconstruction, and between columns
+GAP = 8  # pixels between rows of pairs
+GREY = 128  # of margins: visible on a light page and on a dark one
+
+
+def tile_pairs(originals: np.ndarray, reconstructions: np.ndarray, columns: int = 8) -> np.ndarray:
+    """Tiles all pairs in one image: a row of originals, their reconstructions right below, and so on.
+
+    Args:
+      originals: uint8 ``[N, H, W, 3]``.
+      reconstructions: the same shape.
+      columns: the most pairs side by side.
+
+    Returns:
+      uint8 ``[height, width, 3]``; with fewer than ``columns`` pairs it is no wider than they are.
+    """
+    if originals.shape != reconstructions.shape or originals.ndim != 4 or not len(originals):
+        raise ValueError(f"expected pairs of images, got {originals.shape} and {reconstructions.shape}")
+    if originals.dtype != np.uint8 or reconstructions.dtype != np.uint8:
+        raise ValueError(f"expected uint8, got {originals.dtype} and {reconstructions.dtype}")
+    pairs = np.concatenate([originals, _bar(originals, MARGIN), reconstructions], axis=1)  # (N, 2H+m, W, 3)
+    return _tiled(pairs, columns, GAP)
+
+
+def tile_images(images: np.ndarray, columns: int = 8) -> np.ndarray:
+    """Tiles all images in one, side by side in rows.
+
+    Args:
+      images: uint8 ``[N, H, W, 3]``, at least one.
+      columns: images in a row, at most.
+
+    Returns:
+      uint8 ``[height, width, 3]``.
+    """
+    if images.ndim != 4 or not len(images) or images.dtype != np.uint8:
+        raise ValueError(f"expected uint8 images, got {images.dtype} {images.shape}")
+    return _tiled(images, columns, MARGIN)
+
+
+def _tiled(tiles: np.ndarray, columns: int, gap: int) -> np.ndarray:
+    """Tiles ``[N, H, W, 3]`` in rows, ``gap`` pixels between the rows."""
+    count, height, width, _ = tiles.shape
+    across = min(count, columns)
+    down = -(-count // across)
+    size = (down * (height + gap) - gap, across * (width + MARGIN) - MARGIN, 3)
+    grid = np.full(size, GREY, np.uint8)
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, across)
+        top, left = row * (height + gap), column * (width + MARGIN)
+        grid[top : top + height, left : left + width] = tile
+    return grid
+
+
+def _bar(images: np.ndarray, height: int) -> np.ndarray:
+    count, _, width, channels = images.shape
+    return np.full((count, height, width, channels), GREY, np.uint8)

@@ -1,0 +1,204 @@
+"""A whole training run of a codec: LPIPS's weights, a codec to start from, validation, export."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqgan.codec_checkpoint import PARTS, Weights, load_weights, read_info, recover_codec, save_codec
+from vqgan.config import ModelConfig, to_dict
+from vqgan.errors import UserError
+from vqgan.functional import Arrays, Functional, take_apart
+from vqgan.image_grid import tile_pairs
+from vqgan.metrics.codebook_usage import codebook_usage
+from vqgan.metrics.image import mean_absolute_error, mean_psnr, psnr
+from vqgan.metrics.lpips import Lpips, distance, load_lpips
+from vqgan.model.parameters import codec_parameter_shapes
+from vqgan.model.vqgan import VQGAN, denormalize, normalize
+from vqgan.training.codec.config import CodecTrainConfig, LossConfig
+from vqgan.training.codec.learner import CodecLearner, build_vqgan
+from vqgan.training.codec.state import CodecTrainState
+from vqgan.training.loop import Done, Evaluate, Evaluation, Outcome, ResumableBatches
+from vqgan.training.training_run import FREE_FIELDS, TrainingRun
+
+CODEC_FOLDER = "codec"
+VALIDATION_BATCH = 16
+GRID_IMAGES = 16
+CODEC_FREE_FIELDS = FREE_FIELDS | {
+    "data.threads",
+    "data.cache_mib",
+    "data.max_rejects",
+    "discriminator_optimizer.learning_rate",
+    "discriminator_optimizer.clip_norm",
+}
+"""Fields that may change when a run goes on."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CodecRun(TrainingRun):
+    """What the training of a codec needs beside its data; the best one goes to ``codec/``.
+
+    Attributes:
+      init: codec to start from, of the same architecture. Its codebook is kept: there is no autoencoder
+        phase, and nothing is placed.
+    """
+
+    config: CodecTrainConfig
+    init: str | None = None
+
+
+def train_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) -> Outcome[CodecTrainState]:
+    """Trains to the end or until SIGTERM, from the newest checkpoint in the folder if there is one.
+
+    Args:
+      run: configuration and folder.
+      batches: uint8 ``[B, S, S, 3]`` crops.
+      validation: uint8 ``[N, S, S, 3]`` images, perhaps none.
+
+    Raises:
+      UserError: weights that are unavailable, a folder of another run, a loss that is not finite, or a
+        place that cannot be written to.
+    """
+    perceptual = load_perceptual(run.config.loss)
+    initial = None if run.init is None else initial_params(run.init, run.config.model)
+    if initial is not None:
+        kept = dataclasses.replace(run.config.codebook, autoencoder_steps=0)
+        run = dataclasses.replace(run, config=dataclasses.replace(run.config, codebook=kept))
+    config = run.config
+    # An exported codec computes in float32, whatever it was trained in.
+    exact = dataclasses.replace(config, train=dataclasses.replace(config.train, dtype="float32"))
+    vqgan = take_apart(functools.partial(build_vqgan, exact))
+
+    def export(params: Arrays, done: Done, metrics: Mapping[str, float]) -> None:
+        size = config.data.evaluated_size
+        reference = f"validation images, centre-cropped and resized to {size} px"
+        card = run.exported_card(done, metrics, len(validation), reference)
+        card["parents"] = [] if run.init is None else [run.init]
+        save_codec(run.folder / CODEC_FOLDER, config.model, split_parts(params), card=card)
+
+    return run.carry_out(
+        CodecLearner(config, perceptual, initial),
+        make_codec_evaluation(vqgan, config.model, perceptual, validation),
+        export,
+        batches,
+        identity={"init": run.init},
+        free=CODEC_FREE_FIELDS,
+        recover=lambda: recover_codec(run.folder / CODEC_FOLDER),
+    )
+
+
+def load_perceptual(config: LossConfig) -> Lpips | None:
+    """Loads the weights of LPIPS, or None where the loss does without.
+
+    Raises:
+      UserError: they are unavailable.
+    """
+    if not config.perceptual:
+        return None
+    files = (config.perceptual_heads, config.perceptual_backbone)
+    heads, backbone = (None if file is None else Path(file) for file in files)
+    try:
+        return load_lpips("alex" if config.perceptual_network == "alex" else "vgg", heads, backbone)
+    except UserError as error:
+        raise UserError(
+            f"{error}; or train without LPIPS: --set loss.perceptual=0 --set train.best=psnr"
+        ) from error
+
+
+def initial_params(codec: str, config: ModelConfig) -> Arrays:
+    """Reads the parameters of a codec to start from.
+
+    Raises:
+      UserError: it is of another architecture, or has numbers that are not finite.
+    """
+    info = read_info(codec)
+    before, now = to_dict(info.config), to_dict(config)
+    if codec_parameter_shapes(info.config) != codec_parameter_shapes(config):
+        differing = [name for name in now if before[name] != now[name]]
+        listed = ", ".join(f"{name} is {before[name]!r} there, {now[name]!r} here" for name in differing)
+        raise UserError(f"--init {codec}: another architecture ({listed})")
+    weights = load_weights(info, PARTS)
+    params = {f"{part}.{name}": value for part in PARTS for name, value in weights[part].items()}
+    broken = [name for name, value in params.items() if not np.isfinite(value).all()]
+    if broken:
+        raise UserError(
+            f"--init {codec}: {broken[0]} has values that are not finite; start from another codec"
+        )
+    return {name: jnp.asarray(value) for name, value in params.items()}
+
+
+def split_parts(params: Arrays) -> dict[str, Weights]:
+    """Splits a model's parameters into parts, as :func:`vqgan.codec_checkpoint.save_codec` takes them."""
+    host = jax.device_get(params)
+    return {
+        part: {
+            name.removeprefix(f"{part}."): np.asarray(value, np.float32)
+            for name, value in host.items()
+            if name.startswith(f"{part}.")
+        }
+        for part in PARTS
+    }
+
+
+def make_codec_evaluation(
+    vqgan: Functional[VQGAN], config: ModelConfig, perceptual: Lpips | None, images: np.ndarray
+) -> Evaluate:
+    """Builds a function from parameters to metrics over all of ``images``.
+
+    Reconstructions are rounded to uint8 first, so that metrics are those of the images a codec gives.
+
+    Args:
+      vqgan: structure of the model.
+      config: its architecture.
+      perceptual: weights for ``lpips``, left out without them.
+      images: uint8 ``[N, H, W, 3]``; none give no metrics.
+    """
+    others = vqgan.initial_others()
+
+    @jax.jit
+    def forward(
+        params: Arrays, perceptual: Lpips | None, batch: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        model = vqgan.bind(params, others)
+        model.eval()
+        latents = model.encoder(normalize(batch, config.input_range))
+        tokens = model.quantizer.tokens(latents)
+        decoded = model.decoder(model.quantizer.lookup(tokens))
+        rounded = denormalize(decoded, config.input_range)
+        one, other = (normalize(pixels, (-1.0, 1.0)) for pixels in (rounded, batch))
+        lpips = jnp.zeros(len(batch)) if perceptual is None else distance(perceptual, one, other)
+        return rounded, tokens, lpips
+
+    def evaluate(params: Arrays) -> Evaluation:
+        if not len(images):
+            return Evaluation({}, None)
+        histogram = np.zeros(config.codebook_size, np.int64)
+        values: list[np.ndarray] = []  # (n, 3) of each part: PSNR, L1, LPIPS
+        shown: list[np.ndarray] = []
+        for start in range(0, len(images), VALIDATION_BATCH):
+            part = images[start : start + VALIDATION_BATCH]
+            padded = np.concatenate(
+                [part, np.zeros((VALIDATION_BATCH - len(part), *part.shape[1:]), np.uint8)]
+            )
+            rounded, tokens, lpips = (np.asarray(v)[: len(part)] for v in forward(params, perceptual, padded))
+            values.append(np.stack([psnr(part, rounded), mean_absolute_error(part, rounded), lpips], axis=1))
+            shown += [rounded] if start < GRID_IMAGES else []
+            histogram += np.bincount(np.ravel(tokens), minlength=len(histogram))
+        usage = codebook_usage(histogram)
+        of_images = np.concatenate(values)
+        metrics = {
+            "psnr": mean_psnr(of_images[:, 0]),
+            "l1": float(np.mean(of_images[:, 1])),
+            "used_codes": float(usage.used),
+            "perplexity": usage.perplexity,
+        }
+        if perceptual is not None:
+            metrics["lpips"] = float(np.mean(of_images[:, 2]))
+        grid = np.concatenate(shown)[:GRID_IMAGES]
+        return Evaluation(metrics, tile_pairs(images[: len(grid)], grid))
+
+    return evaluate
