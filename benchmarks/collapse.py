@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import parser, say, scratch
 
-from pipelines.training_codec import TrainRequest, run
+from pipelines.training_codec import TrainRequest, run_codec_training
 from transforms.sources import SourceConfig
 
 COMMON = ("adversarial.weight=0", "loss.perceptual=0", "train.best=psnr")
@@ -42,7 +42,7 @@ def main() -> None:
                 settings=(*COMMON, *settings, *steps),
                 quiet=True,
             )
-            run(request)
+            run_codec_training(request)
             found = last_figures(Path(folder) / "run")
         used, perplexity = found["validation/used_codes"], found["validation/perplexity"]
         say(f"| {name} | {used:.0f} | {perplexity:.1f} | {found['validation/psnr']:.2f} dB |")

@@ -94,7 +94,7 @@ def pipeline(tokens: Path, output: Path, form: str, batch_size: int) -> tuple[fl
         quiet=True,
     )
     started = time.monotonic()
-    manifest = decode_tokens.run(config, [])
+    manifest = decode_tokens.run_decode(config, [])
     whole = manifest["counts"]["images"] / (time.monotonic() - started)
     return manifest["throughput"]["images_per_second"], whole
 

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from common import parser, say, scratch
 from PIL import Image
 
-from pipelines.sample_prior import run as sample
+from pipelines.sample_prior import run_sample as sample
 from pipelines.sampling_plan import SampleConfig
 from pipelines.tokenize_images import TokenizeConfig
-from pipelines.tokenize_images import run as tokenize
+from pipelines.tokenize_images import run_tokenize as tokenize
 from pipelines.training_prior import TrainPriorRequest
-from pipelines.training_prior import run as train
+from pipelines.training_prior import run_prior_training as train
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig

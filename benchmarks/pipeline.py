@@ -54,7 +54,7 @@ def pipeline(corpus: Path, output: Path, codec: str, size: int, batch_size: int)
         quiet=True,
     )
     started = time.monotonic()
-    manifest = tokenize_images.run(config, [])
+    manifest = tokenize_images.run_tokenize(config, [])
     whole = manifest["counts"]["images"] / (time.monotonic() - started)
     return manifest["throughput"]["images_per_second"], whole
 

@@ -65,7 +65,7 @@ def main() -> None:
                 report=False,
                 quiet=True,
             )
-            manifest = tokenize_images.run(config, [])
+            manifest = tokenize_images.run_tokenize(config, [])
             tokens, usage = manifest["counts"]["tokens"], manifest["codebook"]
             bits, entropy = manifest["storage"]["bits_per_token"], usage["entropy_bits"]
             say(

@@ -30,7 +30,7 @@ from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.errors import UserError
 from vqgan.manifest import IMAGES_KIND
 
-__all__ = ["FORMATS", "DecodeTokensConfig", "PlannedDecode", "form_of", "plan_decode", "run"]
+__all__ = ["FORMATS", "DecodeTokensConfig", "PlannedDecode", "form_of", "plan_decode", "run_decode"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +186,7 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
     return PlannedDecode(config, codec, tokens, make_decode_plan(parts, settings, tokens), parts)
 
 
-def run(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str, Any]:
+def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     """Makes the pictures of a token data set, or continues a run that was interrupted.
 
     Args:

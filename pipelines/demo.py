@@ -62,7 +62,7 @@ def run_demo(output: str, images: str | None) -> None:
     say("== 1 of 5: photographs to tokens")
     tokens = tokenize_and_verify(source, folder / "tokens", Geometry(image_size=IMAGE_SIZE))
     say("== 2 of 5: tokens back to images")
-    decode_tokens.run(
+    decode_tokens.run_decode(
         decode_tokens.DecodeTokensConfig(tokens, str(folder / "pictures"), batch_size=BATCH_SIZE), []
     )
     say(f"== 3 of 5: tokens of {CROP_SIZE}-pixel crops, to learn from")
@@ -75,10 +75,10 @@ def run_demo(output: str, images: str | None) -> None:
     request = training_prior.TrainPriorRequest(
         tokens=(crops,), output=str(folder / "prior"), settings=settings
     )
-    if not training_prior.run(request):
+    if not training_prior.run_prior_training(request):
         raise UserError(f"{folder}: the demo was stopped; the same command goes on")
     say("== 5 of 5: new images")
-    sample_prior.run(
+    sample_prior.run_sample(
         SampleConfig(
             prior=str(folder / "prior"),
             output=str(folder / "samples"),
@@ -111,7 +111,7 @@ def tokenize_and_verify(source: SourceConfig, output: Path, geometry: Geometry) 
         decode=DecodeConfig(),
         batch_size=BATCH_SIZE,
     )
-    tokenize_images.run(config, [])
+    tokenize_images.run_tokenize(config, [])
     problems, summary = verify_data_set(config.output)
     if problems:
         raise UserError(f"{config.output}: {problems[0]}; delete the folder and run the demo again")

@@ -19,7 +19,7 @@ GRID_SAMPLES = 64
 GRID_COLUMNS = 8
 
 
-def run(config: SampleConfig) -> dict[str, Any]:
+def run_sample(config: SampleConfig) -> dict[str, Any]:
     """Samples a data set, or continues one that was interrupted; returns its manifest.
 
     Raises:

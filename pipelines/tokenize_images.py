@@ -175,7 +175,7 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
     return PlannedTokenize(config, codec, make_plan(slices, settings), slices)
 
 
-def run(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
+def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     """Makes a data set, or continues one that was interrupted.
 
     Args:

@@ -43,7 +43,7 @@ class TrainRequest(TrainingRequest):
     init: str | None = None
 
 
-def run(request: TrainRequest) -> bool:
+def run_codec_training(request: TrainRequest) -> bool:
     """Trains until the end, or until SIGTERM; goes on where an earlier run in the same folder stopped.
 
     Returns:

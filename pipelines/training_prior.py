@@ -40,7 +40,7 @@ class TrainPriorRequest(TrainingRequest):
     unconditional: bool = False
 
 
-def run(request: TrainPriorRequest) -> bool:
+def run_prior_training(request: TrainPriorRequest) -> bool:
     """Trains until the end, or until SIGTERM; goes on where an earlier run in the same folder stopped.
 
     Returns:

@@ -31,7 +31,7 @@ def add_train(commands: Any) -> None:
 
 def _train(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.pushing import check_can_push, push
-    from pipelines.training_codec import TrainRequest, run
+    from pipelines.training_codec import TrainRequest, run_codec_training
 
     check_flags(unknown, args.parser, beam=False)
     source = source_config(args)
@@ -48,7 +48,7 @@ def _train(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     )
     if args.push:
         check_can_push(args.push)
-    if not run(request):
+    if not run_codec_training(request):
         return STOPPED
     if args.push:
         print(push(f"{args.output}/codec", args.push))

@@ -73,7 +73,7 @@ def _tokenize(args: argparse.Namespace, unknown: Sequence[str]) -> int:
         for name, value in dry_run.estimate(config).items():
             print(f"{name}: {value}")
         return 0
-    return exit_code(config.output, tokenize_images.run(config, unknown), "rows")
+    return exit_code(config.output, tokenize_images.run_tokenize(config, unknown), "rows")
 
 
 def tokenize_config(args: argparse.Namespace) -> "TokenizeConfig":
@@ -145,7 +145,7 @@ def add_decode(commands: Any) -> None:
 
 
 def _decode(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.decode_tokens import DecodeTokensConfig, form_of, run
+    from pipelines.decode_tokens import DecodeTokensConfig, form_of, run_decode
     from transforms.sharded.run import exit_code
 
     if any(token.split("=")[0] == "--views" for token in unknown):
@@ -166,7 +166,7 @@ def _decode(args: argparse.Namespace, unknown: Sequence[str]) -> int:
         report=not args.no_report,
         quiet=args.quiet,
     )
-    return exit_code(config.output, run(config, unknown), "images")
+    return exit_code(config.output, run_decode(config, unknown), "images")
 
 
 def add_verify(commands: Any) -> None:

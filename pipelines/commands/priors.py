@@ -41,7 +41,7 @@ def add_train_prior(commands: Any) -> None:
 
 
 def _train_prior(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.training_prior import TrainPriorRequest, run
+    from pipelines.training_prior import TrainPriorRequest, run_prior_training
 
     check_flags(unknown, args.parser, beam=False)
     request = TrainPriorRequest(
@@ -57,7 +57,7 @@ def _train_prior(args: argparse.Namespace, unknown: Sequence[str]) -> int:
         wandb_project=args.wandb,
         quiet=args.quiet,
     )
-    return 0 if run(request) else STOPPED
+    return 0 if run_prior_training(request) else STOPPED
 
 
 def add_sample(commands: Any) -> None:
@@ -124,7 +124,7 @@ def _add_given_flags(parser: argparse.ArgumentParser) -> None:
 
 def _sample(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.given_tokens import GivenTokens
-    from pipelines.sample_prior import run
+    from pipelines.sample_prior import run_sample
     from pipelines.sampling_plan import SampleConfig
 
     check_flags(unknown, args.parser, beam=False)
@@ -148,7 +148,7 @@ def _sample(args: argparse.Namespace, unknown: Sequence[str]) -> int:
         quiet=args.quiet,
         **{name: getattr(args, name) for name in plain},
     )
-    run(config)
+    run_sample(config)
     return 0
 
 

@@ -340,12 +340,12 @@ def start(finished: Path, output: Path, files: int) -> int:
 
 
 def test_killed_processes(finished: Path, tmp_path: Path) -> None:
-    decode_tokens.run(config_of(finished, tmp_path / "reference"), [])
+    decode_tokens.run_decode(config_of(finished, tmp_path / "reference"), [])
     output = tmp_path / "run"
     for files in (2, 9, 16):  # at the plan, inside the first slice, inside the second
         assert start(finished, output, files) == -signal.SIGKILL, "it was not killed at work"
     assert list(output.rglob("*.tmp"))
-    decode_tokens.run(config_of(finished, output), [])
+    decode_tokens.run_decode(config_of(finished, output), [])
     assert contents(output) == contents(tmp_path / "reference")
 
 
@@ -402,7 +402,7 @@ def live(config: DecodeTokensConfig, last: int | None, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(filesystems, "resolve", lambda path: (mortal, resolve(path)[1]))
         patch.setattr(decode_tokens, "_run_pipeline", carry_out)
-        decode_tokens.run(config, [])
+        decode_tokens.run_decode(config, [])
     return mortal.steps
 
 
@@ -447,7 +447,7 @@ def test_a_full_disk(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         patch.setattr(filesystems, "resolve", lambda path: (disk, resolve(path)[1]))
         patch.setattr(decode_tokens, "_run_pipeline", carry_out)
         with pytest.raises(UserError, match="no space left to write it; free some and run the same command"):
-            decode_tokens.run(config, [])
+            decode_tokens.run_decode(config, [])
     kept = tmp_path / "run" / index_folder(container) / "images-00000-of-00002.parquet"
     time = kept.stat().st_mtime_ns
     assert not list((tmp_path / "run").rglob("*.tmp"))

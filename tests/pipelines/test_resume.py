@@ -228,7 +228,7 @@ def live(config: TokenizeConfig, last: int | None, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         patch.setattr(filesystems, "resolve", lambda path: (mortal, resolve(path)[1]))
         patch.setattr(tokenize_images, "_run_pipeline", carry_out)
-        tokenize_images.run(config, [])
+        tokenize_images.run_tokenize(config, [])
     return mortal.steps
 
 
@@ -295,7 +295,7 @@ def interrupted(config: TokenizeConfig, last: int, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         patch.setattr(filesystems, "resolve", lambda path: (mortal, resolve(path)[1]))
         patch.setattr(tokenize_images, "_run_pipeline", carry_out)
-        tokenize_images.run(config, [])
+        tokenize_images.run_tokenize(config, [])
 
 
 # A full disk.
@@ -367,7 +367,7 @@ def test_full_disk(
         patch.setattr(filesystems, "resolve", lambda path: (disk, resolve(path)[1]))
         patch.setattr(tokenize_images, "_run_pipeline", carry_out)
         with pytest.raises(UserError, match="no space left to write it; free some and run the same command"):
-            tokenize_images.run(config, [])
+            tokenize_images.run_tokenize(config, [])
     complete = {name for name in contents(tmp_path / "run") if name.startswith("data/tokens-")}
     before = {name: os.stat(tmp_path / "run" / name).st_mtime_ns for name in complete}
     assert not list((tmp_path / "run").rglob("*.tmp"))

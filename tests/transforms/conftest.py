@@ -117,7 +117,7 @@ def carry_out(prepared: PlannedTokenize, beam_args: Any = ()) -> None:
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """A whole run or rerun, with the pipeline as a plain loop in place of Beam."""
     monkeypatch.setattr(tokenize_images, "_run_pipeline", carry_out)
-    return lambda config: tokenize_images.run(config, [])
+    return lambda config: tokenize_images.run_tokenize(config, [])
 
 
 @pytest.fixture

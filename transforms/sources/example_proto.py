@@ -52,7 +52,7 @@ def build_example(features: dict[str, list[Any]]) -> bytes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class FeatureLayout:
     """Which features of an Example hold what.
 
     Attributes:

@@ -16,7 +16,7 @@ from transforms.sources.base import Entry, Example, Loader, SourceConfig, error_
 from transforms.sources.columns import check_label, image_column, require
 from transforms.sources.locations import Found, Location, from_file, locate, open_file, to_file
 from transforms.sources.reading import (
-    DamagedError,
+    DamagedFileError,
     check_size,
     container_files,
     failing,
@@ -106,7 +106,7 @@ class ParquetSource:
         self._check_same(expected, parquet.schema_arrow)
         sizes = _group_sizes(parquet)
         if sum(sizes) != parquet.metadata.num_rows:
-            raise DamagedError(0, "the footer contradicts itself about the number of rows")
+            raise DamagedFileError(0, "the footer contradicts itself about the number of rows")
         first = 0
         for group, count in enumerate(sizes):
             yield from self._list_group(parquet, group, range(first, first + count), found)
@@ -117,7 +117,7 @@ class ParquetSource:
         image = image_column(config.input, expected, config.image_column)
         for name in (image, config.key_column, config.label_column, *config.columns):
             if name and (name not in schema.names or schema.field(name).type != expected.field(name).type):
-                raise DamagedError(0, f"column {name} is missing here or has another type than elsewhere")
+                raise DamagedFileError(0, f"column {name} is missing here or has another type than elsewhere")
 
     def _list_group(self, parquet: pq.ParquetFile, group: int, rows: range, found: Found) -> Iterator[Entry]:
         """Entries of one row group, all of which bear an error if its keys or labels are damaged."""
@@ -209,14 +209,14 @@ class _Rows:
 
 
 def _open(file: pa.NativeFile) -> pq.ParquetFile:
-    """Raises DamagedError if this is no whole Parquet file."""
+    """Raises DamagedFileError if this is no whole Parquet file."""
     try:
         # Without a buffer, or with pre_buffer, pyarrow reads the column chunk of a whole row group at once.
         return pq.ParquetFile(
             file, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
         )
     except _ERRORS as error:
-        raise DamagedError(0, f"no whole Parquet file ({error_reason(error)})") from error
+        raise DamagedFileError(0, f"no whole Parquet file ({error_reason(error)})") from error
 
 
 def _group_sizes(parquet: pq.ParquetFile) -> list[int]:

@@ -18,7 +18,7 @@ MAX_ITEM_BYTES = 1 << 30
 """Largest image (or record) that is read. What claims to be larger is no image, and could exhaust memory."""
 
 
-class DamagedError(ValueError):
+class DamagedFileError(ValueError):
     """A file that cannot be followed any further.
 
     Attributes:
@@ -124,7 +124,7 @@ def list_containers(
 ) -> Iterator[Entry]:
     """The entries of every file in turn.
 
-    Where ``list_one`` raises :class:`DamagedError` or OSError, one entry with an error stands for the
+    Where ``list_one`` raises :class:`DamagedFileError` or OSError, one entry with an error stands for the
     remainder of that file, and the next file follows.
     """
     for found in container_files(location):
@@ -134,7 +134,7 @@ def list_containers(
         try:
             with open_file(location, found.file) as file:
                 yield from list_one(file, found)
-        except DamagedError as error:
+        except DamagedFileError as error:
             yield damaged(found, error.offset, str(error))
         except OSError as error:
             yield damaged(found, 0, f"cannot be read ({error_reason(error)})")
@@ -170,5 +170,5 @@ def _read_all(loaders: Iterator[Loader], count: int) -> Iterator[Loader]:
         for loader in loaders:
             given += 1
             yield loader
-    except DamagedError as error:
+    except DamagedFileError as error:
         yield from [failing(error)] * (count - given)

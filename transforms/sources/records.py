@@ -15,9 +15,9 @@ import google_crc32c
 import pyarrow as pa
 
 from transforms.sources.base import Entry, Example, Loader, error_reason
-from transforms.sources.example_proto import Layout
+from transforms.sources.example_proto import FeatureLayout
 from transforms.sources.locations import Location, open_file
-from transforms.sources.reading import DamagedError, Window, read_exact
+from transforms.sources.reading import DamagedFileError, Window, read_exact
 from vqgan.extras import require_extra
 
 HEADER_BYTES = 12
@@ -51,7 +51,7 @@ def scan(file: pa.NativeFile) -> Iterator[tuple[int, int]]:
     """Offset and length of each record's data, from the headers alone.
 
     Raises:
-      DamagedError: a header is damaged or missing, or the last record is cut off; what came before has
+      DamagedFileError: a header is damaged or missing, or the last record is cut off; what came before has
         been yielded.
     """
     window = Window(file)
@@ -60,9 +60,9 @@ def scan(file: pa.NativeFile) -> Iterator[tuple[int, int]]:
         header = window.read(position, HEADER_BYTES)
         length = parse_header(header)
         if length is None:
-            raise DamagedError(position, _header_problem(header))
+            raise DamagedFileError(position, _header_problem(header))
         if length > window.size - position - HEADER_BYTES - FOOTER_BYTES:
-            raise DamagedError(position, f"the last record of {length:,} bytes is cut off")
+            raise DamagedFileError(position, f"the last record of {length:,} bytes is cut off")
         yield position + HEADER_BYTES, length
         position += HEADER_BYTES + length + FOOTER_BYTES
 
@@ -98,11 +98,11 @@ class RecordFormat(Protocol):
     """How records lie in a file. ``path`` is that of the open ``file``, for libraries that want it."""
 
     def positions(self, file: pa.NativeFile, path: str | bytes) -> Iterator[tuple[int, int]]:
-        """Offset and size of each record, as entries have them. Raises DamagedError."""
+        """Offset and size of each record, as entries have them. Raises DamagedFileError."""
         ...
 
     def reads(self, file: pa.NativeFile, path: str | bytes, entries: Sequence[Entry]) -> Iterator[Read]:
-        """The records of some entries, in their order. Raises DamagedError if the file has none at all."""
+        """The records of some entries, in their order. Raises DamagedFileError if there are none at all."""
         ...
 
 
@@ -135,7 +135,11 @@ class ArrayRecords:
 
 
 def read_examples(
-    layout: Layout, form: RecordFormat, location: Location, file: pa.NativeFile, entries: Sequence[Entry]
+    layout: FeatureLayout,
+    form: RecordFormat,
+    location: Location,
+    file: pa.NativeFile,
+    entries: Sequence[Entry],
 ) -> Iterator[Loader]:
     """Loaders for entries of one file."""
     for read in form.reads(file, location.path(entries[0].file), entries):
@@ -162,7 +166,7 @@ def _first_records(location: Location, form: RecordFormat, name: str, file: pa.N
     return [read() for read in form.reads(file, path, entries)]
 
 
-def _load(layout: Layout, read: Read) -> Example:
+def _load(layout: FeatureLayout, read: Read) -> Example:
     return layout.example(read())
 
 
@@ -173,9 +177,9 @@ def _open_array_record(path: str | bytes) -> Any:
     try:
         reader = ArrayRecordReader(os.fsdecode(path), _RANDOM_ACCESS)
     except (RuntimeError, UnicodeError) as error:
-        raise DamagedError(0, f"no whole ArrayRecord file ({error_reason(error)})") from error
+        raise DamagedFileError(0, f"no whole ArrayRecord file ({error_reason(error)})") from error
     if not reader.ok():
-        raise DamagedError(0, "no whole ArrayRecord file")
+        raise DamagedFileError(0, "no whole ArrayRecord file")
     return reader
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from transforms.sources.base import Entry, Example, Loader, SourceConfig
 from transforms.sources.locations import Found, locate, open_file, to_key
 from transforms.sources.reading import (
-    DamagedError,
+    DamagedFileError,
     container_files,
     failing,
     list_containers,
@@ -99,7 +99,7 @@ class TarSource:
 
     def _list_one(self, file: pa.NativeFile, found: Found) -> Iterator[Entry]:
         if file.size() == 0:
-            raise DamagedError(0, "the file is empty")
+            raise DamagedFileError(0, "the file is empty")
         for group in groups(members(open_archive(file)), self._companions):
             yield self._entry(group, found)
 
@@ -169,7 +169,7 @@ def groups(found: Iterator[Member], companions: frozenset[str] = frozenset()) ->
     companion may be what was lost: the group then bears a problem.
 
     Raises:
-      DamagedError: as ``found`` does, after the last group.
+      DamagedFileError: as ``found`` does, after the last group.
     """
     group = Group("", {})
     usual: set[str] = set()
@@ -186,7 +186,7 @@ def groups(found: Iterator[Member], companions: frozenset[str] = frozenset()) ->
                 yield Group(f"{key}.{extension}", {}, member.problem)
                 continue
             group = Group(key, {**group.parts, extension: (member.data, member.size)})
-    except DamagedError:
+    except DamagedFileError:
         lost = usual - group.parts.keys()
         yield from [group._replace(problem=_lost(lost)) if lost else group] if group.parts else []
         raise

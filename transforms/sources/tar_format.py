@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple, Protocol, cast
 import pyarrow as pa
 
 from transforms.sources.base import error_reason
-from transforms.sources.reading import DamagedError, Window, check_size
+from transforms.sources.reading import DamagedFileError, Window, check_size
 
 BLOCK = 512
 _CHUNK_BYTES = 1 << 20
@@ -69,10 +69,10 @@ class Stream:
     def __init__(self, stream: BinaryIO) -> None:
         self.position = 0
         self._stream = stream
-        self._error: DamagedError | None = None
+        self._error: DamagedFileError | None = None
 
     def read(self, offset: int, size: int) -> bytes:
-        """Like :meth:`Bytes.read`. Raises DamagedError where decompression fails."""
+        """Like :meth:`Bytes.read`. Raises DamagedFileError where decompression fails."""
         if not self.reaches(offset):
             return b""
         chunks = []
@@ -101,7 +101,7 @@ class Stream:
         try:
             chunk = self._stream.read(min(size, _CHUNK_BYTES))
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-            self._error = DamagedError(self.position, f"cannot be decompressed ({error_reason(error)})")
+            self._error = DamagedFileError(self.position, f"cannot be decompressed ({error_reason(error)})")
             raise self._error from error
         self.position += len(chunk)
         return chunk
@@ -129,7 +129,7 @@ def members(archive: Bytes) -> Iterator[Member]:
     """Every member in turn, from the headers alone; archives that were concatenated are all read.
 
     Raises:
-      DamagedError: a header is damaged, contents are cut off, or the mark at the end is missing; the
+      DamagedFileError: a header is damaged, contents are cut off, or the mark at the end is missing; the
         members before have been yielded.
     """
     position, ended = 0, False
@@ -141,7 +141,7 @@ def members(archive: Bytes) -> Iterator[Member]:
         ended = False
         yield member
     if not ended:
-        raise DamagedError(position, "the mark at the end of the archive is missing, so it is cut off")
+        raise DamagedFileError(position, "the mark at the end of the archive is missing, so it is cut off")
 
 
 def _next_member(archive: Bytes, header: bytes, start: int) -> tuple[Member, int]:
@@ -162,9 +162,9 @@ def _parse(header: bytes, position: int) -> tarfile.TarInfo:
     try:
         info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError) as error:
-        raise DamagedError(position, f"no tar header ({error_reason(error)})") from error
+        raise DamagedFileError(position, f"no tar header ({error_reason(error)})") from error
     if info.size < 0:
-        raise DamagedError(position, f"a member of {info.size} bytes")
+        raise DamagedFileError(position, f"a member of {info.size} bytes")
     return info
 
 
@@ -175,9 +175,9 @@ def _member(
     try:
         size = 0 if info.type in _NO_DATA_TYPES else int(attributes.get("size", info.size))
     except ValueError as error:
-        raise DamagedError(start, f"a member of {attributes['size']!r:.40} bytes") from error
+        raise DamagedFileError(start, f"a member of {attributes['size']!r:.40} bytes") from error
     if size < 0 or not archive.reaches(data + size):
-        raise DamagedError(start, f"{name!r:.200} of {size:,} bytes is cut off")
+        raise DamagedFileError(start, f"{name!r:.200} of {size:,} bytes is cut off")
     member = Member(name, start, data, size, info.isdir(), _problem(info, attributes))
     return member, data + _padded(size)
 
@@ -193,10 +193,10 @@ def _problem(info: tarfile.TarInfo, attributes: dict[str, str]) -> str | None:
 def _attributes(archive: Bytes, info: tarfile.TarInfo, data: int) -> dict[str, str]:
     """What an extension header says about the next member."""
     if info.size > _MAX_ATTRIBUTE_BYTES:
-        raise DamagedError(data - BLOCK, f"attributes of {info.size:,} bytes")
+        raise DamagedFileError(data - BLOCK, f"attributes of {info.size:,} bytes")
     raw = archive.read(data, info.size)
     if len(raw) != info.size:
-        raise DamagedError(data - BLOCK, "the file ends within a member's attributes")
+        raise DamagedFileError(data - BLOCK, "the file ends within a member's attributes")
     if info.type == _LONG_NAME:
         return {"path": raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")}
     return _pax_records(raw, data) if info.type in (_PAX, tarfile.SOLARIS_XHDTYPE) else {}
@@ -210,7 +210,7 @@ def _pax_records(raw: bytes, data: int) -> dict[str, str]:
         length = int(digits) if digits.isdigit() and len(digits) < 9 else 0
         name, equals, value = raw[len(digits) + 1 : length - 1].partition(b"=")
         if not equals or length > len(raw) or raw[length - 1 : length] != b"\n":
-            raise DamagedError(data - BLOCK, "attributes that cannot be read")
+            raise DamagedFileError(data - BLOCK, "attributes that cannot be read")
         records[name.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
         raw = raw[length:]
     return records

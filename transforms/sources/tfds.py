@@ -1,4 +1,4 @@
-"""Prepared TensorFlow Datasets, found and read without TensorFlow."""
+"""PreparedDataset TensorFlow Datasets, found and read without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -17,10 +17,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from transforms.sources.base import Entry, Loader, Names, SourceConfig, error_reason
-from transforms.sources.example_proto import Layout, infer_fields
+from transforms.sources.example_proto import FeatureLayout, infer_fields
 from transforms.sources.globs import Globs
 from transforms.sources.locations import Found, Location, locate, open_file
-from transforms.sources.reading import DamagedError, list_containers, read_containers
+from transforms.sources.reading import DamagedFileError, list_containers, read_containers
 from transforms.sources.records import (
     ArrayRecords,
     RecordFormat,
@@ -49,7 +49,7 @@ class Address(NamedTuple):
     data_dir: str | None
 
 
-class Prepared(NamedTuple):
+class PreparedDataset(NamedTuple):
     """What the metadata of a prepared data set say.
 
     Attributes:
@@ -95,7 +95,7 @@ def check_address(text: str) -> Address:
 
 
 @functools.lru_cache(maxsize=8)
-def load_metadata(text: str) -> Prepared:
+def load_metadata(text: str) -> PreparedDataset:
     """What is prepared for an input.
 
     Raises:
@@ -113,7 +113,7 @@ def load_metadata(text: str) -> Prepared:
     names = tuple((name,) for name in records)
     location = Location(text, folder.filesystem, folder.root, names, Globs(()))
     images, labels = _features(builder.info.features)
-    return Prepared(location, file_format, records, lengths, images, labels)
+    return PreparedDataset(location, file_format, records, lengths, images, labels)
 
 
 def _folder(text: str, address: Address) -> str:
@@ -261,12 +261,14 @@ class TFDSSource:
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """A loader for each entry, in any order."""
         prepared = load_metadata(self.config.input)
-        layout = Layout((self._image(prepared),), self._label(prepared), tuple(self.fields()), _NO_LABEL)
+        layout = FeatureLayout(
+            (self._image(prepared),), self._label(prepared), tuple(self.fields()), _NO_LABEL
+        )
         form = _FORMATS[prepared.file_format]
         read_one = functools.partial(read_examples, layout, form, prepared.location)
         return read_containers(prepared.location, entries, read_one)
 
-    def _image(self, prepared: Prepared) -> str:
+    def _image(self, prepared: PreparedDataset) -> str:
         if self.config.image_column:
             return self.config.image_column
         if "image" in prepared.images or len(prepared.images) == 1:
@@ -274,12 +276,12 @@ class TFDSSource:
         there = ", ".join(prepared.images) or "none"
         raise UserError(f"{self.config.input}: name the image with image_column; image features: {there}")
 
-    def _label(self, prepared: Prepared) -> str | None:
+    def _label(self, prepared: PreparedDataset) -> str | None:
         only = next(iter(prepared.labels)) if len(prepared.labels) == 1 else None
         return self.config.label_column or only
 
 
-def _list_one(prepared: Prepared, file: pa.NativeFile, found: Found) -> Iterator[Entry]:
+def _list_one(prepared: PreparedDataset, file: pa.NativeFile, found: Found) -> Iterator[Entry]:
     ranges, length = prepared.records[found.name], prepared.lengths[found.name]
     stop = max(wanted.stop for wanted in ranges)
     form = _FORMATS[prepared.file_format]
@@ -290,4 +292,4 @@ def _list_one(prepared: Prepared, file: pa.NativeFile, found: Found) -> Iterator
         if any(number in wanted for wanted in ranges):
             yield Entry(f"{found.key}#{number}", found.file, offset, size)
     if count < stop or (stop == length and next(positions, None) is not None):
-        raise DamagedError(file.size(), f"not the {length:,} records that the metadata speak of")
+        raise DamagedFileError(file.size(), f"not the {length:,} records that the metadata speak of")

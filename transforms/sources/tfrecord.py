@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from transforms.sources.base import Entry, Loader, SourceConfig
-from transforms.sources.example_proto import Layout, infer_fields, parse_example
+from transforms.sources.example_proto import FeatureLayout, infer_fields, parse_example
 from transforms.sources.locations import Found, locate
 from transforms.sources.reading import container_files, list_containers, read_containers
 from transforms.sources.records import (
@@ -67,7 +67,7 @@ class TFRecordSource:
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """A loader for each entry, in any order."""
         names = (self.config.image_column,) if self.config.image_column else IMAGE_FEATURES
-        layout = Layout(names, self.config.label_column, tuple(self.fields()))
+        layout = FeatureLayout(names, self.config.label_column, tuple(self.fields()))
         location = locate(self.config.input)
         read_one = functools.partial(read_examples, layout, TFRecords(), location)
         return read_containers(location, entries, read_one)

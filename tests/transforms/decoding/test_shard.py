@@ -66,7 +66,7 @@ def decode(tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dec
             report=False,
             quiet=True,
         )
-        return decode_tokens.run(dataclasses.replace(config, **changes), [])
+        return decode_tokens.run_decode(dataclasses.replace(config, **changes), [])
 
     return decode
 

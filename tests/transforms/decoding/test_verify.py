@@ -51,7 +51,7 @@ def pictures(
             report=False,
             quiet=True,
         )
-        decode_tokens.run(config, [])
+        decode_tokens.run_decode(config, [])
         return tmp_path / "pictures"
 
     return pictures

@@ -6,7 +6,13 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.sources.example_proto import Layout, build_example, convert, infer_fields, parse_example
+from transforms.sources.example_proto import (
+    FeatureLayout,
+    build_example,
+    convert,
+    infer_fields,
+    parse_example,
+)
 from vqgan.errors import UserError
 
 FEATURES = st.dictionaries(
@@ -48,7 +54,7 @@ def test_others_may_register_the_same_names():
 
 
 def test_a_layout_takes_examples_apart():
-    layout = Layout(("image/encoded", "image"), "label", (pa.field("name", pa.string()),), no_label=-1)
+    layout = FeatureLayout(("image/encoded", "image"), "label", (pa.field("name", pa.string()),), no_label=-1)
     features = {"image": [b"jpg"], "label": [3], "name": [b"n"]}
     assert layout.example(build_example(features)) == (b"jpg", 3, {"name": "n"})
     features |= {"image/encoded": [b"first"], "label": [-1]}
@@ -69,7 +75,7 @@ def test_a_layout_takes_examples_apart():
 )
 def test_examples_that_do_not_fit(features, message):
     with pytest.raises(ValueError, match=message):
-        Layout(("image",), "label").example(build_example(features))
+        FeatureLayout(("image",), "label").example(build_example(features))
 
 
 def test_types_are_inferred():

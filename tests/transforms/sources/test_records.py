@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.sources.reading import DamagedError, Window, read_exact
+from transforms.sources.reading import DamagedFileError, Window, read_exact
 from transforms.sources.records import frame, masked_crc, parse_header, read_record, scan
 
 RECORDS = st.lists(st.binary(max_size=300), max_size=6)
@@ -16,12 +16,12 @@ def _file(data: bytes) -> pa.BufferReader:
     return pa.BufferReader(data)
 
 
-def _scan(data: bytes) -> tuple[list[tuple[int, int]], DamagedError | None]:
+def _scan(data: bytes) -> tuple[list[tuple[int, int]], DamagedFileError | None]:
     found = []
     try:
         for place in scan(_file(data)):
             found.append(place)
-    except DamagedError as error:
+    except DamagedFileError as error:
         return found, error
     return found, None
 
