@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 
 from pipelines import decode_tokens, sample_prior, tokenize_images, training_prior
+from pipelines.inspecting import verify_data_set
 from pipelines.sampling_plan import GRID_FILE, SampleConfig
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.plan import all_keys
 from transforms.sharded.run import speaker
 from transforms.sources import SourceConfig
-from transforms.verify_data_set import verify_data_set
 from vqgan import html_page
 from vqgan.data.splits import is_held_back
 from vqgan.errors import UserError

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from transforms.decoding.index import index_folder
+from transforms.decoding.verify import ImageVerifier
 from transforms.sharded.plan import read_plan
+from transforms.sharded.verify import Verifier, require_manifest
+from transforms.tokenizing.verify import TokenVerifier
 from vqgan import filesystems
 from vqgan.codec_checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
@@ -167,3 +170,30 @@ def format_description(description: dict[str, Any], indent: str = "") -> str:
             shown = f"{value:.4g}" if isinstance(value, float) else value
             lines.append(f"{indent}{name:<{width}}  {shown}")
     return "\n".join(line for line in lines if line)
+
+
+def verify_data_set(output: str) -> tuple[list[str], str]:
+    """Checks files, footers, counts, keys and token range, or every image, of a data set.
+
+    Args:
+      output: its folder or URI, or ``hf://datasets/owner/name[@revision]``.
+
+    Returns:
+      Problems, one line each, and one line that says what was checked.
+
+    Raises:
+      UserError: there is no data set, or it is not finished.
+    """
+    output = resolve_dataset(output)
+    manifest = require_manifest(output)
+    plan = read_plan(output)
+    if plan is None:
+        raise UserError(f"{output}: plan/plan.json is missing; nothing can be checked against it")
+    kind = manifest.get("kind")
+    if (kind == IMAGES_KIND) != (plan.identity.get("kind") == IMAGES_KIND):
+        return ["manifest.json and plan/plan.json are of different kinds"], "nothing else was checked"
+    verifier: type[Verifier] = ImageVerifier if kind == IMAGES_KIND else TokenVerifier
+    problems, summary = verifier(output, manifest, plan).verify()
+    if plan.hash != manifest["plan_hash"]:
+        problems.insert(0, "manifest.json and plan/plan.json are of different plans")
+    return problems, summary

@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import vqgan.folders as folders
-from vqgan.config import ModelConfig, from_dict, to_dict
+from vqgan.config import PRETRAINED_DIR, ModelConfig, from_dict, pretrained_names, to_dict
 from vqgan.errors import UserError
 from vqgan.folders import weights_sha256
 from vqgan.model.parameters import codec_parameter_shapes
 from vqgan.model_card import render_codec_card
-from vqgan.presets import PRETRAINED_DIR, pretrained_names
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -74,8 +73,7 @@ def resolve_codec(path_or_name: str | os.PathLike[str]) -> Path | None:
       UserError: there is nothing of that name.
     """
     from vqgan.hub import is_hub
-    from vqgan.importers.hub_checkpoint import fetch_checkpoint
-    from vqgan.importers.source import split_source
+    from vqgan.importers.source import fetch_checkpoint, split_source
 
     path = Path(path_or_name)
     for folder in (path, path / "codec"):  # of a codec, or of the run that has trained it

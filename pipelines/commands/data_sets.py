@@ -182,8 +182,8 @@ def add_verify(commands: Any) -> None:
 
 
 def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.inspecting import verify_data_set
     from transforms.tokenizing.replay import check_agreement
-    from transforms.verify_data_set import verify_data_set
 
     check_flags(unknown, args.parser, beam=False)
     if (args.codec is None) != (args.input is None):

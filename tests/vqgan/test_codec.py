@@ -315,7 +315,7 @@ for name in sys.argv[1:]:
 LAUNCHER_MODULES = (
     "vqgan",
     "vqgan.config",
-    "vqgan.presets",
+    "vqgan.config",
     "vqgan.codec_checkpoint",
     "vqgan.shards",
     "vqgan.metrics",

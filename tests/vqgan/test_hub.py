@@ -12,7 +12,7 @@ import pytest
 from vqgan import hub as vqgan_hub
 from vqgan.data.tokens import open_tokens
 from vqgan.hub import is_missing, is_unreachable
-from vqgan.importers.hub_checkpoint import fetch_checkpoint
+from vqgan.importers.source import fetch_checkpoint
 from vqgan.manifest import resolve_dataset
 
 Refused = Callable[[str], AbstractContextManager[None]]

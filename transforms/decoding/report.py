@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from transforms.decoding.stored_images import stored_images
+from transforms.decoding.image_files import stored_images
 from transforms.sharded.plan import spread
 from vqgan import filesystems, html_page
 from vqgan.manifest import REPORT_FILE

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from transforms.decoding.image_files import Picture, Writer, open_writer
 from transforms.decoding.image_format import ImageForm
 from transforms.decoding.index import IndexMetadata, IndexRow, IndexWriter, index_name
 from transforms.decoding.plan import Part, TokenInput, read_part
-from transforms.decoding.writers import Picture, Writer, open_writer
 from transforms.sharded import rejects
 from transforms.sharded.batching import fill, in_order, on_device
 from transforms.sharded.job import ProgressCallback

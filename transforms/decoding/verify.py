@@ -5,6 +5,7 @@ import hashlib
 from pyarrow import fs
 
 from transforms.decoding.card import metadata_lines
+from transforms.decoding.image_files import stored_images
 from transforms.decoding.index import (
     IMAGES_FOLDER,
     METADATA_FILE,
@@ -13,7 +14,6 @@ from transforms.decoding.index import (
     index_name,
     open_index,
 )
-from transforms.decoding.stored_images import stored_images
 from transforms.sharded.verify import Verifier
 from vqgan import filesystems
 from vqgan.errors import UserError

@@ -19,10 +19,10 @@ from PIL import Image
 from pipelines import decode_tokens
 from pipelines.decode_tokens import DecodeTokensConfig, PlannedDecode
 from pipelines.tokenize_images import TokenizeConfig
+from transforms.decoding.image_files import stored_images
 from transforms.decoding.image_format import ImageForm
 from transforms.decoding.index import INDEX_SCHEMA
 from transforms.decoding.manifest import ImageTotals
-from transforms.decoding.stored_images import stored_images
 from transforms.images.crops import Geometry
 from transforms.sharded import rejects
 from transforms.sharded.job import finished_slice, make_all, make_slice

@@ -13,12 +13,12 @@ import pytest
 
 from pipelines import decode_tokens
 from pipelines.decode_tokens import DecodeTokensConfig, PlannedDecode
+from pipelines.inspecting import verify_data_set
 from pipelines.tokenize_images import TokenizeConfig
 from transforms.decoding.image_format import ImageForm
 from transforms.sharded.job import make_all
 from transforms.sources import SourceConfig
 from transforms.tokenizing.replay import check_agreement
-from transforms.verify_data_set import verify_data_set
 from vqgan.errors import UserError
 
 Configure = Callable[..., TokenizeConfig]

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.inspecting import verify_data_set
 from pipelines.tokenize_images import TokenizeConfig
 from transforms.images.crops import Geometry
 from transforms.sharded.plan import spread
 from transforms.sources import SourceConfig
 from transforms.tokenizing.replay import check_agreement
-from transforms.verify_data_set import verify_data_set
 from vqgan.errors import UserError
 from vqgan.shards import METADATA_KEY, rejects_name, shard_name
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vqgan import Codec, UserError, codec_checkpoint
-from vqgan.importers.hub_checkpoint import fetch_checkpoint
+from vqgan.importers.source import fetch_checkpoint
 
 DATA = Path(__file__).parents[2] / "testdata"
 GOLDEN = DATA / "golden" / "lwm"

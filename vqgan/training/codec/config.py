@@ -5,10 +5,9 @@ No JAX is imported here.
 
 import dataclasses
 
-from vqgan.config import CODEBOOK_QUANTIZERS, ModelConfig
+from vqgan.config import CODEBOOK_QUANTIZERS, PRESETS, ModelConfig
 from vqgan.discriminators.architecture import DiscriminatorConfig
 from vqgan.errors import UserError
-from vqgan.presets import PRESETS
 from vqgan.training.loop_config import LoopConfig, OptimizerConfig, check_choice, check_least
 
 PERCEPTUAL_NETWORKS = ("vgg", "alex")
@@ -291,4 +290,4 @@ CODEC_TRAINING_PRESETS: dict[str, CodecTrainConfig] = {
     "tiny": _TINY,
     **{name: _published(model) for name, model in PRESETS.items() if name.startswith(("f8-", "f16-"))},
 }
-"""Named training runs: an architecture of :mod:`vqgan.presets` and how it is trained."""
+"""Named training runs: an architecture of :mod:`vqgan.config` and how it is trained."""

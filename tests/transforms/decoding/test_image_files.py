@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
-from transforms.decoding.file_names import file_name, member_name
+from transforms.decoding.image_files import file_name, member_name
 
 NASTY = [
     *("", ".", "..", "/", "//", "a", "a/", "/a", "a//b", "a/b", "./a", "../../etc/passwd", "/etc/passwd"),
