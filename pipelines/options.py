@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.settings import DTYPES
-from transforms.images.config import DecodeConfig
+from transforms.images.config import TRUNCATED, DecodeConfig
 from transforms.images.crops import FILTERS, RESIZES, VIEWS, Geometry
 from transforms.sources.base import KINDS, SourceConfig
 from vqgan.errors import UserError
@@ -72,6 +72,7 @@ def _add_image_flags(parser: argparse.ArgumentParser) -> None:
     add("--max-pixels", type=int, default=decode.max_pixels, help="decompression-bomb limit in pixels")
     add("--max-bytes", type=int, default=decode.max_bytes, help="largest file in bytes")
     add("--no-jpeg-draft", action="store_true", help="decode large JPEGs at full size before resizing")
+    add("--on-truncated", choices=TRUNCATED, default=decode.on_truncated, help="JPEGs that lack pixels")
 
 
 def source_config(args: argparse.Namespace) -> SourceConfig:
@@ -116,6 +117,7 @@ def tokenize_config(args: argparse.Namespace) -> "TokenizeConfig":
             max_area=args.max_area,
             max_aspect=args.max_aspect,
             jpeg_draft=not args.no_jpeg_draft,
+            on_truncated=args.on_truncated,
         ),
         slice_size=args.slice_size,
         batch_size=args.batch_size,

@@ -14,6 +14,7 @@ F                                      times 255 if all values lie in [0, 1], el
 """
 
 import functools
+import numbers
 from collections.abc import Callable
 
 import numpy as np
@@ -21,7 +22,7 @@ from PIL import ExifTags, Image, ImageCms
 
 # Conversions with several intermediate copies run on bands of about this many pixels, so that an image as
 # large as the decoder allows takes little more memory than itself and its RGB form.
-_BAND = 1 << 22
+BAND = 1 << 22
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -33,7 +34,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     convert = _band_conversion(image)
     if convert is None:
         return image if image.mode == "RGB" else image.convert("RGB")
-    rows = max(1, _BAND // image.width)
+    rows = max(1, BAND // image.width)
     if rows >= image.height:
         return convert(image)
     result = Image.new("RGB", image.size)
@@ -123,7 +124,10 @@ def read_orientation(image: Image.Image) -> int:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
         return 1
-    return value if isinstance(value, int) and value in _UPRIGHT else 1
+    # The standard wants a SHORT, but writers store bytes and other numbers, and viewers follow them.
+    if isinstance(value, bytes) and len(value) == 1:
+        value = value[0]
+    return int(value) if isinstance(value, numbers.Real) and value in _UPRIGHT else 1
 
 
 def turn_upright(image: Image.Image, extent: Extent, orientation: int) -> tuple[Image.Image, Extent]:

@@ -23,9 +23,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from transforms.images import jpeg, jpeg2000, png, psd, tiff
 from transforms.images.color import Extent, read_orientation, to_rgb, turn_upright
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry, View, views, wanted_side
+from transforms.images.layouts import LayoutImage
 from transforms.images.resize import render
 
 _ALLOWED = (
@@ -47,6 +49,7 @@ _REFUSED = {
 _LONGEST_SIDE = 1_000_000
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 _PILLOW = re.compile(r"PIL\.")  # modules whose warnings are silenced
+_JPEG = ("JPEG", "MPO")
 _lock = threading.Lock()
 
 Image.init()  # Registers every plugin now, since doing it on demand is not thread-safe.
@@ -190,13 +193,25 @@ def open_image(data: bytes, config: DecodeConfig) -> Image.Image:
         raise Reject("read", "FileTooLarge", f"{len(data):,} bytes; the limit is {config.max_bytes:,}")
     configure(config)
     with rejecting("decode"):
-        try:
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        except UnidentifiedImageError:
-            raise _unidentified(data) from None
+        image = _open(data)
     _check_size(*image.size, config)
     _check_tiles(image, config)
     return image
+
+
+def _open(data: bytes) -> Image.Image:
+    if data.startswith(tiff.PREFIXES):
+        return tiff.open_tiff(data)
+    if data.startswith(psd.PREFIX):
+        return psd.open_psd(data)
+    if data.startswith(png.SIGNATURE):
+        data = png.needed_chunks(data)
+    if data.startswith(jpeg.SIGNATURE):
+        jpeg.check_scans(data)
+    try:
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError:
+        raise _unidentified(data) from None
 
 
 def decode(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Decoded:
@@ -214,8 +229,7 @@ def decode(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Deco
     image = open_image(data, config)
     with rejecting("decode"):
         size = image.size
-        draft = image.draft(None, (2 * wanted, 2 * wanted)) if wanted and config.jpeg_draft else None
-        image.load()
+        image, draft = _load(image, data, config, wanted)
         if draft is None and image.size != size:  # an icon's directory told another size
             size = image.size
             _check_size(*size, config)
@@ -227,6 +241,30 @@ def decode(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Deco
         upright, extent = turn_upright(rgb, extent, orientation)
         width, height = size if orientation < 5 else size[::-1]
         return Decoded(upright, width, height, extent)
+
+
+def _load(
+    image: Image.Image, data: bytes, config: DecodeConfig, wanted: int | None
+) -> tuple[Image.Image, tuple[str, Extent] | None]:
+    """Decodes the pixels of an opened image, and corrects those that Pillow gets wrong.
+
+    Returns:
+      The image, opened anew if its file had to be mended, and what ``draft`` says of a reduced one.
+    """
+    draft = image.draft(None, (2 * wanted, 2 * wanted)) if wanted and config.jpeg_draft else None
+    try:
+        if image.format == "PNG":
+            png.mend_transparency(image, data)
+        if image.format == "JPEG2000":
+            image = jpeg2000.load_deep(image, data)
+        image.load()
+    except OSError:
+        mended = jpeg.supply_end(data, config.on_truncated == "decode") if image.format in _JPEG else None
+        if mended is None:
+            raise
+        image.close()
+        return _load(Image.open(io.BytesIO(mended), formats=_FORMATS), b"", config, wanted)
+    return image, draft
 
 
 def _unidentified(data: bytes) -> Reject:
@@ -260,6 +298,8 @@ def _check_tiles(image: Image.Image, config: DecodeConfig) -> None:
     """A TIFF tile is allocated whole, however small the image that it covers."""
     tags = getattr(image, "tag_v2", {})
     width, height = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
+    if isinstance(image, LayoutImage):
+        width, height = image.layout.tile or (1, 1)
     if not (isinstance(width, int) and isinstance(height, int) and width * height <= config.max_pixels):
         limit = f"max_pixels is {config.max_pixels:,}"
         raise Reject("decode", "DecompressionBombError", f"tiles of {width}x{height} pixels; {limit}")
