@@ -14,11 +14,10 @@ F                                      times 255 if all values lie in [0, 1], el
 """
 
 import functools
-import numbers
 from collections.abc import Callable
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
 # Conversions with several intermediate copies run on bands of about this many pixels, so that an image as
 # large as the decoder allows takes little more memory than itself and its RGB form.
@@ -127,7 +126,8 @@ def read_orientation(image: Image.Image) -> int:
     # The standard wants a SHORT, but writers store bytes and other numbers, and viewers follow them.
     if isinstance(value, bytes) and len(value) == 1:
         value = value[0]
-    return int(value) if isinstance(value, numbers.Real) and value in _UPRIGHT else 1
+    whole = isinstance(value, (int, float, TiffImagePlugin.IFDRational)) and value in _UPRIGHT
+    return int(value) if whole else 1
 
 
 def turn_upright(image: Image.Image, extent: Extent, orientation: int) -> tuple[Image.Image, Extent]:

@@ -2,7 +2,7 @@
 
 Pillow shifts samples to 8 bits: those of fewer bits never reach 255, and of more bits the brightest are
 rounded to 256, which it stores as 0. Which zeros are white is found by decoding once more, after a change in
-the header that keeps every value off the ends of the range. Of grey Pillow keeps 16 bits, and nothing is lost.
+the header that keeps every value off the ends of the range. Grey keeps 16 bits in Pillow, and loses nothing.
 """
 
 import io
