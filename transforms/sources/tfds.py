@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
@@ -219,7 +220,7 @@ def _why_no_picture(feature: Any, kinds: Any) -> str | None:
         return None if isinstance(feature, kinds.Text) else f"it is a {type(feature).__name__}"
     if isinstance(feature, kinds.LabeledImage):
         return "its values are classes of pixels"
-    dtype, shape = feature.np_dtype.__name__, tuple(feature.shape)
+    dtype, shape = np.dtype(feature.np_dtype).name, tuple(feature.shape)
     if dtype not in _DTYPES:
         return f"{dtype} is stored as the channels of a PNG, which are not pixels"
     if len(shape) != 3 or shape[-1] not in _CHANNELS:
