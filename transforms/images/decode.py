@@ -49,7 +49,6 @@ _REFUSED = {
 _LONGEST_SIDE = 1_000_000
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 _PILLOW = re.compile(r"PIL\.")  # modules whose warnings are silenced
-_JPEG = ("JPEG", "MPO")
 _lock = threading.Lock()
 
 Image.init()  # Registers every plugin now, since doing it on demand is not thread-safe.
@@ -251,19 +250,18 @@ def _load(
     Returns:
       The image, opened anew if its file had to be mended, and what ``draft`` says of a reduced one.
     """
+    if image.format in ("JPEG", "MPO"):
+        # Pillow takes what stands in place of missing data, zeros for example, for the data.
+        mended = jpeg.with_end(data, config.on_truncated == "decode")
+        if mended is not data:
+            image.close()
+            image = Image.open(io.BytesIO(mended), formats=("JPEG",))
     draft = image.draft(None, (2 * wanted, 2 * wanted)) if wanted and config.jpeg_draft else None
-    try:
-        if image.format == "PNG":
-            png.mend_transparency(image, data)
-        if image.format == "JPEG2000":
-            image = jpeg2000.load_deep(image, data)
-        image.load()
-    except OSError:
-        mended = jpeg.supply_end(data, config.on_truncated == "decode") if image.format in _JPEG else None
-        if mended is None:
-            raise
-        image.close()
-        return _load(Image.open(io.BytesIO(mended), formats=_FORMATS), b"", config, wanted)
+    if image.format == "PNG":
+        png.mend_transparency(image, data)
+    if image.format == "JPEG2000":
+        image = jpeg2000.load_deep(image, data)
+    image.load()
     return image, draft
 
 

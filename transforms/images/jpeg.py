@@ -22,6 +22,7 @@ _COEFFICIENTS = 64
 # What may follow the data: bits of either value in every place. A whole image is the same with each.
 _TAILS = tuple(bytes([byte]) * 64 for byte in (0x00, 0x55, 0xAA, 0xFE))
 _LAST_BYTES = 4
+_PADDING = bytes(8)  # what a file is filled with that was not written to its end
 
 
 class Scan(NamedTuple):
@@ -103,28 +104,25 @@ def _scan(body: bytes) -> Scan:
     return Scan(body[1 : 1 + 2 * count : 2], first, last, bits & 15)
 
 
-def supply_end(data: bytes, partial: bool) -> bytes | None:
-    """The same JPEG with the EOI that it lacks.
+def with_end(data: bytes, partial: bool) -> bytes:
+    """The same JPEG, with the EOI if it lacked that: the same object if it did not.
 
     Args:
-      data: a JPEG that the decoder found cut off.
+      data: a JPEG.
       partial: also where pixels are missing; they turn grey.
 
-    Returns:
-      None if there is an EOI, or nothing of a picture, or, unless ``partial``, pixels are missing.
+    Raises:
+      OSError: there is nothing of a picture or, unless ``partial``, pixels are missing.
     """
     structure = read_structure(data)
-    if not structure.scans or structure.ended:
-        return None
-    one_scan = not structure.progressive and len(structure.scans[0].components) == len(structure.components)
-    if one_scan and _MARKER.search(data, structure.end):
-        return None
-    body = data[: len(data) if one_scan else structure.end].rstrip(b"\xff")
-    if not (structure.data_bytes or len(body) > structure.end):
-        return None
-    if partial or (_has_all_scans(structure) and _has_all_data(body)):
+    if not structure.scans or structure.ended or data.rfind(_END, structure.end) >= 0:
+        return data
+    in_one = not structure.progressive and len(structure.scans[0].components) == len(structure.components)
+    body = data[: len(data) if in_one else structure.end].rstrip(b"\xff")
+    something = structure.data_bytes or len(body) > structure.end
+    if something and (partial or (_has_all_scans(structure) and _has_all_data(body))):
         return body + _END
-    return None
+    raise OSError("the image file is truncated: pixels are missing")
 
 
 def _has_all_scans(structure: Structure) -> bool:
@@ -140,6 +138,8 @@ def _has_all_scans(structure: Structure) -> bool:
 
 def _has_all_data(body: bytes) -> bool:
     """Whether the last scan is whole: what follows it changes nothing, and its last bytes count."""
+    if body.endswith(_PADDING):
+        return False
     whole = _digest(body + _END)
     if any(_digest(body + tail + _END) != whole for tail in _TAILS):
         return False

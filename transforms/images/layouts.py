@@ -34,7 +34,7 @@ and 128 more, unsigned, in ``icclab``.
 # Those that Pillow converts: its mode, and the bits of 8-bit samples to flip to have that mode's values.
 _MODES = {"ycbcr": ("YCbCr", 0), "lab": ("LAB", 0), "icclab": ("LAB", [0, 128, 128])}
 _MODES |= {"cmyk": ("CMYK", 0), "inverse-cmyk": ("CMYK", 255)}
-_MOST_BITS = 128  # of a pixel
+_MOST_BITS = 256  # of a pixel
 _WHOLE = (8, 16, 32, 64)  # bits of samples that are NumPy's numbers
 
 

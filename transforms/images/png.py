@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
 from PIL import Image
 
 from transforms.images.layouts import UnsupportedLayoutError
@@ -102,8 +103,8 @@ def mend_transparency(image: Image.Image, data: bytes) -> None:
     elif colour == _RGB and bits == 16:
         del image.info["transparency"]
         image.load()
-        upper = tuple(value >> 8 for value in transparent)
-        if upper in {colour for _, colour in image.getcolors(image.width * image.height) or []}:
+        upper = np.array([value >> 8 for value in transparent])
+        if (np.asarray(image) == upper).all(-1).any():
             raise UnsupportedLayoutError("PNG of 16 bits with a transparent colour in use is not decoded")
     elif colour == _RGB:
         image.info["transparency"] = tuple(value & 255 for value in transparent)

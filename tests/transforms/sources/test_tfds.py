@@ -261,7 +261,10 @@ IMAGE = {
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"dtype": "float32"}, "float32 is stored as the channels of a PNG"),
+        (
+            {"dtype": "float32", "shape": {"dimensions": ["-1", "-1", "1"]}},
+            "float32 is stored as the channels of a PNG",
+        ),
         ({"shape": {"dimensions": ["-1", "-1", "2"]}}, "shape"),
         ({"dtype": "uint16"}, None),
         ({"shape": {"dimensions": ["-1", "-1", "4"]}}, None),
