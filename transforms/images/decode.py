@@ -7,7 +7,10 @@ What is decoded, and how, is the same everywhere:
   inflates a stream of unknown length (FITS), or takes any bytes for an image (SPIDER, IMT, MCIDAS).
 * *Orientation*: EXIF (or XMP) orientation is applied. One that cannot be read counts as upright.
 * *Animations and pages*: the first frame. *ICC profiles*: ignored; LAB alone is colour-managed.
-* *Truncated files*: refused, as long as nobody sets ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``.
+* *Truncated files*: refused, as long as nobody sets ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``. A JPEG that
+  lacks nothing but its end is whole; see :mod:`transforms.images.jpeg`.
+* *Layouts*: those that are proven. TIFF and PSD are read by :mod:`transforms.images.layouts`, and what Pillow
+  gets wrong in PNG and JPEG 2000 is corrected.
 
 Everything here may run in many threads at once.
 """

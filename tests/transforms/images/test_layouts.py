@@ -249,6 +249,35 @@ def sgi_cases() -> Iterator[Case]:
         yield Case(f"sgi {size} {count}", head + body, truth, 1.5)
 
 
+def bmp_cases() -> Iterator[Case]:
+    for bits, masks, down in itertools.product((1, 4, 8, 16, 24, 32), (False, True), (False, True)):
+        if masks and bits not in (16, 32):
+            continue
+        palette, fields = b"", b""
+        if bits <= 8:
+            samples = random_samples(1, bits)
+            colours = RNG.integers(0, 256, (1 << bits, 4), dtype=np.uint8)
+            palette, truth = colours.tobytes(), colours[samples[..., 0]][..., 2::-1].astype(float)
+        elif bits == 16:
+            samples = random_samples(1, 16)
+            fields = struct.pack("<3I", 0xF800, 0x7E0, 0x1F) if masks else b""
+            sizes = ((11, 31), (5, 63), (0, 31)) if masks else ((10, 31), (5, 31), (0, 31))
+            truth = np.concatenate([(samples >> by & top) * (255 / top) for by, top in sizes], -1)
+        else:
+            samples = random_samples(bits // 8, 8)
+            fields = struct.pack("<3I", 0xFF0000, 0xFF00, 0xFF) if masks else b""
+            truth = samples[..., 2::-1].astype(float)
+        depth = bits if bits <= 16 else 8
+        rows = [pack(row[None], depth) for row in (samples if down else samples[::-1])]
+        body = b"".join(row + bytes(-len(row) % 4) for row in rows)
+        start, height = 54 + len(fields) + len(palette), -HEIGHT if down else HEIGHT
+        head = struct.pack("<2sI4xI", b"BM", start + len(body), start)
+        head += struct.pack(
+            "<IiiHHII8xI4x", 40, WIDTH, height, 1, bits, 3 * masks, len(body), len(palette) // 4
+        )
+        yield Case(f"bmp {bits} {masks} {down}", head + fields + palette + body, truth, 1)
+
+
 def jpeg2000_cases() -> Iterator[Case]:
     """Written with 8 bits; a depth in the header that is another makes an image of that depth of it."""
     grid = np.linspace(0, 40, 64)
@@ -272,7 +301,8 @@ def jpeg2000_cases() -> Iterator[Case]:
         yield Case(f"jpeg 2000 signed {count}", bytes(signed), None)
 
 
-MATRICES = [tiff_cases, tiff_number_cases, png_cases, psd_cases, netpbm_cases, sgi_cases, jpeg2000_cases]
+MATRICES = [tiff_cases, tiff_number_cases, png_cases, psd_cases, netpbm_cases, sgi_cases, bmp_cases]
+MATRICES += [jpeg2000_cases]
 
 
 @pytest.mark.parametrize("cases", MATRICES, ids=lambda cases: cases.__name__)
