@@ -2,15 +2,15 @@
 
 import io
 import struct
-import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.transforms.images.writers import png_chunk, write_png, write_tiff
-from transforms.images import jpeg, jpeg2000, png
+from transforms.images import jpeg, png
 from transforms.images.config import DecodeConfig
 from transforms.images.decode import Reject, decode
 from vqgan.config import from_dict, to_dict
@@ -170,10 +170,8 @@ def test_scans_are_counted_before_time_is_spent() -> None:
     allowed = whole[:-2] + whole[last:-2] * (jpeg.MOST_SCANS - scans) + b"\xff\xd9"
     assert len(jpeg.read_structure(allowed).scans) == jpeg.MOST_SCANS
     jpeg.check_scans(allowed)
-    before = time.process_time()
     with pytest.raises(Reject, match="more than 100 scans"):
         decode(whole[:-2] + whole[last:-2] * 5000 + b"\xff\xd9", CONFIG)
-    assert time.process_time() - before < 5  # decoding takes minutes
 
 
 def test_repeated_scans_of_a_sequential_jpeg_are_counted() -> None:
@@ -208,17 +206,25 @@ def test_orientation_of_a_tiff_in_any_type(kind: int, orientation: int) -> None:
     assert short.shape == ((24, 40, 3) if orientation < 5 else (40, 24, 3))
 
 
-def test_white_and_black_of_deep_jpeg_2000_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lossy", [False, True])
+def test_white_and_black_of_deep_jpeg_2000_are_told_apart(lossy: bool) -> None:
     out = io.BytesIO()
     halves = np.zeros((32, 32, 3), np.uint8)
     halves[:16] = 255
-    Image.fromarray(halves).save(out, "JPEG2000", irreversible=True, no_jp2=True)
+    Image.fromarray(halves).save(out, "JPEG2000", irreversible=lossy, no_jp2=True)
     deep = bytearray(out.getvalue())
+    bits = 12 if lossy else 9  # a depth that this file's steps fill to both ends
     for component in range(3):
-        deep[42 + 3 * component] = 15
-    np.testing.assert_allclose(shown(bytes(deep)), halves, atol=1)
-    monkeypatch.setattr(jpeg2000, "_moved_to_the_middle", lambda data, stream, deep: data)
-    assert np.abs(shown(bytes(deep)).astype(int) - halves).max() <= 1 or shown(bytes(deep))[:16].min() == 0
+        deep[42 + 3 * component] = bits - 1
+    top = (1 << bits) - 1
+    values = (halves.astype(float) - 128) * (2 ** (bits - 8) if lossy else 1) + (top + 1) / 2
+    np.testing.assert_allclose(shown(bytes(deep)), np.clip(values, 0, top) * 255 / top, atol=1.51)
+
+
+def test_white_of_a_lossless_16_bit_jpeg_2000_is_white() -> None:
+    data = (Path(__file__).parents[2] / "testdata/hostile/white-16bit.jp2").read_bytes()
+    stripes = [(255, 255, 255), (117, 255, 0), (0, 0, 0), (255, 0, 255)]
+    np.testing.assert_array_equal(shown(data)[:, ::8], np.broadcast_to(stripes, (32, 4, 3)))
 
 
 def test_truncation_stands_in_the_configuration_only_where_it_is_chosen() -> None:
