@@ -31,6 +31,7 @@ EXTRAS = {
         "duckdb",
         "hypothesis",
         "mypy",
+        "opencv-python-headless",
         "pandas",
         "polars",
         "pytest>=9",

@@ -202,8 +202,17 @@ class ModelConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Turns a configuration into JSON-ready data (tuples become lists)."""
-    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    """Turns a configuration into JSON-ready data (tuples become lists).
+
+    A field whose metadata name a value to be ``left_out`` is left out where it has that value: what older
+    versions wrote, and hashed, stays as it was.
+    """
+    values = {field: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        field.name: _plain(value)
+        for field, value in values.items()
+        if "left_out" not in field.metadata or field.metadata["left_out"] != value
+    }
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "configuration") -> T:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.flags import add_command, add_source_flags, check_flags, source_config
 from pipelines.settings import DTYPES
 from transforms.decoding.image_format import EXTENSIONS, FORMATS
-from transforms.images.config import DecodeConfig
+from transforms.images.config import TRUNCATED, DecodeConfig
 from transforms.images.crops import FILTERS, RESIZES, VIEWS, Geometry
 from vqgan.errors import UserError
 
@@ -61,6 +61,7 @@ def _add_image_flags(parser: argparse.ArgumentParser) -> None:
     add("--max-pixels", type=int, default=decode.max_pixels, help="decompression-bomb limit in pixels")
     add("--max-bytes", type=int, default=decode.max_bytes, help="largest file in bytes")
     add("--no-jpeg-draft", action="store_true", help="decode large JPEGs at full size before resizing")
+    add("--on-truncated", choices=TRUNCATED, default=decode.on_truncated, help="JPEGs that lack pixels")
 
 
 def _tokenize(args: argparse.Namespace, unknown: Sequence[str]) -> int:
@@ -105,6 +106,7 @@ def tokenize_config(args: argparse.Namespace) -> "TokenizeConfig":
             max_area=args.max_area,
             max_aspect=args.max_aspect,
             jpeg_draft=not args.no_jpeg_draft,
+            on_truncated=args.on_truncated,
         ),
         slice_size=args.slice_size,
         batch_size=args.batch_size,

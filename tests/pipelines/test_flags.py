@@ -46,6 +46,7 @@ def test_defaults_are_those_of_the_settings(codec_path: str) -> None:
         ("--max-pixels", "8", "decode", "max_pixels", 8),
         ("--max-bytes", "9", "decode", "max_bytes", 9),
         ("--no-jpeg-draft", None, "decode", "jpeg_draft", False),
+        ("--on-truncated", "decode", "decode", "on_truncated", "decode"),
         ("--input-kind", "tar", "source", "kind", "tar"),
         ("--folder-labels", None, "source", "folder_labels", True),
         ("--image-column", "i", "source", "image_column", "i"),

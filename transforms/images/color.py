@@ -17,11 +17,11 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
 # Conversions with several intermediate copies run on bands of about this many pixels, so that an image as
 # large as the decoder allows takes little more memory than itself and its RGB form.
-_BAND = 1 << 22
+BAND = 1 << 22
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -33,7 +33,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     convert = _band_conversion(image)
     if convert is None:
         return image if image.mode == "RGB" else image.convert("RGB")
-    rows = max(1, _BAND // image.width)
+    rows = max(1, BAND // image.width)
     if rows >= image.height:
         return convert(image)
     result = Image.new("RGB", image.size)
@@ -123,7 +123,11 @@ def read_orientation(image: Image.Image) -> int:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
         return 1
-    return value if isinstance(value, int) and value in _UPRIGHT else 1
+    # The standard wants a SHORT, but writers store bytes and other numbers, and viewers follow them.
+    if isinstance(value, bytes) and len(value) == 1:
+        value = value[0]
+    whole = isinstance(value, (int, float, TiffImagePlugin.IFDRational)) and value in _UPRIGHT
+    return int(value) if whole else 1
 
 
 def turn_upright(image: Image.Image, extent: Extent, orientation: int) -> tuple[Image.Image, Extent]:

@@ -7,7 +7,10 @@ What is decoded, and how, is the same everywhere:
   inflates a stream of unknown length (FITS), or takes any bytes for an image (SPIDER, IMT, MCIDAS).
 * *Orientation*: EXIF (or XMP) orientation is applied. One that cannot be read counts as upright.
 * *Animations and pages*: the first frame. *ICC profiles*: ignored; LAB alone is colour-managed.
-* *Truncated files*: refused, as long as nobody sets ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``.
+* *Truncated files*: refused, as long as nobody sets ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``. A JPEG that
+  lacks nothing but its end is whole; see :mod:`transforms.images.jpeg`.
+* *Layouts*: those that are proven. TIFF and PSD are read by :mod:`transforms.images.layouts`, and what Pillow
+  gets wrong in PNG and JPEG 2000 is corrected.
 
 Everything here may run in many threads at once.
 """
@@ -23,9 +26,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from transforms.images import jpeg, jpeg2000, png, psd, tiff
 from transforms.images.color import Extent, read_orientation, to_rgb, turn_upright
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry, View, views, wanted_side
+from transforms.images.layouts import LayoutImage
 from transforms.images.resize import render
 
 _ALLOWED = (
@@ -190,13 +195,25 @@ def open_image(data: bytes, config: DecodeConfig) -> Image.Image:
         raise Reject("read", "FileTooLarge", f"{len(data):,} bytes; the limit is {config.max_bytes:,}")
     configure(config)
     with rejecting("decode"):
-        try:
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        except UnidentifiedImageError:
-            raise _unidentified(data) from None
+        image = _open(data)
     _check_size(*image.size, config)
     _check_tiles(image, config)
     return image
+
+
+def _open(data: bytes) -> Image.Image:
+    if data.startswith(tiff.PREFIXES):
+        return tiff.open_tiff(data)
+    if data.startswith(psd.PREFIX):
+        return psd.open_psd(data)
+    if data.startswith(png.SIGNATURE):
+        data = png.needed_chunks(data)
+    if data.startswith(jpeg.SIGNATURE):
+        jpeg.check_scans(data)
+    try:
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError:
+        raise _unidentified(data) from None
 
 
 def decode(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Decoded:
@@ -214,8 +231,7 @@ def decode(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Deco
     image = open_image(data, config)
     with rejecting("decode"):
         size = image.size
-        draft = image.draft(None, (2 * wanted, 2 * wanted)) if wanted and config.jpeg_draft else None
-        image.load()
+        image, draft = _load(image, data, config, wanted)
         if draft is None and image.size != size:  # an icon's directory told another size
             size = image.size
             _check_size(*size, config)
@@ -227,6 +243,29 @@ def decode(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Deco
         upright, extent = turn_upright(rgb, extent, orientation)
         width, height = size if orientation < 5 else size[::-1]
         return Decoded(upright, width, height, extent)
+
+
+def _load(
+    image: Image.Image, data: bytes, config: DecodeConfig, wanted: int | None
+) -> tuple[Image.Image, tuple[str, Extent] | None]:
+    """Decodes the pixels of an opened image, and corrects those that Pillow gets wrong.
+
+    Returns:
+      The image, opened anew if its file had to be mended, and what ``draft`` says of a reduced one.
+    """
+    if image.format in ("JPEG", "MPO"):
+        # Pillow takes what stands in place of missing data, zeros for example, for the data.
+        mended = jpeg.with_end(data, config.on_truncated == "decode")
+        if mended is not data:
+            image.close()
+            image = Image.open(io.BytesIO(mended), formats=("JPEG",))
+    draft = image.draft(None, (2 * wanted, 2 * wanted)) if wanted and config.jpeg_draft else None
+    if image.format == "PNG":
+        png.mend_transparency(image, data)
+    if image.format == "JPEG2000":
+        image = jpeg2000.load_deep(image, data)
+    image.load()
+    return image, draft
 
 
 def _unidentified(data: bytes) -> Reject:
@@ -260,6 +299,8 @@ def _check_tiles(image: Image.Image, config: DecodeConfig) -> None:
     """A TIFF tile is allocated whole, however small the image that it covers."""
     tags = getattr(image, "tag_v2", {})
     width, height = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
+    if isinstance(image, LayoutImage):
+        width, height = image.layout.tile or (1, 1)
     if not (isinstance(width, int) and isinstance(height, int) and width * height <= config.max_pixels):
         limit = f"max_pixels is {config.max_pixels:,}"
         raise Reject("decode", "DecompressionBombError", f"tiles of {width}x{height} pixels; {limit}")

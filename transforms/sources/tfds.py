@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
@@ -59,6 +60,7 @@ class PreparedDataset(NamedTuple):
       lengths: by file name, how many records it has.
       images: names of the image features.
       labels: names of the classes, by name of the ClassLabel feature.
+      refused: why a feature cannot be read as an image, by its name.
     """
 
     location: Location
@@ -67,6 +69,7 @@ class PreparedDataset(NamedTuple):
     lengths: dict[str, int]
     images: tuple[str, ...]
     labels: dict[str, list[str]]
+    refused: dict[str, str]
 
 
 def parse_address(text: str) -> Address:
@@ -112,8 +115,7 @@ def load_metadata(text: str) -> PreparedDataset:
     records, lengths = _split_files(text, builder.info.splits, address.split)
     names = tuple((name,) for name in records)
     location = Location(text, folder.filesystem, folder.root, names, Globs(()))
-    images, labels = _features(builder.info.features)
-    return PreparedDataset(location, file_format, records, lengths, images, labels)
+    return PreparedDataset(location, file_format, records, lengths, *_features(builder.info.features))
 
 
 def _folder(text: str, address: Address) -> str:
@@ -203,13 +205,31 @@ def _split_files(text: str, splits: Any, split: str) -> tuple[dict[str, list[ran
     return records, lengths
 
 
-def _features(features: Any) -> tuple[tuple[str, ...], dict[str, list[str]]]:
+def _features(features: Any) -> tuple[tuple[str, ...], dict[str, list[str]], dict[str, str]]:
     kinds = _import_tfds().features
+    reasons = {name: _why_no_picture(feature, kinds) for name, feature in features.items()}
     images = tuple(name for name, feature in features.items() if isinstance(feature, kinds.Image))
     labels = {name: f.names for name, f in features.items() if isinstance(f, kinds.ClassLabel)}
-    return images, labels
+    return images, labels, {name: reason for name, reason in reasons.items() if reason}
 
 
+def _why_no_picture(feature: Any, kinds: Any) -> str | None:
+    """Why the bytes stored for a feature are no picture that a decoder shows as the data set means it."""
+    if not isinstance(feature, kinds.Image):
+        # Text may hold an encoded image; all else is numbers, several examples, or other features.
+        return None if isinstance(feature, kinds.Text) else f"it is a {type(feature).__name__}"
+    if isinstance(feature, kinds.LabeledImage):
+        return "its values are classes of pixels"
+    dtype, shape = np.dtype(feature.np_dtype).name, tuple(feature.shape)
+    if dtype not in _DTYPES:
+        return f"{dtype} is stored as the channels of a PNG, which are not pixels"
+    if len(shape) != 3 or shape[-1] not in _CHANNELS:
+        return f"an image of shape {shape} has no colours that are known"
+    return None
+
+
+_DTYPES = ("uint8", "uint16")  # stored as they are
+_CHANNELS = (1, 3, 4, None)
 _NO_LABEL = -1
 """What data sets store where a class is not known, in test splits for example."""
 
@@ -269,6 +289,15 @@ class TFDSSource:
         return read_containers(prepared.location, entries, read_one)
 
     def _image(self, prepared: PreparedDataset) -> str:
+        name = self._image_name(prepared)
+        if name in prepared.refused:
+            raise UserError(
+                f"{self.config.input}: feature {name} is not read as an image, as {prepared.refused[name]}; "
+                "name another with image_column, or prepare it as uint8"
+            )
+        return name
+
+    def _image_name(self, prepared: PreparedDataset) -> str:
         if self.config.image_column:
             return self.config.image_column
         if "image" in prepared.images or len(prepared.images) == 1:

@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -249,3 +250,42 @@ def test_neither_tensorflow_nor_jax_is_imported(tfds_folder):
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+IMAGE = {
+    "pythonClassName": "tensorflow_datasets.core.features.image_feature.Image",
+    "image": {"dtype": "uint8", "encodingFormat": "png", "shape": {"dimensions": ["-1", "-1", "3"]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"dtype": "float32", "shape": {"dimensions": ["-1", "-1", "1"]}},
+            "float32 is stored as the channels of a PNG",
+        ),
+        ({"shape": {"dimensions": ["-1", "-1", "2"]}}, "shape"),
+        ({"dtype": "uint16"}, None),
+        ({"shape": {"dimensions": ["-1", "-1", "4"]}}, None),
+    ],
+)
+def test_type_and_shape_of_an_image_are_obeyed(data_dir, changes, reason):
+    folder = data_dir("tfrecord")
+    path = folder / "tiny_photos/1.0.0/features.json"
+    document = json.loads(path.read_text())
+    image = {**IMAGE, "image": {**IMAGE["image"], **changes}}
+    document["featuresDict"]["features"]["image"] = image
+    path.write_text(json.dumps(document))
+    load_metadata.cache_clear()
+    if reason is None:
+        assert len(list(_source(folder).list())) == 7
+        return
+    with pytest.raises(UserError, match=reason) as caught:
+        list(_source(folder).list())
+    assert "\n" not in str(caught.value)
+
+
+def test_number_is_no_image(data_dir):
+    with pytest.raises(UserError, match="ClassLabel"):
+        list(_source(data_dir("tfrecord"), image_column="label").list())
