@@ -107,7 +107,8 @@ def test_rows_without_an_image(tmp_path, photos, read_all):
         ({"image": pa.binary()}, {"image_column": "b"}, False),
         ({"image": pa.binary()}, {"key_column": "b"}, False),
         ({"image": pa.binary()}, {"columns": ("b",)}, False),
-        ({"image": pa.binary(), "l": pa.string()}, {"label_column": "l"}, False),
+        ({"image": pa.binary(), "l": pa.string()}, {"label_column": "l"}, True),
+        ({"image": pa.binary(), "l": pa.float32()}, {"label_column": "l"}, False),
     ],
 )
 def test_columns_are_chosen_or_refused(columns, options, found, tmp_path):

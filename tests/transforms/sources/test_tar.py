@@ -146,7 +146,8 @@ def test_groups_without_an_image_are_errors(tmp_path, tar_bytes):
     errors = {entry.key: entry.error for entry in _source(tmp_path / "a.tar").list()}
     assert errors == {
         "a.tar/a": "no image among .txt, .json",
-        "a.tar/b": "several images, none of them the main one: .1.jpg, .2.jpg",
+        "a.tar/b": "several images, none of them the main one: .1.jpg, .2.jpg; "
+        "name one with --image-column, or take each for itself with --whole-names",
         "a.tar/README": "no image among (no extension)",
     }
 
