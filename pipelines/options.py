@@ -20,11 +20,8 @@ if TYPE_CHECKING:
 def add_tokenize_flags(parser: argparse.ArgumentParser) -> None:
     """Adds every flag of ``vqgan tokenize``."""
     add = parser.add_argument
-    add(
-        "--input",
-        required=True,
-        help="folder, glob, list, tar, zip, Parquet, Arrow, TFRecord, URI or tfds:NAME/SPLIT",
-    )
+    kinds = "folder, glob, list, tar, zip, Parquet, Arrow, TFRecord, URI or tfds:NAME/SPLIT"
+    add("--input", required=True, help=kinds)
     add("--output", required=True, help="folder or URI of the data set")
     add(
         "--codec",

@@ -35,7 +35,7 @@ from transforms.slices import Job
 from transforms.sources import SourceConfig, open_source
 from transforms.sources.globs import EVERYTHING
 from transforms.sources.locations import Location, locate
-from transforms.sources.registry import recognise
+from transforms.sources.recognising import left_out, recognise
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
@@ -129,11 +129,13 @@ def prepare(config: TokenizeConfig) -> Prepared:
     kind = config.source.kind or recognise(config.source.input)
     config = dataclasses.replace(config, source=dataclasses.replace(config.source, kind=kind))
     source = open_source(config.source)
+    if note := left_out(config.source.input, kind):
+        speaker(config.quiet)(note)
     fields = source.fields()
     entries = collect(source.list())
     if not entries.num_rows:
         raise UserError(_without_images(config.source))
-    check_keys(entries)
+    check_keys(entries, config.source.kind)
     if config.dedupe:
         entries = mark_duplicates(source, entries, config.threads)
     slices = cut(entries, config.slice_size, source.shuffles)

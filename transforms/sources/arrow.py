@@ -34,6 +34,7 @@ class ArrowRows:
     def __init__(self, file: pa.NativeFile) -> None:
         self._file = file
         self._sizes: list[int] | None = None
+        self._current: pa.RecordBatch | None = None
         self._restart()
 
     def sizes(self) -> list[int]:
@@ -80,8 +81,8 @@ class ArrowRows:
         return self._current
 
     def _restart(self) -> None:
-        self._file.seek(0)
         is_file = self._file.read_at(min(len(_FILE_MAGIC), self._file.size()), 0) == _FILE_MAGIC
+        self._file.seek(0)
         try:
             if is_file:
                 reader = pa.ipc.open_file(self._file)
@@ -93,7 +94,7 @@ class ArrowRows:
             raise DamagedError(0, f"no Arrow file ({error_reason(error)})") from error
         self.schema: pa.Schema = reader.schema
         self._number = -1
-        self._current: pa.RecordBatch | None = None
+        self._current = None
 
 
 class _Batch:

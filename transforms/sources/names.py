@@ -71,14 +71,14 @@ _SIDECAR_FOLDERS = frozenset({"_temporary", "_delta_log", "_spark_metadata", "__
 _CONVERT = "write the images as files, tar or Parquet"
 _UNPACK = "unpack it and give the folder"
 _UNREAD_NAMES = {
-    **dict.fromkeys(("npz", "npy"), ("NumPy arrays", _CONVERT)),
-    **dict.fromkeys(("h5", "hdf5", "mat", "nc", "zarr"), ("scientific arrays", _CONVERT)),
+    **dict.fromkeys(("npz", "npy"), ("a file of NumPy arrays", _CONVERT)),
+    **dict.fromkeys(("h5", "hdf5", "mat", "nc", "zarr"), ("a file of scientific arrays", _CONVERT)),
     **dict.fromkeys(
         ("7z", "rar", "cab", "iso", "lz4", "br", "lzma", "z", "cbz", "cbr"), ("an archive", _UNPACK)
     ),
     **dict.fromkeys(("mdb", "lmdb", "sqlite", "sqlite3", "db", "duckdb"), ("a database", _CONVERT)),
-    **dict.fromkeys(("pkl", "pickle", "pt", "pth", "joblib", "msgpack"), ("serialised objects", _CONVERT)),
-    **dict.fromkeys(("beton", "mds", "rec", "recordio", "lance"), ("a data loader's own format", _CONVERT)),
+    **dict.fromkeys(("pkl", "pickle", "pt", "pth", "joblib", "msgpack"), ("serialised data", _CONVERT)),
+    **dict.fromkeys(("beton", "mds", "rec", "recordio", "lance"), ("of one loader alone", _CONVERT)),
     **dict.fromkeys(("avro", "orc"), ("a table", "write it as Parquet")),
     **dict.fromkeys(("xlsx", "xls", "ods"), ("a spreadsheet", "save it as CSV in UTF-8")),
     **dict.fromkeys(("json",), ("one JSON document", "write a line for each image (.jsonl), or CSV")),

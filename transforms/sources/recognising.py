@@ -55,7 +55,9 @@ def left_out(text: str, kind: str) -> str | None:
     if kind not in names.CONTAINERS:
         return None
     found = itertools.islice(locate(text).walk(), _SAMPLE)
-    others = [file.key for file in found if names.container_kind(file.name) != kind and file.parts]
+    others = [
+        file.key for file in found if names.container_kind(file.name) != kind or names.is_sidecar(file.parts)
+    ]
     if not others or (len(others) == 1 and _is_single(locate(text), None)):
         return None
     more = f" and {len(others) - _NAMED_AT_MOST} more" if len(others) > _NAMED_AT_MOST else ""
@@ -184,7 +186,7 @@ def _kind_of_compressed(location: Location, found: Found) -> str:
 def _unread(location: Location, name: str, what: tuple[str, str] | None) -> UserError:
     described, advice = what or ("of an unknown kind", "convert it")
     where = "" if location.text.endswith(name) else f" ({to_key(name)})"
-    return UserError(f"{location.text}{where}: {described}, which is not read; {advice}")
+    return UserError(f"{location.text}{where}: not read, for it is {described}; {advice}")
 
 
 def _head(location: Location, found: Found, decompressed: bool = False) -> bytes:

@@ -7,6 +7,7 @@ from transforms.sources.base import Source, SourceConfig
 from transforms.sources.folder import FolderSource
 from transforms.sources.lists import ListSource
 from transforms.sources.locations import locate
+from transforms.sources.metadata import metadata_files
 from transforms.sources.parquet import ParquetSource
 from transforms.sources.recognising import recognise
 from transforms.sources.tar import TarSource
@@ -36,8 +37,6 @@ def open_source(config: SourceConfig) -> Source:
     Raises:
       UserError: there is no such input or kind, or an option does not apply to it.
     """
-    if config.input.startswith(("http://", "https://")):
-        raise UserError(f"{config.input}: nothing is fetched from the web; download it and give the folder")
     if config.kind is not None and config.kind not in SOURCES:
         raise UserError(f"unknown kind of source {config.kind!r}; known are {', '.join(SOURCES)}")
     kind = config.kind or recognise(config.input)
@@ -56,7 +55,10 @@ def _check_input(config: SourceConfig, kind: str) -> None:
 
 def _check_options(config: SourceConfig, kind: str) -> None:
     given = [name for name in _OPTIONS if getattr(config, name)]
-    idle = [name for name in given if name not in SOURCES[kind].options]
+    usable = SOURCES[kind].options
+    if kind == "folder" and given and next(metadata_files(locate(config.input)), None) is None:
+        usable = frozenset({"folder_labels"})  # columns are those of metadata beside the images
+    idle = [name for name in given if name not in usable]
     if idle:
         raise UserError(
             f"{config.input}: {', '.join(idle)} cannot be used with a source of kind {kind!r}; leave it out"
