@@ -1,4 +1,4 @@
-"""Lists as people have them: quotation marks, blanks, encodings, compression, JSON lines, names of classes."""
+"""Lists as people have them: quotation marks, blanks, encodings, compression, JSON lines, classes."""
 
 import bz2
 import csv
@@ -104,7 +104,7 @@ def test_latin_1(tmp_path, read_all):
     assert results["b\\xe9.jpg"].data == b"b"
     assert "Latin-1" in str(results["c\\xe9.jpg"])
     (tmp_path / "l.csv").write_bytes("path,caption\na.jpg,café\n".encode("latin-1"))
-    with pytest.raises(UserError, match="row 0 is not UTF-8 in column caption.*Latin-1"):
+    with pytest.raises(UserError, match=r"row 0 is not UTF-8 in column caption.*Latin-1"):
         _keys(tmp_path / "l.csv", columns=("caption",))
     assert _keys(tmp_path / "l.csv") == ["a.jpg"]
 
