@@ -33,7 +33,8 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     add("--folder-labels", action="store_true", help="names of first-level subfolders are classes")
     add("--image-column", help="column or feature with the image or its path")
     add("--key-column", help="column or feature with a unique key")
-    add("--label-column", help="column or feature with an integer class")
+    add("--label-column", help="column or feature with the class, a number or a name")
+    add("--whole-names", action="store_true", help="tar: names of a sample agree up to the last dot")
     add("--columns", default="", help="further columns to pass through, separated by commas")
 
 
@@ -43,6 +44,7 @@ def source_config(args: argparse.Namespace) -> SourceConfig:
         input=args.input,
         kind=args.input_kind,
         folder_labels=args.folder_labels,
+        whole_names=args.whole_names,
         image_column=args.image_column,
         key_column=args.key_column,
         label_column=args.label_column,

@@ -25,7 +25,7 @@ from transforms.sharded.run import missing_files, run_planned, speaker
 from transforms.sources import SourceConfig, open_source
 from transforms.sources.globs import EVERYTHING
 from transforms.sources.locations import Location, locate
-from transforms.sources.registry import recognise
+from transforms.sources.recognising import left_out, recognise
 from transforms.tokenizing.duplicates import mark_duplicates
 from transforms.tokenizing.job import TokenizeJob
 from transforms.tokenizing.shard import TokenizeTask
@@ -150,11 +150,13 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
     kind = config.source.kind or recognise(config.source.input)
     config = dataclasses.replace(config, source=dataclasses.replace(config.source, kind=kind))
     source = open_source(config.source)
+    if note := left_out(config.source.input, kind):
+        speaker(config.quiet)(note)
     fields = source.fields()
     entries = collect(source.list())
     if not entries.num_rows:
         raise UserError(_without_images(config.source))
-    check_keys(entries)
+    check_keys(entries, config.source.kind)
     if config.dedupe:
         entries = mark_duplicates(source, entries, config.threads)
     slices = cut(entries, config.slice_size, source.shuffles)

@@ -21,7 +21,8 @@ def add_tokenize(commands: Any) -> None:
     summary = "Turn an image corpus into Parquet token shards. Further flags go to Apache Beam."
     parser = add_command(commands, "tokenize", summary, _tokenize)
     add = parser.add_argument
-    add("--input", required=True, help="folder, glob, list, tar, Parquet, TFRecord, URI or tfds:NAME/SPLIT")
+    kinds = "folder, glob, list, tar, zip, Parquet, Arrow, TFRecord, URI or tfds:NAME/SPLIT"
+    add("--input", required=True, help=kinds)
     add("--output", required=True, help="folder or URI of the data set")
     add(
         "--codec",

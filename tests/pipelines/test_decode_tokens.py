@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import pickle
 import shutil
 import signal
@@ -432,8 +433,9 @@ def test_a_full_disk(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     class FullDisk(Mortal):
         def open_output_stream(self, path: str) -> Any:
-            self.steps += ".png." in path
-            if "-00001-of" in path or self.steps > 13:
+            name = os.fsdecode(path)
+            self.steps += ".png." in name
+            if "-00001-of" in name or self.steps > 13:
                 raise OSError(28, "No space left on device")
             return self._inner.open_output_stream(path)
 

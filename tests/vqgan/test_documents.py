@@ -18,8 +18,8 @@ from vqgan.errors import UserError
 from vqgan.manifest import FORMAT_VERSION, TokenManifest, check_parts, load_token_manifest, manifest_fields
 from vqgan.model.parameters import codec_parameter_count
 from vqgan.prior import checkpoint as prior_checkpoint
-from vqgan.prior import parameters as prior_parameters
 from vqgan.prior.checkpoint import read_prior
+from vqgan.prior.config import prior_parameter_count
 from vqgan.shards import ShardMetadata, shard_schema
 
 REPLACEMENTS = [
@@ -140,7 +140,7 @@ def test_prior(tmp_path: Path) -> None:
     def read(changed: Any) -> None:
         (tmp_path / "prior.json").write_text(json.dumps(changed))
         info = read_prior(tmp_path)
-        prior_parameters.parameter_count(info.config)
+        prior_parameter_count(info.config)
 
     read(PRIOR)
     assert refusals(damaged(PRIOR), read) > 150

@@ -102,7 +102,7 @@ class Crop(NamedTuple):
     mirrored: bool
 
 
-class Layout(NamedTuple):
+class CropLayout(NamedTuple):
     """One resize and the squares cut from it: ``region`` of the source becomes ``scaled`` pixels."""
 
     region: tuple[int, int, int, int]
@@ -156,7 +156,7 @@ def views(width: int, height: int, geometry: Geometry, key: str) -> list[View]:
     ]
 
 
-def lay_out(width: int, height: int, geometry: Geometry) -> Layout:
+def lay_out(width: int, height: int, geometry: Geometry) -> CropLayout:
     """What is resized to which size, and the crops cut from it (all but random crops)."""
     region, scaled = (0, 0, width, height), (geometry.image_size, geometry.image_size)
     target = resized_side(geometry)
@@ -168,7 +168,7 @@ def lay_out(width: int, height: int, geometry: Geometry) -> Layout:
         scaled = _shorter_side_to(width, height, target)
     elif geometry.resize == "pad":
         scaled = _fit_inside(width, height, target)
-    return Layout(region, scaled, _crops(scaled, geometry))
+    return CropLayout(region, scaled, _crops(scaled, geometry))
 
 
 def _crops(scaled: tuple[int, int], geometry: Geometry) -> list[Crop]:
@@ -232,7 +232,7 @@ def halvings(width: int, height: int, size: int) -> list[tuple[int, int]]:
     return rungs
 
 
-def in_source(crop: Crop, layout: Layout, size: int) -> Box:
+def in_source(crop: Crop, layout: CropLayout, size: int) -> Box:
     """A crop of the resized image, in pixels of the source."""
     left, top, right, bottom = layout.region
     x, y = (right - left) / layout.scaled[0], (bottom - top) / layout.scaled[1]

@@ -76,8 +76,12 @@ def collect(entries: Iterable[Entry]) -> pa.Table:
     return pa.Table.from_batches(batches, ENTRY_SCHEMA).combine_chunks()
 
 
-def check_keys(table: pa.Table) -> None:
+def check_keys(table: pa.Table, kind: str | None = None) -> None:
     """Refuses duplicate keys.
+
+    Args:
+      table: entries.
+      kind: of the source, on which it depends what to do about them.
 
     Raises:
       UserError: names the first few keys that occur more than once.
@@ -88,8 +92,21 @@ def check_keys(table: pa.Table) -> None:
         names = ", ".join(repr(key) for key in sorted(repeated.slice(0, 3).to_pylist()))
         raise UserError(
             f"input: {len(repeated)} keys occur more than once, such as {names}; "
-            "name a unique column with --key-column or remove the duplicates"
+            + _advice(table.filter(pc.is_in(table.column("key"), repeated)), kind)
         )
+
+
+def _advice(repeated: pa.Table, kind: str | None) -> str:
+    """What to do about entries whose keys are not unique."""
+    if kind not in ("tar", "zip"):
+        return "name a unique column with --key-column or remove the duplicates"
+    if kind == "tar" and repeated.column("error").null_count < repeated.num_rows:
+        return (
+            "members of one sample must be neighbours in the archive: write it as tar --sort=name does, "
+            "or give --whole-names if it is names with dots that look alike"
+        )
+    again = "the archive has members of one name twice (one was appended?): write it anew"
+    return again if kind == "zip" else f"{again}, or give --whole-names if names only agree up to a dot"
 
 
 def cut(table: pa.Table, slice_size: int, shuffles: bool) -> list[pa.Table]:

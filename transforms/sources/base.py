@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KINDS = ("folder", "list", "tar", "parquet", "tfrecord", "tfds")
+KINDS = ("folder", "list", "tar", "zip", "parquet", "arrow", "tfrecord", "tfds")
 """What an input may be; :mod:`transforms.sources.registry` has the class of each."""
 
 
@@ -27,8 +27,9 @@ class SourceConfig:
       folder_labels: use the names of first-level subfolders as classes, numbered in sorted order.
       image_column: Parquet column, TFRecord feature or list column with the image or its path.
       key_column: column or feature that holds the key of each example.
-      label_column: column or feature that holds the integer class.
+      label_column: column or feature that holds the class: an integer or, in tables and lists, its name.
       columns: further columns to pass through to the shards.
+      whole_names: members of a tar belong together up to the last dot of their names, not the first.
     """
 
     input: str
@@ -38,6 +39,7 @@ class SourceConfig:
     key_column: str | None = None
     label_column: str | None = None
     columns: tuple[str, ...] = ()
+    whole_names: bool = False
 
 
 class Entry(NamedTuple):

@@ -3,16 +3,18 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from transforms.sources.base import Entry, Example, Loader, Names, SourceConfig
-from transforms.sources.locations import Found, Location, locate, open_file, to_key
+from transforms.sources.columns import check_label, is_text
+from transforms.sources.labels import names_of_texts, to_number
+from transforms.sources.locations import Found, Location, locate, open_file, to_file, to_key
+from transforms.sources.metadata import METADATA_NAMES, metadata_files, metadata_rows, metadata_schema
+from transforms.sources.names import no_image
 from transforms.sources.reading import read_exact
 from vqgan.errors import UserError
-
-_METADATA_NAMES = frozenset({"metadata.jsonl", "metadata.csv", "metadata.parquet"})
-"""Files that describe the images beside them, by the convention of Hugging Face's ``imagefolder``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +22,12 @@ class FolderSource:
     """Every file below a folder or matching a glob, or a single file; one image each.
 
     Whatever its extension, a file is an entry: one that is no image becomes a reject, so nothing goes
-    missing silently. Only hidden files and folders (``.name``) are left out, and an ``imagefolder``'s
-    ``metadata.jsonl``, ``.csv`` or ``.parquet``. Links are followed, but never back up into a folder that
-    holds them.
+    missing silently, and one named as a container (``.tar``, ``.npz``) says so. Only hidden files and folders
+    (``.name``) are left out, and an ``imagefolder``'s ``metadata.jsonl``, ``.csv`` or ``.parquet``. Links are
+    followed, but never back up into a folder that holds them.
+
+    ``label_column`` and ``columns`` are taken from these files. An image without a row there has none of
+    them; a row without an image becomes a reject.
 
     The key is the path below the root, with ``/`` and with anything that is not UTF-8 escaped.
     """
@@ -30,47 +35,98 @@ class FolderSource:
     config: SourceConfig
 
     shuffles = True
-    options = frozenset({"folder_labels"})
+    options = frozenset({"folder_labels", "label_column", "columns"})
 
     def fields(self) -> list[pa.Field]:
-        """No further columns: files have none.
+        """The further columns, as ``metadata.jsonl``, ``.csv`` or ``.parquet`` has them.
 
         Raises:
-          UserError: some were asked for.
+          UserError: there is no such file, or no such column.
         """
-        if self.config.columns:
+        if not self.config.columns:
+            return []
+        location = locate(self.config.input)
+        if next(metadata_files(location), None) is None:
             raise UserError(
                 f"{self.config.input}: a folder of images has no columns ({', '.join(self.config.columns)} "
-                "asked for); leave them out or use a list of images"
+                "asked for) without metadata.jsonl beside them; leave them out or use a list of images"
             )
-        return []
+        schema = metadata_schema(location, self.config.columns)
+        return [schema.field(name).with_nullable(True) for name in self.config.columns]
 
     def class_names(self) -> Names | None:
-        """Names of the classes in the order of their numbers; None without ``folder_labels``.
+        """Names of the classes in the order of their numbers; None without any.
 
         Raises:
           UserError: the root has no subfolders, or cannot be read.
         """
-        return list(_classes(locate(self.config.input))) if self.config.folder_labels else None
+        location = locate(self.config.input)
+        if self.config.folder_labels:
+            return list(_classes(location))
+        column = self.config.label_column
+        if column is None:
+            return None
+        field = metadata_schema(location, [column]).field(column)
+        check_label(self.config.input, field)
+        if not is_text(field.type):
+            return None
+        return names_of_texts(values[0] for _, values in metadata_rows(location, [column]))
 
     def list(self) -> Iterator[Entry]:
-        """An entry for each file, with its size and, with ``folder_labels``, its class."""
+        """An entry for each file, with its size and, where asked for, its class.
+
+        Raises:
+          UserError: a class is no number where others are, or ``metadata`` cannot be read.
+        """
         location = locate(self.config.input)
         classes = _classes(location) if self.config.folder_labels else {}
+        labels = self._labels(location)
         for found in location.walk():
-            if found.name not in _METADATA_NAMES:
-                yield _entry(found, classes)
+            if found.name not in METADATA_NAMES:
+                entry = _entry(found, classes)
+                yield entry._replace(label=labels.pop("/".join(found.parts), None)) if labels else entry
+        for path in labels if not location.globs.patterns else ():
+            key = f"{to_key(path)}/#not-there"
+            yield Entry(key, to_file(path), error="metadata describes this image, but it is not there")
+
+    def _labels(self, location: Location) -> dict[str, int | None]:
+        """The class of every image that metadata describes; empty unless columns are taken from there."""
+        config = self.config
+        if config.label_column is None and not config.columns:
+            return {}
+        names = [config.label_column] if config.label_column else []
+        numbers = {name: number for number, name in enumerate(self.class_names() or ())}
+        labels: dict[str, int | None] = {}
+        for path, values in metadata_rows(location, names):
+            try:
+                labels[path] = to_number(values[0], numbers) if values and not config.folder_labels else None
+            except ValueError as error:
+                raise UserError(
+                    f"{config.input}: {path} has the label {values[0]!r:.80}, which is no integer; "
+                    f"correct column {config.label_column}"
+                ) from error
+        return labels
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """A loader for each entry; each opens, reads and closes its own file."""
         location = locate(self.config.input)
+        columns = self._columns(location, entries) if self.config.columns else {}
+        nothing: dict[str, Any] = dict.fromkeys(self.config.columns)
         for entry in entries:
-            yield functools.partial(_load, location, entry)
+            yield functools.partial(_load, location, entry, columns.get(entry.file, nothing))
+
+    def _columns(self, location: Location, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
+        """The further columns of some images by their files."""
+        wanted = {entry.file for entry in entries}
+        names = self.config.columns
+        rows = ((to_file(path), values) for path, values in metadata_rows(location, names))
+        return {file: dict(zip(names, values, strict=True)) for file, values in rows if file in wanted}
 
 
 def _entry(found: Found, classes: dict[str, int]) -> Entry:
     label = classes.get(to_key(found.parts[0])) if len(found.parts) > 1 else None
-    return Entry(found.key or ".", found.file, size=found.size, label=label, error=found.error)
+    error = found.error or no_image(found.name)
+    return Entry(found.key or ".", found.file, size=found.size, label=label, error=error)
 
 
 def _classes(location: Location) -> dict[str, int]:
@@ -83,6 +139,6 @@ def _classes(location: Location) -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-def _load(location: Location, entry: Entry) -> Example:
+def _load(location: Location, entry: Entry, columns: dict[str, Any]) -> Example:
     with open_file(location, entry.file) as file:
-        return Example(read_exact(file, 0, file.size()), entry.label, {})
+        return Example(read_exact(file, 0, file.size()), entry.label, columns)

@@ -1,19 +1,22 @@
 """A list of image files."""
 
 import dataclasses
+import errno
 import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
 from pyarrow import fs
 
-from transforms.sources.base import Entry, Example, Loader, SourceConfig
-from transforms.sources.columns import Table, check_label, first_of, open_table, require
+from transforms.sources.base import Entry, Example, Loader, Names, SourceConfig
+from transforms.sources.columns import check_label, first_of, is_text, require
+from transforms.sources.labels import feature_names, names_of_texts, to_number
 from transforms.sources.locations import Location, from_file, locate, to_file, to_text
-from transforms.sources.reading import read_exact, to_label
+from transforms.sources.reading import read_exact
+from transforms.sources.tables import DelimitedTable, Table, open_table
 from vqgan.errors import UserError
 from vqgan.filesystems import resolve
 
@@ -26,10 +29,11 @@ PATH_COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class ListSource:
-    """Images whose paths stand in a text file, a CSV or TSV file with a header, or a Parquet file.
+    """Images whose paths stand in a text file, CSV or TSV with a header, JSON lines, or a Parquet file.
 
     Paths are relative to the list's folder, absolute, or URIs that pyarrow knows. The key is the path
-    as it is written, or the key column. Nothing is fetched over HTTP.
+    as it is written, or the key column. Nothing is fetched over HTTP. Text may be compressed, and in UTF-16
+    or -32 with a mark; else it is UTF-8. Labels are integers, or names that are numbered in sorted order.
     """
 
     config: SourceConfig
@@ -48,24 +52,43 @@ class ListSource:
         require(self.config.input, schema.names, self.config.columns)
         return [schema.field(name).with_nullable(True) for name in self.config.columns]
 
-    def class_names(self) -> None:
-        """None: classes are numbers here."""
+    def class_names(self) -> Names | None:
+        """Names of the classes: those in the label column, sorted; None where they are numbers.
+
+        A Parquet file that ``datasets`` wrote may say what its numbers stand for.
+        """
+        column = self.config.label_column
+        if column is None:
+            return None
+        table = self._table(locate(self.config.input))
+        schema = table.schema()
+        require(self.config.input, schema.names, [column])
+        if not is_text(schema.field(column).type):
+            return feature_names(schema, column)
+        return names_of_texts(row[0] for row in table.rows([column]) if not isinstance(row, str))
 
     def list(self) -> Iterator[Entry]:
         """An entry for each row, its ``offset`` being the number of the row; sizes are not known.
 
         Raises:
-          UserError: a column is missing, a label is no integer, or a path is a web address.
+          UserError: a column is missing, a label is an integer here and a name there, a path is a web
+            address, or text to pass through is not UTF-8.
         """
         table = self._table(locate(self.config.input))
         path, key, label = self._columns(table)
-        names = [name for name in (path, key, label) if name]
+        texts = self.config.columns if isinstance(table, DelimitedTable) else ()
+        names = [name for name in (path, key, label, *texts) if name]
+        classes = {name: place for place, name in enumerate(self.class_names() or ())}
         for number, row in enumerate(table.rows(names)):
             if isinstance(row, str):
                 yield Entry(f"#row-{number}", "", number, error=row)
                 continue
             values: dict[str, Any] = dict(zip(names, row, strict=True))
-            yield self._entry(number, values[path], values[key or path], values[label] if label else None)
+            entry = self._entry(number, values[path], values[key or path])
+            self._check_encoding(number, values[path], {name: values[name] for name in texts})
+            yield (
+                entry if label is None else entry._replace(label=self._label(number, values[label], classes))
+            )
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """A loader for each entry; each opens, reads and closes its own file."""
@@ -78,7 +101,7 @@ class ListSource:
         found = next(location.walk(), None)
         if location.globs.patterns or location.names == ((),) or found is None or found.error:
             raise UserError(f"{location.text}: a list must be a single file; give its name")
-        return open_table(location, found)
+        return open_table(location, found, functools.partial(_is_there, location))
 
     def _columns(self, table: Table) -> tuple[str, str | None, str | None]:
         """The columns of paths, keys and labels."""
@@ -86,24 +109,32 @@ class ListSource:
         wanted = [config.image_column, config.key_column, config.label_column, *config.columns]
         require(config.input, schema.names, wanted)
         path = config.image_column or first_of(config.input, schema.names, PATH_COLUMNS, "paths")
-        if config.label_column and not pa.types.is_string(schema.field(config.label_column).type):
+        if config.label_column:
             check_label(config.input, schema.field(config.label_column))
         return path, config.key_column, config.label_column
 
-    def _entry(self, number: int, path: object, key: object, label: object) -> Entry:
+    def _entry(self, number: int, path: object, key: object) -> Entry:
         if not isinstance(path, str) or not path or key is None or key == "":
             return Entry(f"#row-{number}", "", number, error="no path or no key in this row")
-        if path.startswith(("http://", "https://")):
+        if path.lower().startswith(("http://", "https://")):
             raise UserError(
-                f"{self.config.input}: {path:.200} is not fetched from the web; download the images first"
+                f"{self.config.input}: {path:.200} is not fetched from the web; download the images first, "
+                "as with img2dataset, and give its output"
             )
-        return Entry(to_text(str(key)), to_file(path), number, label=self._label(number, label))
+        return Entry(to_text(str(key)), to_file(path), number)
 
-    def _label(self, number: int, value: object) -> int | None:
+    def _check_encoding(self, number: int, path: object, texts: dict[str, Any]) -> None:
+        """Refuses text in Latin-1 and the like, but where the names of files are in it too."""
+        wrong = [name for name, text in texts.items() if not _is_unicode(text)] if _is_unicode(path) else []
+        if wrong:
+            raise UserError(
+                f"{self.config.input}: row {number} is not UTF-8 in column {wrong[0]} "
+                f"({to_text(texts[wrong[0]])!r:.80}), perhaps Latin-1; save the list as UTF-8"
+            )
+
+    def _label(self, number: int, value: object, classes: dict[str, int]) -> int | None:
         try:
-            if isinstance(value, str):
-                return to_label(int(value)) if value else None
-            return to_label(value)
+            return to_number(value, classes)
         except ValueError as error:
             raise UserError(
                 f"{self.config.input}: row {number} has the label {value!r:.80}, which is no integer; "
@@ -126,10 +157,50 @@ def _storable(value: Any) -> Any:
     return to_text(value) if isinstance(value, str) else value
 
 
+def _is_unicode(value: object) -> bool:
+    return not isinstance(value, str) or not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _is_there(location: Location, path: str) -> bool:
+    """Whether a line of a list is the path of a file; an address is looked up by nobody."""
+    if "://" in path:
+        return False
+    filesystem, inner = _resolve(location, to_file(path))
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return os.path.lexists(inner)
+    return bool(filesystem.get_file_info(inner).type != fs.FileType.NotFound)
+
+
 def _load(location: Location, entry: Entry, columns: dict[str, Any]) -> Example:
-    filesystem, path = _resolve(location, entry.file)
-    with filesystem.open_input_file(path) as file:
-        return Example(read_exact(file, 0, file.size()), entry.label, columns)
+    try:
+        data = _read(location, entry.file)
+    except FileNotFoundError:
+        data = _read_as_written_elsewhere(location, entry.file)
+    return Example(data, entry.label, columns)
+
+
+def _read_as_written_elsewhere(location: Location, file: str) -> bytes:
+    """A file whose name is percent-escaped in a URI, or that a list in Latin-1 names.
+
+    Raises:
+      FileNotFoundError: there is none either.
+    """
+    path = from_file(file)
+    if b"://" in path and b"%" in path:
+        return _read(location, to_file(os.fsdecode(unquote_to_bytes(path))))
+    if _is_unicode(os.fsdecode(path)):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    try:
+        return _read(location, to_file(path.decode("cp1252", "replace")))
+    except FileNotFoundError as error:
+        reason = "no such file, and its name is not UTF-8 (perhaps Latin-1); save the list as UTF-8"
+        raise FileNotFoundError(errno.ENOENT, reason) from error
+
+
+def _read(location: Location, file: str) -> bytes:
+    filesystem, path = _resolve(location, file)
+    with filesystem.open_input_file(path) as opened:
+        return read_exact(opened, 0, opened.size())
 
 
 def _resolve(location: Location, file: str) -> tuple[fs.FileSystem, str | bytes]:
@@ -138,9 +209,10 @@ def _resolve(location: Location, file: str) -> tuple[fs.FileSystem, str | bytes]
     if b"://" not in path:
         absolute = path.startswith(b"/")
         return (fs.LocalFileSystem(), path) if absolute else (location.filesystem, location.path(file))
-    address = urlsplit(os.fsdecode(path))
-    filesystem, root = _bucket(address.scheme, address.netloc)
-    return filesystem, f"{root.rstrip('/')}/{os.fsdecode(path).split('://', 1)[1].partition('/')[2]}"
+    scheme, _, rest = os.fsdecode(path).partition("://")
+    host, _, inner = rest.partition("/")
+    filesystem, root = _bucket(scheme, "" if scheme == "file" and host == "localhost" else host)
+    return filesystem, f"{root.rstrip('/')}/{inner}"
 
 
 @functools.lru_cache(maxsize=16)

@@ -26,9 +26,11 @@ from pyarrow import fs
 
 from transforms.sources.base import error_reason
 from transforms.sources.globs import EVERYTHING, Globs, State, expand_braces, is_pattern
+from transforms.sources.remote import plain_errors
 from vqgan.errors import UserError
 from vqgan.filesystems import resolve
 
+_UNREACHABLE = "cannot be reached"
 _QUERY = re.compile(r"\?\w+=(?:://|[^/])*$")
 """Options at the end of a URI (``s3://bucket/path?region=...``), no glob; one may be a URI itself."""
 
@@ -175,6 +177,11 @@ def locate(text: str) -> Location:
     Raises:
       UserError: there is no such file or folder, or the location cannot be reached.
     """
+    if text.lower().startswith(("http://", "https://", "ftp://")):
+        raise UserError(
+            f"{text}: nothing is fetched from the web; download it and give the folder; "
+            "img2dataset downloads a list of addresses"
+        )
     path, query = _split_query(text)
     if "://" not in path:
         path = os.path.abspath(os.path.expanduser(path))
@@ -184,6 +191,8 @@ def locate(text: str) -> Location:
     node = _node(filesystem, inner, "")
     if node.is_folder:
         return Location(text, filesystem, inner, ((),), Globs(()))
+    if node.error and node.error.startswith(_UNREACHABLE):
+        raise UserError(f"{text}: {node.error}; check the address, the credentials and the network")
     if node.error:
         raise _missing(text, filesystem, inner, node.error)
     root, name = os.path.split(inner)
@@ -192,7 +201,8 @@ def locate(text: str) -> Location:
 
 def open_file(location: Location, file: str) -> pa.NativeFile:
     """A pyarrow file for random access; reading with ``read_at`` is safe from several threads."""
-    return location.filesystem.open_input_file(location.path(file))
+    with plain_errors(location.filesystem):
+        return location.filesystem.open_input_file(location.path(file))
 
 
 def _pattern(text: str, path: str, query: str) -> Location:
@@ -223,7 +233,8 @@ def _children(filesystem: fs.FileSystem, folder: str) -> list[Node]:
         with os.scandir(folder) as entries:
             nodes = [_local_node(e.name, e.stat) for e in entries if not e.name.startswith(".")]
     else:
-        infos = filesystem.get_file_info(fs.FileSelector(folder))
+        with plain_errors(filesystem):
+            infos = filesystem.get_file_info(fs.FileSelector(folder))
         nodes = [_remote_node(info) for info in infos if not info.base_name.startswith(".")]
     return sorted(nodes, key=lambda node: os.fsencode(node.name))
 
@@ -234,9 +245,10 @@ def _node(filesystem: fs.FileSystem, folder: str, name: str) -> Node:
     if isinstance(filesystem, fs.LocalFileSystem):
         return _local_node(name, lambda: os.stat(path))
     try:
-        return _remote_node(filesystem.get_file_info(path))
+        with plain_errors(filesystem):
+            return _remote_node(filesystem.get_file_info(path))
     except OSError as error:
-        return Node(name, error=f"cannot be reached ({error_reason(error)})")
+        return Node(name, error=f"{_UNREACHABLE} ({error_reason(error)})")
 
 
 def _local_node(name: str, look: Callable[[], os.stat_result]) -> Node:

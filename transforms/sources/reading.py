@@ -2,17 +2,14 @@
 
 import functools
 import itertools
-import re
 from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
+from transforms.sources import names
 from transforms.sources.base import Entry, Example, Loader, error_reason
 from transforms.sources.locations import Found, Location, open_file
 
-_SIDECAR_NAME = re.compile(
-    r"\.(json|jsonl|txt|md|rst|ya?ml|csv|tsv|html?|idx|crc)$|^_SUCCESS$", re.IGNORECASE
-)
 _BUFFER_BYTES = 1 << 16
 MAX_ITEM_BYTES = 1 << 30
 """Largest image (or record) that is read. What claims to be larger is no image, and could exhaust memory."""
@@ -107,37 +104,69 @@ def by_file(entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
         yield file, list(group)
 
 
-def is_sidecar(name: str) -> bool:
-    """Whether a file beside containers only describes them: ``dataset_info.json``, ``README.md``."""
-    return _SIDECAR_NAME.search(name) is not None
+def container_files(location: Location, kind: str) -> Iterator[Found]:
+    """The files of an input of one kind, without those that only describe others (unless asked for by name).
+
+    What describes others is told by name, and Parquet files beside containers of another kind and the same
+    name are such too: img2dataset writes them.
+    """
+    found = list(location.walk())
+    stems = {_stem(file) for file in found if names.container_kind(file.name) == kind}
+    for file in found:
+        is_named = file.parts in location.names
+        if is_named or not (names.is_sidecar(file.parts) or _describes(file, kind, stems)):
+            yield file
 
 
-def container_files(location: Location) -> Iterator[Found]:
-    """The files of an input, without those that only describe others (unless asked for by name)."""
-    for found in location.walk():
-        if not is_sidecar(found.name) or found.parts in location.names:
-            yield found
+def _stem(found: Found) -> tuple[str, ...]:
+    return (*found.parts[:-1], names.container_stem(found.name))
+
+
+def _describes(found: Found, kind: str, stems: set[tuple[str, ...]]) -> bool:
+    named = names.container_kind(found.name)
+    return named == "parquet" and kind in ("tar", "tfrecord") and _stem(found) in stems
+
+
+def _stray(found: Found, kind: str) -> str | None:
+    """Why a file beside containers of one kind is none of them, as far as its name tells."""
+    named = names.sure_kind(found.name)
+    if named not in (None, kind):
+        return f"a container ({named}) among {kind} files; give it as an input of its own"
+    plain = names.uncompressed_name(found.name)
+    is_other = named is None and (names.is_image(plain) or names.unread(plain))
+    return f"no {kind} file, but beside some; give it as an input of its own" if is_other else None
 
 
 def list_containers(
-    location: Location, list_one: Callable[[pa.NativeFile, Found], Iterator[Entry]]
+    location: Location, kind: str, list_one: Callable[[pa.NativeFile, Found], Iterator[Entry]]
 ) -> Iterator[Entry]:
-    """The entries of every file in turn.
+    """The entries of every file of one kind in turn.
 
     Where ``list_one`` raises :class:`DamagedFileError` or OSError, one entry with an error stands for the
     remainder of that file, and the next file follows.
     """
-    for found in container_files(location):
+    for found in container_files(location, kind):
         if found.error:
             yield Entry(found.key or ".", found.file, error=found.error)
+            continue
+        stray = None if found.parts in location.names else _stray(found, kind)
+        if stray:
+            yield damaged(found, 0, stray)
             continue
         try:
             with open_file(location, found.file) as file:
                 yield from list_one(file, found)
         except DamagedFileError as error:
-            yield damaged(found, error.offset, str(error))
+            yield damaged(found, error.offset, _damage(found, kind, error))
         except OSError as error:
             yield damaged(found, 0, f"cannot be read ({error_reason(error)})")
+
+
+def _damage(found: Found, kind: str, error: DamagedFileError) -> str:
+    """What to say of a damaged file; one without a container's name may never have been one."""
+    if error.offset == 0 and names.container_kind(found.name) is None:
+        return f"no {kind} file, or damaged ({error.reason})"
+    return str(error)
 
 
 def damaged(found: Found, offset: int, message: str) -> Entry:

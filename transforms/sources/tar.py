@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from transforms.sources.base import Entry, Example, Loader, SourceConfig
 from transforms.sources.locations import Found, locate, open_file, to_key
+from transforms.sources.names import IMAGE_EXTENSIONS, RARE_EXTENSIONS
 from transforms.sources.reading import (
     DamagedFileError,
     container_files,
@@ -24,12 +25,10 @@ from transforms.sources.reading import (
 from transforms.sources.tar_format import Member, Stream, decompressed, members, open_archive
 from vqgan.errors import UserError
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "jp2", "avif")
-"""Extensions of images; where a group has several, the first in this order is the image."""
-
 LABEL_EXTENSION = "cls"
 _GROUPS_LOOKED_AT = 1000
 _LEADING = re.compile(r"^(\./|/)+")
+_NUMBERS = re.compile(r"\d+(\.\d+)*")
 _IMAGE = "\0image"
 """Stands for the image among the parts of an example, where companions go by their extension."""
 
@@ -57,12 +56,13 @@ class TarSource:
 
     The image of a group is its member with a plain image extension, so that ``a.seg.png`` beside
     ``a.jpg`` is a companion. Without a plain one, a single compound one (``a.2024.jpg``) is the image;
-    ``image_column`` names another extension. ``a.cls`` (or the extension in ``label_column``) holds the
-    class as a decimal number. Further ``columns`` are extensions (``txt``, ``json``), whose text is
-    passed through. Hidden members (``.name``) are left out, and folders.
+    ``image_column`` names another extension. Several compound ones that are told apart by numbers
+    (``2024.05.01.jpg``, ``2024.05.02.jpg``) are images of their own. ``a.cls`` (or the extension in
+    ``label_column``) holds the class as a decimal number. Further ``columns`` are extensions (``txt``,
+    ``json``), whose text is passed through. Hidden members (``.name``) are left out, and folders.
 
-    The key is ``<archive below the root>/<name up to the first dot>``. An archive that is damaged is
-    read up to there. Nothing is ever unpacked to disk.
+    The key is ``<archive below the root>/<name up to the first dot>``, or up to the last one with
+    ``whole_names``. An archive that is damaged is read up to there. Nothing is ever unpacked to disk.
 
     Archives that are not compressed are read by random access; compressed ones from their start.
     """
@@ -70,7 +70,7 @@ class TarSource:
     config: SourceConfig
 
     shuffles = False
-    options = frozenset({"image_column", "label_column", "columns"})
+    options = frozenset({"image_column", "label_column", "columns", "whole_names"})
 
     def fields(self) -> list[pa.Field]:
         """A string column for each extension asked for.
@@ -87,7 +87,7 @@ class TarSource:
 
     def list(self) -> Iterator[Entry]:
         """An entry for each group; ``offset`` counts in the decompressed archive."""
-        return list_containers(locate(self.config.input), self._list_one)
+        return list_containers(locate(self.config.input), "tar", self._list_one)
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """A loader for each entry. Entries of a compressed archive should be in its order."""
@@ -100,8 +100,10 @@ class TarSource:
     def _list_one(self, file: pa.NativeFile, found: Found) -> Iterator[Entry]:
         if file.size() == 0:
             raise DamagedFileError(0, "the file is empty")
-        for group in groups(members(open_archive(file)), self._companions):
-            yield self._entry(group, found)
+        found_members = members(open_archive(file))
+        for group in groups(found_members, self._companions, self.config.whole_names):
+            for part in _numbered(group) if self.config.image_column is None else [group]:
+                yield self._entry(part, found)
 
     def _entry(self, group: Group, found: Found) -> Entry:
         key = f"{found.key}/{to_key(group.key)}"
@@ -138,18 +140,20 @@ class TarSource:
         return self._example({name: read_exact(file, *where) for name, where in _ranges(entry).items()})
 
     def _example(self, parts: dict[str, bytes]) -> Example:
-        label = parts.get(self.config.label_column or LABEL_EXTENSION)
-        columns = {name: parts[name].decode() if name in parts else None for name in self.config.columns}
-        return Example(parts[_IMAGE], to_label(None if label is None else int(label)), columns)
+        extension = self.config.label_column or LABEL_EXTENSION
+        label = _label(parts[extension], extension) if extension in parts else None
+        columns = {name: _text(parts[name], name) if name in parts else None for name in self.config.columns}
+        return Example(parts[_IMAGE], label, columns)
 
     def _check_columns(self) -> None:
         location = locate(self.config.input)
-        for found in container_files(location):
+        for found in container_files(location, "tar"):
             seen: set[str] = set()
             try:
                 with open_file(location, found.file) as file:
-                    for group in itertools.islice(groups(members(open_archive(file))), _GROUPS_LOOKED_AT):
-                        seen.update(group.parts)
+                    parts = groups(members(open_archive(file)), whole_names=self.config.whole_names)
+                    for group in itertools.islice(parts, _GROUPS_LOOKED_AT):
+                        seen.update(*(part.parts for part in _numbered(group)))
             except (OSError, ValueError):
                 pass
             missing = set(self.config.columns) - seen
@@ -162,8 +166,12 @@ class TarSource:
                 return
 
 
-def groups(found: Iterator[Member], companions: frozenset[str] = frozenset()) -> Iterator[Group]:
+def groups(
+    found: Iterator[Member], companions: frozenset[str] = frozenset(), whole_names: bool = False
+) -> Iterator[Group]:
     """Groups of consecutive members; a second member of the same extension begins a new group.
+
+    With ``whole_names``, an extension is what follows the last dot, not the first.
 
     Where damage follows a group that lacks one of the ``companions`` that earlier groups had, the
     companion may be what was lost: the group then bears a problem.
@@ -175,7 +183,7 @@ def groups(found: Iterator[Member], companions: frozenset[str] = frozenset()) ->
     usual: set[str] = set()
     try:
         for member in found:
-            key, extension = _split(member.name)
+            key, extension = _split(member.name, whole_names)
             if member.is_folder or not key:
                 continue
             if group.parts and (key != group.key or extension in group.parts or member.problem):
@@ -198,12 +206,60 @@ def _lost(extensions: set[str]) -> str:
     return f"the archive is damaged just where .{', .'.join(sorted(extensions))} should follow"
 
 
-def _split(name: str) -> tuple[str, str]:
-    """Name up to the first dot of its base name, and the lower-case rest; no name if it is hidden."""
+def _split(name: str, whole: bool) -> tuple[str, str]:
+    """Name up to the first (or last) dot of its base name, and the rest in lower case; no name if hidden."""
     name = _LEADING.sub("", name)
     slash = name.rfind("/") + 1
-    base, _, extension = name[slash:].partition(".")
+    if whole and not name.startswith(".", slash):
+        base, dot, extension = name[slash:].rpartition(".")
+        base, extension = (base, extension) if dot else (extension, "")
+    else:
+        base, _, extension = name[slash:].partition(".")
     return (name[:slash] + base if base else ""), extension.lower()
+
+
+def _numbered(group: Group) -> list[Group]:
+    """A group of images that numbers tell apart, taken apart: dates with dots, and the like.
+
+    A companion without such a number belongs to each of them. Any other group stays as it is.
+    """
+    stems = {name.rpartition(".")[0] for name in group.parts if name.rpartition(".")[2] in IMAGE_EXTENSIONS}
+    if (
+        len(stems) < 2
+        or not group.key[-1:].isdecimal()
+        or not all(_NUMBERS.fullmatch(stem) for stem in stems)
+    ):
+        return [group]
+    shared = {name: where for name, where in group.parts.items() if "." not in name}
+    return [
+        Group(f"{group.key}.{stem}", shared | _parts_of(group, f"{stem}."))
+        for stem in dict.fromkeys(name.rpartition(".")[0] for name in group.parts)
+        if stem in stems
+    ]
+
+
+def _parts_of(group: Group, prefix: str) -> dict[str, Range]:
+    return {name[len(prefix) :]: where for name, where in group.parts.items() if name.startswith(prefix)}
+
+
+def _label(data: bytes, extension: str) -> int | None:
+    try:
+        return to_label(int(data))
+    except ValueError as error:
+        raise ValueError(
+            f"companion .{extension} holds {data[:40]!r}, which is no class number of 32 bits; "
+            f"correct it, or take it as text: --columns {extension}, and --label-column for another extension"
+        ) from error
+
+
+def _text(data: bytes, extension: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"companion .{extension} is not UTF-8 (byte {error.start:,}: 0x{data[error.start]:02x}), perhaps "
+            f"Latin-1; convert it, or leave {extension} out of --columns"
+        ) from error
 
 
 def _image_extension(group: Group, wanted: str | None) -> str:
@@ -215,13 +271,17 @@ def _image_extension(group: Group, wanted: str | None) -> str:
         if wanted not in group.parts:
             raise ValueError(f"no .{wanted} among {there}")
         return wanted
-    plain = [extension for extension in IMAGE_EXTENSIONS if extension in group.parts]
-    compound = [name for name in group.parts if name.rpartition(".")[2] in IMAGE_EXTENSIONS]
-    if not plain and len(compound) > 1:
-        raise ValueError(f"several images, none of them the main one: {there}")
-    if not compound:
-        raise ValueError(f"no image among {there}")
-    return (plain or compound)[0]
+    for extensions in (IMAGE_EXTENSIONS, RARE_EXTENSIONS):
+        plain = [extension for extension in extensions if extension in group.parts]
+        compound = [name for name in group.parts if name.rpartition(".")[2] in extensions]
+        if not plain and len(compound) > 1:
+            raise ValueError(
+                f"several images, none of them the main one: {there}; name one with --image-column, "
+                "or take each for itself with --whole-names"
+            )
+        if compound:
+            return (plain or compound)[0]
+    raise ValueError(f"no image among {there}")
 
 
 def _ranges(entry: Entry) -> dict[str, Range]:

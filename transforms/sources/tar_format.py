@@ -4,17 +4,14 @@ Python's ``tarfile`` takes a damaged header in the middle for the end of the arc
 and attributes of any length into memory. Here it only decodes single headers of 512 bytes.
 """
 
-import bz2
-import gzip
-import lzma
 import tarfile
-import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, Protocol, cast
+from typing import BinaryIO, NamedTuple, Protocol
 
 import pyarrow as pa
 
 from transforms.sources.base import error_reason
+from transforms.sources.compressed import DECOMPRESSION_ERRORS, decompressing
 from transforms.sources.reading import DamagedFileError, Window, check_size
 
 BLOCK = 512
@@ -100,7 +97,7 @@ class Stream:
             raise self._error
         try:
             chunk = self._stream.read(min(size, _CHUNK_BYTES))
-        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        except DECOMPRESSION_ERRORS as error:
             self._error = DamagedFileError(self.position, f"cannot be decompressed ({error_reason(error)})")
             raise self._error from error
         self.position += len(chunk)
@@ -109,15 +106,8 @@ class Stream:
 
 def decompressed(file: pa.NativeFile) -> Stream | None:
     """The archive inside a compressed file, from its start; None if the file is not compressed."""
-    magic = file.read_at(min(6, file.size()), 0)
-    file.seek(0)
-    if magic.startswith(b"\x1f\x8b"):
-        return Stream(cast(BinaryIO, gzip.GzipFile(fileobj=file)))
-    if magic.startswith(b"BZh"):
-        return Stream(cast(BinaryIO, bz2.BZ2File(file)))
-    if magic.startswith(b"\xfd7zXZ\x00"):
-        return Stream(cast(BinaryIO, lzma.LZMAFile(file)))
-    return None
+    stream = decompressing(file)
+    return Stream(stream) if stream else None
 
 
 def open_archive(file: pa.NativeFile) -> Bytes:

@@ -276,7 +276,7 @@ class TFDSSource:
         """
         prepared = load_metadata(self.config.input)
         self._image(prepared)
-        return list_containers(prepared.location, functools.partial(_list_one, prepared))
+        return list_containers(prepared.location, "tfrecord", functools.partial(_list_one, prepared))
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """A loader for each entry, in any order."""

@@ -50,7 +50,7 @@ class TFRecordSource:
         if not self.config.columns:
             return []
         location = locate(self.config.input)
-        files = (found.file for found in container_files(location))
+        files = (found.file for found in container_files(location, "tfrecord"))
         return infer_fields(self.config.input, self.config.columns, sample(location, TFRecords(), files))
 
     def class_names(self) -> None:
@@ -62,7 +62,7 @@ class TFRecordSource:
         Raises:
           UserError: a file is compressed as a whole.
         """
-        return list_containers(locate(self.config.input), self._list_one)
+        return list_containers(locate(self.config.input), "tfrecord", self._list_one)
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """A loader for each entry, in any order."""

@@ -116,7 +116,7 @@ def test_rows_out_of_step_are_errors(tmp_path):
     [
         ("a.csv", b"x,y\n1,2\n", {}, "image_column: there are x, y"),
         ("a.csv", b"path,y\n1,2\n", {"label_column": "z"}, "no column z; there are path, y"),
-        ("a.csv", b"path,y\n1,cat\n", {"label_column": "y"}, "'cat', which is no integer"),
+        ("a.csv", b"path,y\n0,7\n1,cat\n", {"label_column": "y"}, "'cat', which is no integer"),
         ("a.csv", b"path,y\n1,99999999999\n", {"label_column": "y"}, "no integer"),
         ("a.csv", b'path\n"1\n', {}, "list cannot be read"),
         ("a.csv", b"", {}, "image_column"),

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transforms.sources import SourceConfig
+from transforms.sources import SourceConfig, open_source
 from transforms.sources.parquet import ParquetSource
 from vqgan.errors import UserError
 
@@ -107,7 +107,8 @@ def test_rows_without_an_image(tmp_path, photos, read_all):
         ({"image": pa.binary()}, {"image_column": "b"}, False),
         ({"image": pa.binary()}, {"key_column": "b"}, False),
         ({"image": pa.binary()}, {"columns": ("b",)}, False),
-        ({"image": pa.binary(), "l": pa.string()}, {"label_column": "l"}, False),
+        ({"image": pa.binary(), "l": pa.string()}, {"label_column": "l"}, True),
+        ({"image": pa.binary(), "l": pa.float32()}, {"label_column": "l"}, False),
     ],
 )
 def test_columns_are_chosen_or_refused(columns, options, found, tmp_path):
@@ -230,3 +231,85 @@ def test_a_footer_that_contradicts_itself(parquet, monkeypatch):
     monkeypatch.setattr("transforms.sources.parquet._group_sizes", lambda parquet: [1 << 60])
     (entry,) = _source(parquet).list()
     assert "contradicts itself" in (entry.error or "")
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.dictionary(pa.int32(), pa.binary()), pa.binary_view(), pa.large_binary(), pa.binary()]
+)
+def test_layouts_of_binary_columns(kind, tmp_path, photos, read_all):
+    table = pa.table({"image": pa.array(list(photos.values()), pa.binary()).cast(kind), "path": list(photos)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    source = open_source(SourceConfig(str(tmp_path / "a.parquet")))
+    assert isinstance(source, ParquetSource)
+    assert [result.data for result in read_all(source).values()] == list(photos.values())
+
+
+@pytest.mark.parametrize("element", [pa.binary(), HF_IMAGE])
+@pytest.mark.parametrize("make", [pa.list_, pa.large_list])
+def test_a_list_of_images_gives_a_row_each_if_asked(make, element, tmp_path, read_all):
+    wrapped = [b"a", b"b", b"c"]
+    a, b, c = ({"bytes": data, "path": "x"} for data in wrapped) if element == HF_IMAGE else wrapped
+    table = pa.table({"id": list("wxyz"), "images": pa.array([[a], [b, c], [], None], make(element))})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    with pytest.raises(UserError, match="image_column images makes a row of each"):
+        list(open_source(SourceConfig(str(tmp_path / "a.parquet"))).list())
+    source = _source(tmp_path / "a.parquet", image_column="images", key_column="id")
+    assert {key: result.data for key, result in read_all(source).items()} == {
+        "w.0": b"a",
+        "x.0": b"b",
+        "x.1": b"c",
+    }
+    assert [entry.key for entry in source.list() if entry.error] == ["y", "z"]
+
+
+def test_types_that_differ_between_files(tmp_path, read_all):
+    kinds = [(pa.binary(), pa.null(), pa.int32()), (pa.large_binary(), pa.int64(), pa.int64())]
+    kinds += [(HF_IMAGE, pa.int32(), pa.null())]
+    for number, (image, label, score) in enumerate(kinds):
+        data = {"bytes": b"x", "path": None} if image == HF_IMAGE else b"x"
+        columns = {"image": pa.array([data], image), "label": pa.array([number or None], pa.int64())}
+        columns["label"] = pa.nulls(1) if label == pa.null() else columns["label"].cast(label)
+        columns["score"] = pa.nulls(1) if score == pa.null() else pa.array([1 << (16 * number)], score)
+        pq.write_table(pa.table(columns), tmp_path / f"{number}.parquet")
+    source = _source(tmp_path, label_column="label", columns=("score",))
+    assert [field.type for field in source.fields()] == [pa.int64()]
+    results = list(read_all(source).values())
+    assert [result.label for result in results] == [None, 1, 2]
+    assert [result.columns["score"] for result in results] == [1, 1 << 16, None]
+
+
+@pytest.mark.parametrize(
+    ("column", "options", "message"),
+    [
+        ("label", {"label_column": "label"}, "column label holds string, but int64 elsewhere"),
+        ("label", {"columns": ("label",)}, "column label holds string, but int64 elsewhere"),
+        ("image", {}, "column image holds string, but binary elsewhere"),
+    ],
+)
+def test_types_that_contradict_each_other_are_refused(column, options, message, tmp_path):
+    table = pa.table({"image": [b"x"], "label": [1]})
+    pq.write_table(table, tmp_path / "0.parquet")
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, column, pa.array(["x"])), tmp_path / "1.parquet")
+    source = _source(tmp_path, image_column="image", **options)
+    with pytest.raises(UserError, match=message):
+        list(source.list())
+
+
+def test_names_of_classes(tmp_path):
+    for number, names in enumerate((["dog", None], ["cat", "dog"])):
+        table = pa.table({"image": [b"x"] * 2, "label": pa.array(names).dictionary_encode()})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    source = _source(tmp_path, label_column="label")
+    assert source.class_names() == ["cat", "dog"]
+    assert [entry.label for entry in source.list()] == [1, None, 0, 1]
+
+
+def test_classes_in_the_names_of_folders(tmp_path, read_all):
+    for folder in ("kind=dog/year=2024", "kind=a%20cat/year=__HIVE_DEFAULT_PARTITION__"):
+        (tmp_path / folder).mkdir(parents=True)
+        pq.write_table(pa.table({"image": [b"x"]}), tmp_path / folder / "0.parquet")
+    source = _source(tmp_path, label_column="kind", columns=("year",))
+    assert source.class_names() == ["a cat", "dog"]
+    results = read_all(source)
+    assert [(result.label, result.columns["year"]) for result in results.values()] == [(0, None), (1, "2024")]

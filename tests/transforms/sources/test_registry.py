@@ -129,7 +129,10 @@ def test_a_kind_can_be_named(tmp_path, contents):
         (SourceConfig("{tmp}/pictures/{{a,b}}"), "2 of 2 files cannot be found"),
         (SourceConfig("nowhere://x/y"), "cannot open this location"),
         (SourceConfig("https://host/images"), "nothing is fetched from the web"),
-        (SourceConfig("{tmp}/pictures", kind="zip"), "known are folder, list, tar, parquet, tfrecord, tfds"),
+        (
+            SourceConfig("{tmp}/pictures", kind="rar"),
+            "known are folder, list, tar, zip",
+        ),
         (SourceConfig("{tmp}/pictures", columns=("txt",)), "columns cannot be used with .* 'folder'"),
         (SourceConfig("{tmp}/pictures", image_column="x", label_column="y"), "image_column, label_column"),
         (SourceConfig("{tmp}/a.tar", folder_labels=True), "folder_labels cannot be used with .* 'tar'"),

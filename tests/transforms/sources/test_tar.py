@@ -6,8 +6,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from transforms.sharded.plan import check_keys, collect
 from transforms.sources import Entry, SourceConfig, open_source
 from transforms.sources.tar import TarSource
 from vqgan.errors import UserError
@@ -146,7 +148,8 @@ def test_groups_without_an_image_are_errors(tmp_path, tar_bytes):
     errors = {entry.key: entry.error for entry in _source(tmp_path / "a.tar").list()}
     assert errors == {
         "a.tar/a": "no image among .txt, .json",
-        "a.tar/b": "several images, none of them the main one: .1.jpg, .2.jpg",
+        "a.tar/b": "several images, none of them the main one: .1.jpg, .2.jpg; "
+        "name one with --image-column, or take each for itself with --whole-names",
         "a.tar/README": "no image among (no extension)",
     }
 
@@ -320,3 +323,67 @@ def test_a_file_that_went_away_fails_in_the_loaders(tar, results_of):
     entries = list(source.list())
     tar.unlink()
     assert all(isinstance(result, FileNotFoundError) for result in results_of(source, entries))
+
+
+def test_rare_extensions_are_images_where_there_is_no_other(tmp_path, tar_bytes, read_all):
+    names = ["a.jfif", "b.jpe", "c.pgm", "d.pnm", "e.TGA", "f.seg.pgm", "g.pgm", "g.jpg", "h.x.jpg", "h.pgm"]
+    (tmp_path / "a.tar").write_bytes(tar_bytes([(name, name.encode()) for name in names]))
+    data = [result.data.decode() for result in read_all(_source(tmp_path / "a.tar")).values()]
+    assert data == ["a.jfif", "b.jpe", "c.pgm", "d.pnm", "e.TGA", "f.seg.pgm", "g.jpg", "h.x.jpg"]
+
+
+def test_dates_with_dots_are_images_of_their_own(tmp_path, tar_bytes, read_all):
+    names = ["t/2024.05.01.jpg", "t/2024.05.01.txt", "t/2024.05.02.jpg", "t/2024.cls", "t/a.1.jpg"]
+    members = [(name, b"7" if name.endswith("cls") else name.encode()) for name in names]
+    (tmp_path / "a.tar").write_bytes(tar_bytes(members))
+    results = read_all(_source(tmp_path / "a.tar", columns=("txt",)))
+    assert {key: (result.label, result.columns["txt"]) for key, result in results.items()} == {
+        "a.tar/t/2024.05.01": (7, "t/2024.05.01.txt"),
+        "a.tar/t/2024.05.02": (7, None),
+        "a.tar/t/a": (None, None),
+    }
+
+
+def test_whole_names(tmp_path, tar_bytes, read_all):
+    names = ["v1.left.jpg", "v1.left.txt", "v1.right.jpg", "README", ".hidden.jpg"]
+    (tmp_path / "a.tar").write_bytes(tar_bytes([(name, name.encode()) for name in names]))
+    source = _source(tmp_path / "a.tar", columns=("txt",), whole_names=True)
+    assert {key: result.columns["txt"] for key, result in read_all(source).items()} == {
+        "a.tar/v1.left": "v1.left.txt",
+        "a.tar/v1.right": None,
+    }
+    assert [entry.key for entry in source.list() if entry.error] == ["a.tar/README"]
+
+
+def test_companions_are_named_in_what_is_wrong_with_them(tmp_path, tar_bytes, read_all):
+    members = [("a.jpg", b""), ("a.cls", b"tabby"), ("b.jpg", b""), ("b.txt", b"caf\xe9")]
+    (tmp_path / "a.tar").write_bytes(tar_bytes(members))
+    results = read_all(_source(tmp_path / "a.tar", columns=("txt",)))
+    assert "companion .cls holds b'tabby'" in str(results["a.tar/a"])
+    assert "companion .txt is not UTF-8 (byte 3: 0xe9)" in str(results["a.tar/b"])
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        (["a.jpg", "b.jpg", "a.txt", "b.txt"], "neighbours in the archive"),
+        (["a.jpg", "b.jpg", "a.jpg"], "members of one name twice"),
+    ],
+)
+def test_advice_on_repeated_keys(names, advice, tmp_path, tar_bytes):
+    (tmp_path / "a.tar").write_bytes(tar_bytes([(name, b"") for name in names]))
+    with pytest.raises(UserError, match=advice) as caught:
+        check_keys(collect(_source(tmp_path / "a.tar").list()), "tar")
+    assert "--key-column" not in str(caught.value)
+
+
+def test_zstandard(tmp_path, tar_bytes, results_of):
+    data = pa.compress(tar_bytes(_small()), "zstd", asbytes=True)
+    (tmp_path / "a.tar.zst").write_bytes(data)
+    source = open_source(SourceConfig(str(tmp_path / "a.tar.zst")))
+    entries = list(source.list())
+    expected = [contents for _, contents in _small()]
+    assert [result.data for result in results_of(source, entries)] == expected
+    assert [result.data for result in results_of(source, entries[::-1])] == expected[::-1]
+    (tmp_path / "a.tar.zst").write_bytes(data[: len(data) // 2])
+    assert list(source.list())[-1].error
