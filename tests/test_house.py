@@ -1,4 +1,4 @@
-"""The house stays in order: sizes, names, the direction of imports, and every reference to a module or a file."""
+"""The house stays in order: sizes, names, the direction of imports, references to modules and files."""
 
 import ast
 import collections
@@ -18,7 +18,7 @@ MODULES = {
 }
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 PARALLEL = {"config", "losses", "learner", "run", "job", "manifest", "plan", "report", "shard", "verify"}
-"""Names that may stand in several folders of a package: the same part of parallel jobs, trainers or models."""
+"""Names that may stand in several folders of a package: the same part of parallel jobs or trainers."""
 TEXTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *FILES, *ROOT.glob("benchmarks/*.py")})
 
 

@@ -37,6 +37,18 @@ def test_what_is_linked_or_named_is_there() -> None:
         assert [str(target) for target in (*links, *scripts) if not target.exists()] == []
 
 
+def test_lines_that_brought_a_part_still_stand() -> None:
+    """CONTRIBUTING.md shows how to add a part by the lines of a real one."""
+    seen, file = 0, ""
+    for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines():
+        if line.startswith("+++ b/"):
+            file = line.removeprefix("+++ b/")
+        elif line.startswith("+"):
+            assert line[1:] in (ROOT / file).read_text().splitlines(), f"{file}: {line}"
+            seen += 1
+    assert seen > 20
+
+
 TEXT = """
 Type `vqgan inspect x/` or, after `vqgan train`, `vqgan
 tokenize --help`.
