@@ -16,7 +16,7 @@ from transforms.sharded.plan import all_keys
 from transforms.sharded.run import speaker
 from transforms.sources import SourceConfig
 from vqgan import html_page
-from vqgan.data.splits import is_held_back
+from vqgan.data.splits import is_validation
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
 from vqgan.filesystems import write_atomically
@@ -123,7 +123,7 @@ def choose_holdout(tokens: str) -> int:
     """Chooses one image in how many is for validation: some are and some are not; 0 where that cannot be."""
     keys = [key for batch in all_keys(tokens) for key in batch.column("key").to_pylist()]
     for holdout in HOLDOUTS:
-        if 0 < sum(is_held_back(key, holdout) for key in keys) < len(keys):
+        if 0 < sum(is_validation(key, holdout) for key in keys) < len(keys):
             return holdout
     return 0
 

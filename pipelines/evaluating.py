@@ -44,7 +44,7 @@ from transforms.sources import Entry, Source, SourceConfig, open_source
 from transforms.tokenizing.shard import Batch, Item, TokenizeTask, batches, read_and_decode
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
-from vqgan.data.splits import is_held_back, key_hash
+from vqgan.data.splits import is_validation, key_hash
 from vqgan.errors import UserError
 from vqgan.metrics.frechet import FeatureStatistics
 
@@ -177,7 +177,7 @@ def select(entries: pa.Table, config: EvaluateConfig) -> pa.Table:
     keys = entries.column("key").to_pylist()
     chosen = np.ones(len(keys), bool)
     if config.split != "all":
-        held = [is_held_back(key, config.holdout) for key in keys]
+        held = [is_validation(key, config.holdout) for key in keys]
         chosen = np.array(held) == (config.split == "validation")
     if not chosen.any():
         raise UserError(

@@ -144,7 +144,7 @@ def _open_validation(
     if not holdout:
         return ()
     validation_sets = tuple(
-        open_tokens(tokens.path, columns=columns, holdout=holdout, held_back=True, memory_mib=memory)
+        open_tokens(tokens.path, columns=columns, holdout=holdout, validation=True, memory_mib=memory)
         for tokens in training
     )
     if not sum(map(len, validation_sets)):

@@ -1,4 +1,4 @@
-"""``vqgan sample``: token shards drawn from a prior, their pictures, and a contact sheet."""
+"""``vqgan sample``: token shards drawn from a prior, their pictures, and an image grid."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -45,7 +45,7 @@ class SampleConfig:
       batch_size: samples drawn together.
       slice_size: samples per shard, at most.
       dtype: type of activations.
-      pictures: render pictures and the sheet.
+      pictures: render an image of each sample, and a grid of the first ones.
       quiet: no progress.
     """
 
@@ -195,7 +195,7 @@ def _codec(config: SampleConfig, prior: PriorInfo) -> CodecInfo:
         if config.codec:
             raise
         raise UserError(
-            f"{config.prior} names a codec that is not to be had ({error}); give --codec"
+            f"{config.prior} names a codec that is unavailable ({error}); give --codec"
         ) from error
     require_codec(prior, codec.fingerprint, name)
     return codec

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipelines import demo
-from vqgan.data.splits import is_held_back
+from vqgan.data.splits import is_validation
 
 Vqgan = Callable[..., Any]
 
@@ -100,6 +100,6 @@ def test_some_images_are_for_validation_and_some_are_not(
     keys = pa.RecordBatch.from_pydict({"key": [f"{number}.jpg" for number in range(count)]})
     monkeypatch.setattr(demo, "all_keys", lambda _: iter([keys]))
     holdout = demo.choose_holdout("tokens")
-    held_back = sum(is_held_back(key, holdout) for key in keys.column("key").to_pylist())
+    validation = sum(is_validation(key, holdout) for key in keys.column("key").to_pylist())
     assert holdout == found
-    assert held_back == 0 if found == 0 else 0 < held_back < count
+    assert validation == 0 if found == 0 else 0 < validation < count

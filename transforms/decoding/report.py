@@ -20,7 +20,7 @@ MOST_BYTES = 200_000
 
 
 class Shown(NamedTuple):
-    """A picture of the sheet, uint8 ``[H, W, 3]``, and what is written below it."""
+    """An image of the grid, uint8 ``[H, W, 3]``, and what is written below it."""
 
     title: str
     label: int | None
@@ -69,7 +69,7 @@ def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> st
     rejected = [(name, f"{count:,}") for name, count in manifest["reject_reasons"].items()]
     sections = [
         html_page.tiles(figures),
-        html_page.section("Pictures", _sheet(shown), "sheet"),
+        html_page.section("Images", _image_grid(shown), "grid"),
         html_page.section(
             "Rejects by reason",
             html_page.table(("stage: error", "rows"), rejected)
@@ -82,7 +82,7 @@ def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> st
     return html_page.document(f"{counts['images']:,} pictures from tokens", subtitle, sections, STYLE)
 
 
-def _sheet(shown: Sequence[Shown]) -> str:
+def _image_grid(shown: Sequence[Shown]) -> str:
     if not shown:
         return "<p>There is no picture to show.</p>"
     figures = []
@@ -97,8 +97,8 @@ def _sheet(shown: Sequence[Shown]) -> str:
 
 
 STYLE = """
-.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:14px}
-.sheet img{width:100%;border-radius:4px}
-.sheet figcaption{display:flex;justify-content:space-between;gap:8px}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:14px}
+.grid img{width:100%;border-radius:4px}
+.grid figcaption{display:flex;justify-content:space-between;gap:8px}
 figcaption span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 """

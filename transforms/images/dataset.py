@@ -16,7 +16,7 @@ from transforms.images.decode import DecodeConfig, Decoded, Reject, reject_reaso
 from transforms.images.decode import decode as decode_image
 from transforms.sources import Entry, Loader, SourceConfig, open_source
 from vqgan.caching import LatestResults
-from vqgan.data.splits import is_held_back
+from vqgan.data.splits import is_validation
 from vqgan.errors import UserError
 
 BLOCK_ENTRIES = 256
@@ -205,12 +205,12 @@ def split(pictures: Pictures, holdout: int) -> tuple[Pictures, Pictures]:
     Raises:
       UserError: nothing is left to train on.
     """
-    training = pictures.subset(lambda key: not is_held_back(key, holdout))
-    validation = pictures.subset(lambda key: is_held_back(key, holdout))
+    training = pictures.subset(lambda key: not is_validation(key, holdout))
+    validation = pictures.subset(lambda key: is_validation(key, holdout))
     if not len(training):
         raise UserError(
-            f"{pictures.config.input}: with one in {holdout} pictures held back none of {len(pictures)} is "
-            "left to train on; hold back fewer"
+            f"{pictures.config.input}: with one in {holdout} images for validation none of {len(pictures)} "
+            "is left to train on; hold back fewer"
         )
     return training, validation
 

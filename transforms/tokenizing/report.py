@@ -68,12 +68,12 @@ def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str
         ("entropy", f"{codebook['entropy_bits']:.2f} bits"),
         ("per token on disk", f"{storage['bits_per_token']:.2f} bits"),
         ("images per second", f"{throughput['images_per_second']:,.1f}"),
-        ("PSNR of the sheet", mean),
+        ("PSNR of these images", mean),
         ("codec", manifest["codec"]["fingerprint"][:12]),
     ]
     sections = [
         html_page.tiles(figures),
-        html_page.section("Originals and reconstructions", _sheet(pairs), "sheet"),
+        html_page.section("Originals and reconstructions", _image_grid(pairs), "grid"),
         html_page.section("Codebook", _histogram(np.array(codebook["histogram"])), "plot"),
         html_page.section("Rejects by reason", _reasons(manifest["reject_reasons"])),
         html_page.section("Configuration", _details(manifest)),
@@ -82,7 +82,7 @@ def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str
     return html_page.document(f"{counts['images']:,} images as tokens", subtitle, sections, STYLE)
 
 
-def _sheet(pairs: Sequence[Pair]) -> str:
+def _image_grid(pairs: Sequence[Pair]) -> str:
     if not pairs:
         return "<p>There is no image to show.</p>"
     figures = []
@@ -140,9 +140,9 @@ def _details(manifest: Mapping[str, Any]) -> str:
 
 
 STYLE = """
-.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:16px}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:16px}
 .pair{display:flex;gap:4px}.pair img{width:50%;border-radius:4px}
-.sheet figcaption{display:flex;justify-content:space-between;gap:8px}
+.grid figcaption{display:flex;justify-content:space-between;gap:8px}
 figcaption span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .bars{fill:var(--accent)}.plot line{stroke:var(--ink);stroke-dasharray:5 4}
 """

@@ -230,5 +230,5 @@ def _check_rejects(task: TokenizeTask, number: int, planned: int, found: list[Re
     raise UserError(
         f"slice {number}: {len(found)} of {planned} images were rejected, more than the "
         f"{task.max_reject_rate:.0%} allowed, such as {first.key!r} ({first.message}); "
-        "raise --max-reject-rate or mend the input"
+        "raise --max-reject-rate or fix the input"
     )

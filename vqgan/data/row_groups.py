@@ -175,7 +175,7 @@ def read_group(
     path = filesystems.join(manifest.folder, shard.name)
     with open_shard(path) as file:
         table = file.row_group(group, ["tokens", "label", *fields])
-        tokens = flat_tokens(file, table)  # all of them: what is held back may be damaged, too
+        tokens = flat_tokens(file, table)  # all of them: validation rows may be damaged, too
     columns = {name: one_array(table.column(name)) for name in fields}
     rows = Rows(tokens, labels_of(table.column("label")), columns)
     return rows if kept is None else rows.take(kept)

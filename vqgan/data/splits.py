@@ -12,30 +12,32 @@ def key_hash(key: str) -> int:
     return int.from_bytes(hashlib.sha1(key.encode()).digest(), "big")
 
 
-def is_held_back(key: str, holdout: int) -> bool:
+def is_validation(key: str, holdout: int) -> bool:
     """Returns whether an image is the one in ``holdout`` that validates; none is where that is 0."""
     return holdout > 0 and key_hash(key) % holdout == 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One side of the split by key; everything where ``holdout`` is 0 and nothing is asked to be held back.
+    """One side of the split by key; everything where ``holdout`` is 0 and nothing is asked for validation.
 
     Attributes:
-      holdout: one image in so many is held back for validation.
-      held_back: whether those are meant, or the others.
+      holdout: one image in so many is for validation.
+      validation: whether those are meant, or the others.
     """
 
     holdout: int = 0
-    held_back: bool = False
+    validation: bool = False
 
     @property
     def is_all(self) -> bool:
         """Returns whether every row counts."""
-        return not self.holdout and not self.held_back
+        return not self.holdout and not self.validation
 
     def accepts(self, keys: pa.Array) -> np.ndarray:
         """Returns which rows count, bool ``[N]``. Each key is looked at once, however many views it has."""
         encoded = keys.dictionary_encode()
-        wanted = [is_held_back(key, self.holdout) == self.held_back for key in encoded.dictionary.to_pylist()]
+        wanted = [
+            is_validation(key, self.holdout) == self.validation for key in encoded.dictionary.to_pylist()
+        ]
         return np.array(wanted, bool)[encoded.indices.to_numpy()]

@@ -127,7 +127,7 @@ def open_tokens(
     codec_name: str = "",
     grid: tuple[int, int] | None = None,
     holdout: int = 0,
-    held_back: bool = False,
+    validation: bool = False,
     memory_mib: int = 1024,
 ) -> TokenSet:
     """Opens a finished data set, after comparing every shard's size and footer with the manifest.
@@ -139,9 +139,9 @@ def open_tokens(
       fingerprint: of the codec that the tokens must be of; None for any.
       codec_name: what to call that codec in a message.
       grid: that the tokens must have; None for any.
-      holdout: one image in so many is held back for validation, with all its views, by a hash of its key
+      holdout: one image in so many is for validation, with all its views, by a hash of its key
         (:mod:`vqgan.data.splits`); 0 for none.
-      held_back: open the rows held back rather than the others; there may be none.
+      validation: open the validation rows rather than the others; there may be none.
       memory_mib: rows are loaded now if they take no more than this. Otherwise they are read from disk when
         asked for, and some tens of decoded row groups stay in memory.
 
@@ -156,10 +156,14 @@ def open_tokens(
     with ThreadPoolExecutor(_OPENING_THREADS) as pool:
         shards = list(pool.map(lambda entry: check_shard(manifest, entry, columns), manifest.entries))
     check_together(manifest, shards)
-    tokens = TokenSet(manifest, shards, Split(holdout, held_back), memory_mib * _MIB)
-    if not len(tokens) and not held_back:
+    tokens = TokenSet(manifest, shards, Split(holdout, validation), memory_mib * _MIB)
+    if not len(tokens) and not validation:
         count = manifest.document["counts"]["rows"]
-        why = f"all {count} rows are held back, as one image in {holdout} is" if count else "it has no rows"
+        why = (
+            f"all {count} rows are for validation, as one image in {holdout} is"
+            if count
+            else "it has no rows"
+        )
         raise UserError(f"{path}: nothing to train on: {why}; give more images or hold back fewer")
     return tokens
 

@@ -242,7 +242,7 @@ def fetch_checkpoint(address: str) -> Path:
     """Returns the local path of a repository or of one file in it, downloaded where it is not in the cache.
 
     Raises:
-      UserError: a malformed address, no ``huggingface_hub``, or it cannot be had.
+      UserError: a malformed address, no ``huggingface_hub``, or it is unavailable.
     """
     if is_dataset(address):
         raise UserError(f"{address}: is a data set, no model; write a model as hf://owner/name")

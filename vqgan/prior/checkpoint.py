@@ -158,7 +158,7 @@ def find_prior(path: str | os.PathLike[str]) -> Path | None:
     A prior on the Hub, ``hf://owner/name[@revision]``, is downloaded where it is not in the cache.
 
     Raises:
-      UserError: an address on the Hub with no prior, or it cannot be had.
+      UserError: an address on the Hub with no prior, or it is unavailable.
     """
     if is_hub(str(path)):
         return fetch_folder(str(path), FOLDER.document, _PATTERNS, "prior")

@@ -319,7 +319,7 @@ def test_mistakes_are_one_line(tmp_path: Path, refused: Any) -> None:
         pictures_of(tmp_path / "missing")
     with refused("reduced to 32 pixels are too small for 64"):
         pictures_of(PHOTOS, max_short_side=32, least_side=64)
-    with refused("one in 1 pictures held back none of 11 is left"):
+    with refused("one in 1 images for validation none of 11 is left"):
         split(pictures_of(PHOTOS), 1)
 
 

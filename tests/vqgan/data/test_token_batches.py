@@ -257,7 +257,7 @@ def test_sets_that_do_not_go_together(tokens: TokenSet, write_tokens: Any, refus
     with refused(r"their columns are key \(string without gaps\) and none;"):
         token_batches([tokens, open_tokens(tokens.path)], 4, 0)
     with refused("it has no rows; leave it out"):
-        token_batches([tokens, open_tokens(tokens.path, columns=["key"], held_back=True)], 4, 0)
+        token_batches([tokens, open_tokens(tokens.path, columns=["key"], validation=True)], 4, 0)
 
 
 def test_settings_that_cannot_be(tokens: TokenSet, refused: Any) -> None:

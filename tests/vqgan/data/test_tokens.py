@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vqgan.data import row_groups
-from vqgan.data.splits import is_held_back
+from vqgan.data.splits import is_validation
 from vqgan.data.tokens import TokenSet, all_batches, open_tokens
 from vqgan.shards import METADATA_KEY, shard_name
 
@@ -197,14 +197,14 @@ def test_a_row_group_at_hand_is_not_waited_for(write_tokens: Any, monkeypatch: p
 
 def both_sides(path: str, holdout: int, memory_mib: int) -> tuple[TokenSet, TokenSet]:
     return tuple(  # type: ignore[return-value]
-        open_tokens(path, columns=["key"], holdout=holdout, held_back=back, memory_mib=memory_mib)
+        open_tokens(path, columns=["key"], holdout=holdout, validation=back, memory_mib=memory_mib)
         for back in (False, True)
     )
 
 
 def test_views_of_an_image_are_held_back_together(write_tokens: Any, memory_mib: int) -> None:
     training, validation = both_sides(str(write_tokens()), 3, memory_mib)
-    expected = np.array([is_held_back(f"image-{row // 2:04d}.jpg", 3) for row in range(ROWS)])
+    expected = np.array([is_validation(f"image-{row // 2:04d}.jpg", 3) for row in range(ROWS)])
     assert 0 < expected.sum() < ROWS
     for half, rows in ((training, np.flatnonzero(~expected)), (validation, np.flatnonzero(expected))):
         assert len(half) == len(rows)
@@ -219,13 +219,13 @@ def test_views_of_an_image_are_held_back_together(write_tokens: Any, memory_mib:
 
 def test_nothing_held_back(write_tokens: Any, refused: Any) -> None:
     path = str(write_tokens())
-    none = open_tokens(path, held_back=True)
+    none = open_tokens(path, validation=True)
     assert len(none) == 0
     assert none.histogram.tolist() == [0] * 1024
     assert list(all_batches(none, 4)) == []
-    with refused("nothing to train on: all 26 rows are held back, as one image in 1 is"):
+    with refused("nothing to train on: all 26 rows are for validation, as one image in 1 is"):
         open_tokens(path, holdout=1)
-    assert len(open_tokens(path, holdout=1, held_back=True)) == ROWS
+    assert len(open_tokens(path, holdout=1, validation=True)) == ROWS
     with refused("nothing to train on: it has no rows"):
         open_tokens(str(write_tokens("empty", sizes=(0, 0))))
     with refused("one image in -2 to hold back"):

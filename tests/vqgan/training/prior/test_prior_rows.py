@@ -137,7 +137,7 @@ def test_names_in_two_data_sets(folders: tuple[Path, Path], tmp_path: Path, refu
 
 def test_halves_are_no_two_data_sets(folders: tuple[Path, Path]) -> None:
     partners = ConditionLookup(open_tokens(str(folders[1])))
-    halves = [opened(folders[0], holdout=3, held_back=held_back) for held_back in (False, True)]
+    halves = [opened(folders[0], holdout=3, validation=validation) for validation in (False, True)]
     assert (sum(map(len, halves)), min(map(len, halves)) > 0) == (30, True)
     partners.check(halves)
     for half in halves:
