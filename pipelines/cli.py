@@ -104,10 +104,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 class OutputError(Exception):
     """Standard output takes nothing more; the OSError that says why is its cause."""
 
@@ -164,3 +160,7 @@ def _stand_in(descriptor: int, flags: int) -> TextIO:
         os.dup2(opened, descriptor)
         os.close(opened)
     return open(descriptor, "w", encoding="utf-8", closefd=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
