@@ -6,7 +6,7 @@ from typing import Any
 
 from transforms.decoding.index import index_folder
 from transforms.decoding.verify import ImageVerifier
-from transforms.sharded.plan import read_plan
+from transforms.sharded.plan import check_plan_table, read_plan
 from transforms.sharded.verify import Verifier, require_manifest
 from transforms.tokenizing.verify import TokenVerifier
 from vqgan import filesystems
@@ -192,6 +192,10 @@ def verify_data_set(output: str) -> tuple[list[str], str]:
     kind = manifest.get("kind")
     if (kind == IMAGES_KIND) != (plan.identity.get("kind") == IMAGES_KIND):
         return ["manifest.json and plan/plan.json are of different kinds"], "nothing else was checked"
+    try:
+        check_plan_table(output)
+    except UserError as error:
+        return [str(error)], "nothing else was checked"
     verifier: type[Verifier] = ImageVerifier if kind == IMAGES_KIND else TokenVerifier
     problems, summary = verifier(output, manifest, plan).verify()
     if plan.hash != manifest["plan_hash"]:

@@ -166,7 +166,7 @@ def write_decode_plan(output: str, plan: Plan, parts: list[Part]) -> None:
     filesystems.make_folder(filesystems.join(output, "plan"))
     with filesystems.publish(filesystems.join(output, PARTS_FILE)) as stream:
         pq.write_table(pa.Table.from_pylist([part._asdict() for part in parts]), stream)
-    write_plan_file(output, plan)
+    write_plan_file(output, plan, PARTS_FILE)
 
 
 def read_part(output: str, number: int) -> Part:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from transforms.sharded.summary import describe_file
 from transforms.sources.base import Entry
 from vqgan import filesystems
 from vqgan.documents import parse_document
@@ -29,6 +30,7 @@ PLAN_FILE = f"{PLAN_FOLDER}/plan.json"
 KEYS_FILE = f"{PLAN_FOLDER}/keys.parquet"
 ORDER_SALT = b"vqgan-order-1"  # changing it reorders every folder: a new format version
 CHUNK = 1 << 16
+_ADVICE = "restore it, or choose another output"
 
 ENTRY_SCHEMA = pa.schema(
     [
@@ -135,8 +137,9 @@ def make_plan(slices: list[pa.Table], settings: Mapping[str, Any]) -> Plan:
     digest = hashlib.sha256()
     for part in slices:
         for batch in part.to_batches(CHUNK):
-            for column in ("key", "offset", "size", "label", "error"):
-                digest.update("\0".join(map(str, batch.column(column).to_pylist())).encode())
+            for name in ENTRY_SCHEMA.names:  # all of them, and no two rows or columns run into one another
+                values = json.dumps([name, batch.column(name).to_pylist()], separators=(",", ":"))
+                digest.update(values.encode() + b"\n")
     identity = {
         "version": FORMAT_VERSION,
         **settings,
@@ -151,16 +154,17 @@ def write_plan(output: str, plan: Plan, slices: list[pa.Table]) -> None:
     filesystems.make_folder(filesystems.join(output, PLAN_FOLDER))
     with (
         filesystems.publish(filesystems.join(output, KEYS_FILE)) as stream,
-        pq.ParquetWriter(stream, ENTRY_SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(stream, ENTRY_SCHEMA, compression="zstd", write_page_checksum=True) as writer,
     ):
         for part in slices:
             writer.write_table(part, row_group_size=max(1, part.num_rows))
-    write_plan_file(output, plan)
+    write_plan_file(output, plan, KEYS_FILE)
 
 
-def write_plan_file(output: str, plan: Plan) -> None:
-    """Publishes ``plan.json``; what it refers to has to be in place before."""
-    document = {**dataclasses.asdict(plan), "hash": plan.hash}
+def write_plan_file(output: str, plan: Plan, table: str) -> None:
+    """Publishes ``plan.json``, with the sum of the table of slices, which has to be in place before."""
+    described = dataclasses.asdict(describe_file(output, table, plan.entries))
+    document = {**dataclasses.asdict(plan), "hash": plan.hash, "table": described}
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
     filesystems.write_bytes(filesystems.join(output, PLAN_FILE), text.encode())
 
@@ -188,6 +192,31 @@ def read_plan(output: str) -> Plan | None:
         raise refuse("its hash does not agree with its contents")
     check_version(path, fields.fields("identity").integer("version"))
     return plan
+
+
+def check_plan_table(output: str) -> None:
+    """Compares the table of slices with its sum in ``plan.json``, as launchers do before they trust it.
+
+    Workers, which read one slice of it, have its pages' checksums.
+
+    Raises:
+      UserError: it is gone, or not as it was written.
+    """
+    path = filesystems.join(output, PLAN_FILE)
+    fields = parse_document(
+        filesystems.read_bytes(path), lambda reason: UserError(f"{path}: damaged ({reason}); {_ADVICE}")
+    ).fields("table")
+    name, recorded = fields.text("name"), fields.text("sha256")
+    try:
+        found = describe_file(output, name, 0).sha256
+    except OSError as error:
+        table = filesystems.join(output, name)
+        raise UserError(f"{table}: cannot be read ({first_line(error)}); {_ADVICE}") from error
+    if found != recorded:
+        raise UserError(
+            f"{filesystems.join(output, name)}: has changed since it was written (sha256 {found[:12]}, "
+            f"recorded {recorded[:12]}); {_ADVICE}"
+        )
 
 
 def read_slice(output: str, number: int) -> list[Entry]:
@@ -219,14 +248,12 @@ def _open_keys(output: str) -> Iterator[pq.ParquetFile]:
     filesystem, inner = filesystems.resolve(path)
     try:
         with filesystem.open_input_file(inner) as file:
-            keys = pq.ParquetFile(file)
+            keys = pq.ParquetFile(file, page_checksum_verification=True)
             if not keys.schema_arrow.equals(ENTRY_SCHEMA):
                 raise UserError(f"{path}: is not the file of a plan's keys; restore it")
             yield keys
     except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path}: cannot be read ({first_line(error)}); restore it, or choose another output"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); {_ADVICE}") from error
 
 
 def spread(sample: int, slices: int) -> Iterator[tuple[int, int]]:

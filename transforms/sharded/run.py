@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from transforms.sharded.plan import PLAN_FOLDER, Plan, differences, read_plan
+from transforms.sharded.plan import PLAN_FOLDER, Plan, check_plan_table, differences, read_plan
 from vqgan import filesystems
 from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_FILE, check_parts, read_manifest
@@ -60,8 +60,10 @@ def run_planned(run: PlannedRun, execute: Callable[[], None]) -> dict[str, Any]:
     _check_same_plan(run.output, existing, run.plan)
     if existing is None:
         run.write_plan()
-    elif (manifest := _finished_manifest(run, say)) is not None:
-        return manifest
+    else:
+        check_plan_table(run.output)
+        if (manifest := _finished_manifest(run, say)) is not None:
+            return manifest
     _make_folders(run.output, run.folders)
     execute()
     manifest = read_manifest(run.output)

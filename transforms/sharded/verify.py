@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from transforms.sharded import rejects
-from transforms.sharded.plan import Plan, read_plan
+from transforms.sharded.plan import Plan, differences, read_plan
 from transforms.sharded.summary import describe_file
 from vqgan import filesystems
 from vqgan.errors import UserError
@@ -86,6 +86,7 @@ class Verifier(abc.ABC):
         """
         by_slice = [self.files_of(number) for number in range(self.plan.slices)]
         expected = [name for names in by_slice for name in names] + self.files_of_all()
+        self._check_identity()
         self._check_listing(expected)
         self.broken = {name for name, entry in self.listed.items() if not self._is_intact(entry)}
         for number, names in enumerate(by_slice):
@@ -113,6 +114,15 @@ class Verifier(abc.ABC):
 
     def _rejects_name(self, number: int) -> str:
         return rejects_name(number, self.plan.slices)
+
+    def _check_identity(self) -> None:
+        """The manifest says of itself what the plan says."""
+        where, identity, codec = "manifest.json", self.plan.identity, self.manifest["codec"]
+        for line in differences(identity, self.manifest["identity"]):
+            self.problems.append(f"{where}: is not of its plan: {line}")
+        for name in ("fingerprint", "config", "decoder_sha256"):
+            if name in identity["codec"] and name in codec:
+                self.expect(where, f"{name} of the codec", codec[name], identity["codec"][name])
 
     def _check_listing(self, expected: Iterable[str]) -> None:
         """Names alone: files of the plan that the manifest does not list, and files in no list."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.images.crops import Geometry, count_views
-from transforms.sharded.plan import all_keys
+from transforms.sharded.plan import all_keys, differences
 from transforms.sharded.verify import Verifier
 from vqgan import filesystems
 from vqgan.config import from_dict
@@ -29,12 +29,18 @@ class TokenVerifier(Verifier):
         return [shard_name(number, self.plan.slices)]
 
     def check_slice(self, number: int, name: str) -> None:
-        codes = len(self._histogram)
+        codes, identity = len(self._histogram), self.plan.identity
         with open_shard(filesystems.join(self.output, name), name) as shard:
             metadata = shard.metadata
             self.expect(name, "plan hash", metadata.plan_hash, self.manifest["plan_hash"])
             self.expect(name, "codec", metadata.fingerprint, self.manifest["codec"]["fingerprint"])
             self.expect(name, "slice number", metadata.slice_number, number)
+            self.expect(name, "number of slices", metadata.slices, self.plan.slices)
+            self.expect(name, "grid", list(metadata.grid), list(self.manifest["grid"]))
+            for what, found in (("codec", metadata.codec_config), ("preprocessing", metadata.preprocessing)):
+                expected = identity["codec"]["config"] if what == "codec" else identity["preprocessing"]
+                for line in differences(expected, found):
+                    self.problems.append(f"{name}: its {what} is not that of the plan: {line}")
             self.expect(name, "rows", shard.rows, self.listed[name]["rows"])
             self.expect(name, "images + rejects", metadata.images + metadata.rejects, metadata.planned)
             self.expect(name, "codebook size", metadata.codebook_size, codes)

@@ -1,5 +1,6 @@
 """The plan: order, cut, identity, and what is written down."""
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -114,14 +115,54 @@ def test_hash_covers_the_entries(changed: Entry) -> None:
     assert digest(ENTRY) != digest(changed)
 
 
-def test_hash_covers_settings_and_cut_but_not_the_root() -> None:
+def test_hash_covers_settings_and_cut() -> None:
     table = table_of(list("abcdef"))
     whole = make_plan(cut(table, 4, shuffles=True), SETTINGS)
     assert whole.hash != make_plan(cut(table, 3, shuffles=True), {**SETTINGS, "slice_size": 3}).hash
     assert whole.hash != make_plan([table.slice(0, 2), table.slice(2)], SETTINGS).hash
     assert whole.hash != make_plan(cut(table, 4, shuffles=True), {**SETTINGS, "dtype": "x"}).hash
-    moved = collect(Entry(key, f"/elsewhere/{key}") for key in "abcdef")
-    assert whole.hash == make_plan(cut(moved, 4, shuffles=True), SETTINGS).hash
+
+
+def test_hash_covers_every_column() -> None:
+    """Files are named below the input's root: a corpus may move as a whole, but no container be another."""
+    entry = Entry("k", "a.tar", 1, 2, 3, "m", None)
+    changes: list[dict[str, Any]] = [
+        *({"key": "l"}, {"file": "b.tar"}, {"offset": 2}, {"size": 3}),
+        *({"label": None}, {"members": None}, {"error": "e"}),
+    ]
+    changed = [entry, *(entry._replace(**change) for change in changes)]
+    hashes = {make_plan([collect([each])], SETTINGS).hash for each in changed}
+    assert len(hashes) == len(changes) + 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["a\0b", "c"], ["a", "b\0c"]),
+        (["a\0b"], ["a", "b"]),
+        (["1", "2"], ["12", ""]),
+        (["None"], [""]),
+    ],
+)
+def test_no_two_lists_of_keys_run_into_one_another(one: list[str], other: list[str]) -> None:
+    plans = [make_plan([collect(Entry(key, "f") for key in keys)], SETTINGS) for keys in (one, other)]
+    assert plans[0].identity["input"]["sha256"] != plans[1].identity["input"]["sha256"]
+
+
+@pytest.mark.parametrize("position", range(0, 2000, 61))
+def test_a_flipped_bit_of_the_table_is_found(tmp_path: Path, position: int) -> None:
+    """By launchers anywhere; by a worker in what it reads, or what it reads is right."""
+    slices = cut(table_of([f"image-{number}.jpg" for number in range(40)]), 20, shuffles=True)
+    written(tmp_path, slices)
+    good = read_slice(str(tmp_path), 0)
+    plan.check_plan_table(str(tmp_path))
+    data = bytearray((tmp_path / plan.KEYS_FILE).read_bytes())
+    data[position % len(data)] ^= 1
+    (tmp_path / plan.KEYS_FILE).write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"keys.parquet: has changed since it was written"):
+        plan.check_plan_table(str(tmp_path))
+    with contextlib.suppress(UserError):
+        assert read_slice(str(tmp_path), 0) == good
 
 
 def written(tmp_path: Path, slices: list[pa.Table]) -> Plan:

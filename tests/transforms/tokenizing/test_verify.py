@@ -192,9 +192,52 @@ def wrong_footer_counts(data: Path) -> None:
     rewrite(data, SHARD, same, images=3)
 
 
+def another_resize(data: Path) -> None:
+    edit_manifest(data, lambda m: m["identity"]["preprocessing"]["geometry"].update(resize="stretch"))
+
+
+def other_class_names(data: Path) -> None:
+    edit_manifest(data, lambda m: m["identity"]["source"].update(class_names=["cat"]))
+
+
+def another_fingerprint(data: Path) -> None:
+    edit_manifest(data, lambda m: m["codec"].update(fingerprint="0" * 64))
+
+
+def another_codec_config(data: Path) -> None:
+    edit_manifest(data, lambda m: m["codec"]["config"].update(ch=3))
+
+
+def another_grid(data: Path) -> None:
+    edit_manifest(data, lambda m: m.update(grid=[8, 32]))
+
+
+def another_preprocessing(data: Path) -> None:
+    footer = json.loads(pq.read_metadata(data / SHARD).metadata[METADATA_KEY])["preprocessing"]
+    footer["geometry"]["filter"] = "box"
+    rewrite(data, SHARD, same, preprocessing=footer)
+
+
+def flip_a_bit_of_the_plan(data: Path) -> None:
+    path = data / "plan" / "keys.parquet"
+    contents = bytearray(path.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    path.write_bytes(bytes(contents))
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
+        (
+            another_resize,
+            "manifest.json: is not of its plan: preprocessing.geometry.resize: center",
+        ),
+        (other_class_names, "manifest.json: is not of its plan: source.class_names"),
+        (another_fingerprint, "manifest.json: fingerprint of the codec is 0000"),
+        (another_codec_config, "manifest.json: config of the codec is"),
+        (another_grid, rf"{SHARD}: grid is \[16, 16\], expected \[8, 32\]"),
+        (another_preprocessing, f"{SHARD}: its preprocessing is not that of the plan: geometry.filter"),
+        (flip_a_bit_of_the_plan, "keys.parquet: has changed since it was written"),
         (flip_a_byte, f"{SHARD} has changed: .* sha256"),
         (truncate, f"{SHARD} has changed"),
         (lose_a_shard, f"{SHARD} is missing"),
