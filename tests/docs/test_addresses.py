@@ -1,10 +1,13 @@
 """The inputs that README's table of sources names, each with the flags beside it; and addresses of stores."""
 
 import csv
+import gzip
 import io
+import json
 import re
 import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "paths.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["path", "label"], *([path, 3] for path in paths)])
     pq.write_table(pa.table({"path": paths}), folder / "paths.parquet")
+    (folder / "paths.csv.gz").write_bytes(gzip.compress((folder / "paths.csv").read_bytes()))
+    (folder / "paths.jsonl").write_text("".join(json.dumps({"path": path}) + "\n" for path in paths))
+    (folder / "captioned").mkdir()
+    for number, image in enumerate(images[:2]):
+        (folder / "captioned" / f"{number}.jpg").write_bytes(image)
+    described = [{"file_name": f"{number}.jpg", "text": "a photograph", "label": number} for number in (0, 1)]
+    (folder / "captioned" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in described))
+    with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
+        for path in paths:
+            archive.write(folder / path, path)
     small = io.BytesIO()
     Image.new("RGB", (8, 8)).save(small, "JPEG")
     (folder / "shards").mkdir()
@@ -61,10 +74,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_tar(
             folder / "shards" / f"{number:03d}.tar", {f"{number}.{end}": m for end, m in members.items()}
         )
+    (folder / "laion").mkdir()
+    for number in range(2):
+        samples = {f"{number}{n:03d}.{end}": m for n in range(64) for end, m in members.items()}
+        write_tar(folder / "laion" / f"0000{number}.tar", samples)
+        (folder / "laion" / f"0000{number}_stats.json").write_text("{}")
     (folder / "data" / "cifar10").mkdir(parents=True)
     structs = [{"bytes": image, "path": None} for image in images[:5]]
     pq.write_table(pa.table({"image": structs}), folder / "data" / "a.parquet")
     pq.write_table(pa.table({"image": structs}), folder / "data" / "b.parquet")
+    (folder / "dataset").mkdir()  # as `datasets` saves it to disk
+    saved = pa.table({"image": structs, "label": list(range(5))})
+    with pa.ipc.new_stream(folder / "dataset" / "data-00000-of-00001.arrow", saved.schema) as stream:
+        stream.write_table(saved)
+    for name in ("dataset_info.json", "state.json"):
+        (folder / "dataset" / name).write_text("{}")
     for number in range(2):
         records = [frame(build_example({"image/encoded": [image]})) for image in images[:3]]
         (folder / f"train.tfrecord-0000{number}-of-00002").write_bytes(b"".join(records))
@@ -81,12 +105,22 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
             archive.addfile(info, io.BytesIO(data))
 
 
-EXPECTED = {"folder, glob": 20, "list": 20, "webdataset tar": 128, "Parquet": 10, "TFRecord": 6, "TFDS": 7}
+EXPECTED = {
+    "folder, glob": 20,
+    "folder with `metadata.jsonl`": 2,
+    "list": 20,
+    "webdataset tar, img2dataset's output": 128,
+    "zip": 20,
+    "Parquet": 10,
+    "`save_to_disk`, Arrow": 5,
+    "TFRecord": 6,
+    "TFDS": 7,
+}
 
 
 def test_every_kind_is_named() -> None:
     assert {kind for kind, _, _ in TABLE} == set(EXPECTED)
-    assert len(TABLE) >= 9
+    assert len(TABLE) >= 14
 
 
 @pytest.mark.parametrize(("kind", "address", "flags"), TABLE, ids=[address for _, address, _ in TABLE])
