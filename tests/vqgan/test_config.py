@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqgan.config import ModelConfig, from_dict, to_dict
+from vqgan.config import LARGEST, ModelConfig, from_dict, to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def test_survives_json(config: ModelConfig) -> None:
     assert from_dict(ModelConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
-@given(configs(), st.floats(0, 1), st.none() | st.integers())
+@given(configs(), st.floats(0, 1), st.none() | st.integers(-LARGEST, LARGEST))
 def test_nested_survives_json(config: ModelConfig, rate: float, limit: int | None) -> None:
     outer = Outer(config, rate, limit)
     assert from_dict(Outer, json.loads(json.dumps(to_dict(outer)))) == outer
