@@ -375,3 +375,18 @@ def test_full_disk(
     live(settings("reference"), None, monkeypatch)
     assert contents(tmp_path / "run") == contents(tmp_path / "reference")
     assert before == {name: os.stat(tmp_path / "run" / name).st_mtime_ns for name in complete}
+
+
+def test_two_launchers_at_once(source: Path, codec_path: str, tmp_path: Path) -> None:
+    """One does the work; the other is told who owns the output, or finds that nothing is left to do."""
+    finish_run(start(source, tmp_path / "reference", codec_path))
+    for pair in range(2):
+        output = tmp_path / f"pair-{pair}"
+        both = [start(source, output, codec_path) for _ in range(2)]
+        said = [process.communicate(timeout=300)[1] for process in both]
+        codes = sorted(process.returncode for process in both)
+        assert codes in ([0, 0], [0, 2]), said
+        if codes[1]:
+            assert any(b"another run owns this output" in lines for lines in said), said
+        assert contents(output) == contents(tmp_path / "reference")
+        assert not [path for path in output.rglob(".*") if path.is_file()]

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from transforms.sharded.ownership import owning
 from transforms.sharded.plan import PLAN_FOLDER, Plan, check_plan_table, differences, read_plan
 from vqgan import filesystems
 from vqgan.errors import UserError
@@ -56,8 +57,15 @@ def run_planned(run: PlannedRun, execute: Callable[[], None]) -> dict[str, Any]:
     Raises:
       UserError: another run's output, or whatever ``execute`` raises.
     """
-    say, existing = speaker(run.quiet), read_plan(run.output)
-    _check_same_plan(run.output, existing, run.plan)
+    _check_same_plan(run.output, read_plan(run.output), run.plan)
+    filesystems.make_folder(run.output)
+    with owning(run.output):
+        return _run_owned(run, execute, speaker(run.quiet))
+
+
+def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[str, Any]:
+    existing = read_plan(run.output)
+    _check_same_plan(run.output, existing, run.plan)  # once more: another run may have been here since
     if existing is None:
         run.write_plan()
     else:
