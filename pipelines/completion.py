@@ -115,10 +115,8 @@ def _zsh_flag(name: str, flag: _FlagWords) -> str:
 
 def _fish(commands: list[_CommandWords]) -> str:
     lines = ["# Put this into ~/.config/fish/completions/vqgan.fish: vqgan completion fish"]
-    for command in commands:
-        lines.append(
-            f"complete -c vqgan -n __fish_use_subcommand -f -a {command.name} -d {_quote(command.help)}"
-        )
+    first = "complete -c vqgan -n __fish_use_subcommand -f -a"
+    lines += [f"{first} {command.name} -d {_quote(command.help)}" for command in commands]
     for command in commands:
         seen = f"complete -c vqgan -n {_quote(f'__fish_seen_subcommand_from {command.name}')}"
         for flag in command.flags:

@@ -66,8 +66,10 @@ class TrainingOptions(Options):
 
     @classmethod
     def merge(cls, base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns a file's settings with those of the command line: another preset takes the place of all its
-        fields, and single fields are changed one by one."""
+        """Returns a file's settings with those of the command line.
+
+        Another preset takes the place of all fields of the file; single fields are changed one by one.
+        """
         if "preset" in given:
             base = {name: value for name, value in base.items() if name != "set"}
         changes = (*read_set(base.get("set", ())), *read_set(given.get("set", ())))

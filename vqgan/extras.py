@@ -4,10 +4,10 @@ A command asks before it works, so that nobody waits for a result that cannot be
 """
 
 import importlib.util
-import os
 import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from vqgan.errors import UserError
 
@@ -38,7 +38,7 @@ def check_packages() -> None:
     for name, inner in PACKAGES.items():
         spec = importlib.util.find_spec(name)
         folders = [] if spec is None else list(spec.submodule_search_locations or ())
-        if spec is not None and not any(os.path.isdir(os.path.join(folder, inner)) for folder in folders):
+        if spec is not None and not any(Path(folder, inner).is_dir() for folder in folders):
             where = spec.origin or ", ".join(folders)
             raise UserError(
                 f"{where}: hides the package {name} of vqgan; rename it, or start in another folder"
