@@ -77,14 +77,13 @@ def rows_page(site: BrowsedSite, key: str, label: str, start: int) -> str:
     found = SearchResult([], None, [problem]) if problem else browser.find(query, start, ROWS_SHOWN)
     cards = "".join(_card(site, row) for row in found.items)
     asked = {"key": key, "label": label}
-    if problem:
-        heading = "nothing was looked for"
+    until = browser.rows if found.after is None else found.after
+    if problem or start >= until:
+        heading = f"none of {_counted(browser.rows, 'row')}"
     elif query.is_all:
-        last = found.items[-1].number if found.items else start
-        heading = f"rows {start:,} to {last:,} of {browser.rows:,}" if browser.rows else "no rows"
+        heading = f"rows {start:,} to {until - 1:,} of {browser.rows:,}"
     else:
-        until = browser.rows if found.after is None else found.after
-        heading = f"{len(found.items)} found in rows {start:,} to {max(0, until - 1):,} of {browser.rows:,}"
+        heading = f"{len(found.items)} found in rows {start:,} to {until - 1:,} of {browser.rows:,}"
     legend = f"<p class=sub>Each: {', '.join(site.kinds.values())}.</p>"
     body = cards or "<p>None of these rows.</p>"
     sections = [
@@ -134,7 +133,7 @@ def row_page(site: BrowsedSite, number: int) -> str:
         html_page.section("", "".join(figures), "large"),
         html_page.section("", f"<p class=pager>{neighbours}</p>{facts}"),
     ]
-    return site.page(f"row {number:,}: {row.key}", sections, problems)
+    return site.page(f"row {number:,}: {_short(row.key)}", sections, problems)
 
 
 def codes_page(site: BrowsedSite, start: int, order: str) -> str:
@@ -238,7 +237,7 @@ def _class_number(label: str, class_names: Sequence[str]) -> tuple[int | None, s
 def _class_name(label: int, class_names: Sequence[str]) -> str:
     if label < 0:
         return "none"
-    return f"{label} {class_names[label]}" if label < len(class_names) else str(label)
+    return f"{label} {class_names[label]}" if label < len(class_names) else f"class {label}"
 
 
 def _pager(address: str, asked: Mapping[str, str], start: int, step: int, after: int | None) -> str:
@@ -280,10 +279,10 @@ def _figure(image: str, caption: str) -> str:
 
 def _card(site: BrowsedSite, row: BrowsedRow) -> str:
     images = "".join(
-        _image(f"/image/{kind}/{row.number}", f"{called} of {row.key}", kind)
+        _image(f"/image/{kind}/{row.number}", f"{called} of {_short(row.key)}", kind)
         for kind, called in site.kinds.items()
     )
-    title = row.key if row.view == 0 else f"{row.key}, view {row.view}"
+    title = _short(row.key) if row.view == 0 else f"{_short(row.key)}, view {row.view}"
     label = "" if row.label < 0 else f"<b>{html.escape(_class_name(row.label, site.browser.class_names))}</b>"
     return (
         f"<figure><a class=strip href='/row/{row.number}'>{images}</a>"

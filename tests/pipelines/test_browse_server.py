@@ -210,6 +210,10 @@ def test_it_prints_its_address_and_ends_on_ctrl_c(finished: Path) -> None:
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+PATIENCE = 900
+"""Seconds after which a Chromium that hangs is stopped."""
+
+
 class Browser:
     """A headless Chromium, spoken to through a pipe in its DevTools protocol."""
 
@@ -227,6 +231,8 @@ class Browser:
         )
         os.close(self._to[0])
         os.close(self._from[1])
+        self._limit = threading.Timer(PATIENCE, self._process.kill)  # rather than wait for ever
+        self._limit.start()
         self._input = os.fdopen(self._from[0], "rb", buffering=0)
         self._rest, self._number = b"", 0
         self.events: list[dict[str, Any]] = []
@@ -272,6 +278,7 @@ class Browser:
         return [json.dumps(event) for event in self.events if event.get("method") in shown]
 
     def close(self) -> None:
+        self._limit.cancel()
         self._process.terminate()
         self._process.wait(60)
         os.close(self._to[1])

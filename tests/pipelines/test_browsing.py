@@ -20,6 +20,8 @@ from pipelines.browse_pages import BrowsedSite
 from pipelines.browse_server import Answer, answer_to, open_site
 from pipelines.browsing import Query, TokenBrowser
 from tests.conftest import Refused
+from tests.pipelines.conftest import Vqgan
+from tests.pipelines.test_sample_prior import save_random_prior
 from transforms.sources import SourceConfig
 from vqgan.codec import Codec
 from vqgan.errors import UserError
@@ -287,18 +289,23 @@ def test_other_images_than_those_of_the_tokens(finished: Path, few: Path, codec_
         assert f"/image/whole/{row.number}" not in page or image.status == 200
 
 
-def test_sampled_tokens_have_no_originals(copied: Path, refused: Refused) -> None:
-    manifest = json.loads((copied / "manifest.json").read_text())
-    manifest["identity"]["source"] = {"kind": "prior", "class_names": ["cat"]}
-    (copied / "manifest.json").write_text(json.dumps(manifest))
+def test_samples_have_no_originals(
+    vqgan: Vqgan, tmp_path: Path, codec_path: str, finished: Path, refused: Refused
+) -> None:
+    prior, samples = save_random_prior(tmp_path / "prior", codec_path), str(tmp_path / "samples")
+    flags = ["--count", 4, "--batch-size", 4, "--no-pictures", "--quiet"]
+    assert vqgan("sample", "--prior", prior, "--output", samples, *flags).code == 0
     with refused("not made of images; leave out --input"):
-        open_site(str(copied), SourceConfig(str(copied)), None)
-    site = open_site(str(copied), None, None)
+        open_site(samples, SourceConfig(str(finished / "in")), None)
+    site = open_site(samples, None, None)
     page = text_of(answer_to(site, "/"))
+    assert shown_rows(page) == [0, 1, 2, 3]
     assert "Each: reconstruction, tokens." in page
     assert "class=note" not in page
     assert "/rejects" not in page
     assert answer_to(site, "/image/original/0").status == 404
+    assert answer_to(site, "/image/reconstruction/0").type == "image/png"
+    assert site.browser.row(2).key in text_of(answer_to(site, "/row/2"))
 
 
 def test_codecs(finished: Path, copied: Path, other_codec: str, refused: Refused) -> None:
