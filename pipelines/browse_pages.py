@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import numpy as np
 
 from pipelines.browse_images import Originals, Reconstructions, token_colors
-from pipelines.browsing import BrowsedRow, CodePlace, Query, SearchResult, TokenBrowser
+from pipelines.browsing import BrowsedRow, CodePlace, NothingThereError, Query, SearchResult, TokenBrowser
 from vqgan import html_page
 from vqgan.errors import UserError
 
@@ -99,7 +99,7 @@ def row_page(site: BrowsedSite, number: int) -> str:
     """Shows one row: where its crop lies, what became of it, its tokens, and what is known of it.
 
     Raises:
-      IndexError: there is no such row.
+      NothingThereError: there is no such row.
       UserError: its shard is gone or damaged.
     """
     browser = site.browser
@@ -164,11 +164,11 @@ def code_page(site: BrowsedSite, code: int) -> str:
     """Shows the patches that a code stands for, in some rows.
 
     Raises:
-      IndexError: there is no such code.
+      NothingThereError: there is no such code.
     """
     browser = site.browser
     if code >= len(browser.histogram):
-        raise IndexError(f"there is no code {code}")
+        raise NothingThereError(f"there is no code {code}")
     sample = browser.sample()
     places = sample.places_of(code, PLACES_SHOWN)
     count, total = int(browser.histogram[code]), max(1, int(browser.histogram.sum()))
@@ -264,7 +264,7 @@ def _image(address: str, alt: str, kind: str = "") -> str:
 def _boxed(
     address: str, width: int, height: int, box: tuple[int, int, int, int], alt: str, kind: str = ""
 ) -> str:
-    """An image with a box over it: its left, top, width and height, where the image has width and height."""
+    """Lays a box (left, top, width and height) over an image of this width and height."""
     x, y, across, down = box
     return (
         f"<span class=boxed>{_image(address, alt, kind)}<svg viewBox='0 0 {width} {height}' "
@@ -292,7 +292,7 @@ def _card(site: BrowsedSite, row: BrowsedRow) -> str:
 
 
 def _token_map(row: BrowsedRow) -> str:
-    """The grid of tokens as squares of colour, each a link to its code unless there are too many."""
+    """Draws the grid of tokens as squares of colour, each a link to its code unless there are too many."""
     height, width = row.tokens.shape
     if row.tokens.size > MOST_CELLS:
         return _image(f"/image/tokens/{row.number}", f"tokens of {row.key}", "tokens")

@@ -31,7 +31,7 @@ from pipelines.browse_images import (
     token_colors,
 )
 from pipelines.browse_pages import BrowsedSite
-from pipelines.browsing import TokenBrowser
+from pipelines.browsing import NothingThereError, TokenBrowser
 from transforms.sources import SourceConfig
 from vqgan import __version__, html_page
 from vqgan.errors import UserError, first_line
@@ -84,11 +84,11 @@ def answer_to(site: BrowsedSite, target: str) -> Answer:
     """
     try:
         return _routed(site, target)
-    except (IndexError, _NotFoundError) as error:
+    except NothingThereError as error:
         return _failed(site, HTTPStatus.NOT_FOUND, str(error))
     except UserError as error:
         return _failed(site, HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
-    except Exception:
+    except Exception:  # noqa: BLE001 - a mistake of ours is told, and the next page may do without it
         traceback.print_exc()
         message = "a mistake of vqgan's own; please report it with the lines on the terminal"
         return _failed(site, HTTPStatus.INTERNAL_SERVER_ERROR, message)
@@ -98,21 +98,17 @@ def _failed(site: BrowsedSite, status: HTTPStatus, message: str) -> Answer:
     return Answer(status, _HTML, browse_pages.error_page(site, message).encode())
 
 
-class _NotFoundError(Exception):
-    """There is nothing at an address."""
-
-
 def _routed(site: BrowsedSite, target: str) -> Answer:
     parts = urlsplit(target) if target.startswith("/") and not target.startswith("//") else None
     for pattern, make in _ROUTES.items():
         match = re.fullmatch(pattern, parts.path) if parts is not None else None
         if parts is not None and match is not None:
             return make(site, match.groups(), _query(parts.query))
-    raise _NotFoundError("there is no such page")
+    raise NothingThereError("there is no such page")
 
 
 def _query(text: str) -> dict[str, str]:
-    """The last value of each field of a query; nothing where there are too many."""
+    """Reads the last value of each field of a query; nothing where there are too many."""
     try:
         return {name: values[-1] for name, values in parse_qs(text, max_num_fields=_MOST_FIELDS).items()}
     except ValueError:
@@ -132,7 +128,7 @@ def _page(make: Callable[[BrowsedSite, tuple[str, ...], Mapping[str, str]], str]
 
 
 def _pixels(site: BrowsedSite, kind: str, number: int) -> np.ndarray:
-    """An image of a row, uint8 ``[H, W, 3]``."""
+    """Returns an image of a row, uint8 ``[H, W, 3]``."""
     row = site.browser.row(number)
     if kind == "tokens":
         return token_colors(row.tokens)
@@ -141,7 +137,7 @@ def _pixels(site: BrowsedSite, kind: str, number: int) -> np.ndarray:
     if kind in ("original", "whole") and site.originals is not None:
         original = site.originals.of_row(number)
         return original.pixels if kind == "original" else original.whole
-    raise _NotFoundError(f"there is no {kind} to show")
+    raise NothingThereError(f"there is no {kind} to show")
 
 
 def _image(site: BrowsedSite, parts: tuple[str, ...], query: Mapping[str, str]) -> Answer:
@@ -156,7 +152,7 @@ def _patch(site: BrowsedSite, parts: tuple[str, ...], query: Mapping[str, str]) 
     kind, number, cell = parts
     height, width = site.browser.grid
     if int(cell) >= height * width:
-        raise _NotFoundError(f"there is no cell {cell} in a grid of {height} x {width}")
+        raise NothingThereError(f"there is no cell {cell} in a grid of {height} x {width}")
     pixels = _pixels(site, kind, int(number))
     return Answer(HTTPStatus.OK, _PNG, as_png(patch_of(pixels, site.browser.grid, int(cell))))
 
@@ -190,7 +186,7 @@ _ROUTES: dict[str, _Make] = {
 
 
 def _policy() -> str:
-    """Content-Security-Policy: nothing but the page's own style sheet, and images of this server."""
+    """Allows nothing but the page's own style sheet, and images of this server."""
     style = html_page.STYLE + browse_pages.STYLE
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return (

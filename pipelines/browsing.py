@@ -37,6 +37,10 @@ _MOST_GROUPS = 1 << 20  # of a shard; a cache's number holds both
 _OURS = ("key", "view", "tokens", "crop", "mirrored", "width", "height", "label")
 
 
+class NothingThereError(Exception):
+    """There is no such row, code or page."""
+
+
 class BrowsedRow(NamedTuple):
     """A row as a shard holds it.
 
@@ -181,7 +185,7 @@ class TokenBrowser:
         """Reads a row by number.
 
         Raises:
-          IndexError: there is no such row.
+          NothingThereError: there is no such row.
           UserError: its shard is gone or damaged.
         """
         shard, group, inside = self._place(number)
@@ -333,7 +337,7 @@ class TokenBrowser:
     def _place(self, number: int) -> tuple[int, int, int]:
         """Returns shard, row group and place in that group of a row."""
         if not 0 <= number < self.rows:
-            raise IndexError(f"{self.path}: there is no row {number}")
+            raise NothingThereError(f"{self.path}: there is no row {number}")
         shard = self._shard_of(number)
         ends = np.cumsum(self._layouts(shard).group_rows)
         inside = number - int(self._starts[shard])
@@ -382,7 +386,7 @@ class TokenBrowser:
                 groups[shard, group] = number - inside
             except UserError as error:
                 problems.append(str(error))
-            except IndexError:
+            except NothingThereError:
                 break  # there are no rows at all
         return [(shard, group, first) for (shard, group), first in groups.items()]
 
