@@ -15,7 +15,7 @@ EXTRAS = {
     # Training codecs and priors; vqgan demo.
     "train": ["grain>=0.2.18", "optax>=0.2.6", "tensorboardX>=2.6"],
     # Checkpoints of other code bases as codecs, and exporting to them.
-    "import": ["pyyaml", "safetensors"],
+    "import": ["safetensors"],
     # hf://OWNER/NAME as a codec or prior, hf://datasets/OWNER/NAME as tokens; vqgan push.
     "hub": ["huggingface-hub"],
     # tfds:NAME/SPLIT inputs, in both of its file formats, without TensorFlow.
@@ -76,6 +76,7 @@ setup(
         "pillow>=12",
         "protobuf>=5",
         "pyarrow>=21,<26",
+        "pyyaml>=6",
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,

@@ -131,7 +131,7 @@ def test_checkpoints_that_need_no_extra(name: str, base: Environment) -> None:
 
 TOKENIZE = ("tokenize", "--output", "out")
 TRAIN = ("grain, tensorboardX", "'grain>=0.2.18' 'optax>=0.2.6' 'tensorboardX>=2.6'$")
-IMPORT = ("safetensors", "pyyaml safetensors$")
+IMPORT = ("safetensors", "pip install safetensors$")
 GCP = ("google.cloud.dataflow", "'apache-beam\\[gcp\\]'$")
 ON_HUB = ("huggingface_hub", "huggingface-hub$")
 FROM_TFDS = (
