@@ -42,7 +42,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         text = super().format_help()
-        return text if self.more_help is None else f"{text}\n{self.more_help()}"
+        return text if self.more_help is None else f"{text}\n{self.more_help()}\n"
 
 
 class _Defaults(argparse.HelpFormatter):

@@ -95,7 +95,7 @@ def test_nothing_of_the_extras_comes_along(base: Environment) -> None:
 
 
 def test_tokenize_then_verify(base: Environment, tokens: Path) -> None:
-    assert "11 planned, 10 images, 10 rows, 1 rejects" in base.vqgan("verify", "tokens/").stdout
+    assert "11 planned, 10 images, 10 rows, 1 reject" in base.vqgan("verify", "tokens/").stdout
     base.vqgan("verify", "tokens/", "--codec", "tiny", "--input", PHOTOS)
 
 

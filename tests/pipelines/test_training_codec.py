@@ -184,7 +184,7 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(argv(root / "in", root / "run"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "step 8 of 8" in done.stderr
-    assert "1 images could not be used" in done.stderr
+    assert "1 image could not be used" in done.stderr
     return root
 
 

@@ -91,7 +91,7 @@ class ImageVerifier(Verifier):
             if hashlib.sha256(data).hexdigest() != row.sha256
         ]
         if changed:
-            self.problems.append(f"{name}: {len(changed)} images have changed, such as {changed[0]}")
+            self.problems.append(f"{name}: {counted(len(changed), 'image')} changed, such as {changed[0]}")
         with open_index(self.output, name) as index:
             rows = [(row.key, row.view) for row, _ in index.read()]
         if len(set(rows)) < len(rows):
@@ -114,4 +114,4 @@ class ImageVerifier(Verifier):
         metadata = 1
         found = sum(info.is_file for info in filesystem.get_file_info(selector)) - metadata
         if found > (images := self.manifest["counts"]["images"]):
-            self.problems.append(f"{IMAGES_FOLDER}/: {found - images} files belong to no index")
+            self.problems.append(f"{IMAGES_FOLDER}/: {counted(found - images, 'file')} in no index")

@@ -155,7 +155,8 @@ def _finished_manifest(run: PlannedRun, say: Say) -> dict[str, Any] | None:
     if not missing:
         say(f"{run.output} is complete ({run.counts(manifest)}); nothing to do")
         return manifest
-    say(f"{run.output}: {len(missing)} files are missing or damaged, such as {missing[0]}; made again")
+    files = counted(len(missing), "file")
+    say(f"{run.output}: {files} missing or damaged, such as {missing[0]}; made again")
     filesystems.delete(filesystems.join(run.output, MANIFEST_FILE))
     return None
 

@@ -11,7 +11,7 @@ from transforms.sharded import rejects
 from transforms.sharded.plan import Plan, differences, read_plan
 from transforms.sharded.summary import describe_file
 from vqgan import filesystems
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.manifest import check_parts, read_manifest
 from vqgan.shards import rejects_name
 
@@ -106,7 +106,9 @@ class Verifier(abc.ABC):
         entry = self.listed.get(self._rejects_name(number))
         if entry is None:
             if expected:
-                self.problems.append(f"{shard}: {expected} rejects, but no rejects file in the manifest")
+                self.problems.append(
+                    f"{shard}: {counted(expected, 'reject')}, but no rejects file in the manifest"
+                )
             return []
         rows = rejects.read_rejects(filesystems.join(self.output, entry["name"]))
         self.expect(entry["name"], "rows", len(rows), expected)
