@@ -14,6 +14,7 @@ from vqgan.errors import UserError
 
 THING = folders.FolderKind("thing", "thing.json", 3)
 ARRAYS = {"a.kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16)}
+SHAPES = {name: value.shape for name, value in ARRAYS.items()}
 
 
 def publish(path: Path, text: str) -> None:
@@ -131,16 +132,16 @@ def test_arrays(tmp_path: Path, refused: Any) -> None:
     sizes = folders.folder_sizes(tmp_path)
     assert sizes
     assert all((tmp_path / name).stat().st_size == size for name, size in sizes.items())
-    found = folders.read_arrays(THING, tmp_path, "weights", sizes)
+    found = folders.read_arrays(THING, tmp_path, "weights", sizes, SHAPES)
     assert found.keys() == ARRAYS.keys()
     assert all(np.array_equal(found[name], ARRAYS[name]) for name in ARRAYS)
     assert {value.dtype for value in found.values()} == {np.dtype("float32")}
     name = max(sizes, key=lambda name: sizes[name])
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
     with refused(rf"thing .*: \S+ is {sizes[name] - 1} bytes, expected {sizes[name]} bytes; copy the thing"):
-        folders.read_arrays(THING, tmp_path, "weights", sizes)
+        folders.read_arrays(THING, tmp_path, "weights", sizes, SHAPES)
     with refused(r"thing .*: the weights in others/ cannot be read .*; copy the thing again"):
-        folders.read_arrays(THING, tmp_path, "others", sizes)
+        folders.read_arrays(THING, tmp_path, "others", sizes, SHAPES)
 
 
 def test_sums() -> None:
