@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 from transforms.sources.compressed import decompressing
 from transforms.sources.locations import Found, Location, open_file
 
-MAX_LINE = 1 << 24
+MAX_LINE = 1 << 20
 """Most characters of a line; a file that has none would fill memory."""
 
 _HEAD_BYTES = 4096
@@ -42,10 +42,13 @@ def open_lines(location: Location, found: Found) -> Iterator[Iterator[str]]:
 
 
 def _bounded(text: io.TextIOWrapper) -> Iterator[str]:
+    number = 1
     while line := text.readline(MAX_LINE):
-        if len(line) >= MAX_LINE and line[-1] not in "\r\n":
-            raise ValueError(f"a line has more than {MAX_LINE:,} characters")
+        ends = line[-1] in "\r\n"
+        if len(line) >= MAX_LINE and not ends:
+            raise ValueError(f"line {number:,} has more than {MAX_LINE:,} characters")
         yield line
+        number += ends
 
 
 def _encoding(head: bytes) -> str:
