@@ -178,10 +178,10 @@ def _check_usable(images: Pictures, data: DataConfig, folder: Path) -> None:
     if any(images[number] is not None for number in range(len(images))):
         return
     key, reason = next(iter(images.rejects.items()))
+    example = f"such as {key}: {reason}; data.crop_size is {data.crop_size}"
     raise UserError(
         f"{images.config.input}: not one of {len(images)} images can be used; see the reasons of the rejects "
-        f"in {folder}/rejects.jsonl (such as {key}: {reason}; data.crop_size is {data.crop_size}) and correct "
-        "the input"
+        f"in {folder}/rejects.jsonl ({example}) and correct the input"
     )
 
 
@@ -232,7 +232,7 @@ class _WatchedBatches:
             key, reason = next(iter(rejects.items()))
             raise UserError(
                 f"{self._images.config.input}: {len(rejects)} of {len(self._images)} images cannot "
-                f"be used (such as {key}: {reason}; all that were found are in {self._folder}/rejects.jsonl); "
+                f"be used (such as {key}: {reason}; all found are in {self._folder}/rejects.jsonl); "
                 "correct the input or raise data.max_rejects"
             )
 

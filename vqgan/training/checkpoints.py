@@ -32,7 +32,7 @@ class Checkpoints:
         return step
 
     def drop_newest(self) -> int | None:
-        """Removes the newest checkpoint if there is an earlier one; returns the step of the one that is left."""
+        """Removes the newest checkpoint if there is an earlier one; returns the step of the last one."""
         steps = sorted(self._manager.all_steps())
         if len(steps) > 1:
             self._manager.delete(steps.pop())

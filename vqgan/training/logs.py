@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import socket
 import sys
 import time
 import uuid
@@ -153,18 +154,26 @@ class _TensorBoard:
     def __init__(self, folder: Path, resume_step: int):
         require_extra("train", str(folder), "tensorboardX")
         from tensorboardX import summary
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
 
-        self._folder, self._summary, self._event = folder, summary, event_pb2.Event
+        self._folder, self._summary, self._event = folder, summary, Event
+        now = time.time()
+        name = f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+            self._writer = RecordWriter(str(folder / name))
         except OSError as error:
             raise write_error(folder, error) from error
         # The viewer drops what earlier files say from this step on.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._put(event_pb2.Event(step=resume_step + 1 if resume_step else 0, session_log=start))
+        start = SessionLog(status=SessionLog.START)
+        first_step = resume_step + 1 if resume_step else 0
+        try:
+            self._put(Event(wall_time=now, file_version="brain.Event:2"))
+            self._put(Event(wall_time=now, step=first_step, session_log=start))
+        except UserError:
+            self.close()
+            raise
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         finite = {name: value for name, value in values.items() if value is not None}
@@ -187,7 +196,7 @@ class _TensorBoard:
     def _put(self, *events: Any) -> None:
         try:
             for event in events:
-                self._writer.write_event(event)
+                self._writer.write(event.SerializeToString())
             self._writer.flush()
         except OSError as error:
             raise write_error(self._folder, error) from error
