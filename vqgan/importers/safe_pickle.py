@@ -23,7 +23,7 @@ from vqgan.importers.pickle_objects import (
 Constructor = Callable[..., Any]
 
 _MAX_STACK = 1_000_000
-_MAX_INSTRUCTIONS = 2_000_000  # the largest checkpoints take some 100,000
+_MAX_INSTRUCTIONS = 1_000_000  # the largest checkpoints take some 100,000
 _MAX_BITS = 1024  # of a number
 _MAX_NAME = 1024  # of a global, in characters
 # Bytes that constructors may be given in all, beside some for each byte of the file: by its memo a pickle can
