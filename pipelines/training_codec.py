@@ -186,7 +186,7 @@ def _check_usable(images: Pictures, data: DataConfig, folder: Path) -> None:
 
 
 def _digest(*sets: Pictures) -> str:
-    """sha256 over the keys of the images, set by set."""
+    """Returns sha256 over the keys of the images, set by set."""
     digest = hashlib.sha256()
     for images in sets:
         for key in images.keys:
@@ -251,7 +251,7 @@ def _card(request: TrainRequest, training: Pictures, validation: np.ndarray) -> 
 
 
 def _write_rejects(folder: Path, rejects: Mapping[str, str], say: Say) -> None:
-    """``rejects.jsonl``: a line for each image that was of no use, before a stop as well as after it."""
+    """Writes ``rejects.jsonl``: a line for each image that was of no use, before a stop and after it."""
     from vqgan.training.training_run import REJECTS_FILE, has_checkpoints
 
     path = folder / REJECTS_FILE

@@ -245,7 +245,7 @@ MAX_NAME = 1024
 
 
 def _key_text(key: Any) -> str:
-    """A key as a part of a dotted name."""
+    """Returns a key as a part of a dotted name."""
     if isinstance(key, (str, bytes)) and len(key) > MAX_NAME:
         raise PickleError(f"a key of {len(key):,} characters")
     return f"<key of type {type(key).__name__}>" if isinstance(key, tuple) else str(key)

@@ -71,7 +71,10 @@ def load_pickle(
 
 
 def _instructions(file: BoundedFile) -> Iterator[tuple[str, Any]]:
-    """Names and arguments of the instructions. What goes wrong while one is carried out does not end here."""
+    """Yields names and arguments of the instructions.
+
+    What goes wrong while one is carried out does not end here.
+    """
     try:
         for opcode, argument, _ in pickletools.genops(file):  # type: ignore[arg-type]
             yield opcode.name, argument
@@ -296,7 +299,7 @@ class _Machine:
 
 
 def _weight(value: Any) -> int:
-    """Roughly the bytes that a copy takes, without what is in it."""
+    """Estimates the bytes that a copy takes, without what is in it."""
     if isinstance(value, (str, bytes, bytearray)):
         return len(value)
     if isinstance(value, (tuple, list)):
