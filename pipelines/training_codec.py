@@ -80,8 +80,8 @@ def _train(
     folder = Path(request.output)
     batches = _WatchedBatches(training, config, folder)
     try:
-        _check_usable(training, config.data, folder)
         images = validation_images(validation, config.data)
+        _check_usable(training, config.data, folder)
         say(f"{len(training)} images to train on, {len(images)} for validation")
         job = _codec_run(request, config, training, validation, images)
         outcome = train_codec(job, batches, images)
