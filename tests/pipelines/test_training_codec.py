@@ -270,30 +270,14 @@ def test_stopped_by_sigterm_and_continued(trained: Path, tmp_path: Path) -> None
     assert read_info(run).decoder_sha256 == read_info(trained / "run").decoder_sha256
 
 
-def same_codec(run: Path, other: Path) -> bool:
-    found, expected = read_info(run), read_info(other)
-    return (found.fingerprint, found.decoder_sha256) == (expected.fingerprint, expected.decoder_sha256)
-
-
-def test_killed_twice_and_continued(
-    vqgan: Vqgan, trained: Path, tmp_path: Path, killed_before: Callable[..., None]
+def test_stopped_killed_twice_and_continued(
+    vqgan: Vqgan,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_before: Callable[..., None],
 ) -> None:
-    """SIGKILL with the first checkpoint written and not yet in its place; then with the exported codec so."""
-    run = tmp_path / "run"
-    killed_before("checkpoints/3", *command(trained / "in", run))
-    assert not (run / "checkpoints" / "3").exists()
-    killed_before(f"{run}/codec", *command(trained / "in", run))
-    assert (run / "checkpoints" / "3").is_dir()
-    assert list(run.glob(".codec.*.tmp"))
-    assert vqgan(*command(trained / "in", run)).code == 0
-    assert same_codec(run, trained / "run")
-    assert not list(run.glob(".*.tmp"))
-
-
-def test_sigterm_while_the_first_step_is_compiled(
-    vqgan: Vqgan, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The step is compiled and done, and saved: a second signal would end it at once."""
+    """In the end every bit is that of the run that was left alone."""
     run, real = tmp_path / "run", CodecLearner._whole_step
 
     @functools.wraps(real)
@@ -301,14 +285,23 @@ def test_sigterm_while_the_first_step_is_compiled(
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*arguments, **options)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch:  # SIGTERM while the first step is compiled: it is done, and saved
         patch.setattr(CodecLearner, "_whole_step", traced)
         stopped = vqgan(*command(trained / "in", run))
     assert stopped.code == 130
     assert "stopped after step 1; the same command goes on from there" in stopped.err
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["1"]
+
+    killed_before("checkpoints/3", *command(trained / "in", run))  # it is written, and not yet in its place
+    assert not (run / "checkpoints" / "3").exists()
+    killed_before(f"{run}/codec", *command(trained / "in", run))  # likewise
+    assert (run / "checkpoints" / "3").is_dir()
+    assert list(run.glob(".codec.*.tmp"))
+
     assert vqgan(*command(trained / "in", run)).code == 0
-    assert same_codec(run, trained / "run")
+    found, expected = read_info(run), read_info(trained / "run")
+    assert (found.fingerprint, found.decoder_sha256) == (expected.fingerprint, expected.decoder_sha256)
+    assert not list(run.glob(".*.tmp"))
 
 
 def test_a_lower_learning_rate_helps(vqgan: Vqgan, few: Path, tmp_path: Path) -> None:
