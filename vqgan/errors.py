@@ -11,6 +11,6 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, in one line that can be printed; its type where it says nothing."""
+    """Returns what another library's error says, in one printable line; its type where it says nothing."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

@@ -76,7 +76,7 @@ class TokenInput(NamedTuple):
 
 
 def read_token_manifest(path: str) -> dict[str, Any]:
-    """The manifest of a finished token data set.
+    """Returns the manifest of a finished token data set.
 
     Raises:
       UserError: there is none, it is not finished, or it holds something else.
@@ -92,7 +92,7 @@ def read_token_manifest(path: str) -> dict[str, Any]:
 
 
 def token_input(path: str, manifest: Mapping[str, Any]) -> TokenInput:
-    """What a manifest says of its tokens.
+    """Returns what a manifest says of its tokens.
 
     Raises:
       UserError: it lacks something, or there are no shards.
@@ -146,7 +146,7 @@ def plan_parts(
 
 
 def make_decode_plan(parts: list[Part], settings: Mapping[str, Any], plan_hash: str) -> Plan:
-    """The plan of these parts.
+    """Returns the plan of these parts.
 
     Args:
       parts: of each slice.
@@ -173,12 +173,12 @@ def write_decode_plan(output: str, plan: Plan, parts: list[Part]) -> None:
 
 
 def read_part(output: str, number: int) -> Part:
-    """The part of one slice. Raises as :func:`read_parts` does."""
+    """Returns the part of one slice. Raises as :func:`read_parts` does."""
     return read_parts(output)[number]
 
 
 def read_parts(output: str) -> list[Part]:
-    """The parts of all slices.
+    """Returns the parts of all slices.
 
     Raises:
       UserError: their table is gone or damaged.
@@ -196,7 +196,7 @@ def read_parts(output: str) -> list[Part]:
 
 
 def _count(tokens: TokenInput, entry: Mapping[str, Any], views: str) -> int:
-    """Rows of the chosen views in a shard whose footer agrees with the manifest."""
+    """Returns rows of the chosen views in a shard whose footer agrees with the manifest."""
     path = filesystems.join(tokens.folder, entry["name"])
     with open_shard(path) as shard:
         check_footer(path, shard.metadata, shard.rows, tokens, entry["rows"])

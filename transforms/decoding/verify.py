@@ -129,7 +129,7 @@ class ImageVerifier(Verifier):
             self.expect(name, "sha256 of its tar", archive.get("sha256"), metadata.archive["sha256"])
 
     def _check_images(self, name: str) -> int:
-        """Every image has the sum that the index tells, and none is named twice; returns their bytes."""
+        """Checks that every image has the sum that its index tells, and none is twice; returns all bytes."""
         changed, rows, total = [], Counter[tuple[str, int]](), 0
         for row, data in stored_images(self.output, name):
             if hashlib.sha256(data).hexdigest() != row.sha256 or len(data) != row.bytes:
@@ -143,7 +143,7 @@ class ImageVerifier(Verifier):
         return total
 
     def _check_metadata(self, indices: list[str]) -> None:
-        """``metadata.jsonl`` says what the indices say."""
+        """Checks that ``metadata.jsonl`` says what the indices say."""
         digest = hashlib.sha256()
         try:
             for line in metadata_lines(self.output, indices):

@@ -69,12 +69,12 @@ def check_complete(plan: Plan, totals: SliceTotals) -> None:
 
 
 def by_name(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """JSON entries of files in the order of their names."""
+    """Returns JSON entries of files in the order of their names."""
     return sorted(entries, key=lambda entry: entry["name"])
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that made the tokens."""
+    """Returns versions of Python and of the packages that made the tokens."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 

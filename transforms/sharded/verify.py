@@ -86,7 +86,7 @@ class Verifier(abc.ABC):
 
     @abc.abstractmethod
     def check_identity(self) -> None:
-        """Raises where the plan's identity lacks what the other checks read, or has it of another type."""
+        """Checks the types of what other checks read of the plan's identity. Raises UserError."""
 
     @abc.abstractmethod
     def rebuild_plan(self) -> tuple[Plan, str]:
@@ -184,7 +184,7 @@ class Verifier(abc.ABC):
         return UserError(f"{path}: damaged ({reason}); restore it, or make the data set again elsewhere")
 
     def _check_identity(self) -> None:
-        """The manifest says of itself what the plan says."""
+        """Checks that the manifest says of itself what the plan says."""
         where, identity, codec = "manifest.json", self.plan.identity, self.manifest["codec"]
         lines = differences(identity, self.manifest["identity"])
         for line in lines or contradictions(self.manifest["identity"], identity):
@@ -194,7 +194,7 @@ class Verifier(abc.ABC):
                 self.expect(where, f"{name} of the codec", codec.get(name), identity["codec"][name])
 
     def _check_listing(self, expected: Iterable[str]) -> None:
-        """Names alone: files of the plan that the manifest does not list, and files in no list."""
+        """Compares names alone: files of the plan that the manifest does not list, and files in no list."""
         expected = list(expected)
         self.problems += [f"{name} is not in the manifest" for name in expected if name not in self.listed]
         known = {*expected, *map(self._rejects_name, range(self.plan.slices))}
@@ -206,7 +206,7 @@ class Verifier(abc.ABC):
         self.problems += [f"{name} belongs to no manifest entry" for name in strays]
 
     def _is_intact(self, entry: Mapping[str, Any]) -> bool:
-        """Whether a file is there with the recorded sha256."""
+        """Tells whether a file is there with the recorded sha256."""
         name = entry["name"]
         info = filesystems.file_info(filesystems.join(self.output, name))
         if not info.is_file:
@@ -228,7 +228,7 @@ class Verifier(abc.ABC):
         return True
 
     def _check_manifest(self) -> None:
-        """The manifest says what the files say: all that they tell, or where some are damaged, its sums."""
+        """Checks that the manifest says what the files say, or where some are damaged, its own sums."""
         if self.broken or len(self.totals.shards) != self.plan.slices:
             self._check_sums()
             return
@@ -245,7 +245,7 @@ class Verifier(abc.ABC):
         self.expect("manifest.json", "", found, expected)
 
     def _check_sums(self) -> None:
-        """The manifest's counts are the sums of its entries."""
+        """Checks that the manifest's counts are the sums of its entries."""
         counts = self.manifest["counts"]
         rows = sum(entry["rows"] for entry in self.manifest["shards"])
         rejected = sum(entry["rows"] for entry in self.manifest["rejects"])
@@ -280,7 +280,7 @@ def contradictions(found: Any, expected: Any, where: str = "") -> Iterator[str]:
 
 
 def _are_lists(found: Any, expected: Any) -> bool:
-    """Whether both are lists of as many objects."""
+    """Tells whether both are lists of as many objects."""
     lists = isinstance(found, (list, tuple)) and isinstance(expected, (list, tuple))
     return lists and len(found) == len(expected) and any(isinstance(item, Mapping) for item in expected)
 

@@ -142,13 +142,13 @@ class TokenVerifier(Verifier):
         )
 
     def _views(self) -> int:
-        """Rows of each image; tokens drawn from a prior have one."""
+        """Returns rows of each image; tokens drawn from a prior have one."""
         geometry = self.plan.identity["preprocessing"].get("geometry")
         where = f"{PLAN_FILE}, geometry"
         return 1 if geometry is None else count_views(from_dict(Geometry, geometry, where))
 
     def _check_keys(self) -> None:
-        """Every planned key is an image or a reject, and no row occurs twice."""
+        """Checks that every planned key is an image or a reject, and no row occurs twice."""
         found = pa.concat_tables(self._keys)
         rows = found.group_by(["key", "view"]).aggregate([([], "count_all")])
         repeated = rows.filter(pc.greater(rows.column("count_all"), 1)).num_rows
@@ -179,7 +179,7 @@ class SampleVerifier(TokenVerifier):
             self._check_pictures()
 
     def _check_pictures(self) -> None:
-        """Each is the one of its line in their list, and is named by one."""
+        """Checks that each is the one of its line in their list, and is named by one."""
         try:
             listed = filesystems.read_bytes(filesystems.join(self.output, PICTURE_LIST)).splitlines(True)
             expected = list(picture_lines(self.output, self.plan.slices))
