@@ -183,7 +183,7 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
         # Of the images behind the tokens, for people: their plan's hash stands for it already.
         "preprocessing": manifest.get("identity", {}).get("preprocessing", {}),
     }
-    return PlannedDecode(config, codec, tokens, make_decode_plan(parts, settings, tokens), parts)
+    return PlannedDecode(config, codec, tokens, make_decode_plan(parts, settings, tokens.plan_hash), parts)
 
 
 def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from pipelines.given_tokens import GivenTokens, first_rows, known_tokens, open_c
 from pipelines.settings import DTYPES
 from transforms.sampling.job import SampleJob
 from transforms.sampling.shard import (
+    GRID_FILE,
     IMAGES_FOLDER,
+    PICTURE_LIST,
     Draw,
     Guides,
     SampleTask,
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
 
 
 NO_CLASS = "none"
-GRID_FILE = "sheet.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +163,9 @@ class PlannedSample:
         missing = missing_files(self.output, manifest)
         if self.config.pictures:
             missing += missing_images(self.output, self.keys)
-            missing += [name for name in (GRID_FILE,) if name not in filesystems.list_names(self.output)]
+            beside = (GRID_FILE, PICTURE_LIST)
+            sizes = filesystems.sizes_of(self.output, beside)
+            missing += [name for name, size in zip(beside, sizes, strict=True) if size is None]
         return missing
 
     def counts(self, manifest: Mapping[str, Any]) -> str:

@@ -126,19 +126,21 @@ def cut(table: pa.Table, slice_size: int, shuffles: bool) -> list[pa.Table]:
     return _split(by_key.take(pa.array(order)), slice_size)
 
 
-def make_plan(slices: list[pa.Table], settings: Mapping[str, Any]) -> Plan:
+def make_plan(slices: Iterable[pa.Table], settings: Mapping[str, Any]) -> Plan:
     """Returns the plan of these slices.
 
     Args:
       slices: entries of each slice.
       settings: everything else that determines the shards: codec, preprocessing, and so on.
     """
-    counts = [part.num_rows for part in slices]
+    counts: list[int] = []
     digest = hashlib.sha256()
     for part in slices:
-        for batch in part.to_batches(CHUNK):
+        counts.append(part.num_rows)
+        for start in range(0, part.num_rows, CHUNK):
+            chunk = part.slice(start, CHUNK)
             for name in ENTRY_SCHEMA.names:  # all of them, and no two rows or columns run into one another
-                values = json.dumps([name, batch.column(name).to_pylist()], separators=(",", ":"))
+                values = json.dumps([name, chunk.column(name).to_pylist()], separators=(",", ":"))
                 digest.update(values.encode() + b"\n")
     identity = {
         "version": FORMAT_VERSION,
@@ -146,7 +148,7 @@ def make_plan(slices: list[pa.Table], settings: Mapping[str, Any]) -> Plan:
         "input": {"entries": sum(counts), "sha256": digest.hexdigest()},
         "cut": hashlib.sha256(str(counts).encode()).hexdigest(),
     }
-    return Plan(identity=identity, slices=len(slices), entries=sum(counts))
+    return Plan(identity=identity, slices=len(counts), entries=sum(counts))
 
 
 def write_plan(output: str, plan: Plan, slices: list[pa.Table]) -> None:
@@ -163,10 +165,18 @@ def write_plan(output: str, plan: Plan, slices: list[pa.Table]) -> None:
 
 def write_plan_file(output: str, plan: Plan, table: str) -> None:
     """Publishes ``plan.json``, with the sum of the table of slices, which has to be in place before."""
-    described = dataclasses.asdict(describe_file(output, table, plan.entries))
-    document = {**dataclasses.asdict(plan), "hash": plan.hash, "table": described}
-    text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+    text = json.dumps(plan_document(output, plan, table), indent=2, sort_keys=True) + "\n"
     filesystems.write_bytes(filesystems.join(output, PLAN_FILE), text.encode())
+
+
+def plan_document(output: str, plan: Plan, table: str) -> dict[str, Any]:
+    """Returns what ``plan.json`` says of a plan and of the table of its slices, which is there.
+
+    Raises:
+      OSError: the table cannot be read.
+    """
+    described = dataclasses.asdict(describe_file(output, table, plan.entries))
+    return {**dataclasses.asdict(plan), "hash": plan.hash, "table": described}
 
 
 def read_plan(output: str) -> Plan | None:
@@ -230,6 +240,17 @@ def read_slice(output: str, number: int) -> list[Entry]:
             raise UserError(f"{filesystems.join(output, KEYS_FILE)}: has no slice {number}; restore it")
         table = keys.read_row_group(number)
     return [Entry(**row) for row in table.to_pylist()]
+
+
+def read_slices(output: str) -> Iterator[pa.Table]:
+    """Yields the entries of every slice in turn, as tables of :data:`ENTRY_SCHEMA`.
+
+    Raises:
+      UserError: the file of keys is gone or damaged.
+    """
+    with _open_keys(output) as keys:
+        for number in range(keys.metadata.num_row_groups):
+            yield keys.read_row_group(number)
 
 
 def all_keys(output: str) -> Iterator[pa.RecordBatch]:

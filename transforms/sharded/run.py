@@ -156,6 +156,8 @@ def _finished_manifest(run: PlannedRun, say: Say) -> dict[str, Any] | None:
         say(f"{run.output} is complete ({run.counts(manifest)}); nothing to do")
         return manifest
     say(f"{run.output}: {len(missing)} files are missing or damaged, such as {missing[0]}; made again")
+    for name in missing:  # or what is left of one could be taken for whole
+        filesystems.delete(filesystems.join(run.output, name))
     filesystems.delete(filesystems.join(run.output, MANIFEST_FILE))
     return None
 
