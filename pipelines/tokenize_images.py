@@ -25,9 +25,8 @@ from transforms.sharded.run import missing_files, run_planned, speaker
 from transforms.sources import SourceConfig, open_source
 from transforms.sources.globs import EVERYTHING
 from transforms.sources.locations import Location, locate
-from transforms.sources.recognising import left_out, recognise
-from transforms.tokenizing.duplicates import mark_duplicates
-from transforms.tokenizing.job import TokenizeJob
+from transforms.sources.registry import left_out, recognise
+from transforms.tokenizing.job import TokenizeJob, mark_duplicates
 from transforms.tokenizing.shard import TokenizeTask
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info

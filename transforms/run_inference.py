@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
-from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.batching import load_codec
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec

@@ -4,7 +4,6 @@ import hashlib
 
 from pyarrow import fs
 
-from transforms.decoding.card import metadata_lines
 from transforms.decoding.image_files import stored_images
 from transforms.decoding.index import (
     IMAGES_FOLDER,
@@ -14,6 +13,7 @@ from transforms.decoding.index import (
     index_name,
     open_index,
 )
+from transforms.decoding.manifest import metadata_lines
 from transforms.sharded.verify import Verifier
 from vqgan import filesystems
 from vqgan.errors import UserError

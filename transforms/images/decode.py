@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from transforms.images import jpeg, jpeg2000, png, psd, tiff
+from transforms.images import jpeg, png, psd, tiff
 from transforms.images.color import Extent, read_orientation, to_rgb, turn_upright
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry, View, views, wanted_side
@@ -293,7 +293,7 @@ def _load(
     if image.format == "PNG":
         png.mend_transparency(image, data)
     if image.format == "JPEG2000":
-        image = jpeg2000.load_deep(image, data)
+        image = jpeg.load_deep(image, data)
     image.load()
     return image, draft
 

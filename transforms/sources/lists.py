@@ -12,8 +12,15 @@ import pyarrow as pa
 from pyarrow import fs
 
 from transforms.sources.base import Entry, Example, Loader, Names, SourceConfig
-from transforms.sources.columns import check_label, first_of, is_text, require
-from transforms.sources.labels import feature_names, names_of_texts, to_number
+from transforms.sources.columns import (
+    check_label,
+    feature_names,
+    first_of,
+    is_text,
+    names_of_texts,
+    require,
+    to_number,
+)
 from transforms.sources.locations import Location, from_file, locate, to_file, to_text
 from transforms.sources.reading import read_exact
 from transforms.sources.tables import DelimitedTable, Table, open_table

@@ -19,6 +19,7 @@ import re
 import stat
 import urllib.parse
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -26,8 +27,7 @@ from pyarrow import fs
 
 from transforms.sources.base import error_reason
 from transforms.sources.globs import EVERYTHING, Globs, State, expand_braces, is_pattern
-from transforms.sources.remote import plain_errors
-from vqgan.errors import UserError
+from vqgan.errors import UserError, first_line
 from vqgan.filesystems import resolve
 
 _UNREACHABLE = "cannot be reached"
@@ -312,3 +312,32 @@ def from_file(file: str) -> bytes:
     if file.startswith(_MARKER):
         return urllib.parse.unquote_to_bytes(file[len(_MARKER) :])
     return file.encode("utf-8")
+
+
+_STORE_ERROR = re.compile(r"(?:AWS Error |google::cloud::Status\()([A-Z_]+)")
+_REASONS = {
+    "NETWORK_CONNECTION": "no connection to the server",
+    "UNAVAILABLE": "no connection to the server, or no credentials",
+    "ACCESS_DENIED": "access denied",
+    "NO_SUCH_BUCKET": "no such bucket",
+}
+
+
+@contextmanager
+def plain_errors(filesystem: fs.FileSystem) -> Iterator[None]:
+    """Turns what remote file systems raise into OSErrors of one line; those in Python raise what they like.
+
+    Raises:
+      OSError: with what the store says, without the functions that were called.
+    """
+    try:
+        yield
+    except OSError as error:
+        found = _STORE_ERROR.search(str(error))
+        if found is None:
+            raise
+        raise OSError(_REASONS.get(found[1], found[1].lower().replace("_", " "))) from error
+    except Exception as error:
+        if not isinstance(filesystem, fs.PyFileSystem):
+            raise
+        raise OSError(f"{type(error).__name__}: {first_line(error)}") from error

@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 
 from transforms.sources import names
 from transforms.sources.base import error_reason
-from transforms.sources.compressed import DECOMPRESSION_ERRORS
-from transforms.sources.delimited import split_tabs
 from transforms.sources.locations import Found, Location, open_file
-from transforms.sources.text import open_lines
+from transforms.sources.names import DECOMPRESSION_ERRORS
+from transforms.sources.text import open_lines, split_tabs
 from vqgan.errors import UserError
 
 _ERRORS = (*DECOMPRESSION_ERRORS, ValueError, pa.ArrowException, csv.Error)

@@ -15,19 +15,17 @@ import pyarrow as pa
 from transforms.sources.base import Entry, Example, Loader, Names, SourceConfig, error_reason
 from transforms.sources.columns import (
     check_label,
+    feature_names,
+    folder_columns,
+    folder_columns_of,
     holds_images,
     image_column,
     is_list,
     is_text,
-    require,
-    values_type,
-)
-from transforms.sources.labels import (
-    feature_names,
-    folder_columns,
-    folder_columns_of,
     names_of_texts,
+    require,
     to_number,
+    values_type,
     with_folder_columns,
 )
 from transforms.sources.locations import Found, Location, from_file, locate, open_file, to_file

@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 import pyarrow as pa
 
 from transforms.sources.base import error_reason
-from transforms.sources.compressed import DECOMPRESSION_ERRORS, decompressing
+from transforms.sources.names import DECOMPRESSION_ERRORS, decompressing
 from transforms.sources.reading import DamagedFileError, Window, check_size
 
 BLOCK = 512

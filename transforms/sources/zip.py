@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from transforms.sources import names
 from transforms.sources.base import Entry, Example, Loader, SourceConfig, error_reason
-from transforms.sources.compressed import DECOMPRESSION_ERRORS
 from transforms.sources.locations import Found, locate, to_key
+from transforms.sources.names import DECOMPRESSION_ERRORS
 from transforms.sources.reading import DamagedFileError, check_size, list_containers, read_containers
 
 _ENCRYPTED = 0x1

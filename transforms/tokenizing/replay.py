@@ -8,7 +8,7 @@ import numpy as np
 
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry
-from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.batching import load_codec
 from transforms.sharded.plan import read_slice, spread
 from transforms.sharded.verify import require_manifest
 from transforms.sources import SourceConfig, open_source

@@ -19,10 +19,9 @@ from vqgan.errors import UserError
 from vqgan.functional import Arrays, take_apart
 from vqgan.prior.checkpoint import PriorInfo, load_prior_weights
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.sampling.autoregressive import AutoregressiveLoop
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.logits import SamplingVariant
-from vqgan.prior.sampling.masked import MaskedLoop
+from vqgan.prior.sampling.loops import AutoregressiveLoop, MaskedLoop
 from vqgan.prior.sampling.request import (
     BATCH_AXIS,
     Request,

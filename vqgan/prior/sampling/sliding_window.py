@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from vqgan.errors import UserError
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.sampling.autoregressive import AutoregressiveLoop, RasterNumbers
 from vqgan.prior.sampling.logits import sample_keys
+from vqgan.prior.sampling.loops import AutoregressiveLoop, RasterNumbers
 from vqgan.prior.sampling.request import SampleInputs
 from vqgan.prior.transformer import Prior, PriorCache
 
