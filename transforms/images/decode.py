@@ -228,7 +228,7 @@ def _open(data: bytes) -> Image.Image:
     if data.startswith(png.SIGNATURE):
         data = png.needed_chunks(data)
     if data.startswith(jpeg.SIGNATURE):
-        jpeg.check_layout(data)
+        jpeg.check_jpeg(data)
     try:
         return Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:

@@ -78,7 +78,7 @@ class Structure(NamedTuple):
         return self.frame in _PROGRESSIVE
 
 
-def check_layout(data: bytes) -> None:
+def check_jpeg(data: bytes) -> None:
     """Refuses a JPEG whose pixels nobody has proven to be decoded right, or which takes too long.
 
     Raises:
