@@ -98,14 +98,16 @@ class FolderSource:
         config = self.config
         if config.label_column is None and not config.columns:
             return {}
-        names = [config.label_column] if config.label_column else []
+        # The columns are read for their encoding, which no worker should stumble over.
+        names = [*([config.label_column] if config.label_column else []), *config.columns]
+        has_label = config.label_column is not None and not config.folder_labels
         numbers = {name: number for number, name in enumerate(self.class_names() or ())}
         labels: dict[str, int | None] = {}
         for path, values in metadata_rows(location, names):
             if path in labels:
                 raise UserError(f"{config.input}: two rows of metadata describe {to_text(path)}; keep one")
             try:
-                labels[path] = to_number(values[0], numbers) if values and not config.folder_labels else None
+                labels[path] = to_number(values[0], numbers) if has_label else None
             except ValueError as error:
                 raise UserError(
                     f"{config.input}: {path} has the label {values[0]!r:.80}, which is no integer; "
