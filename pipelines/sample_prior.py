@@ -205,7 +205,7 @@ def plan_sample(config: SampleConfig) -> PlannedSample:
 
 
 def _codec(config: SampleConfig, prior: PriorInfo) -> CodecInfo:
-    """The codec that renders a prior's tokens."""
+    """Returns the codec that renders a prior's tokens."""
     name = config.codec or prior.codec.name
     try:
         codec = read_info(name)
@@ -220,7 +220,7 @@ def _codec(config: SampleConfig, prior: PriorInfo) -> CodecInfo:
 
 
 def class_numbers(prior: PriorInfo, classes: Sequence[str]) -> list[int | None]:
-    """Numbers of classes given by name or number; None is no class.
+    """Returns numbers of classes given by name or number; None is no class.
 
     Raises:
       UserError: the prior has no classes, or none of that name.
@@ -249,7 +249,7 @@ def _class_number(prior: PriorInfo, name: str) -> int | None:
 def _sampling(
     config: SampleConfig, prior: PriorInfo, given: TokenSet | None, condition: TokenSet | None
 ) -> dict[str, Any]:
-    """What samples depend on beside their seeds and classes, as JSON data; data sets by their plans."""
+    """Gives what samples depend on beside their seeds and classes, as JSON data; data sets by their plans."""
     start = None
     if config.given is not None and given is not None:
         start = config.given.identity(given.manifest["plan_hash"])
@@ -265,7 +265,7 @@ def _sampling(
 
 
 def _settings(config: SampleConfig, prior: PriorInfo) -> dict[str, Any]:
-    """The settings that this kind of prior looks at."""
+    """Returns the settings that this kind of prior looks at."""
     settings = to_dict(config.settings)
     if prior.config.kind != "masked":
         del settings["masked"]
@@ -342,7 +342,7 @@ def _codec_name(planned: PlannedSample) -> str:
 
 
 def _drawing(planned: PlannedSample) -> Draw:
-    """What draws tokens: the prior at its own grid, or windows of it over a larger one."""
+    """Returns what draws tokens: the prior at its own grid, or windows of it over a larger one."""
     import jax.numpy as jnp
 
     from vqgan.prior.sampling.sampler import load_sampler
@@ -353,7 +353,7 @@ def _drawing(planned: PlannedSample) -> Draw:
 
 
 def _write_grid(planned: PlannedSample, codec: "Codec") -> None:
-    """``sheet.png``: the first samples; a column for each class where there are a few."""
+    """Writes ``sheet.png``: the first samples; a column for each class where there are a few."""
     from vqgan.image_grid import tile_images
 
     config = planned.config

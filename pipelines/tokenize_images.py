@@ -202,7 +202,7 @@ def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, 
 
 
 def _without_images(source: SourceConfig) -> str:
-    """What to say of an input in which there is nothing."""
+    """Returns what to say of an input in which there is nothing."""
     if source.kind == "folder":
         hint = "no files but hidden ones, if any; give the folder that they lie in or below"
     else:
@@ -233,7 +233,7 @@ def _check_apart(source: str, output: str) -> None:
 
 
 def _takes(location: Location, parts: Sequence[str]) -> bool:
-    """Whether an input takes in the file of this path below its root."""
+    """Tells whether an input takes in the file of this path below its root."""
     state = location.globs.start()
     for part in parts:
         state = location.globs.step(state, part)

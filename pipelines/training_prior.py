@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,7 +109,7 @@ def split_weights(tokens: Sequence[str]) -> tuple[list[str], tuple[float, ...] |
     paths, weights = [], []
     for text in tokens:
         path, equals, weight = text.rpartition("=")
-        if not equals or os.path.isdir(text):
+        if not equals or Path(text).is_dir():
             paths.append(text)
             continue
         try:
@@ -137,7 +136,7 @@ def codec_identity(tokens: TokenSet) -> CodecIdentity:
 def _open_validation(
     training: Sequence[TokenSet], validation: str | None, config: TokenDataConfig, columns: Sequence[str]
 ) -> tuple[TokenSet, ...]:
-    """The data set to validate on, or else what is kept of those to train on; perhaps none.
+    """Returns the data set to validate on, or else what is kept of those to train on; perhaps none.
 
     Raises:
       UserError: it is of another codec or grid, has no rows, or is what is trained on.
@@ -168,7 +167,7 @@ def _open_validation(
 
 
 def _classes(training: Sequence[TokenSet], validation: Sequence[TokenSet]) -> tuple[int, tuple[str, ...]]:
-    """Number and names of the classes.
+    """Returns the number and names of the classes.
 
     Raises:
       UserError: the data sets do not mean the same classes.

@@ -88,7 +88,7 @@ def summarize_images(
 
 
 def lost_images(output: str, index: Index) -> list[str]:
-    """Files of an index that are gone or of another size; of a tar, also of other contents."""
+    """Finds files of an index that are gone or of another size; of a tar, also of other contents."""
     archive = index.metadata.archive
     if archive is not None:
         path = filesystems.join(output, archive["name"])
@@ -124,7 +124,7 @@ def build_image_manifest(
     tokens: TokenInput,
     metadata: FileSummary | None = None,
 ) -> dict[str, Any]:
-    """The manifest as JSON data.
+    """Returns the manifest as JSON data.
 
     Args:
       plan: the plan that was carried out.

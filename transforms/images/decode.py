@@ -130,7 +130,7 @@ class Prepared(NamedTuple):
 
 
 def reject_reason(error: Exception, stage: str) -> Reject:
-    """The reject that stands for ``error``: its class name and its message on one line.
+    """Returns the reject that stands for ``error``: its class name and its message on one line.
 
     Addresses of objects are removed, so that the same file gives the same reject in every run.
     """
@@ -342,7 +342,7 @@ def _check_size(width: int, height: int, config: DecodeConfig) -> None:
 
 
 def _check_tiles(image: Image.Image, config: DecodeConfig) -> None:
-    """A TIFF tile is allocated whole, however small the image that it covers."""
+    """Limits TIFF tiles: one is allocated whole, however small the image that it covers."""
     tags = getattr(image, "tag_v2", {})
     width, height = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
     if isinstance(image, LayoutImage):

@@ -148,7 +148,7 @@ def _scan(body: bytes) -> Scan:
 
 
 def with_end(data: bytes, partial: bool) -> bytes:
-    """The same JPEG, with the EOI if it lacked that: the same object if it did not.
+    """Returns the same JPEG, with the EOI if it lacked that: the same object if it did not.
 
     Args:
       data: a JPEG.
@@ -169,7 +169,7 @@ def with_end(data: bytes, partial: bool) -> bytes:
 
 
 def _has_all_scans(structure: Structure) -> bool:
-    """Whether every coefficient of every component came, down to its last bit."""
+    """Tells whether every coefficient of every component came, down to its last bit."""
     if not structure.progressive:
         return {number for scan in structure.scans for number in scan.components} >= set(structure.components)
     missing = {(number, k) for number in structure.components for k in range(_COEFFICIENTS)}
@@ -180,7 +180,7 @@ def _has_all_scans(structure: Structure) -> bool:
 
 
 def _has_all_data(body: bytes) -> bool:
-    """Whether the last scan is whole: what follows it changes nothing, and its last bytes count."""
+    """Tells whether the last scan is whole: what follows it changes nothing, and its last bytes count."""
     if body.endswith(_PADDING):
         return False
     whole = _digest(body + _END)
@@ -223,7 +223,9 @@ class Codestream(NamedTuple):
 
 
 def load_deep(image: Image.Image, data: bytes) -> Image.Image:
-    """The opened image as 8-bit samples, if it has others; the same image, not loaded yet, if it has not.
+    """Returns the opened image as 8-bit samples, if it has others.
+
+    The same image, not loaded yet, if it has not.
 
     Raises:
       UnsupportedLayoutError: a depth, sign or colour space that is not decoded right.
@@ -247,7 +249,7 @@ def load_deep(image: Image.Image, data: bytes) -> Image.Image:
 
 
 def _scaled(count: int, top: float) -> np.ndarray:
-    """A table of ``count`` entries from 0 to 255, where 255 stands for ``top``."""
+    """Returns a table of ``count`` entries from 0 to 255, where 255 stands for ``top``."""
     return np.rint(np.minimum(np.arange(count) * 255 / top, 255)).astype(np.uint8)
 
 
@@ -292,7 +294,7 @@ def _read_codestream(data: bytes) -> Codestream:
 
 
 def _moved_to_the_middle(data: bytes, stream: Codestream, deep: list[int]) -> bytes:
-    """The same file, whose deep components decode to values in the middle half of the range.
+    """Returns the same file, whose deep components decode to values in the middle half of the range.
 
     Without losses (5/3) a depth of one bit more moves the zero level and nothing else. With losses (9/7) the
     steps of quantization follow the depth, so they are halved instead, with a guard bit less to keep the

@@ -30,7 +30,7 @@ _codecs: dict[tuple[str, int, str], "Codec"] = {}
 
 
 def fill(pairs: Iterable[tuple[R, np.ndarray]], batch_size: int) -> Iterator[tuple[list[R], np.ndarray]]:
-    """Fixed batches of rows with their arrays, in order.
+    """Yields fixed batches of rows with their arrays, in order.
 
     Yields:
       Rows, and a full batch ``[batch_size, …]`` whose first items are theirs; the last is padded with zeros.
@@ -53,7 +53,7 @@ def fill(pairs: Iterable[tuple[R, np.ndarray]], batch_size: int) -> Iterator[tup
 def on_device(
     filled: Iterable[tuple[list[R], np.ndarray]], start: Callable[[np.ndarray], Any]
 ) -> Iterator[tuple[list[R], np.ndarray]]:
-    """Rows and what the device made of their items, batch by batch, without the padding.
+    """Yields rows and what the device made of their items, batch by batch, without the padding.
 
     The next batches are filled while the device still works on the ones before.
 
@@ -74,7 +74,7 @@ def on_device(
 def in_order(
     function: Callable[[T], R], items: Iterable[T], threads: int, window: int, name: str
 ) -> Iterator[R]:
-    """``function`` of every item in order, by threads that are at most ``window`` items ahead.
+    """Yields ``function`` of every item in order, by threads that are at most ``window`` items ahead.
 
     ``items`` itself is read in the caller's thread. ``name`` is that of the threads.
     """

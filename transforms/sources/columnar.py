@@ -43,18 +43,18 @@ class ParquetRows:
         self.schema: pa.Schema = parquet.schema_arrow
 
     def sizes(self) -> list[int]:
-        """As the footer has them. Raises DamagedFileError if it contradicts itself."""
+        """Gives them as the footer has them. Raises DamagedFileError if it contradicts itself."""
         sizes = _group_sizes(self._parquet)
         if sum(sizes) != self._parquet.metadata.num_rows:
             raise DamagedFileError(0, "the footer contradicts itself about the number of rows")
         return sizes
 
     def values(self, group: int, names: Sequence[str], count: int) -> pa.Table:
-        """Small columns of a row group. Raises one of ``ERRORS``."""
+        """Reads small columns of a row group. Raises one of ``ERRORS``."""
         return _read_group_columns(self._parquet, group, names, count)
 
     def elements(self, group: int, image: str) -> list[int]:
-        """Lengths of lists, from the smallest of the columns that the elements are made of."""
+        """Returns lengths of lists, from the smallest of the columns that the elements are made of."""
         metadata = self._parquet.metadata.row_group(group)
         chunks = [metadata.column(number) for number in range(metadata.num_columns)]
         leaves = [chunk for chunk in chunks if chunk.path_in_schema.startswith(f"{image}.")]
@@ -63,7 +63,7 @@ class ParquetRows:
         return [count or 0 for count in pc.list_value_length(column).to_pylist()]
 
     def rows(self, group: int, first: int, names: Sequence[str]) -> "_Rows":
-        """Some columns of a row group, read forward in small batches."""
+        """Returns some columns of a row group, read forward in small batches."""
         return _Rows(self._parquet, group, first, names)
 
 
@@ -78,7 +78,7 @@ class _Rows:
         self._restart()
 
     def at(self, row: int) -> pa.RecordBatch:
-        """One row of the file. Raises one of ``ERRORS`` if its batch, or one before it, is damaged."""
+        """Gives one row of the file. Raises one of ``ERRORS`` if its batch, or one before it, is damaged."""
         if row < self._start:
             self._restart()
         while row >= self._start + len(self._batch):
@@ -93,7 +93,7 @@ class _Rows:
         self._batches: Iterator[pa.RecordBatch] = batches
 
     def _advance(self) -> None:
-        """The next batch. After a damaged one the rest of the group cannot be trusted to be in step."""
+        """Moves to the next batch. After a damaged one the rest of the group may be out of step."""
         if self._error:
             raise self._error.with_traceback(None)
         try:
@@ -123,7 +123,7 @@ def _group_sizes(parquet: pq.ParquetFile) -> list[int]:
 
 
 def _read_group_columns(parquet: pq.ParquetFile, group: int, names: Sequence[str], count: int) -> pa.Table:
-    """Small columns of a row group. Raises one of ``ERRORS``."""
+    """Reads small columns of a row group. Raises one of ``ERRORS``."""
     table = parquet.read_row_group(group, columns=list(names))
     if table.num_rows != count:
         raise ValueError(f"{table.num_rows} rows, not the {count} of the footer")
@@ -158,7 +158,10 @@ class ArrowRows:
         self._restart()
 
     def sizes(self) -> list[int]:
-        """Rows of every batch, which takes reading all. Raises DamagedFileError where one cannot be read."""
+        """Counts rows of every batch, which takes reading all.
+
+        Raises DamagedFileError where one cannot be read.
+        """
         if self._sizes is None:
             sizes: list[int] = []
             try:
@@ -170,15 +173,15 @@ class ArrowRows:
         return self._sizes
 
     def values(self, group: int, names: Sequence[str], count: int) -> pa.Table:
-        """Some columns of a batch."""
+        """Returns some columns of a batch."""
         return pa.Table.from_batches([self._read(group)]).select(list(names))
 
     def elements(self, group: int, image: str) -> list[int]:
-        """Lengths of lists."""
+        """Returns lengths of lists."""
         return [count or 0 for count in pc.list_value_length(self._read(group).column(image)).to_pylist()]
 
     def rows(self, group: int, first: int, names: Sequence[str]) -> "_Batch":
-        """Some columns of a batch."""
+        """Returns some columns of a batch."""
         return _Batch(self, group, first, list(dict.fromkeys(names)))
 
     def _read(self, group: int) -> pa.RecordBatch:
@@ -188,7 +191,7 @@ class ArrowRows:
         return batch
 
     def _batch(self, group: int) -> pa.RecordBatch | None:
-        """A batch, by reading forward; None after the last. Raises one of ``ERRORS``."""
+        """Returns a batch, by reading forward; None after the last. Raises one of ``ERRORS``."""
         if group < self._number:
             self._restart()
         while self._number < group or self._current is None:
@@ -227,6 +230,6 @@ class _Batch:
         self._names = names
 
     def at(self, row: int) -> pa.RecordBatch:
-        """One row of the file. Raises one of ``ERRORS`` if its batch is damaged."""
+        """Returns one row of the file. Raises one of ``ERRORS`` if its batch is damaged."""
         batch = self._rows._read(self._group).select(self._names)
         return batch.slice(row - self._first, 1)

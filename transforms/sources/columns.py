@@ -32,7 +32,7 @@ def require(where: str, columns: Sequence[str], wanted: Sequence[str | None]) ->
 
 
 def first_of(where: str, columns: Sequence[str], candidates: Sequence[str], what: str) -> str:
-    """The first candidate that is a column.
+    """Returns the first candidate that is a column.
 
     Raises:
       UserError: none is.
@@ -60,19 +60,19 @@ def check_label(where: str, field: pa.Field) -> None:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a type is one of strings, in any of Arrow's layouts, or a dictionary of them."""
+    """Tells whether a type is one of strings, in any of Arrow's layouts, or a dictionary of them."""
     kind = values_type(kind)
     types = pa.types
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def values_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values of a dictionary; any other type as it is."""
+    """Returns the type of the values of a dictionary; any other type as it is."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def image_column(where: str, schema: pa.Schema, wanted: str | None) -> str:
-    """The column that holds the images: by its name, else the only one that can hold any.
+    """Returns the column that holds the images: by its name, else the only one that can hold any.
 
     Raises:
       UserError: there is none, it holds no bytes, or the choice is open.
@@ -104,12 +104,12 @@ def has_only_nulls(schema: pa.Schema, wanted: str | None) -> bool:
 
 
 def has_images(kind: pa.DataType) -> bool:
-    """Whether a column of this type can hold encoded images, or lists of them."""
+    """Tells whether a column of this type can hold encoded images, or lists of them."""
     return holds_images(kind.value_type if is_list(kind) else kind)
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether a type is one of lists, in any of Arrow's layouts."""
+    """Tells whether a type is one of lists, in any of Arrow's layouts."""
     types = pa.types
     checks = (
         types.is_list,
@@ -122,7 +122,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def holds_images(kind: pa.DataType) -> bool:
-    """Whether a column of this type can hold encoded images, one in a row."""
+    """Tells whether a column of this type can hold encoded images, one in a row."""
     types, kind = pa.types, values_type(kind)
     if types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and holds_images(kind.field("bytes").type)
@@ -137,7 +137,9 @@ _NUMBER = re.compile(r"\s*[+-]?[0-9][0-9_]*(\.[0-9]*)?\s*")  # pandas writes 1.0
 
 
 def names_of_texts(values: Iterable[str | None]) -> list[str] | None:
-    """The distinct texts of a label column, sorted; None where some are numbers, as all should be then.
+    """Returns the distinct texts of a label column, sorted.
+
+    None where some are numbers, as all should be then.
 
     Raises:
       UserError: there are more than :data:`MAX_CLASSES`.
@@ -154,7 +156,7 @@ def names_of_texts(values: Iterable[str | None]) -> list[str] | None:
 
 
 def to_number(value: object, classes: Mapping[str, int]) -> int | None:
-    """The number of a class; None for no value or an empty text.
+    """Returns the number of a class; None for no value or an empty text.
 
     Args:
       value: an integer, a name, or an integer as text.
@@ -177,7 +179,10 @@ def _whole(text: str) -> int:
 
 
 def feature_names(schema: pa.Schema, column: str) -> list[str] | None:
-    """The names of a ``ClassLabel`` that ``datasets`` wrote into a schema's metadata; None without any."""
+    """Returns the names of a ``ClassLabel`` that ``datasets`` wrote into a schema's metadata.
+
+    None without any.
+    """
     try:
         document: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"null"))
         names = document["info"]["features"][column]["names"]
@@ -190,17 +195,17 @@ _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def folder_columns(found: Found) -> dict[str, str | None]:
-    """Names and values that the folders of a file give it; None for Hive's mark of no value."""
+    """Returns names and values that the folders of a file give it; None for Hive's mark of no value."""
     return _of_folders(found.parts[:-1])
 
 
 def folder_columns_of(file: str) -> dict[str, str | None]:
-    """Like :func:`folder_columns`, of the file of an entry."""
+    """Gives the :func:`folder_columns` of an entry's file."""
     return _of_folders(tuple(os.fsdecode(from_file(file)).split("/")[:-1]))
 
 
 def with_folder_columns(schema: pa.Schema, found: Found) -> pa.Schema:
-    """The schema of a file with the columns that its folders give it, which are strings."""
+    """Returns the schema of a file with the columns that its folders give it, which are strings."""
     for name in folder_columns(found):
         if name not in schema.names:
             schema = schema.append(pa.field(name, pa.string()))

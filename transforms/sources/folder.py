@@ -42,7 +42,7 @@ class FolderSource:
     options = frozenset({"folder_labels", "label_column", "columns"})
 
     def fields(self) -> list[pa.Field]:
-        """The further columns, as ``metadata.jsonl``, ``.csv`` or ``.parquet`` has them.
+        """Returns the further columns, as ``metadata.jsonl``, ``.csv`` or ``.parquet`` has them.
 
         Raises:
           UserError: there is no such file, or no such column.
@@ -59,7 +59,7 @@ class FolderSource:
         return [schema.field(name).with_nullable(True) for name in self.config.columns]
 
     def class_names(self) -> Names | None:
-        """Names of the classes in the order of their numbers; None without any.
+        """Returns names of the classes in the order of their numbers; None without any.
 
         Raises:
           UserError: the root has no subfolders, or cannot be read.
@@ -77,7 +77,7 @@ class FolderSource:
         return names_of_texts(values[0] for _, values in metadata_rows(location, [column]))
 
     def list(self) -> Iterator[Entry]:
-        """An entry for each file, with its size and, where asked for, its class.
+        """Yields an entry for each file, with its size and, where asked for, its class.
 
         Raises:
           UserError: a class is no number where others are, or ``metadata`` cannot be read.
@@ -94,7 +94,10 @@ class FolderSource:
             yield Entry(key, to_file(path), error="metadata describes this image, but it is not there")
 
     def _labels(self, location: Location) -> dict[str, int | None]:
-        """The class of every image that metadata describes; empty unless columns are taken from there."""
+        """Returns the class of every image that metadata describes.
+
+        Empty unless columns are taken from there.
+        """
         config = self.config
         if config.label_column is None and not config.columns:
             return {}
@@ -116,7 +119,7 @@ class FolderSource:
         return labels
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
-        """A loader for each entry; each opens, reads and closes its own file."""
+        """Yields a loader for each entry; each opens, reads and closes its own file."""
         location = locate(self.config.input)
         columns = self._columns(location, entries) if self.config.columns else {}
         nothing: dict[str, Any] = dict.fromkeys(self.config.columns)
@@ -124,7 +127,7 @@ class FolderSource:
             yield functools.partial(_load, location, entry, columns.get(entry.file, nothing))
 
     def _columns(self, location: Location, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
-        """The further columns of some images by their files."""
+        """Returns the further columns of some images by their files."""
         wanted = {entry.file for entry in entries}
         names = self.config.columns
         rows = ((to_file(path), values) for path, values in metadata_rows(location, names))
@@ -159,12 +162,12 @@ FILE_NAME = "file_name"
 
 
 def metadata_files(location: Location) -> Iterator[Found]:
-    """The files of a folder that describe its images."""
+    """Returns the files of a folder that describe its images."""
     return (found for found in location.walk() if found.name in METADATA_NAMES and not found.error)
 
 
 def metadata_schema(location: Location, wanted: Sequence[str]) -> pa.Schema:
-    """The columns of the first such file.
+    """Returns the columns of the first such file.
 
     Raises:
       UserError: there is none, or it lacks ``file_name`` or a column that is asked for.
@@ -178,7 +181,7 @@ def metadata_schema(location: Location, wanted: Sequence[str]) -> pa.Schema:
 
 
 def metadata_rows(location: Location, names: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """The path of an image below the root of ``location``, and the values of some columns, row by row.
+    """Yields the path of an image below the root of ``location``, and the values of some columns, row by row.
 
     Raises:
       UserError: a file cannot be read, lacks a column, or has a row that cannot be told apart.

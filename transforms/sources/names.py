@@ -120,12 +120,12 @@ def extension(name: str) -> str:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name has an extension of images."""
+    """Tells whether a file name has an extension of images."""
     return extension(name) in _IMAGE_NAMES
 
 
 def is_list_name(name: str) -> bool:
-    """Whether a file name is one of a list, compressed or not."""
+    """Tells whether a file name is one of a list, compressed or not."""
     return _LIST_NAME.search(uncompressed_name(name)) is not None
 
 
@@ -135,7 +135,7 @@ def uncompressed_name(name: str) -> str:
 
 
 def is_sidecar(parts: tuple[str, ...]) -> bool:
-    """Whether a file beside containers only describes them, or is what Spark, Delta or macOS leave there.
+    """Tells whether a file beside containers only describes them, or is what Spark, Delta or macOS leave.
 
     Args:
       parts: folders and name below the root.
@@ -154,7 +154,7 @@ def container_kind(name: str) -> str | None:
 
 
 def sure_kind(name: str) -> str | None:
-    """Like :func:`container_kind`, but for ``-00000-of-00001`` alone: anything cut up may be named so."""
+    """Gives the :func:`container_kind`, but for ``-00000-of-00001`` alone: all that is cut up is named so."""
     kind = container_kind(name)
     return None if kind == "tfrecord" and ".tfrecord" not in name.lower() else kind
 
@@ -202,7 +202,7 @@ def kind_of_head(head: bytes) -> str | None:
 
 
 def unread_head(head: bytes) -> tuple[str, str] | None:
-    """Like :func:`unread`, by the first bytes."""
+    """Does what :func:`unread` does, by the first bytes."""
     if head[16:20] == _LMDB:
         return _UNREAD_NAMES["lmdb"]
     return next((what for magic, what in _UNREAD_HEADS.items() if head.startswith(magic)), None)

@@ -38,7 +38,7 @@ _OPTIONS = ("folder_labels", "image_column", "key_column", "label_column", "colu
 
 
 def open_source(config: SourceConfig) -> Source:
-    """The source for an input, checked as far as a look at the names allows.
+    """Returns the source for an input, checked as far as a look at the names allows.
 
     Raises:
       UserError: there is no such input or kind, or an option does not apply to it.
@@ -126,13 +126,13 @@ def _is_single(location: Location, found: Found | None) -> bool:
 
 
 def _sample(location: Location) -> list[Found]:
-    """The first files; mere sidecars only where there is nothing else."""
+    """Returns the first files; mere sidecars only where there is nothing else."""
     found = list(itertools.islice(location.walk(), _SAMPLE))
     return [file for file in found if not names.is_sidecar(file.parts)] or found
 
 
 def _kind_of_many(location: Location, sample: list[Found]) -> str:
-    """Containers if most files are some, whatever lies beside them; else images."""
+    """Chooses containers if most files are some, whatever lies beside them; else images."""
     images = sum(names.is_image(file.name) for file in sample)
     counts = Counter(_kind_by_name(file.name) for file in sample)
     del counts[None]
@@ -144,7 +144,7 @@ def _kind_of_many(location: Location, sample: list[Found]) -> str:
 
 
 def _kind_by_name(name: str) -> str | None:
-    """A kind of container, or ``unread``."""
+    """Returns a kind of container, or ``unread``."""
     kind, what = names.container_kind(name), names.unread(name)
     if kind is None and what and what[0] not in names.BESIDE_IMAGES:
         return "unread"
@@ -152,7 +152,7 @@ def _kind_by_name(name: str) -> str | None:
 
 
 def _kind_of_containers(location: Location, sample: list[Found], counts: Counter[str | None]) -> str:
-    """The kind of the containers. Raises UserError if that is none, or there are several."""
+    """Returns the kind of the containers. Raises UserError if that is none, or there are several."""
     kind, count = counts.most_common(1)[0]
     if counts.keys() == {"tar", "parquet"} or counts.keys() == {"tfrecord", "parquet"}:
         kind = next(kind for kind in counts if kind != "parquet")
@@ -171,7 +171,7 @@ def _kind_of_containers(location: Location, sample: list[Found], counts: Counter
 
 
 def _describe_others(location: Location, sample: list[Found]) -> bool:
-    """Whether Parquet files only describe the containers of the same names, as img2dataset writes them."""
+    """Tells whether Parquet files only describe containers of the same names, as img2dataset writes them."""
     by_kind = {
         is_table: [file for file in sample if (names.container_kind(file.name) == "parquet") == is_table]
         for is_table in (True, False)
@@ -186,7 +186,7 @@ def _stem(found: Found) -> tuple[str, ...]:
 
 
 def _kind_by_heads(location: Location, sample: Iterable[Found]) -> str:
-    """Containers whose names tell nothing, if all of the first files are of one kind."""
+    """Finds containers whose names tell nothing, if all of the first files are of one kind."""
     files = [file for file in itertools.islice(sample, _HEADS) if not file.error]
     kinds = {_kind_by_head(location, file) for file in files}
     kind = kinds.pop() if len(kinds) == 1 else None
@@ -207,7 +207,7 @@ def _kind_by_head(location: Location, found: Found) -> str | None:
 
 
 def _kind_of_file(location: Location, found: Found) -> str:
-    """By the first bytes; by name where they do not tell. What is nothing else is an image."""
+    """Decides by the first bytes; by name where they do not tell. What is nothing else is an image."""
     name, head = found.name, _head(location, found)
     named, kind = names.container_kind(name), names.kind_of_head(head)
     if names.is_list_name(name) and kind in (None, "compressed"):
@@ -229,7 +229,7 @@ def _kind_of_file(location: Location, found: Found) -> str:
 
 
 def _kind_of_compressed(location: Location, found: Found) -> str:
-    """An archive inside a compressed file, or a file named as one."""
+    """Returns an archive inside a compressed file, or a file named as one."""
     named = names.container_kind(found.name)
     if named == "tar" or _head(location, found, decompressed=True)[257:262] == b"ustar":
         return "tar"
@@ -259,7 +259,7 @@ def _head(location: Location, found: Found, decompressed: bool = False) -> bytes
 
 
 def _first_bytes(stream: BinaryIO) -> bytes:
-    """What can be decompressed at the start; nothing where that is damaged."""
+    """Returns what can be decompressed at the start; nothing where that is damaged."""
     try:
         return stream.read(_HEAD_BYTES)
     except DECOMPRESSION_ERRORS:
@@ -267,7 +267,7 @@ def _first_bytes(stream: BinaryIO) -> bytes:
 
 
 def _holds_images(location: Location, found: Found) -> bool:
-    """Whether a Parquet file may hold images; a damaged one may, and is then reported as such."""
+    """Tells whether a Parquet file may hold images; a damaged one may, and is then reported as such."""
     try:
         with open_file(location, found.file) as file:
             return any(has_images(kind) for kind in pq.read_schema(file).types)

@@ -33,7 +33,7 @@ _MARKS = (
 
 @contextmanager
 def open_lines(location: Location, found: Found) -> Iterator[Iterator[str]]:
-    """The lines of a file with their ends, which may be ``\\n``, ``\\r`` or both.
+    r"""Returns the lines of a file with their ends, which may be ``\n``, ``\r`` or both.
 
     Bytes that are not UTF-8 become lone surrogates, as in Python's file names.
 
@@ -106,7 +106,7 @@ _MOST_LINES = 100
 
 
 def split_tabs(lines: Iterator[str]) -> Iterator[list[str]]:
-    """The fields of each row; the first row is the header, which says how many a row has.
+    """Yields the fields of each row; the first row is the header, which says how many a row has.
 
     A field is unquoted where it is wholly and properly quoted. Tabs and newlines belong to a quoted field
     only where the row would not have the header's number of fields without them; a line that has it by itself
@@ -135,7 +135,7 @@ def _unquoted(field: str) -> str:
 
 
 def _quoted(line: str, width: int, plain: list[str], lines: Iterator[str], pending: list[str]) -> list[str]:
-    """The row by the rules of CSV, with as many further lines as it takes; else ``plain``.
+    """Returns the row by the rules of CSV, with as many further lines as it takes; else ``plain``.
 
     Lines that are looked at in vain go to ``pending``.
     """
@@ -154,7 +154,7 @@ def _quoted(line: str, width: int, plain: list[str], lines: Iterator[str], pendi
 
 
 def _by_rules(lines: list[str]) -> list[str] | None:
-    """The fields of one whole row of CSV; None if a quoted field is still open, or it is none."""
+    """Returns the fields of one whole row of CSV; None if a quoted field is still open, or it is none."""
     try:
         rows = list(csv.reader(lines, delimiter="\t", strict=True))
     except csv.Error:

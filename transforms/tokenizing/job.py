@@ -112,7 +112,7 @@ def mark_duplicates(source: Source, table: pa.Table, threads: int) -> pa.Table:
 
 
 def _digests(source: Source, table: pa.Table, threads: int) -> Iterator[bytes | None]:
-    """sha256 of each entry's bytes, in order; None for what cannot be read."""
+    """Yields sha256 of each entry's bytes, in order; None for what cannot be read."""
     entries = [Entry(**row) for row in table.to_pylist()]
     loaders = source.read([entry for entry in entries if entry.error is None])
     with ThreadPoolExecutor(threads) as pool:
@@ -128,7 +128,7 @@ def _digests(source: Source, table: pa.Table, threads: int) -> Iterator[bytes | 
 def _digest(load: Loader) -> bytes | None:
     try:
         return hashlib.sha256(load().data).digest()
-    except Exception:
+    except Exception:  # noqa: BLE001 - what cannot be read is like nothing else
         return None
 
 

@@ -96,7 +96,7 @@ class StoredRow(NamedTuple):
 
 
 def stored_rows(task: TokenizeTask, number: int, images: int) -> Iterator[StoredRow]:
-    """Rows of the first ``images`` images of a slice that give rows, with pixels from the source."""
+    """Yields rows of the first ``images`` images of a slice that give rows, with pixels from the source."""
     path = filesystems.join(task.output, shard_name(number, task.slices))
     tokens: dict[tuple[str, int], np.ndarray] = {}
     with open_shard(path) as shard:

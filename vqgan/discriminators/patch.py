@@ -98,7 +98,10 @@ def level_widths(channels: int, halvings: int) -> list[int]:
 
 
 def _power_iteration(matrix: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """One round: the left singular vector ``[inputs]`` of ``right``, and the right one ``[C]`` of that."""
+    """Returns one round.
+
+    The left singular vector ``[inputs]`` of ``right``, and the right one ``[C]`` of that.
+    """
     left = _unit(_dot(matrix, right))
     return left, _unit(_dot(matrix.T, left))
 
@@ -153,7 +156,7 @@ class PatchDiscriminator(nnx.Module):
         self.layers, self.least_side = config.layers, config.least_side
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits, float32.
+        """Returns logits, float32.
 
         Raises:
           UserError: the images are too small to hold a patch.

@@ -55,7 +55,7 @@ class StyleGANDiscriminator(nnx.Module):
         self.resolution = config.resolution
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits, float32.
+        """Returns logits, float32.
 
         Raises:
           UserError: the images do not have the configured size.

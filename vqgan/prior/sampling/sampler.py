@@ -106,8 +106,10 @@ class PriorSampler:
         self._params = jax.device_put(cast, NamedSharding(self._mesh, PartitionSpec()))
 
     def release(self) -> None:
-        """Lets go of the weights, and of the memory they take. What is compiled stays, for when
-        :meth:`replace_params` brings others."""
+        """Lets go of the weights, and of the memory they take.
+
+        What is compiled stays, for when :meth:`replace_params` brings others.
+        """
         self._params = {}
 
     def sample(
