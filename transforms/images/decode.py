@@ -313,10 +313,10 @@ def _unidentified(data: bytes) -> Reject:
 
 
 def _why_not(factory: Callable[..., Any], data: bytes) -> str:
-    """What the plugin of a format says of a file that it does not open."""
+    """Says what the plugin of a format has against a file that it does not open."""
     try:
         factory(io.BytesIO(data), "").close()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - plugins raise almost anything
         reason = reject_reason(error, "decode").message
         return "" if "not identified" in reason else f" ({reason})"
     return ""

@@ -58,12 +58,12 @@ class ExtraImage(Image.Image):
 
 
 def is_heif(data: bytes) -> bool:
-    """Whether a file is HEIF of other codings than AV1, as far as its first bytes tell."""
+    """Returns whether a file is HEIF of other codings than AV1, as far as its first bytes tell."""
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
 
 
 def is_jxl(data: bytes) -> bool:
-    """Whether a file is JPEG XL."""
+    """Returns whether a file is JPEG XL."""
     return data.startswith((JXL_CODESTREAM, JXL_CONTAINER))
 
 
@@ -164,7 +164,7 @@ def read_jxl_header(data: bytes) -> JxlHeader:
 
 
 def _extra_channel(bits: "_Bits") -> str:
-    """What is wrong with an extra channel; empty if it is alpha."""
+    """Says what is wrong with an extra channel; empty if it is alpha."""
     if bits.read(1):
         return ""
     kind = bits.choose((0, 0), (0, 1), (4, 2), (6, 18))
@@ -178,7 +178,7 @@ def _extra_channel(bits: "_Bits") -> str:
 
 
 def _depth(bits: "_Bits") -> tuple[bool, int]:
-    """Whether samples are floats, and their bits."""
+    """Returns whether samples are floats, and their bits."""
     if not bits.read(1):
         return False, bits.choose((0, 8), (0, 10), (0, 12), (6, 1))
     depth = bits.choose((0, 32), (0, 16), (0, 24), (6, 1))
@@ -219,7 +219,7 @@ class _Bits:
 
 
 def _codestream(data: bytes) -> bytes:
-    """The first bytes of the codestream, which may lie in boxes."""
+    """Returns the first bytes of the codestream, which may lie in boxes."""
     if data.startswith(JXL_CODESTREAM):
         return data
     parts = []

@@ -97,7 +97,7 @@ def image_column(where: str, schema: pa.Schema, wanted: str | None) -> str:
 
 
 def has_only_nulls(schema: pa.Schema, wanted: str | None) -> bool:
-    """Whether the column of images, by name, is of Arrow's type for nothing, and there is no other."""
+    """Returns whether the column of images, by name, is of Arrow's type for nothing, and there is no other."""
     places = [schema.get_field_index(name) for name in ([wanted] if wanted else IMAGE_COLUMNS)]
     empty = any(place >= 0 and pa.types.is_null(schema.field(place).type) for place in places)
     return empty and (wanted is not None or not any(has_images(kind) for kind in schema.types))
@@ -173,7 +173,7 @@ def to_number(value: object, classes: Mapping[str, int]) -> int | None:
 
 
 def _whole(text: str) -> int:
-    """An integer, which may be written as ``3.0``. Raises ValueError."""
+    """Returns an integer, which may be written as ``3.0``. Raises ValueError."""
     whole, _, fraction = text.strip().partition(".")
     return int(text if fraction.strip("0") else whole)
 

@@ -225,7 +225,7 @@ def _readable(location: Location, found: Found) -> Iterator[None]:
 
 
 def is_unicode(value: object) -> bool:
-    """Whether text, or a list of texts, came from bytes in UTF-8."""
+    """Returns whether text, or a list of texts, came from bytes in UTF-8."""
     if isinstance(value, list):
         return all(map(is_unicode, value))
     return not isinstance(value, str) or not any("\ud800" <= character <= "\udfff" for character in value)

@@ -243,7 +243,7 @@ def _numbered(group: Group) -> list[Group]:
 
 
 def _apart(group: Group) -> list[Group]:
-    """The images of a group that has no main one: each by itself, or each with what is wrong."""
+    """Returns the images of a group that has no main one: each by itself, or each with what is wrong."""
     numbered = _numbered(group)
     extensions = [name.rpartition(".") for name in group.parts]
     stems = [stem for stem, dot, ending in extensions if dot and ending in IMAGE_EXTENSIONS]

@@ -72,7 +72,7 @@ def _encoding(head: bytes) -> str:
 
 
 def split_delimited(lines: Iterator[str]) -> Iterator[list[str]]:
-    """The fields of each row of CSV; semicolons or tabs divide them if the header has no comma.
+    """Yields the fields of each row of CSV; semicolons or tabs divide them if the header has no comma.
 
     Raises:
       ValueError: quotation marks that make no fields; it names the line.
@@ -96,7 +96,7 @@ def split_delimited(lines: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _quoting(error: csv.Error) -> str:
-    """What is wrong with a row; a quotation mark in a field is written twice."""
+    """Says what is wrong with a row; a quotation mark in a field is written twice."""
     is_open = "unexpected end" in str(error)
     return "a quotation mark that is never closed" if is_open else f"a stray quotation mark ({error})"
 
