@@ -97,7 +97,7 @@ def image_column(where: str, schema: pa.Schema, wanted: str | None) -> str:
 
 
 def has_only_nulls(schema: pa.Schema, wanted: str | None) -> bool:
-    """Returns whether the column of images, by name, is of Arrow's type for nothing, and there is no other."""
+    """Returns whether the column of images, by name, is of Arrow's null type, and there is no other."""
     places = [schema.get_field_index(name) for name in ([wanted] if wanted else IMAGE_COLUMNS)]
     empty = any(place >= 0 and pa.types.is_null(schema.field(place).type) for place in places)
     return empty and (wanted is not None or not any(has_images(kind) for kind in schema.types))

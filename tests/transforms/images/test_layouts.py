@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.transforms.images.writers import pack, png_chunk, write_png, write_psd, write_tiff
+from tests.transforms.images.writers import jpeg_block, pack, png_chunk, write_png, write_psd, write_tiff
 from transforms.images.decode import DecodeConfig, Reject, decode
 
 HEIGHT, WIDTH = 21, 37
@@ -152,6 +152,68 @@ def tiff_number_cases() -> Iterator[Case]:
         yield Case(f"tiff ycbcr subsampled {options}", write_tiff(ycbcr, 6, 8, **options), None)
         yield Case(f"tiff mask {options}", write_tiff(random_samples(1, 8), 4, 8, **options), None)
         yield Case(f"tiff raw {options}", write_tiff(random_samples(1, 8), 32803, 8, **options), None)
+
+
+def tiff_storage_cases() -> Iterator[Case]:
+    """Ways of storing the same samples: BigTIFF, LZMA, Zstandard, differences of floats' bytes."""
+    real = RNG.random((HEIGHT, WIDTH, 3))
+    for big, order, planar, storage, compression in itertools.product(
+        (False, True), ORDERS, (False, True), STORAGES, ("raw", "packbits", "lzw", "deflate", "lzma", "zstd")
+    ):
+        if not big and compression not in ("lzma", "zstd", "deflate"):
+            continue
+        options = {"big": big, "order": order, "planar": planar, "compression": compression, **storage}
+        for bits, predictor in itertools.product((4, 8, 16), (False, True)):
+            if predictor and (bits == 4 or compression in ("raw", "packbits")):
+                continue
+            samples = random_samples(3, bits)
+            data = write_tiff(samples, 2, bits, predictor=predictor, **options)
+            yield Case(f"tiff storage {bits} {predictor} {options}", data, np.rint(in_255(samples, bits)))
+        for bits in (16, 32, 64) if compression not in ("raw", "packbits") else ():
+            floats = real.astype(f"f{bits // 8}")
+            data = write_tiff(floats, 2, bits, float_predictor=True, **options)
+            yield Case(f"tiff float predictor {bits} {options}", data, real * 255, 0.51 if bits > 16 else 0.6)
+    whole = write_tiff(random_samples(3, 8), 2, 8, float_predictor=True, compression="deflate")
+    yield Case("tiff float predictor of integers", whole, None)
+
+
+def tiff_jpeg_cases() -> Iterator[Case]:
+    """JPEG strips and tiles, the truth of each being the JPEG by itself; other photometrics, WebP and so on."""
+    grid = np.linspace(0, 6, 64)
+    waves = 127.5 + 120 * np.sin(grid[:48, None, None] + grid[None, :, None] / 2 + np.arange(3))
+    picture = waves.astype(np.uint8)
+    for order, big, storage, (photometric, count), subsampling in itertools.product(
+        ORDERS, (False, True), ({}, {"rows_per_strip": 16}, {"tile": 16}), ((1, 1), (2, 3), (6, 3)), (0, 2)
+    ):
+        if subsampling and photometric != 6:
+            continue
+        samples = picture[..., :count]
+        options = {"order": order, "big": big, "compression": "jpeg", "subsampling": subsampling, **storage}
+        data = write_tiff(
+            samples,
+            photometric,
+            8,
+            tags=[(530, 3, [1 + subsampling // 2] * 2)] if photometric == 6 else (),
+            **options,
+        )
+        truth = np.zeros((*samples.shape[:2], 3))
+        rows, columns = storage.get("rows_per_strip", storage.get("tile", 48)), storage.get("tile", 64)
+        for top, left in itertools.product(range(0, 48, rows), range(0, 64, columns)):
+            block = samples[top : top + rows, left : left + columns]
+            shown = Image.open(io.BytesIO(jpeg_block(block, photometric, subsampling))).convert("RGB")
+            truth[top : top + rows, left : left + columns] = np.asarray(shown)
+        refused = big and order == ">"
+        yield Case(f"tiff jpeg {photometric} {options}", data, None if refused else truth, 1)
+    for photometric in (0, 5):
+        samples = np.ascontiguousarray(picture[..., [0, 1, 2, 0]] if photometric else picture[..., :1])
+        data = bytearray(write_tiff(samples, photometric, 8))
+        place = data.index(struct.pack("<HHI", 259, 3, 1)) + 8
+        for compression in (6, 7, 34712, 34887, 34933, 34934, 50001, 50002):
+            data[place : place + 4] = struct.pack("<I", compression)
+            yield Case(f"tiff compression {compression} {photometric}", bytes(data), None)
+    thumbnail = write_tiff(picture, 2, 8, tags=[(254, 4, [1])])
+    yield Case("tiff thumbnail first", thumbnail, None)
+    yield Case("tiff page of several", write_tiff(picture, 2, 8, tags=[(254, 4, [2])]), picture.astype(float))
 
 
 # -- PNG, PSD, PNM, SGI, BMP, JPEG 2000 ----------------------------------------------------------------
@@ -301,7 +363,17 @@ def jpeg2000_cases() -> Iterator[Case]:
         yield Case(f"jpeg 2000 signed {count}", bytes(signed), None)
 
 
-MATRICES = [tiff_cases, tiff_number_cases, png_cases, psd_cases, netpbm_cases, sgi_cases, bmp_cases]
+MATRICES = [
+    tiff_cases,
+    tiff_number_cases,
+    tiff_storage_cases,
+    tiff_jpeg_cases,
+    png_cases,
+    psd_cases,
+    netpbm_cases,
+    sgi_cases,
+    bmp_cases,
+]
 MATRICES += [jpeg2000_cases]
 
 
