@@ -178,7 +178,7 @@ def tiff_storage_cases() -> Iterator[Case]:
 
 
 def tiff_jpeg_cases() -> Iterator[Case]:
-    """JPEG strips and tiles, the truth of each being the JPEG by itself; other photometrics, WebP and so on."""
+    """JPEG strips and tiles, the truth of each being the JPEG by itself; and what is refused by name."""
     grid = np.linspace(0, 6, 64)
     waves = 127.5 + 120 * np.sin(grid[:48, None, None] + grid[None, :, None] / 2 + np.arange(3))
     picture = waves.astype(np.uint8)
@@ -189,13 +189,8 @@ def tiff_jpeg_cases() -> Iterator[Case]:
             continue
         samples = picture[..., :count]
         options = {"order": order, "big": big, "compression": "jpeg", "subsampling": subsampling, **storage}
-        data = write_tiff(
-            samples,
-            photometric,
-            8,
-            tags=[(530, 3, [1 + subsampling // 2] * 2)] if photometric == 6 else (),
-            **options,
-        )
+        tags = [(530, 3, [1 + subsampling // 2] * 2)] if photometric == 6 else []
+        data = write_tiff(samples, photometric, 8, tags=tags, **options)
         truth = np.zeros((*samples.shape[:2], 3))
         rows, columns = storage.get("rows_per_strip", storage.get("tile", 48)), storage.get("tile", 64)
         for top, left in itertools.product(range(0, 48, rows), range(0, 64, columns)):
@@ -363,18 +358,8 @@ def jpeg2000_cases() -> Iterator[Case]:
         yield Case(f"jpeg 2000 signed {count}", bytes(signed), None)
 
 
-MATRICES = [
-    tiff_cases,
-    tiff_number_cases,
-    tiff_storage_cases,
-    tiff_jpeg_cases,
-    png_cases,
-    psd_cases,
-    netpbm_cases,
-    sgi_cases,
-    bmp_cases,
-]
-MATRICES += [jpeg2000_cases]
+MATRICES = [tiff_cases, tiff_number_cases, tiff_storage_cases, tiff_jpeg_cases, png_cases, psd_cases]
+MATRICES += [netpbm_cases, sgi_cases, bmp_cases, jpeg2000_cases]
 
 
 @pytest.mark.parametrize("cases", MATRICES, ids=lambda cases: cases.__name__)

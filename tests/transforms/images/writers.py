@@ -129,11 +129,8 @@ def write_tiff(
     entries += [(offsets, _LONG, places[:-1]), (counts, _LONG, [len(part) for part in parts])]
     body = b"".join(part + b"\0" * (len(part) % 2) for part in parts)
     letters = b"II" if order == "<" else b"MM"
-    head = (
-        struct.pack(f"{order}HHHQ", 43, 8, 0, places[-1])
-        if big
-        else struct.pack(f"{order}HI", 42, places[-1])
-    )
+    classic = struct.pack(f"{order}HI", 42, places[-1])
+    head = struct.pack(f"{order}HHHQ", 43, 8, 0, places[-1]) if big else classic
     return letters + head + body + _directory(entries, order, places[-1], big)
 
 
@@ -157,7 +154,7 @@ def _differences(block: np.ndarray) -> np.ndarray:
 
 
 def _byte_differences(block: np.ndarray) -> bytes:
-    """Predictor 3: the highest bytes of a row of floats first, then the next; and of all their differences."""
+    """Predictor 3: the highest bytes of all floats of a row, then the next; of these their differences."""
     rows = []
     for row in block:
         values = row.astype(row.dtype.newbyteorder(">")).ravel()
