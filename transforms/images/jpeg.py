@@ -87,7 +87,7 @@ def check_jpeg(data: bytes) -> None:
     structure = read_structure(data)
     count = len(structure.components)
     refused = {
-        f"more than {MOST_SCANS} scans, each of which costs time": len(structure.scans) > MOST_SCANS,
+        f"more than {MOST_SCANS} scans (each costs time)": len(structure.scans) > MOST_SCANS,
         f"samples of {structure.bits} bits": structure.frame > 0 and structure.bits != 8,
         "several frames (hierarchical coding)": structure.frame in _HIERARCHICAL,
         f"{count} components without losses": structure.frame in _LOSSLESS and count > 1,
