@@ -26,13 +26,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.IcoImagePlugin import IcoImageFile
 
 from transforms.images import jpeg, png, psd, tiff
 from transforms.images.color import Extent, read_orientation, to_rgb, turn_upright
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry, View, views, wanted_side
 from transforms.images.extra_formats import is_heif, is_jxl, open_heif, open_jxl
-from transforms.images.layouts import LayoutImage
+from transforms.images.layouts import LayoutImage, UnsupportedLayoutError
 from transforms.images.resize import render
 from vqgan.errors import UserError
 
@@ -70,6 +71,7 @@ _SIGNED = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "JPEG2000", "ICNS", "ICO
 _LONGEST_SIDE = 1_000_000
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 _HEAD_BYTES = 1024
+_TGA_ALPHA_BITS = 15  # of byte 17, their number
 _PILLOW = re.compile(r"PIL\.")  # modules whose warnings are silenced
 _lock = threading.Lock()
 
@@ -230,9 +232,26 @@ def _open(data: bytes) -> Image.Image:
     if data.startswith(jpeg.SIGNATURE):
         jpeg.check_jpeg(data)
     try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
         return _open_with_extras(data)
+    inner = _png_of_icon(image, data)
+    return image if inner is None else _open(inner)
+
+
+def _png_of_icon(image: Image.Image, data: bytes) -> bytes | None:
+    """Returns the PNG that an icon is, whose transparent colour Pillow would forget.
+
+    Raises:
+      UnsupportedLayoutError: there may be one, but where it lies is not known.
+    """
+    if image.format == "ICNS" and (b"tRNS" in data or b"PLTE" in data):
+        raise UnsupportedLayoutError("ICNS with a palette or a transparent colour is not decoded")
+    if not isinstance(image, IcoImageFile):
+        return None
+    entry = image.ico.entry[image.ico.getentryindex(image.size)]
+    inner = data[entry.offset : entry.offset + entry.size]
+    return inner if inner.startswith(png.SIGNATURE) else None
 
 
 def _open_with_extras(data: bytes) -> Image.Image:
@@ -292,6 +311,9 @@ def _load(
     draft = image.draft(None, (2 * wanted, 2 * wanted)) if wanted and config.jpeg_draft else None
     if image.format == "PNG":
         png.mend_transparency(image, data)
+    if image.format == "TGA" and image.mode == "RGBA" and not data[17] & _TGA_ALPHA_BITS:
+        image.load()
+        image = image.convert("RGB")  # the fourth byte means nothing
     if image.format == "JPEG2000":
         image = jpeg.load_deep(image, data)
     image.load()

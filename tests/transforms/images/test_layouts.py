@@ -240,6 +240,61 @@ def png_cases() -> Iterator[Case]:
             yield Case(f"{name} tRNS unused", data, samples >> 8)
 
 
+def icon_of(png: bytes, side: int) -> bytes:
+    """A Windows icon that is a PNG."""
+    return struct.pack("<3H4B2H2I", 0, 1, 1, side, side, 0, 0, 1, 32, len(png), 22) + png
+
+
+def icns_of(png: bytes) -> bytes:
+    """An Apple icon of 32 pixels that is a PNG."""
+    return struct.pack(">4sI4sI", b"icns", 16 + len(png), b"ic11", 8 + len(png)) + png
+
+
+def icon_cases() -> Iterator[Case]:
+    """PNGs inside icons: grey, RGB, palette; with alpha, with a transparent colour."""
+    for colour, count, bits in ((0, 1, 8), (0, 1, 16), (0, 1, 1), (2, 3, 8), (4, 2, 8), (6, 4, 8), (3, 1, 2)):
+        samples = RNG.integers(0, 1 << bits, (32, 32, count)).astype(np.uint16 if bits > 8 else np.uint8)
+        values = in_255(samples, bits)
+        palette = RNG.integers(0, 256, (4, 3), dtype=np.uint8)
+        before = png_chunk(b"PLTE", palette.tobytes()) if colour == 3 else b""
+        truth = values[..., :3] if colour & 2 else as_rgb(values)
+        truth = palette[samples[..., 0]].astype(float) if colour == 3 else truth
+        truth = over_white(truth, values[..., -1:]) if colour & 4 else truth
+        png = write_png(samples, colour, bits, before=before)
+        yield Case(f"ico {colour} {bits}", icon_of(png, 32), truth, 1)
+        yield Case(f"icns {colour} {bits}", icns_of(png), None if colour == 3 else truth, 1)
+        if colour & 4:
+            continue
+        clear = samples[7, 5] if colour != 3 else np.array([1])
+        body = struct.pack(f">{count}H", *clear.tolist()) if colour != 3 else b"\xff\0"
+        png = write_png(samples, colour, bits, before=before + png_chunk(b"tRNS", body))
+        hit = (samples == clear).all(-1, keepdims=True)
+        yield Case(f"ico {colour} {bits} tRNS", icon_of(png, 32), np.where(hit, 255, truth), 1)
+        yield Case(f"icns {colour} {bits} tRNS", icns_of(png), None)
+
+
+def tga_cases() -> Iterator[Case]:
+    """32 bits with and without a word on alpha, upside down and not."""
+    for alpha_bits, down in itertools.product((0, 8), (False, True)):
+        samples = random_samples(4, 8)
+        head = struct.pack("<3B2HB4H2B", 0, 0, 2, 0, 0, 0, 0, 0, WIDTH, HEIGHT, 32, alpha_bits | 32 * down)
+        body = (samples if down else samples[::-1])[..., [2, 1, 0, 3]].tobytes()
+        rgb = samples[..., :3].astype(float)
+        yield Case(
+            f"tga {alpha_bits} {down}",
+            head + body,
+            over_white(rgb, samples[..., 3:]) if alpha_bits else rgb,
+            1,
+        )
+        footer = bytes(8) + b"TRUEVISION-XFILE.\0"
+        yield Case(
+            f"tga 2 {alpha_bits} {down}",
+            head + body + footer,
+            over_white(rgb, samples[..., 3:]) if alpha_bits else rgb,
+            1,
+        )
+
+
 def psd_cases() -> Iterator[Case]:
     palette = RNG.integers(0, 256, (256, 3), dtype=np.uint8)
     merged_alpha = struct.pack(">Ih", 8, -1) + bytes(6)
@@ -359,7 +414,7 @@ def jpeg2000_cases() -> Iterator[Case]:
 
 
 MATRICES = [tiff_cases, tiff_number_cases, tiff_storage_cases, tiff_jpeg_cases, png_cases, psd_cases]
-MATRICES += [netpbm_cases, sgi_cases, bmp_cases, jpeg2000_cases]
+MATRICES += [icon_cases, tga_cases, netpbm_cases, sgi_cases, bmp_cases, jpeg2000_cases]
 
 
 @pytest.mark.parametrize("cases", MATRICES, ids=lambda cases: cases.__name__)
