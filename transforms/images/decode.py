@@ -63,6 +63,7 @@ _REFUSED = {
     rb"II\xbc": "JPEG XR is not decoded: convert it to PNG",
     rb"\x76\x2f\x31\x01|#\?(RADIANCE|RGBE)": "OpenEXR and Radiance are not decoded: convert it to PNG",
     rb".{128}DICM": "DICOM is not decoded: convert it to PNG",
+    rb"P7\s|PF\s": "PAM, and PFM of colours, are not decoded: convert it to PNG",
     rb"gimp xcf|AT&TFORM|BPG\xfb|FLIF|\xabKTX": "XCF, DjVu, BPG, FLIF and KTX are not decoded",
 }
 _SIGNED = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "JPEG2000", "ICNS", "ICO", "DDS", "QOI")
@@ -311,13 +312,25 @@ def _load(
     draft = image.draft(None, (2 * wanted, 2 * wanted)) if wanted and config.jpeg_draft else None
     if image.format == "PNG":
         png.mend_transparency(image, data)
-    if image.format == "TGA" and image.mode == "RGBA" and not data[17] & _TGA_ALPHA_BITS:
-        image.load()
-        image = image.convert("RGB")  # the fourth byte means nothing
+    if image.format == "TGA":
+        image = _with_tga_alpha(image, data)
     if image.format == "JPEG2000":
         image = jpeg.load_deep(image, data)
     image.load()
     return image, draft
+
+
+def _with_tga_alpha(image: Image.Image, data: bytes) -> Image.Image:
+    """Loads a TGA; what lies where alpha would counts only if the header says so.
+
+    Raises:
+      UnsupportedLayoutError: alpha of one bit, of which decoders disagree whether 1 is opaque.
+    """
+    palette_bits, bits, has_alpha = data[7], data[16], data[17] & _TGA_ALPHA_BITS
+    if has_alpha and 16 in (bits if image.mode == "RGBA" else 0, palette_bits):
+        raise UnsupportedLayoutError("TGA with alpha of one bit is not decoded")
+    image.load()
+    return image if has_alpha or not image.has_transparency_data else image.convert("RGB")
 
 
 def _unidentified(data: bytes) -> Reject:

@@ -1,5 +1,6 @@
 """Formats by layouts against truth by construction: right pixels, or a reject that names the layout."""
 
+import functools
 import io
 import itertools
 import struct
@@ -273,26 +274,33 @@ def icon_cases() -> Iterator[Case]:
         yield Case(f"icns {colour} {bits} tRNS", icns_of(png), None)
 
 
+def tga_of(flags: int, end: bytes, kind: int, bits: int, pixels: np.ndarray, colours: bytes = b"") -> bytes:
+    """A TGA; ``colours`` are 24 bits each."""
+    count = len(colours) // 3
+    sizes = (int(count > 0), kind, 0, count, 24 if count else 0, 0, 0, WIDTH, HEIGHT, bits, flags)
+    body = (pixels if flags & 32 else pixels[::-1]).tobytes()
+    return struct.pack("<3B2HB4H2B", 0, *sizes) + colours + body + end
+
+
 def tga_cases() -> Iterator[Case]:
-    """32 bits with and without a word on alpha, upside down and not."""
-    for alpha_bits, down in itertools.product((0, 8), (False, True)):
+    """32 and 16 bits, palettes and grey, with and without a word on alpha, upside down and not."""
+    footer = bytes(8) + b"TRUEVISION-XFILE.\0"
+    palette = RNG.integers(0, 256, (256, 3), dtype=np.uint8)
+    for alpha, down, end in itertools.product((0, 8), (False, True), (b"", footer)):
+        file = functools.partial(tga_of, alpha | 32 * down, end)
+        name = f"{alpha} {down} {len(end)}"
         samples = random_samples(4, 8)
-        head = struct.pack("<3B2HB4H2B", 0, 0, 2, 0, 0, 0, 0, 0, WIDTH, HEIGHT, 32, alpha_bits | 32 * down)
-        body = (samples if down else samples[::-1])[..., [2, 1, 0, 3]].tobytes()
         rgb = samples[..., :3].astype(float)
-        yield Case(
-            f"tga {alpha_bits} {down}",
-            head + body,
-            over_white(rgb, samples[..., 3:]) if alpha_bits else rgb,
-            1,
-        )
-        footer = bytes(8) + b"TRUEVISION-XFILE.\0"
-        yield Case(
-            f"tga 2 {alpha_bits} {down}",
-            head + body + footer,
-            over_white(rgb, samples[..., 3:]) if alpha_bits else rgb,
-            1,
-        )
+        truth = over_white(rgb, samples[..., 3:]) if alpha else rgb
+        yield Case(f"tga 32 {name}", file(2, 32, samples[..., [2, 1, 0, 3]]), truth, 1)
+        grey, clear = samples[..., :1], samples[..., 1:2]
+        truth = over_white(as_rgb(grey), clear) if alpha else as_rgb(grey)
+        yield Case(f"tga grey {name}", file(3, 16, samples[..., :2]), truth, 1)
+        truth = palette[grey[..., 0]].astype(float)
+        yield Case(f"tga palette {name}", file(1, 8, grey, palette[:, ::-1].tobytes()), truth)
+        short = random_samples(1, 16)
+        truth = np.concatenate([(short >> by & 31) * (255 / 31) for by in (10, 5, 0)], -1)
+        yield Case(f"tga 16 {name}", file(2, 16, short.astype("<u2")), None if alpha else truth, 1.01)
 
 
 def psd_cases() -> Iterator[Case]:

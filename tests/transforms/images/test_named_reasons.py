@@ -117,6 +117,8 @@ def test_a_damaged_file_is_called_by_its_format(format):
         (b"II\xbc\x01" + bytes(20), "JPEG XR"),
         (b"#?RADIANCE\n", "OpenEXR and Radiance"),
         (bytes(128) + b"DICM", "DICOM"),
+        (b"P7\nWIDTH 2\n", "PAM"),
+        (b"PF\n2 1\n-1.0\n", "PAM, and PFM of colours"),
         (b"gimp xcf v011\0", "XCF"),
         (b"\1\0\0\0" + bytes(36) + b" EMF", "drawing commands"),
     ],
