@@ -7,6 +7,7 @@ reader finds a file whole or not at all.
 
 import errno
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,11 @@ import pyarrow as pa
 from pyarrow import fs
 
 from vqgan.errors import UserError, first_line
+
+SCHEMES = ("file", "gs", "gcs", "s3", "hdfs", "viewfs", "abfs", "abfss", "hf")
+"""Of the URIs that pyarrow opens."""
+
+_SCHEME = re.compile(r"(?i:file:(?=/[^/]))|(?:[A-Za-z][\w+.-]*)(?=://)")
 
 FREE_SPACE = "free space or check permissions"
 """What to do about a failed write, where nothing more is known."""
@@ -32,10 +38,35 @@ def resolve(path: str | Path) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), os.path.abspath(path)
     if "://" not in path:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+    check_scheme(path)
+    path = plain_uri(path)
     try:
         return fs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
         raise UserError(f"{path}: cannot open this location ({first_line(error)})") from error
+
+
+def plain_uri(path: str) -> str:
+    """Returns a URI with its scheme in lower case, and ``file:/a`` as ``file:///a``; a path as it is."""
+    match = _SCHEME.match(path)
+    if match is None:
+        return path
+    scheme, rest = match[0].lower(), path[match.end() :]
+    return f"file://{rest}" if scheme == "file:" else scheme + rest
+
+
+def check_scheme(path: str) -> None:
+    """Checks that something opens URIs of this scheme; plain paths pass.
+
+    Raises:
+      UserError: nothing does.
+    """
+    scheme, mark, _ = plain_uri(path).partition("://")
+    if mark and scheme not in SCHEMES and not scheme.startswith("fsspec+"):
+        raise UserError(
+            f"{path:.200}: cannot open this location: {scheme:.40}:// is not supported; "
+            "local paths, gs://, s3:// and hdfs:// are"
+        )
 
 
 def join(root: str, name: str) -> str:

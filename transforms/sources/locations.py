@@ -14,6 +14,7 @@ Names come from Python's ``os`` functions: a ``str`` whose undecodable bytes are
 
 import dataclasses
 import difflib
+import errno
 import os
 import re
 import stat
@@ -28,7 +29,7 @@ from pyarrow import fs
 from transforms.sources.base import error_reason
 from transforms.sources.globs import EVERYTHING, Globs, State, expand_braces, is_pattern
 from vqgan.errors import UserError, first_line
-from vqgan.filesystems import resolve
+from vqgan.filesystems import plain_uri, resolve
 
 _UNREACHABLE = "cannot be reached"
 _QUERY = re.compile(r"\?\w+=(?:://|[^/])*$")
@@ -182,7 +183,7 @@ def locate(text: str) -> Location:
             f"{text}: nothing is fetched from the web; download it and give the folder; "
             "img2dataset downloads a list of addresses"
         )
-    path, query = _split_query(text)
+    path, query = _split_query(plain_uri(text))
     if "://" not in path:
         path = os.path.abspath(os.path.expanduser(path))
     if is_pattern(path) and ("://" in path or not os.path.lexists(path)):
@@ -333,6 +334,8 @@ def plain_errors(filesystem: fs.FileSystem) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if "is a directory" in str(error):  # whose text has the path of this machine
+            raise IsADirectoryError(errno.EISDIR, "a folder, not a file") from error
         found = _STORE_ERROR.search(str(error))
         if found is None:
             raise

@@ -133,8 +133,9 @@ def _stray(found: Found, kind: str) -> str | None:
     if named not in (None, kind):
         return f"a container ({named}) among {kind} files; give it as an input of its own"
     plain = names.uncompressed_name(found.name)
-    is_other = named is None and (names.is_image(plain) or names.unread(plain))
-    return f"no {kind} file, but beside some; give it as an input of its own" if is_other else None
+    what = "an image" if names.is_image(plain) else (names.unread(plain) or ("",))[0]
+    is_other = named is None and what
+    return f"no {kind} file, but {what}; give it as an input of its own" if is_other else None
 
 
 def list_containers(

@@ -146,10 +146,14 @@ def test_groups_without_an_image_are_errors(tmp_path, tar_bytes):
     members = [("a.txt", b""), ("a.json", b""), ("b.1.jpg", b""), ("b.2.jpg", b""), ("README", b"")]
     (tmp_path / "a.tar").write_bytes(tar_bytes([*members, ("._c.jpg", b"hidden")]))
     errors = {entry.key: entry.error for entry in _source(tmp_path / "a.tar").list()}
+    several = (
+        "several images, none of them the main one: .1.jpg, .2.jpg; "
+        "name one with --image-column, or take each for itself with --whole-names"
+    )
     assert errors == {
         "a.tar/a": "no image among .txt, .json",
-        "a.tar/b": "several images, none of them the main one: .1.jpg, .2.jpg; "
-        "name one with --image-column, or take each for itself with --whole-names",
+        "a.tar/b.1": several,
+        "a.tar/b.2": several,
         "a.tar/README": "no image among (no extension)",
     }
 
