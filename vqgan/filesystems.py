@@ -3,6 +3,9 @@
 A path here is a plain local path, or a URI with a scheme; a :class:`~pathlib.Path` is a local file whatever
 its name. Files are published by writing a hidden temporary file beside the final name and renaming it, so a
 reader finds a file whole or not at all.
+
+On a local disk the contents are synced before the rename, and the folder after it: what was published before
+something else is there after a power cut, too, if that is. A store keeps an object once it is written.
 """
 
 import errno
@@ -20,6 +23,8 @@ from vqgan.errors import UserError, first_line
 
 FREE_SPACE = "free space or check permissions"
 """What to do about a failed write, where nothing more is known."""
+_UNSYNCED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES, errno.EPERM)
+"""How a system answers that cannot sync a folder, or not one that may be written to but not read."""
 
 
 def resolve(path: str | Path) -> tuple[fs.FileSystem, str]:
@@ -135,16 +140,29 @@ def _list(folder: str) -> list[fs.FileInfo]:
 
 
 def make_folder(path: str) -> None:
-    """Creates a folder and its parents.
+    """Creates a folder and its parents, which are on the disk when this returns.
 
     Raises:
       UserError: it cannot be created.
     """
     filesystem, inner = resolve(path)
     try:
+        new = _missing_folders(filesystem, inner)
         filesystem.create_dir(inner, recursive=True)
+        for folder in new:
+            _sync_folder(filesystem, os.path.dirname(folder))
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def _missing_folders(filesystem: fs.FileSystem, inner: str) -> list[str]:
+    """The local folders on the way to one that are not there, the innermost first."""
+    missing: list[str] = []
+    local = isinstance(filesystem, fs.LocalFileSystem)
+    while local and inner != os.path.dirname(inner) and not os.path.lexists(inner):
+        missing.append(inner)
+        inner = os.path.dirname(inner)
+    return missing
 
 
 def read_bytes(path: str) -> bytes:
@@ -155,7 +173,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def delete(path: str) -> None:
-    """Removes a file; nothing happens if it is not there.
+    """Removes a file, for good when this returns; nothing happens if it is not there.
 
     Raises:
       UserError: it cannot be removed.
@@ -163,6 +181,7 @@ def delete(path: str) -> None:
     filesystem, inner = resolve(path)
     try:
         filesystem.delete_file(inner)
+        _sync_folder(filesystem, os.path.dirname(inner))
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -194,15 +213,19 @@ def write_error(path: str | Path, error: OSError, advice: str = FREE_SPACE) -> U
 
 @contextmanager
 def publish(
-    path: str | Path, refuse: Callable[[str | Path, OSError], UserError] = output_error
+    path: str | Path,
+    refuse: Callable[[str | Path, OSError], UserError] = output_error,
+    one_of_many: bool = False,
 ) -> Iterator[BinaryIO]:
     """Opens a stream to write a file with; the file appears at ``path`` when the block ends well.
 
-    When the block raises, or the process dies, nothing appears and what was there stays.
+    When the block raises, or the process dies, nothing appears and what was there stays. When it has ended
+    well, the file survives a power cut.
 
     Args:
       path: the file, in a folder that exists.
       refuse: makes the error of a failed write.
+      one_of_many: the caller syncs the folder itself (:func:`sync_folder`), once for many files.
 
     Raises:
       UserError: the disk is full, or the place cannot be written to.
@@ -218,6 +241,8 @@ def publish(
                 yield stream
             _sync(filesystem, temporary)
             filesystem.move(temporary, final)
+            if not one_of_many:
+                _sync_folder(filesystem, folder)
         except BaseException:
             with suppress(OSError):
                 filesystem.delete_file(temporary)
@@ -226,9 +251,9 @@ def publish(
         raise refuse(path, error) from error
 
 
-def write_bytes(path: str, data: bytes) -> None:
-    """Publishes a file with these contents."""
-    with publish(path) as stream:
+def write_bytes(path: str, data: bytes, one_of_many: bool = False) -> None:
+    """Publishes a file with these contents; see :func:`publish`."""
+    with publish(path, one_of_many=one_of_many) as stream:
         stream.write(data)
 
 
@@ -254,11 +279,39 @@ def delete_temporaries(folder: str) -> None:
             delete(join(folder, name))
 
 
+def sync_folder(path: str | Path) -> None:
+    """Forces the names in a folder to disk, if it is a local one. Raises OSError."""
+    _sync_folder(*resolve(path))
+
+
+def sync_tree(folder: Path) -> None:
+    """Forces every file and folder below a local folder to disk, and itself. Raises OSError."""
+    local = fs.LocalFileSystem()
+    for root, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _sync(local, os.path.join(root, name).encode(errors="surrogateescape"))
+        _sync_folder(local, root)
+
+
 def _sync(filesystem: fs.FileSystem, path: bytes) -> None:
     """Forces a local file to disk, so that the rename never outlives the contents."""
     if isinstance(filesystem, fs.LocalFileSystem):
-        descriptor = os.open(path, os.O_RDONLY)
+        _fsync(path)
+
+
+def _sync_folder(filesystem: fs.FileSystem, path: str) -> None:
+    """Forces the names in a local folder to disk, where the system can sync a folder."""
+    if isinstance(filesystem, fs.LocalFileSystem):
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            _fsync(path.encode(errors="surrogateescape"))
+        except OSError as error:
+            if error.errno not in _UNSYNCED:
+                raise
+
+
+def _fsync(path: bytes) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
