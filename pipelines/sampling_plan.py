@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipelines.given_tokens import GivenTokens, first_rows, known_tokens, open_condition, open_given
 from pipelines.settings import DTYPES
 from transforms.sampling.shard import IMAGES_FOLDER, Guides, SampleTask, missing_images, sample_entries
-from transforms.sharded.plan import Plan, cut, make_plan, write_plan
+from transforms.sharded.plan import InputChanges, Plan, cut, make_plan, write_plan
 from transforms.sharded.run import missing_files
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
@@ -146,6 +146,14 @@ class PlannedSample:
             missing += missing_images(self.output, self.keys)
             missing += [name for name in (GRID_FILE,) if name not in filesystems.list_names(self.output)]
         return missing
+
+    def changes(self) -> InputChanges:
+        """Nothing: there is no input."""
+        return InputChanges([], False)
+
+    def outdated(self, manifest: Mapping[str, Any]) -> list[str]:
+        """Nothing: whatever is rejected here stays so."""
+        return []
 
     def counts(self, manifest: Mapping[str, Any]) -> str:
         codebook = manifest["codebook"]

@@ -9,7 +9,9 @@ something else is there after a power cut, too, if that is. A store keeps an obj
 """
 
 import errno
+import math
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -272,11 +274,28 @@ def write_atomically(path: Path, data: bytes, advice: str = FREE_SPACE) -> None:
         stream.write(data)
 
 
-def delete_temporaries(folder: str) -> None:
-    """Removes what killed writers left in ``folder``. Call only while nobody writes there."""
-    for name in list_names(folder):
-        if name.startswith(".") and name.endswith(".tmp"):
-            delete(join(folder, name))
+def delete_temporaries(folder: str, least_age: float = 0, below: bool = False) -> None:
+    """Removes what killed writers left in ``folder``.
+
+    Args:
+      folder: local or remote; one that is not there has nothing in it.
+      least_age: in seconds; what is younger, or of unknown age, may be another writer's who is at work.
+      below: also in the folders below it.
+
+    Raises:
+      UserError: the folder cannot be listed, or something cannot be removed.
+    """
+    filesystem, inner = resolve(folder)
+    selector = fs.FileSelector(inner, allow_not_found=True, recursive=below)
+    try:
+        for info in filesystem.get_file_info(selector):
+            hidden = info.base_name.startswith(".") and info.base_name.endswith(".tmp")
+            age = time.time() - (info.mtime_ns / 1e9 if info.mtime_ns else math.inf)
+            if info.is_file and hidden and (not least_age or age >= least_age):
+                with suppress(FileNotFoundError):
+                    filesystem.delete_file(info.path)
+    except OSError as error:
+        raise output_error(folder, error) from error
 
 
 def sync_folder(path: str | Path) -> None:

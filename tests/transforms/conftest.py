@@ -17,7 +17,7 @@ from transforms.images.decode import DecodeConfig
 from transforms.sharded.codec_cache import load_codec
 from transforms.sharded.job import make_all
 from transforms.sources import SourceConfig
-from vqgan import filesystems
+from vqgan import faults, filesystems
 from vqgan.codec import Codec
 from vqgan.codec_checkpoint import PARTS, save_codec
 from vqgan.config import ModelConfig
@@ -82,6 +82,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number, size in enumerate([(48, 40), (36, 64)]):
                 image.resize(size).save(folder / f"{path.stem}-{number}.jpg")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow one another at once."""
+    monkeypatch.setattr(faults, "PAUSES", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture

@@ -238,7 +238,7 @@ def test_a_disk_that_fails_to_sync_a_folder_is_told(tmp_path: Path, monkeypatch:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fsync", sync)
-    with pytest.raises(UserError, match="a: cannot be written .*Input/output error"):
+    with pytest.raises(UserError, match=r"a: cannot be written .*Input/output error"):
         filesystems.write_bytes(str(tmp_path / "a"), b"x")
     assert not list(tmp_path.glob(".*"))
 

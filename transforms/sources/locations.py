@@ -28,6 +28,7 @@ from transforms.sources.base import error_reason
 from transforms.sources.globs import EVERYTHING, Globs, State, expand_braces, is_pattern
 from transforms.sources.remote import plain_errors
 from vqgan.errors import UserError
+from vqgan.faults import raise_machine_fault
 from vqgan.filesystems import resolve
 
 _UNREACHABLE = "cannot be reached"
@@ -42,11 +43,13 @@ class Found(NamedTuple):
       parts: folder names and file name below the root.
       size: bytes, or -1 where the listing does not tell.
       error: why it cannot be read (a broken link, say, or a folder without permission).
+      modified: time of its last change in nanoseconds since 1970, or None where the listing does not tell.
     """
 
     parts: tuple[str, ...]
     size: int = -1
     error: str | None = None
+    modified: int | None = None
 
     @property
     def name(self) -> str:
@@ -72,6 +75,7 @@ class Node(NamedTuple):
     size: int = -1
     identity: tuple[int, int] | None = None
     error: str | None = None
+    modified: int | None = None
 
 
 class _Step(NamedTuple):
@@ -151,11 +155,14 @@ class Location:
             step = stack.pop()
             if not step.node.is_folder:
                 if step.state is EVERYTHING:
-                    yield Found(step.parts, step.node.size, step.node.error)
+                    yield Found(step.parts, step.node.size, step.node.error, step.node.modified)
             elif step.node.identity is None or step.node.identity not in step.above:
                 try:
                     stack.extend(reversed(self._below(step)))
                 except OSError as error:
+                    raise_machine_fault(
+                        error, f"{self.text}: {to_key('/'.join(step.parts))!r} cannot be listed"
+                    )
                     yield Found(step.parts, error=f"folder cannot be read ({error_reason(error)})")
 
     def _below(self, step: _Step) -> list[_Step]:
@@ -255,18 +262,20 @@ def _local_node(name: str, look: Callable[[], os.stat_result]) -> Node:
     try:
         status = look()
     except OSError as error:
+        raise_machine_fault(error, f"{to_key(name)!r} cannot be looked at")
         return Node(name, error=f"cannot be read ({error_reason(error)})")
     if stat.S_ISDIR(status.st_mode):
         return Node(name, is_folder=True, identity=(status.st_dev, status.st_ino))
     if stat.S_ISREG(status.st_mode):
-        return Node(name, size=status.st_size)
+        return Node(name, size=status.st_size, modified=status.st_mtime_ns)
     return Node(name, error="neither a file nor a folder")
 
 
 def _remote_node(info: fs.FileInfo) -> Node:
     if info.type == fs.FileType.NotFound:
         return Node(info.base_name, error="cannot be read (no such file)")
-    return Node(info.base_name, info.type == fs.FileType.Directory, -1 if info.size is None else info.size)
+    size = -1 if info.size is None else info.size
+    return Node(info.base_name, info.type == fs.FileType.Directory, size, modified=info.mtime_ns)
 
 
 def _missing(text: str, filesystem: fs.FileSystem, path: str, reason: str) -> UserError:

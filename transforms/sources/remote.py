@@ -1,14 +1,13 @@
 """What object stores and other remote file systems raise, as one line for people."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pyarrow import fs
 
 from vqgan.errors import first_line
+from vqgan.faults import STORE_ERROR
 
-_STORE_ERROR = re.compile(r"(?:AWS Error |google::cloud::Status\()([A-Z_]+)")
 _REASONS = {
     "NETWORK_CONNECTION": "no connection to the server",
     "UNAVAILABLE": "no connection to the server, or no credentials",
@@ -27,7 +26,7 @@ def plain_errors(filesystem: fs.FileSystem) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        found = _STORE_ERROR.search(str(error))
+        found = STORE_ERROR.search(str(error))
         if found is None:
             raise
         raise OSError(_REASONS.get(found[1], found[1].lower().replace("_", " "))) from error

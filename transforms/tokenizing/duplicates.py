@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from transforms.sharded.rejects import DUPLICATE
 from transforms.sources.base import Entry, Loader, Source
+from vqgan.faults import raise_machine_fault
 
 WINDOW = 64  # examples read ahead
 
@@ -55,7 +56,8 @@ def _digests(source: Source, table: pa.Table, threads: int) -> Iterator[bytes | 
 def _digest(load: Loader) -> bytes | None:
     try:
         return hashlib.sha256(load().data).digest()
-    except Exception:
+    except Exception as error:
+        raise_machine_fault(error, "the input cannot be read in search of duplicates")
         return None
 
 

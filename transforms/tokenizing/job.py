@@ -16,7 +16,7 @@ from transforms.tokenizing.manifest import (
 )
 from transforms.tokenizing.replay import measure_agreement
 from transforms.tokenizing.report import write_token_report
-from transforms.tokenizing.shard import TokenizeTask, write_shard
+from transforms.tokenizing.shard import TokenizeTask, is_outdated, write_shard
 from vqgan.codec_checkpoint import read_info
 from vqgan.shards import shard_name
 
@@ -43,7 +43,10 @@ class TokenizeJob(ShardedJob):
         return shard_name(number, self.task.slices)
 
     def is_whole(self, number: int) -> bool:
-        return is_of_plan(self.task.output, number, self.task.slices, self.task.plan_hash)
+        """Also checks that rejects which may have passed have not."""
+        task = self.task
+        whole = is_of_plan(task.output, number, task.slices, task.plan_hash)
+        return whole and not is_outdated(task, number)
 
     def write(self, number: int, model: Any, progress: ProgressCallback) -> None:
         write_shard(self.task, number, model, progress)
