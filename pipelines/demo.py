@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipelines import decode_tokens, sample_prior, tokenize_images, training_prior
 from pipelines.inspecting import verify_data_set
-from pipelines.sampling_plan import GRID_FILE, SampleConfig
+from pipelines.sample_prior import GRID_FILE, SampleConfig
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.plan import all_keys

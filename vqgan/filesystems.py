@@ -158,7 +158,7 @@ def make_folder(path: str) -> None:
 
 
 def _missing_folders(filesystem: fs.FileSystem, inner: str) -> list[str]:
-    """The local folders on the way to one that are not there, the innermost first."""
+    """Returns the local folders on the way to one that are not there, the innermost first."""
     missing: list[str] = []
     local = isinstance(filesystem, fs.LocalFileSystem)
     while local and inner != os.path.dirname(inner) and not os.path.lexists(inner):
