@@ -135,9 +135,9 @@ def _reason(error: BaseException) -> str:
 def _advice(error: BaseException) -> str:
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, MemoryError) or number == errno.ENOMEM:
-        return "free memory, or give fewer --threads"
+        return "free memory, or use fewer threads"
     if number in (errno.EMFILE, errno.ENFILE):
-        return "raise the limit of open files (ulimit -n), or give fewer --threads"
+        return "raise the limit of open files (ulimit -n), or use fewer threads"
     if isinstance(error, GoneError):
         return "restore it"
     return "see to the disk or the network"

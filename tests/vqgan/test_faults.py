@@ -91,7 +91,7 @@ def test_of_the_data(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (MemoryError(), r"out of memory\); free memory, or give fewer --threads"),
+        (MemoryError(), r"out of memory\); free memory, or use fewer threads"),
         (system(errno.EMFILE), r"Too many open files\); raise the limit of open files \(ulimit -n\)"),
         (system(errno.EIO), r"Input/output error\); see to the disk or the network"),
         (GoneError(errno.ENOENT, "x"), r"No such file or directory\); restore it"),

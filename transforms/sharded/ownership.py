@@ -10,8 +10,6 @@ import os
 import socket
 from collections.abc import Iterator
 
-from pyarrow import fs
-
 from vqgan import filesystems
 from vqgan.errors import UserError
 
@@ -34,7 +32,7 @@ def owning(output: str) -> Iterator[bool]:
       UserError: another process holds it.
     """
     filesystem, inner = filesystems.resolve(output)
-    local = fcntl is not None and isinstance(filesystem, fs.LocalFileSystem)
+    local = fcntl is not None and filesystem.type_name == "local"
     path = os.path.join(inner, LOCK_FILE)
     descriptor = _lock(path, output) if local else None
     try:

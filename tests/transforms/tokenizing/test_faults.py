@@ -277,6 +277,23 @@ def test_a_corpus_that_was_copied_is_the_same(
     assert contents(tmp_path / "out") == contents(tmp_path / "one")
 
 
+def test_a_file_that_changed_on_a_store_is_refused_by_name(
+    configure: Configure, run: Run, source: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    """A launcher has its time from the listing. Workers, which would have to ask for each, compare sizes."""
+    store, resolve = fs.SubTreeFileSystem(str(source.parent), fs.LocalFileSystem()), locations.resolve
+    monkeypatch.setattr(
+        locations,
+        "resolve",
+        lambda path: (store, path[6:].rstrip("/")) if path.startswith("mem://") else resolve(path),
+    )
+    config = configure("mem://in")
+    run(config)
+    alter(sorted(source.iterdir())[4])
+    with refused(rf"{sorted(source.iterdir())[4].name} has changed since it was planned: its time was"):
+        run(config)
+
+
 def test_a_single_container_is_never_taken_for_a_copy(
     configure: Configure, run: Run, source: Path, tmp_path: Path, refused: Refused
 ) -> None:
