@@ -13,7 +13,8 @@ What is decoded, and how, is the same everywhere:
 * *Layouts*: those that are proven. TIFF and PSD are read by :mod:`transforms.images.layouts`, and what Pillow
   gets wrong in PNG and JPEG 2000 is corrected.
 
-Everything here may run in many threads at once.
+Everything here may run in many threads at once, whose pixels are kept within a budget. That memory does not
+suffice is no reject: it is raised as :class:`vqgan.faults.MachineError`, like every fault of the machine.
 """
 
 import contextlib
@@ -22,13 +23,14 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.IcoImagePlugin import IcoImageFile
 
 from transforms.images import jpeg, png, psd, tiff
+from transforms.images.budget import AT_ONCE, with_memory
 from transforms.images.color import Extent, read_orientation, to_rgb, turn_upright
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry, View, views, wanted_side
@@ -36,6 +38,7 @@ from transforms.images.extra_formats import is_heif, is_jxl, open_heif, open_jxl
 from transforms.images.layouts import LayoutImage, UnsupportedLayoutError
 from transforms.images.resize import render
 from vqgan.errors import UserError
+from vqgan.faults import MachineError, raise_machine_fault
 
 _ALLOWED = (
     *("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "ICO", "CUR", "ICNS"),
@@ -75,6 +78,8 @@ _HEAD_BYTES = 1024
 _TGA_ALPHA_BITS = 15  # of byte 17, their number
 _PILLOW = re.compile(r"PIL\.")  # modules whose warnings are silenced
 _lock = threading.Lock()
+
+T = TypeVar("T")
 
 Image.init()  # Registers every plugin now, since doing it on demand is not thread-safe.
 _FORMATS = tuple(name for name in _ALLOWED if name in Image.OPEN)
@@ -150,14 +155,20 @@ def reject_reason(error: Exception, stage: str) -> Reject:
 def rejecting(stage: str) -> Iterator[None]:
     """Turns any exception of the block into a :class:`Reject`; exits and interrupts pass.
 
-    Decoders fail with OSError, ValueError, SyntaxError, struct.error, MemoryError and many more, so
-    no shorter list would do.
+    Decoders fail with OSError, ValueError, SyntaxError, struct.error and many more, so no shorter list
+    would do.
+
+    Raises:
+      MachineError: not the image is at fault.
     """
     try:
         yield
-    except Reject:
+    except (Reject, MachineError):
         raise
     except Exception as error:
+        if str(error).startswith("out of memory"):  # what Pillow's decoders say, as an OSError
+            error = MemoryError(str(error))
+        raise_machine_fault(error, "an image cannot be decoded")
         raise reject_reason(error, stage) from error
 
 
@@ -186,16 +197,51 @@ def prepare(data: bytes, key: str, decode_config: DecodeConfig, geometry: Geomet
       geometry: what the squares show.
 
     Raises:
-      Reject: the image gives no rows; nothing else is raised.
+      Reject: the image gives no rows.
+      MachineError: not the image is at fault.
     """
-    image, width, height, extent = decode(data, decode_config, wanted_side(geometry))
-    try:
-        with rejecting("decode"):
+
+    def crop(decoded: Decoded) -> Prepared:
+        image, width, height, extent = decoded
+        with contextlib.closing(image):  # frees the pixels now, also where a plugin left reference cycles
             chosen = views(width, height, geometry, key)
             pixels = render(image, (width, height), geometry, chosen, extent)
-    finally:
-        image.close()  # Frees the pixels now, also where a plugin left reference cycles.
-    return Prepared(pixels, chosen, width, height)
+        return Prepared(pixels, chosen, width, height)
+
+    return decoding(data, decode_config, wanted_side(geometry), crop)
+
+
+def decoding(data: bytes, config: DecodeConfig, wanted: int | None, use: Callable[[Decoded], T]) -> T:
+    """Decodes an image as :func:`decode` does, and has its pixels used within the budget of all threads.
+
+    Args:
+      data: the whole file.
+      config: limits.
+      wanted: see :func:`decode`.
+      use: what to do with the pixels; closes them where they are not kept.
+
+    Raises:
+      Reject: with every reason there is, those of ``use`` included.
+      MachineError: not the image is at fault.
+    """
+
+    def attempt(least: int) -> T:
+        opened = _open_for(data, config, wanted)
+        with AT_ONCE.spending(max(least, opened.cost)), rejecting("decode"):
+            return use(_decode(opened, config))
+
+    try:
+        return with_memory(attempt, lambda: _stated_pixels(data))
+    except MemoryError as error:
+        raise Reject("decode", "MemoryError", str(error)) from None
+
+
+def _stated_pixels(data: bytes) -> int:
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # noqa: BLE001 - it states nothing
+        return 0
 
 
 def open_image(data: bytes, config: DecodeConfig) -> Image.Image:
@@ -277,28 +323,59 @@ def decode(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Deco
 
     Raises:
       Reject: with every reason there is.
+      MachineError: not the image is at fault.
     """
+    return decoding(data, config, wanted, lambda decoded: decoded)
+
+
+class _Opened(NamedTuple):
+    """An image about to be loaded.
+
+    Attributes:
+      image: opened and checked.
+      data: the whole file.
+      size: as stored.
+      draft: what Pillow says of a JPEG that is reduced in decoding.
+      cost: about how many pixels decoding takes in memory.
+    """
+
+    image: Image.Image
+    data: bytes
+    size: tuple[int, int]
+    draft: tuple[str, Extent] | None
+    cost: int
+
+
+def _open_for(data: bytes, config: DecodeConfig, wanted: int | None) -> _Opened:
+    """Opens an image whose shorter side will be ``wanted`` or None. Raises Reject and MachineError."""
     image = open_image(data, config)
     with rejecting("decode"):
         size = image.size
-        image, draft = _load(image, data, config, wanted)
-        if draft is None and image.size != size:  # an icon's directory told another size
-            size = image.size
-            _check_size(*size, config)
-        extent = draft[1] if draft else (0.0, 0.0, float(size[0]), float(size[1]))
-        orientation = read_orientation(image)
-        rgb = to_rgb(image)
-        if rgb is not image:
-            image.close()
-        upright, extent = turn_upright(rgb, extent, orientation)
-        width, height = size if orientation < 5 else size[::-1]
-        return Decoded(upright, width, height, extent)
+        image, draft = _drafted(image, data, config, wanted)
+        whole = image.info.get("progressive")  # the coefficients of all pixels are kept until the last scan
+        width, height = size if whole else image.size
+        return _Opened(image, data, size, draft, width * height)
 
 
-def _load(
+def _decode(opened: _Opened, config: DecodeConfig) -> Decoded:
+    image, size, draft = _load(opened.image, opened.data), opened.size, opened.draft
+    if draft is None and image.size != size:  # an icon's directory told another size
+        size = image.size
+        _check_size(*size, config)
+    extent = draft[1] if draft else (0.0, 0.0, float(size[0]), float(size[1]))
+    orientation = read_orientation(image)
+    rgb = to_rgb(image)
+    if rgb is not image:
+        image.close()
+    upright, extent = turn_upright(rgb, extent, orientation)
+    width, height = size if orientation < 5 else size[::-1]
+    return Decoded(upright, width, height, extent)
+
+
+def _drafted(
     image: Image.Image, data: bytes, config: DecodeConfig, wanted: int | None
 ) -> tuple[Image.Image, tuple[str, Extent] | None]:
-    """Decodes the pixels of an opened image, and corrects those that Pillow gets wrong.
+    """Has a large JPEG reduced in decoding.
 
     Returns:
       The image, opened anew if its file had to be mended, and what ``draft`` says of a reduced one.
@@ -310,6 +387,11 @@ def _load(
             image.close()
             image = Image.open(io.BytesIO(mended), formats=("JPEG",))
     draft = image.draft(None, (2 * wanted, 2 * wanted)) if wanted and config.jpeg_draft else None
+    return image, draft
+
+
+def _load(image: Image.Image, data: bytes) -> Image.Image:
+    """Decodes the pixels of an opened image, and corrects those that Pillow gets wrong."""
     if image.format == "PNG":
         png.mend_transparency(image, data)
     if image.format == "TGA":
@@ -317,7 +399,7 @@ def _load(
     if image.format == "JPEG2000":
         image = jpeg.load_deep(image, data)
     image.load()
-    return image, draft
+    return image
 
 
 def _with_tga_alpha(image: Image.Image, data: bytes) -> Image.Image:

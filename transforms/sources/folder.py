@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from transforms.sources.base import Entry, Example, Loader, Names, SourceConfig
 from transforms.sources.columns import check_label, is_text, names_of_texts, require, to_number
-from transforms.sources.locations import Found, Location, locate, open_file, to_file, to_key, to_text
+from transforms.sources.locations import Found, Location, locate, to_file, to_key, to_text
 from transforms.sources.names import no_image
-from transforms.sources.reading import read_exact
+from transforms.sources.reading import open_planned, read_exact, seen
 from transforms.sources.tables import Table, check_encoding, open_table, storable
 from vqgan.errors import UserError
 
@@ -137,7 +137,8 @@ class FolderSource:
 def _entry(found: Found, classes: dict[str, int]) -> Entry:
     label = classes.get(to_key(found.parts[0])) if len(found.parts) > 1 else None
     error = found.error or no_image(found.name)
-    return Entry(found.key or ".", found.file, size=found.size, label=label, error=error)
+    entry = Entry(found.key or ".", found.file, size=found.size, label=label, error=error)
+    return seen(entry, found)
 
 
 def _classes(location: Location) -> dict[str, int]:
@@ -151,7 +152,7 @@ def _classes(location: Location) -> dict[str, int]:
 
 
 def _load(location: Location, entry: Entry, columns: dict[str, Any]) -> Example:
-    with open_file(location, entry.file) as file:
+    with open_planned(location, entry) as file:
         return Example(read_exact(file, 0, file.size()), entry.label, columns)
 
 

@@ -23,7 +23,7 @@ from transforms.sources.columns import (
     to_number,
 )
 from transforms.sources.locations import Location, from_file, locate, plain_errors, to_file, to_text
-from transforms.sources.reading import read_exact
+from transforms.sources.reading import opened_as_planned, read_exact
 from transforms.sources.tables import (
     ParquetTable,
     Table,
@@ -33,6 +33,7 @@ from transforms.sources.tables import (
     storable,
 )
 from vqgan.errors import UserError
+from vqgan.faults import GoneError, raise_machine_fault
 from vqgan.filesystems import check_scheme, plain_uri, resolve
 
 PATH_COLUMNS = (
@@ -92,7 +93,8 @@ class ListSource:
           UserError: a column is missing, a label is an integer here and a name there, a path is a web
             address, or text to pass through is not UTF-8.
         """
-        table = self._table(locate(self.config.input))
+        location = locate(self.config.input)
+        table = self._table(location)
         path, key, label = self._columns(table)
         texts = () if isinstance(table, ParquetTable) else self.config.columns
         names = [name for name in (path, key, label, *texts) if name]
@@ -102,7 +104,7 @@ class ListSource:
                 yield Entry(f"#row-{number}", "", number, error=row)
                 continue
             values: dict[str, Any] = dict(zip(names, row, strict=True))
-            entry = self._entry(number, values[path], values[key or path])
+            entry = _seen(location, self._entry(number, values[path], values[key or path]))
             check_encoding(self.config.input, number, values[path], {name: values[name] for name in texts})
             yield (
                 entry if label is None else entry._replace(label=self._label(number, values[label], classes))
@@ -189,7 +191,9 @@ def _is_there(location: Location, path: str) -> bool:
 
 def _load(location: Location, entry: Entry, columns: dict[str, Any]) -> Example:
     try:
-        data = _read(location, entry.file)
+        data = _read_planned(location, entry)
+    except GoneError:
+        raise
     except FileNotFoundError:
         data = _read_as_written_elsewhere(location, entry.file)
     return Example(data, entry.label, columns)
@@ -213,10 +217,28 @@ def _read_as_written_elsewhere(location: Location, file: str) -> bytes:
         raise FileNotFoundError(errno.ENOENT, reason) from error
 
 
+def _read_planned(location: Location, entry: Entry) -> bytes:
+    filesystem, path = _resolve(location, entry.file)
+    with opened_as_planned(entry, filesystem, path, filesystem.open_input_file) as opened:
+        return read_exact(opened, 0, opened.size())
+
+
 def _read(location: Location, file: str) -> bytes:
     filesystem, path = _resolve(location, file)
     with plain_errors(filesystem), filesystem.open_input_file(path) as opened:
         return read_exact(opened, 0, opened.size())
+
+
+def _seen(location: Location, entry: Entry) -> Entry:
+    """Returns an entry with size and time of its file, if local; a store would be asked for each."""
+    if "://" in entry.file or not isinstance(location.filesystem, fs.LocalFileSystem):
+        return entry
+    try:
+        status = os.stat(_resolve(location, entry.file)[1])
+    except (OSError, ValueError) as error:  # reading will tell; its name may be written in another way
+        raise_machine_fault(error, f"{location.text}: {entry.key!r} cannot be looked at")
+        return entry
+    return entry._replace(file_size=status.st_size, modified=status.st_mtime_ns)
 
 
 def _resolve(location: Location, file: str) -> tuple[fs.FileSystem, str | bytes]:

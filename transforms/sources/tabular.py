@@ -40,6 +40,7 @@ from transforms.sources.reading import (
     read_exact,
 )
 from vqgan.errors import UserError
+from vqgan.faults import raise_machine_fault
 
 ERRORS = (OSError, ValueError, pa.ArrowException)
 """What pyarrow raises on a damaged file (ArrowMemoryError among them, for an absurd size)."""
@@ -158,7 +159,8 @@ class TableSource:
             try:
                 with open_file(location, found.file) as file:
                     schema = self.open_table(file).schema
-            except ERRORS:
+            except ERRORS as error:
+                raise_machine_fault(error, f"{self.config.input}: {found.key!r} cannot be read")
                 continue
             yield found, with_folder_columns(schema, found)
 
@@ -205,7 +207,8 @@ class TableSource:
                         continue
                     for group, count in enumerate(table.sizes()):
                         yield from table.values(group, [column], count).column(column).unique().to_pylist()
-            except ERRORS:
+            except ERRORS as error:
+                raise_machine_fault(error, f"{self.config.input}: {found.key!r} cannot be read")
                 continue  # which listing reports
 
     def _list_one(
@@ -248,6 +251,7 @@ class TableSource:
             labels = _values(table, group, self.config.label_column, found, len(rows))
             counts = table.elements(group, image) if is_list(table.schema.field(image).type) else None
         except ERRORS as error:
+            raise_machine_fault(error, f"{self.config.input}: {found.key!r} cannot be read")
             message = f"row group {group} is damaged ({error_reason(error)})"
             yield from (Entry(f"{found.key}#{row}", found.file, row, error=message) for row in rows)
             return
@@ -268,7 +272,8 @@ class TableSource:
                 try:
                     row = rows.at(entry.offset)
                 except ERRORS as error:
-                    yield failing(ValueError(f"row group {group} is damaged ({error_reason(error)})"))
+                    message = f"row group {group} is damaged ({error_reason(error)})"
+                    yield failing(ValueError(message), error)
                     continue
                 yield functools.partial(self._load, row, image, entry, location)
 
