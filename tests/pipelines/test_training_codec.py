@@ -163,7 +163,7 @@ def test_all_too_small(vqgan: Vqgan, few: Path, tmp_path: Path, monkeypatch: pyt
     def made(*_: Any) -> None:
         raise UserError("as far as this")
 
-    monkeypatch.setattr("vqgan.training.codec.run.train_codec", made)
+    monkeypatch.setattr("vqgan.training.codec.run.fit_codec", made)
     result = vqgan(*command(few, tmp_path / "run", *larger, "--quiet"))
     assert result.code == 2
     assert "images can be used; see the reasons of the rejects in " in result.line
