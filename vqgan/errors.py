@@ -11,5 +11,6 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Returns what another library's error says, in one line; its type where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Returns what another library's error says, in one printable line; its type where it says nothing."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

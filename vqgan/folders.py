@@ -18,7 +18,7 @@ import numpy as np
 
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
-from vqgan.filesystems import FREE_SPACE, temporary_name
+from vqgan.filesystems import FREE_SPACE, sync_folder, sync_tree, temporary_name
 
 Arrays = dict[str, np.ndarray]
 """Named arrays, such as the parameters of a model by dotted name."""
@@ -90,9 +90,11 @@ def cannot_write(error: Exception) -> bool:
 
 
 def replace_folder(new: Path, path: Path) -> None:
-    """Renames ``new`` to ``path``; a folder that was there goes only once the new one is in place."""
+    """Renames ``new`` to ``path``; a folder that was there goes only once the new one is on the disk."""
+    sync_tree(new)
     if not path.exists():
         new.rename(path)
+        sync_folder(path.parent)
         return
     old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
     path.rename(old)
@@ -101,6 +103,7 @@ def replace_folder(new: Path, path: Path) -> None:
     except OSError:
         old.rename(path)
         raise
+    sync_folder(path.parent)
     shutil.rmtree(old)
 
 
