@@ -14,8 +14,7 @@ from PIL import Image
 
 from pipelines.browsing import BrowsedRow, TokenBrowser
 from transforms.decoding.image_format import ImageForm
-from transforms.images.decode import Decoded, Prepared, decode, prepare
-from transforms.images.rejecting import Reject, rejecting
+from transforms.images.decode import Decoded, Prepared, Reject, decode, prepare, rejecting
 from transforms.sharded.batching import load_codec
 from transforms.sharded.plan import read_slice
 from transforms.sources import Entry, Loader, SourceConfig, open_source

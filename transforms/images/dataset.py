@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from transforms.images.decode import DecodeConfig, Decoded, decoding
-from transforms.images.rejecting import Reject, reject_reason
+from transforms.images.decode import DecodeConfig, Decoded, Reject, decoding, reject_reason
 from transforms.sources import Entry, Loader, SourceConfig, open_source
 from vqgan.caching import LatestResults
 from vqgan.data.splits import is_validation

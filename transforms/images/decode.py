@@ -22,23 +22,22 @@ import io
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.IcoImagePlugin import IcoImageFile
 
 from transforms.images import jpeg, png, psd, tiff
 from transforms.images.budget import AT_ONCE, with_memory
 from transforms.images.color import Extent, read_orientation, to_rgb, turn_upright
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry, View, views, wanted_side
-from transforms.images.extra_formats import is_heif, is_jxl, open_heif, open_jxl
-from transforms.images.layouts import LayoutImage, UnsupportedLayoutError
-from transforms.images.rejecting import Reject, rejecting, unidentified
+from transforms.images.extra_formats import is_heif, is_jxl, name_unread, open_heif, open_jxl
+from transforms.images.layouts import LayoutImage, with_tga_alpha
 from transforms.images.resize import render
 from vqgan.errors import UserError
+from vqgan.faults import MachineError, raise_machine_fault
 
 _ALLOWED = (
     *("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "ICO", "CUR", "ICNS"),
@@ -48,7 +47,6 @@ _ALLOWED = (
 # Pillow keeps a pointer and padding for every row: a column of a few million pixels takes ten times its area.
 _LONGEST_SIDE = 1_000_000
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
-_TGA_ALPHA_BITS = 15  # of byte 17, their number
 _PILLOW = re.compile(r"PIL\.")  # modules whose warnings are silenced
 _lock = threading.Lock()
 
@@ -56,6 +54,25 @@ T = TypeVar("T")
 
 Image.init()  # Registers every plugin now, since doing it on demand is not thread-safe.
 _FORMATS = tuple(name for name in _ALLOWED if name in Image.OPEN)
+
+
+class Reject(Exception):  # noqa: N818 -- a verdict on one image rather than a fault
+    """This image gives no row. Survives pickling.
+
+    Attributes:
+      stage: ``read``, ``decode`` or ``filter``.
+      error: class of the error, that of the library which refused it where there is one.
+      message: one line, the same in every run.
+    """
+
+    def __init__(self, stage: str, error: str, message: str) -> None:
+        super().__init__(stage, error, message)
+        self.stage = stage
+        self.error = error
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Decoded(NamedTuple):
@@ -89,6 +106,41 @@ class Prepared(NamedTuple):
     views: list[View]
     width: int
     height: int
+
+
+def reject_reason(error: Exception, stage: str) -> Reject:
+    """Returns the reject that stands for ``error``: its class name and its message on one line.
+
+    Addresses of objects are removed, so that the same file gives the same reject in every run.
+    """
+    if isinstance(error, Reject):
+        return error
+    if isinstance(error, Image.DecompressionBombError):  # its text depends on Pillow's process-wide limit
+        return Reject(stage, type(error).__name__, "the image, or one inside it, has more than max_pixels")
+    message = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "the file", str(error)) or "no message"
+    message = " ".join(message.encode("utf-8", "replace").decode().split())
+    return Reject(stage, type(error).__name__, message[:500])
+
+
+@contextlib.contextmanager
+def rejecting(stage: str) -> Iterator[None]:
+    """Turns any exception of the block into a :class:`Reject`; exits and interrupts pass.
+
+    Decoders fail with OSError, ValueError, SyntaxError, struct.error and many more, so no shorter list
+    would do.
+
+    Raises:
+      MachineError: not the image is at fault.
+    """
+    try:
+        yield
+    except (Reject, MachineError):
+        raise
+    except Exception as error:
+        if str(error).startswith("out of memory"):  # what Pillow's decoders say, as an OSError
+            error = MemoryError(str(error))
+        raise_machine_fault(error, "an image cannot be decoded")
+        raise reject_reason(error, stage) from error
 
 
 def configure(config: DecodeConfig) -> None:
@@ -189,6 +241,7 @@ def open_image(data: bytes, config: DecodeConfig) -> Image.Image:
 
 
 def _open(data: bytes) -> Image.Image:
+    data = png.unwrapped(data)
     if data.startswith(tiff.PREFIXES):
         return tiff.open_tiff(data)
     if data.startswith(psd.PREFIX):
@@ -198,26 +251,9 @@ def _open(data: bytes) -> Image.Image:
     if data.startswith(jpeg.SIGNATURE):
         jpeg.check_jpeg(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
         return _open_with_extras(data)
-    inner = _png_of_icon(image, data)
-    return image if inner is None else _open(inner)
-
-
-def _png_of_icon(image: Image.Image, data: bytes) -> bytes | None:
-    """Returns the PNG that an icon is, whose transparent colour Pillow would forget.
-
-    Raises:
-      UnsupportedLayoutError: there may be one, but where it lies is not known.
-    """
-    if image.format == "ICNS" and (b"tRNS" in data or b"PLTE" in data):
-        raise UnsupportedLayoutError("ICNS with a palette or a transparent colour is not decoded")
-    if not isinstance(image, IcoImageFile):
-        return None
-    entry = image.ico.entry[image.ico.getentryindex(image.size)]
-    inner = data[entry.offset : entry.offset + entry.size]
-    return inner if inner.startswith(png.SIGNATURE) else None
 
 
 def _open_with_extras(data: bytes) -> Image.Image:
@@ -228,7 +264,7 @@ def _open_with_extras(data: bytes) -> Image.Image:
                 return open_one(data)
             except UserError as error:  # the extra is not installed
                 raise Reject("decode", "UnsupportedFormat", str(error)) from None
-    raise unidentified(data, _FORMATS)
+    raise Reject("decode", *name_unread(data, _FORMATS))
 
 
 def decode(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Decoded:
@@ -269,7 +305,7 @@ def _open_for(data: bytes, config: DecodeConfig, wanted: int | None) -> _Opened:
     """Opens an image whose shorter side will be ``wanted`` or None. Raises Reject and MachineError."""
     image = open_image(data, config)
     with rejecting("decode"):
-        size = image.size
+        data, size = png.unwrapped(data), image.size
         image, draft = _drafted(image, data, config, wanted)
         whole = image.info.get("progressive")  # the coefficients of all pixels are kept until the last scan
         width, height = size if whole else image.size
@@ -314,24 +350,11 @@ def _load(image: Image.Image, data: bytes) -> Image.Image:
     if image.format == "PNG":
         png.mend_transparency(image, data)
     if image.format == "TGA":
-        image = _with_tga_alpha(image, data)
+        image = with_tga_alpha(image, data)
     if image.format == "JPEG2000":
         image = jpeg.load_deep(image, data)
     image.load()
     return image
-
-
-def _with_tga_alpha(image: Image.Image, data: bytes) -> Image.Image:
-    """Loads a TGA; what lies where alpha would counts only if the header says so.
-
-    Raises:
-      UnsupportedLayoutError: alpha of one bit, of which decoders disagree whether 1 is opaque.
-    """
-    palette_bits, bits, has_alpha = data[7], data[16], data[17] & _TGA_ALPHA_BITS
-    if has_alpha and 16 in (bits if image.mode == "RGBA" else 0, palette_bits):
-        raise UnsupportedLayoutError("TGA with alpha of one bit is not decoded")
-    image.load()
-    return image if has_alpha or not image.has_transparency_data else image.convert("RGB")
 
 
 def _check_size(width: int, height: int, config: DecodeConfig) -> None:

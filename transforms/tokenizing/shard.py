@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.images.crops import Geometry, View, count_views
-from transforms.images.decode import DecodeConfig, prepare
-from transforms.images.rejecting import Reject
+from transforms.images.decode import DecodeConfig, Reject, prepare
 from transforms.sharded import rejects
 from transforms.sharded.batching import fill, in_order, on_device
 from transforms.sharded.job import ProgressCallback
