@@ -124,7 +124,8 @@ class Originals:
         self.of_row = MadeTogether(self._make, BATCH_ROWS, KEPT_BYTES // size)
 
     def _read_entries(self, number: int) -> dict[str, Entry]:
-        return {entry.key: entry for entry in read_slice(self._browser.folder, number)}
+        entries = read_slice(self._browser.folder, number)
+        return {entry.key: entry.unseen() for entry in entries}  # rows tell whether it is their image
 
     def _make(self, numbers: list[int]) -> dict[int, Original | UserError]:
         made: dict[int, Original | UserError] = {}
