@@ -7,7 +7,20 @@ prints that line and exits with code 2; a library user catches it like any other
 
 
 class UserError(Exception):
-    """Something that the user can put right. The message is one complete line."""
+    """Something that the user can put right. The message is one complete line.
+
+    >>> from vqgan import Codec, UserError
+    >>> try:
+    ...     Codec.load("nowhere/")
+    ... except UserError as error:
+    ...     print(str(error).split(";")[0])
+    codec nowhere/: nothing there
+    """
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things for a message: ``1 slice``, ``2 slices``, ``12,000 slices``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def first_line(error: BaseException) -> str:

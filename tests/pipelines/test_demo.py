@@ -33,7 +33,7 @@ def test_demo(vqgan: Vqgan, tmp_path: Path) -> None:
     output = tmp_path / "demo"
     result = vqgan("demo", "--output", output)
     assert result.code == 0, result.err
-    assert "verified: 1 shards, 0 rejects files: 10 planned, 10 images, 10 rows, 0 rejects" in result.err
+    assert "verified: 1 shard, 0 rejects files: 10 planned, 10 images, 10 rows, 0 rejects" in result.err
     assert "Traceback" not in result.err
     assert str(output) in result.err
     pictures = sorted((output / "pictures" / "images").glob("*.png"))

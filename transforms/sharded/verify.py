@@ -25,7 +25,7 @@ from transforms.sharded.rejects import RejectRow
 from transforms.sharded.summary import FileSummary, SliceTotals, describe_file
 from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
-from vqgan.errors import UserError, first_line
+from vqgan.errors import UserError, counted, first_line
 from vqgan.manifest import check_parts, read_manifest
 from vqgan.shards import rejects_name
 
@@ -170,7 +170,8 @@ class Verifier(abc.ABC):
         name = self._rejects_name(number)
         if name not in self.found:
             if expected:
-                self.problems.append(f"{shard}: {expected} rejects, but no rejects file in the manifest")
+                what = counted(expected, "reject")
+                self.problems.append(f"{shard}: {what}, but no rejects file in the manifest")
             return None, []
         rows = rejects.read_rejects(filesystems.join(self.output, name))
         self.expect(name, "rows", len(rows), expected)

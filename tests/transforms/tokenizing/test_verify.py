@@ -338,7 +338,7 @@ def turn_into_a_folder(path: Path) -> None:
         (bad_token, rf"{SHARD}: tokens outside of \[0, 64\)"),
         (other_token, "the codebook's histogram is not that of the tokens"),
         (lose_a_reject, "rejects-.*: rows is 0, expected 1"),
-        (forget_the_rejects, "1 rejects, but no rejects file"),
+        (forget_the_rejects, "1 reject, but no rejects file"),
         (forget_a_shard, f"{SHARD} is not in the manifest"),
         (forget_all_shards, f"{SHARD} is not in the manifest"),
         (another_manifest, "of different plans"),
@@ -363,7 +363,7 @@ def test_wrong_counts_are_found(data: Path, name: str) -> None:
 def test_summary(data: Path) -> None:
     problems, summary = verify_data_set(str(data))
     assert problems == []
-    assert summary == "4 shards, 1 rejects files: 21 planned, 20 images, 40 rows, 1 rejects"
+    assert summary == "4 shards, 1 rejects file: 21 planned, 20 images, 40 rows, 1 reject"
 
 
 def test_nothing_to_verify(data: Path, tmp_path: Path) -> None:
