@@ -50,6 +50,9 @@ def require_manifest(output: str) -> dict[str, Any]:
     )
 
 
+ABOUT_CODEC = ("name", "fingerprint", "decoder_sha256", "config", "card")
+
+
 class Verifier(abc.ABC):
     """One check of one data set; derive it for each kind of data set.
 
@@ -158,6 +161,10 @@ class Verifier(abc.ABC):
     def expect(self, name: str, what: str, found: Any, expected: Any) -> None:
         """Adds a problem where something is not as expected."""
         self.problems += [f"{name}: {line}" for line in contradictions(found, expected, what)]
+
+    def codec(self) -> dict[str, Any]:
+        """Returns what the manifest says of the codec, without what no manifest says."""
+        return {name: part for name, part in self.manifest["codec"].items() if name in ABOUT_CODEC}
 
     def check_rejects(
         self, number: int, shard: str, expected: int
