@@ -20,6 +20,10 @@ EXTRAS = {
     "hub": ["huggingface-hub"],
     # tfds:NAME/SPLIT inputs, in both of its file formats, without TensorFlow.
     "tfds": ["tensorflow-datasets>=4.9.9", "array-record>=0.8", "importlib-resources"],
+    # HEIF images (HEIC), decoded by libheif.
+    "heic": ["pillow-heif>=1.8"],
+    # JPEG XL images, decoded by libjxl. The package is under the GPL, so that nothing else brings it along.
+    "jxl": ["pillow-jxl-plugin>=1.3.8"],
     # vqgan train --wandb.
     "wandb": ["wandb"],
     # Dataflow as a runner.
@@ -33,6 +37,7 @@ EXTRAS = {
         "mypy",
         "opencv-python-headless",
         "pandas",
+        "pillow-jxl-plugin",
         "polars",
         "pytest>=9",
         "pytest-xdist",
@@ -42,7 +47,7 @@ EXTRAS = {
         "wheel",
     ],
 }
-EXTRAS["all"] = sorted({need for name in ("train", "import", "hub", "tfds") for need in EXTRAS[name]})
+EXTRAS["all"] = sorted({need for name in ("train", "import", "hub", "tfds", "heic") for need in EXTRAS[name]})
 
 setup(
     name="vqgan-pipelines",

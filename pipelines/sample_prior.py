@@ -26,7 +26,7 @@ from transforms.sampling.shard import (
 from transforms.sharded import progress
 from transforms.sharded.batching import load_codec
 from transforms.sharded.job import make_all
-from transforms.sharded.plan import Plan, cut, make_plan, write_plan
+from transforms.sharded.plan import InputChanges, Plan, cut, make_plan, write_plan
 from transforms.sharded.run import missing_files, run_planned
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
@@ -167,6 +167,14 @@ class PlannedSample:
             sizes = filesystems.sizes_of(self.output, beside)
             missing += [name for name, size in zip(beside, sizes, strict=True) if size is None]
         return missing
+
+    def changes(self) -> InputChanges:
+        """Returns nothing: there is no input."""
+        return InputChanges([], False)
+
+    def outdated(self, manifest: Mapping[str, Any]) -> list[str]:
+        """Returns nothing: samples are never rejected."""
+        return []
 
     def counts(self, manifest: Mapping[str, Any]) -> str:
         codebook = manifest["codebook"]

@@ -19,6 +19,8 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
         "array_record": "array-record>=0.8",
         "importlib_resources": "importlib-resources",
     },
+    "heic": {"pillow_heif": "pillow-heif>=1.8"},
+    "jxl": {"pillow_jxl": "pillow-jxl-plugin>=1.3.8"},
     "wandb": {"wandb": "wandb"},
     "gcp": {"google.cloud.dataflow": "apache-beam[gcp]"},
 }

@@ -91,6 +91,7 @@ def test_version(base: Environment) -> None:
 def test_nothing_of_the_extras_comes_along(base: Environment) -> None:
     code = "import importlib.util as u, sys; print([name for name in sys.argv[1:] if u.find_spec(name)])"
     unwanted = ["pandas", "grain", "tensorboardX", "safetensors", "huggingface_hub", "tensorflow_datasets"]
+    unwanted += ["pillow_heif", "pillow_jxl"]
     assert base.run("-c", code, *unwanted).stdout.strip() == "[]"
 
 
@@ -206,6 +207,31 @@ def test_extra_tfds(with_extra: WithExtra) -> None:
     tfds = with_extra("tfds")
     tfds.vqgan("tokenize", "--input", TFDS, "--codec", "tiny", *SIZE, "--output", "tokens/")
     assert json.loads(tfds.vqgan("inspect", "tokens/", "--json").stdout)["rows"] == 7
+
+
+HEIF = """
+import pillow_heif
+from PIL import Image
+
+pillow_heif.from_pillow(Image.new("RGB", (80, 70), "red")).save("images/a.heic")
+"""
+
+
+@pytest.mark.parametrize("extra", ["heic", "jxl"])
+def test_extras_of_image_formats(extra: str, with_extra: WithExtra, base: Environment) -> None:
+    reading = with_extra(extra)
+    images = reading.work / "images"
+    images.mkdir()
+    if extra == "heic":
+        reading.run("-c", HEIF)
+    else:
+        (images / "a.jxl").write_bytes((TESTDATA / "jxl" / "rgb-16.jxl").read_bytes())
+    reading.vqgan("tokenize", "--input", images, "--codec", "tiny", *SIZE, "--output", "tokens/")
+    assert json.loads(reading.vqgan("inspect", "tokens/", "--json").stdout)["rows"] == 1
+    without = f"without-{extra}"
+    base.vqgan("tokenize", "--input", images, "--codec", "tiny", *SIZE, "--output", without, code=1)
+    code = "import pyarrow.dataset as ds; print(*ds.dataset(__import__('sys').argv[1]).to_table()['message'])"
+    assert f"(extra '{extra}'), not installed" in base.run("-c", code, f"{without}/rejects").stdout
 
 
 @pytest.mark.parametrize("extra", ["gcp", "wandb"])

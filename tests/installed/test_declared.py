@@ -19,6 +19,7 @@ OURS = ("vqgan", "transforms", "pipelines")
 DISTRIBUTIONS = {
     "google.cloud.dataflow": "apache-beam",
     "PIL": "pillow",
+    "pillow_jxl": "pillow-jxl-plugin",
     "yaml": "pyyaml",
     "apache_beam": "apache-beam",
     "google.protobuf": "protobuf",

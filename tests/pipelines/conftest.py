@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +42,31 @@ class Result(NamedTuple):
 
 
 Vqgan = Callable[..., Result]
+
+KILLED = """
+import os, signal, sys
+from pipelines import cli
+
+def watch(event, arguments):
+    if event == "os.rename" and os.fsdecode(arguments[1]).endswith(where):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+where = sys.argv.pop(1)
+sys.addaudithook(watch)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="session")
+def killed_before() -> Callable[..., None]:
+    """Runs a command in a process that SIGKILL ends just before something is renamed to a path."""
+
+    def killed_before(where: str, *argv: Any) -> None:
+        command = [sys.executable, "-c", KILLED, where, *map(str, argv)]
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+
+    return killed_before
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ from transforms.sharded import rejects
 from transforms.sharded.beam_graph import MakeSlice, RunJob
 from transforms.sources import Entry, SourceConfig
 from transforms.sources.folder import FolderSource
+from vqgan import faults
 from vqgan.errors import UserError
 from vqgan.shards import rejects_name, shard_name
 
@@ -427,10 +428,12 @@ def test_everything_vanishes_between_plan_and_run(
     shutil.copytree(few, saved)
     pipeline = tokenize_images._run_pipeline
     with monkeypatch.context() as patch:
+        patch.setattr(faults, "PAUSES", (0.0,))
         patch.setattr(tokenize_images, "_run_pipeline", lambda p, args: vanish(p, args, few, pipeline))
         result = tokenize(few, "--slice-size", 10)
     assert result.code == 2
-    assert "not one of its 10 images can be read" in result.line
+    assert "cannot be read (No such file or directory); restore it, then run the same command" in result.line
+    assert not list((tmp_path / "out").rglob("rejects-*"))
     shutil.rmtree(few)
     shutil.copytree(saved, few)
     assert tokenize(few, "--slice-size", 10).code == 0
