@@ -25,7 +25,7 @@ from transforms.sharded.rejects import RejectRow
 from transforms.sharded.summary import FileSummary, SliceTotals, describe_file
 from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
-from vqgan.errors import UserError, first_line
+from vqgan.errors import UserError, first_line, printable
 from vqgan.manifest import check_parts, read_manifest
 from vqgan.shards import rejects_name
 
@@ -156,7 +156,7 @@ class Verifier(abc.ABC):
                     self.problems.append(str(error))
         self.check_whole()
         self._check_manifest()
-        return self.problems, self.summary()
+        return [printable(problem) for problem in self.problems], self.summary()
 
     def expect(self, name: str, what: str, found: Any, expected: Any) -> None:
         """Adds a problem where something is not as expected."""
