@@ -24,13 +24,19 @@ EXTRAS = {
     "wandb": ["wandb"],
     # Dataflow as a runner.
     "gcp": ["apache-beam[gcp]"],
+    # The documentation as a site: make docs.
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings-python>=2"],
     # Tests, checks and building.
     "dev": [
         "build",
         "datasets",
         "duckdb",
         "hypothesis",
+        "ipykernel",
+        "lunr",
         "mypy",
+        "nbclient",
+        "nbformat",
         "opencv-python-headless",
         "pandas",
         "polars",
@@ -42,6 +48,7 @@ EXTRAS = {
         "wheel",
     ],
 }
+EXTRAS["dev"] += EXTRAS["docs"]
 EXTRAS["all"] = sorted({need for name in ("train", "import", "hub", "tfds") for need in EXTRAS[name]})
 
 setup(
@@ -58,7 +65,7 @@ setup(
     packages=find_packages(
         include=["vqgan", "vqgan.*", "transforms", "transforms.*", "pipelines", "pipelines.*"]
     ),
-    package_data={"vqgan": ["pretrained/**/*", "py.typed"], "pipelines": ["photos/*"]},
+    package_data={"vqgan": ["pretrained/**/*", "py.typed"], "pipelines": ["photos/*", "digits/*"]},
     # Everything that a worker imports, by name: nothing of it may be there only because another brings it.
     install_requires=[
         "apache-beam>=2.77,<3",
