@@ -18,8 +18,7 @@ from PIL import Image
 
 from pipelines import decode_tokens
 from pipelines.decode_tokens import FORMATS, DecodeTokensConfig, form_of
-from transforms.sharded.batching import fill, on_device
-from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.batching import fill, load_codec, on_device
 from vqgan.codec import Codec
 from vqgan.config import to_dict
 from vqgan.manifest import FORMAT_VERSION, write_manifest

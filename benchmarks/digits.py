@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from common import parser, say, scratch
 
 from pipelines.demo import DIGITS, read_by_neighbours, real_digits, shrink_to_digits
+from pipelines.sample_prior import SampleConfig
 from pipelines.sample_prior import run_sample as sample
-from pipelines.sampling_plan import SampleConfig
 from pipelines.tokenize_images import TokenizeConfig
 from pipelines.tokenize_images import run_tokenize as tokenize
 from pipelines.training_prior import TrainPriorRequest

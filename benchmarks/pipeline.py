@@ -18,8 +18,7 @@ from common import LARGE, make_corpus, parser, random_codec, say, scratch
 from pipelines import tokenize_images
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
-from transforms.sharded.batching import BATCHES_IN_FLIGHT
-from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.batching import BATCHES_IN_FLIGHT, load_codec
 from transforms.sources import SourceConfig
 from transforms.tokenizing.shard import Batch, encode
 from vqgan.codec import Codec

@@ -20,9 +20,9 @@ from flax import nnx
 
 from vqgan.functional import Arrays, take_apart
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.sampling.autoregressive import AutoregressiveLoop, RasterNumbers
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.logits import SamplingVariant, sample_keys
+from vqgan.prior.sampling.loops import AutoregressiveLoop, RasterNumbers
 from vqgan.prior.sampling.request import Request, SampleInputs
 from vqgan.prior.sampling.sampler import PriorSampler
 from vqgan.prior.transformer import Prior

@@ -124,7 +124,7 @@ class PlannedDecode:
         write_decode_plan(self.output, self.plan, self.parts)
 
     def missing(self, manifest: Mapping[str, Any]) -> list[str]:
-        """Files that are gone; of images in files of their own also those of another size."""
+        """Finds files that are gone; of images in files of their own also those of another size."""
         missing = missing_files(self.output, manifest, ("shards", "archives", "metadata", "rejects"))
         if self.config.form.container == "files":
             for entry in manifest["shards"]:
@@ -142,7 +142,7 @@ class PlannedDecode:
 
 
 def form_of(chosen: str, image_format: str | None, quality: int | None) -> ImageForm:
-    """The form that ``--format``, ``--image-format`` and ``--quality`` describe.
+    """Returns the form that ``--format``, ``--image-format`` and ``--quality`` describe.
 
     Raises:
       UserError: they contradict each other.
@@ -216,7 +216,7 @@ def _run_pipeline(planned: PlannedDecode, beam_args: Sequence[str]) -> None:
 
 
 def _open_codec(config: DecodeTokensConfig, tokens: TokenInput) -> CodecInfo:
-    """The codec that was given, or the one that the data set names."""
+    """Returns the codec that was given, or the one that the data set names."""
     name, made = config.codec or tokens.codec, f"{tokens.codec} ({tokens.fingerprint[:12]})"
     try:
         codec = read_info(name)

@@ -11,10 +11,10 @@ from PIL import Image
 
 from pipelines import decode_tokens, sample_prior, tokenize_images, training_prior
 from pipelines.inspecting import verify_data_set
-from pipelines.sampling_plan import SampleConfig
+from pipelines.sample_prior import SampleConfig
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
-from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.batching import load_codec
 from transforms.sharded.run import speaker
 from transforms.sharded.verify import require_manifest
 from transforms.sources import SourceConfig
@@ -189,7 +189,8 @@ def read_by_neighbours(
 
     Args:
       found: what is to be read, ``[M, 64]``.
-      pixels, classes: as :func:`real_digits` returns them.
+      pixels: of real ones, ``[N, 64]``.
+      classes: of those, ``[N]``.
       own: of each that is itself a real one its number, which has no vote; int ``[M]``.
 
     Returns:

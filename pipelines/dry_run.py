@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.tokenize_images import TokenizeConfig, plan_tokenize
 from transforms.images.crops import count_views
-from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.batching import load_codec
 from transforms.sharded.rejects import RejectRow
 from transforms.sources import Entry, open_source
 from transforms.tokenizing.shard import Item, batches, encode, read_and_decode

@@ -30,13 +30,13 @@ class GivenTokens:
             raise UserError("--given: say what of it is given, by --keep-rows or by --inpaint")
 
     def identity(self, plan_hash: str) -> dict[str, Any]:
-        """What samples depend on, as JSON data; the data set by its plan, wherever it lies."""
+        """Returns what samples depend on, as JSON data; the data set by its plan, wherever it lies."""
         region = None if self.inpaint is None else list(self.inpaint)
         return {"plan_hash": plan_hash, "keep_rows": self.keep_rows, "inpaint": region}
 
 
 def open_given(given: GivenTokens, prior: PriorInfo) -> TokenSet:
-    """The data set that samples start from.
+    """Returns the data set that samples start from.
 
     Raises:
       UserError: it cannot be opened, is of another codec or grid, or the prior cannot fill in what is
@@ -54,7 +54,7 @@ def open_given(given: GivenTokens, prior: PriorInfo) -> TokenSet:
 
 
 def known_tokens(given: GivenTokens, tokens: TokenSet, count: int) -> np.ndarray:
-    """The first ``count`` rows of tokens, int32 ``[N, L]``, -1 where they are to be sampled.
+    """Returns the first ``count`` rows of tokens, int32 ``[N, L]``, -1 where they are to be sampled.
 
     Raises:
       UserError: the region or the rows do not lie in the grid.
@@ -78,7 +78,7 @@ def known_tokens(given: GivenTokens, tokens: TokenSet, count: int) -> np.ndarray
 
 
 def open_condition(path: str | None, prior: PriorInfo) -> TokenSet | None:
-    """The data set of condition grids; None for a prior without.
+    """Returns the data set of condition grids; None for a prior without.
 
     Raises:
       UserError: there is none and the prior needs one, or the other way round; it cannot be opened, or is of
@@ -107,7 +107,7 @@ def open_condition(path: str | None, prior: PriorInfo) -> TokenSet | None:
 
 
 def first_rows(tokens: TokenSet, count: int) -> np.ndarray:
-    """The first rows of a token data set, int32 ``[N, L]`` with N at most ``count``."""
+    """Returns the first rows of a token data set, int32 ``[N, L]`` with N at most ``count``."""
     found: list[np.ndarray] = []
     for batch in all_batches(tokens, min(count, 1024)):
         found.append(batch.tokens)

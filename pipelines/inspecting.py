@@ -12,8 +12,8 @@ from transforms.tokenizing.verify import TokenVerifier
 from vqgan import filesystems
 from vqgan.codec_checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
+from vqgan.downloads import is_dataset
 from vqgan.errors import UserError
-from vqgan.hub import is_dataset
 from vqgan.importers import is_foreign_source, looks_foreign
 from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest, resolve_dataset
 from vqgan.model.parameters import codec_parameter_count

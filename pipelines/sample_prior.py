@@ -1,19 +1,305 @@
-"""``vqgan sample``: token shards drawn from a prior, their pictures, and an image grid."""
+"""``vqgan sample``: token shards drawn from a prior, their images, and an image grid."""
 
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.sampling_plan import GRID_FILE, PlannedSample, SampleConfig, class_numbers, plan_sample
+import pyarrow as pa
+
+from pipelines.given_tokens import GivenTokens, first_rows, known_tokens, open_condition, open_given
+from pipelines.settings import DTYPES
 from transforms.sampling.job import SampleJob
-from transforms.sampling.shard import Draw, SamplingModel, first_tokens, write_png
+from transforms.sampling.shard import (
+    IMAGES_FOLDER,
+    Draw,
+    Guides,
+    SampleTask,
+    SamplingModel,
+    first_tokens,
+    missing_images,
+    sample_entries,
+    write_png,
+)
 from transforms.sharded import progress
-from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.batching import load_codec
 from transforms.sharded.job import make_all
-from transforms.sharded.run import run_planned
+from transforms.sharded.plan import Plan, cut, make_plan, write_plan
+from transforms.sharded.run import missing_files, run_planned
 from vqgan import filesystems
+from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
+from vqgan.data.tokens import TokenSet
+from vqgan.errors import UserError
+from vqgan.model_card import ModelCard
+from vqgan.prior.checkpoint import PriorInfo, read_prior, require_codec
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.request import check_settings
+from vqgan.shards import DATA_FOLDER, ShardMetadata
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
+
+
+NO_CLASS = "none"
+GRID_FILE = "sheet.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """All settings of a run.
+
+    Attributes:
+      prior: folder of a prior, or of the run that has trained it.
+      output: folder or URI of the data set.
+      count: number of samples.
+      codec: renders the pictures; None for the one that the prior names.
+      classes: names or numbers, taken in turn; ``none`` for no class; empty for all of the prior's.
+      seed: of the first sample; the others follow.
+      settings: how tokens are drawn.
+      grid: ``(h, w)`` in tokens, where larger than the prior's.
+      given: tokens that samples start from.
+      condition: token data set with the condition grids.
+      batch_size: samples drawn together.
+      slice_size: samples per shard, at most.
+      dtype: type of activations.
+      pictures: render an image of each sample, and a grid of the first ones.
+      quiet: no progress.
+    """
+
+    prior: str
+    output: str
+    count: int
+    codec: str | None = None
+    classes: tuple[str, ...] = ()
+    seed: int = 0
+    settings: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    grid: tuple[int, int] | None = None
+    given: GivenTokens | None = None
+    condition: str | None = None
+    batch_size: int = 16
+    slice_size: int = 256
+    dtype: str = "float32"
+    pictures: bool = True
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.output == "":
+            raise UserError("--output is empty: give a folder")
+        for name in ("count", "batch_size", "slice_size"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)}: it must be at least 1")
+        last = self.seed + self.count - 1
+        if not 0 <= self.seed <= last < 2**32:
+            raise UserError(
+                f"--seed {self.seed} --count {self.count}: seeds follow one another and must lie in [0, 2^32)"
+            )
+        if self.dtype not in DTYPES:
+            raise UserError(f"--dtype {self.dtype}: known are {', '.join(DTYPES)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedSample:
+    """A run, planned but not yet begun; see :class:`transforms.sharded.run.PlannedRun`."""
+
+    config: SampleConfig
+    prior: PriorInfo
+    codec: CodecInfo
+    plan: Plan
+    slices: list[pa.Table]
+    guides: Guides
+
+    @property
+    def output(self) -> str:
+        return self.config.output
+
+    @property
+    def quiet(self) -> bool:
+        return self.config.quiet
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return (DATA_FOLDER, IMAGES_FOLDER) if self.config.pictures else (DATA_FOLDER,)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """``(h, w)`` of every sample."""
+        return self.config.grid or self.prior.config.grid
+
+    @property
+    def keys(self) -> list[str]:
+        """Of all samples, in order."""
+        return [key for table in self.slices for key in table.column("key").to_pylist()]
+
+    @property
+    def task(self) -> SampleTask:
+        """What is needed to make a shard."""
+        factor = self.codec.config.downsampling
+        metadata = ShardMetadata(
+            fingerprint=self.codec.fingerprint,
+            codec_config=to_dict(self.codec.config),
+            codec_origin=dict(self.codec.card.get("origin", {})),
+            grid=self.grid,
+            codebook_size=self.codec.config.codebook_size,
+            preprocessing={},
+            plan_hash=self.plan.hash,
+            slice_number=0,
+            slices=self.plan.slices,
+            planned=0,
+            sampling=self.plan.identity["sampling"],
+        )
+        config = self.config
+        size = (self.grid[0] * factor, self.grid[1] * factor)
+        return SampleTask(
+            config.output, metadata, config.settings, config.seed, self.guides, size, config.batch_size
+        )
+
+    def write_plan(self) -> None:
+        write_plan(self.output, self.plan, self.slices)
+
+    def missing(self, manifest: Mapping[str, Any]) -> list[str]:
+        missing = missing_files(self.output, manifest)
+        if self.config.pictures:
+            missing += missing_images(self.output, self.keys)
+            missing += [name for name in (GRID_FILE,) if name not in filesystems.list_names(self.output)]
+        return missing
+
+    def counts(self, manifest: Mapping[str, Any]) -> str:
+        codebook = manifest["codebook"]
+        return (
+            f"{manifest['counts']['rows']} samples, {len(manifest['shards'])} shards, "
+            f"{codebook['used']} of {codebook['size']} codes used"
+        )
+
+
+def plan_sample(config: SampleConfig) -> PlannedSample:
+    """Reads the prior's and the codec's descriptions and plans; writes nothing.
+
+    Raises:
+      UserError: no prior or codec, a codec that the prior does not belong to, unknown classes, tokens or
+        a condition that do not fit.
+    """
+    prior = read_prior(config.prior)
+    codec = _codec(config, prior)
+    _check_grid(config, prior)
+    _check_settings(config, prior)
+    given = None if config.given is None else open_given(config.given, prior)
+    condition = open_condition(config.condition, prior)
+    known = None
+    if config.given is not None and given is not None:
+        known = known_tokens(config.given, given, config.count)
+    guides = Guides(known, None if condition is None else first_rows(condition, config.count))
+    labels = class_numbers(prior, config.classes)
+    entries = sample_entries(config.count, config.seed, labels)
+    slices = cut(entries, config.slice_size, shuffles=False)
+    settings = {
+        "codec": {"fingerprint": codec.fingerprint, "config": to_dict(codec.config)},
+        "preprocessing": {},
+        "source": {"kind": "prior", "class_names": list(prior.class_names)},
+        "sampling": _sampling(config, prior, given, condition),
+        "slice_size": config.slice_size,
+        "pictures": {"decoder_sha256": codec.decoder_sha256} if config.pictures else {},
+    }
+    return PlannedSample(config, prior, codec, make_plan(slices, settings), slices, guides)
+
+
+def _codec(config: SampleConfig, prior: PriorInfo) -> CodecInfo:
+    """Returns the codec that renders a prior's tokens."""
+    name = config.codec or prior.codec.name
+    try:
+        codec = read_info(name)
+    except UserError as error:
+        if config.codec:
+            raise
+        raise UserError(
+            f"{config.prior} names a codec that is unavailable ({error}); give --codec"
+        ) from error
+    require_codec(prior, codec.fingerprint, name)
+    return codec
+
+
+def class_numbers(prior: PriorInfo, classes: Sequence[str]) -> list[int | None]:
+    """Returns numbers of classes given by name or number; None is no class.
+
+    Raises:
+      UserError: the prior has no classes, or none of that name.
+    """
+    count = prior.config.classes
+    if not classes:
+        return list(range(count)) if count else [None]
+    return [_class_number(prior, name) for name in classes]
+
+
+def _class_number(prior: PriorInfo, name: str) -> int | None:
+    count = prior.config.classes
+    if name == NO_CLASS:
+        return None
+    if not count:
+        raise UserError(f"--class {name}: this prior was trained without classes; leave it out")
+    if name in prior.class_names:
+        return prior.class_names.index(name)
+    if name.isdecimal() and int(name) < count:
+        return int(name)
+    near = [] if name.isdecimal() else difflib.get_close_matches(name, prior.class_names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"give a number from 0 to {count - 1}, or {NO_CLASS}"
+    raise UserError(f"--class {name}: there is no such class; {hint}")
+
+
+def _sampling(
+    config: SampleConfig, prior: PriorInfo, given: TokenSet | None, condition: TokenSet | None
+) -> dict[str, Any]:
+    """Gives what samples depend on beside their seeds and classes, as JSON data; data sets by their plans."""
+    start = None
+    if config.given is not None and given is not None:
+        start = config.given.identity(given.manifest["plan_hash"])
+    return {
+        "prior": {"fingerprint": prior.fingerprint, "config": to_dict(prior.config)},
+        "settings": _settings(config, prior),
+        "first_seed": config.seed,
+        "grid": list(config.grid or prior.config.grid),
+        "given": start,
+        "condition": None if condition is None else condition.manifest["plan_hash"],
+        "dtype": config.dtype,
+    }
+
+
+def _settings(config: SampleConfig, prior: PriorInfo) -> dict[str, Any]:
+    """Returns the settings that this kind of prior looks at."""
+    settings = to_dict(config.settings)
+    if prior.config.kind != "masked":
+        del settings["masked"]
+    return settings
+
+
+def _check_grid(config: SampleConfig, prior: PriorInfo) -> None:
+    if config.grid is None or config.grid == prior.config.grid:
+        return
+    h, w = prior.config.grid
+    if config.grid[0] < h or config.grid[1] < w:
+        raise UserError(
+            f"--grid {config.grid[0]}x{config.grid[1]}: the prior was trained on {h}x{w}; give at least that"
+        )
+    if prior.config.kind == "masked" or config.given is not None or config.condition is not None:
+        raise UserError(
+            f"--grid {config.grid[0]}x{config.grid[1]}: larger pictures are for autoregressive priors, "
+            "without --given and --condition; leave those out, or the grid"
+        )
+
+
+def _check_settings(config: SampleConfig, prior: PriorInfo) -> None:
+    """Refuses what needs an answer to "no class" of a prior that has never learned one."""
+    check_settings(prior.config, config.settings)
+    objective = ModelCard.from_json(prior.card).configuration.get("objective")
+    dropout = objective.get("class_dropout") if isinstance(objective, Mapping) else None
+    never = prior.config.classes > 0 and dropout == 0
+    if never and (config.settings.is_guided or NO_CLASS in config.classes):
+        what = "--guidance" if config.settings.is_guided else f"--class {NO_CLASS}"
+        raise UserError(
+            f"{what}: this prior was trained with objective.class_dropout=0 and has never learned from "
+            "pictures without a class; leave it out, or train one with class_dropout=0.1"
+        )
+
 
 GRID_SAMPLES = 64
 GRID_COLUMNS = 8
@@ -56,7 +342,7 @@ def _codec_name(planned: PlannedSample) -> str:
 
 
 def _drawing(planned: PlannedSample) -> Draw:
-    """What draws tokens: the prior at its own grid, or windows of it over a larger one."""
+    """Returns what draws tokens: the prior at its own grid, or windows of it over a larger one."""
     import jax.numpy as jnp
 
     from vqgan.prior.sampling.sampler import load_sampler
@@ -67,7 +353,7 @@ def _drawing(planned: PlannedSample) -> Draw:
 
 
 def _write_grid(planned: PlannedSample, codec: "Codec") -> None:
-    """``sheet.png``: the first samples; a column for each class where there are a few."""
+    """Writes ``sheet.png``: the first samples; a column for each class where there are a few."""
     from vqgan.image_grid import tile_images
 
     config = planned.config

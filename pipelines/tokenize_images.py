@@ -25,9 +25,8 @@ from transforms.sharded.run import missing_files, run_planned, speaker
 from transforms.sources import SourceConfig, open_source
 from transforms.sources.globs import EVERYTHING
 from transforms.sources.locations import Location, locate
-from transforms.sources.recognising import left_out, recognise
-from transforms.tokenizing.duplicates import mark_duplicates
-from transforms.tokenizing.job import TokenizeJob
+from transforms.sources.registry import left_out, recognise
+from transforms.tokenizing.job import TokenizeJob, mark_duplicates
 from transforms.tokenizing.shard import TokenizeTask
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
@@ -203,7 +202,7 @@ def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, 
 
 
 def _without_images(source: SourceConfig) -> str:
-    """What to say of an input in which there is nothing."""
+    """Returns what to say of an input in which there is nothing."""
     if source.kind == "folder":
         hint = "no files but hidden ones, if any; give the folder that they lie in or below"
     else:
@@ -234,7 +233,7 @@ def _check_apart(source: str, output: str) -> None:
 
 
 def _takes(location: Location, parts: Sequence[str]) -> bool:
-    """Whether an input takes in the file of this path below its root."""
+    """Tells whether an input takes in the file of this path below its root."""
     state = location.globs.start()
     for part in parts:
         state = location.globs.step(state, part)

@@ -135,7 +135,7 @@ def open_crop_batches(images: Pictures, config: CodecTrainConfig) -> "CropBatche
 
 
 def _digest(*sets: Pictures) -> str:
-    """sha256 over the keys of the images, set by set."""
+    """Returns sha256 over the keys of the images, set by set."""
     digest = hashlib.sha256()
     for images in sets:
         for key in images.keys:
@@ -193,7 +193,7 @@ def _card(request: TrainRequest, training: Pictures, validation: np.ndarray) -> 
 
 
 def _write_rejects(folder: Path, rejects: Mapping[str, str], say: Say) -> None:
-    """``rejects.jsonl``: a line for each image that was of no use, before a stop as well as after it."""
+    """Writes ``rejects.jsonl``: a line for each image that was of no use, before a stop and after it."""
     path = folder / "rejects.jsonl"
     earlier = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     known = {record["key"]: record["reason"] for record in earlier} | dict(rejects)

@@ -157,3 +157,18 @@ def test_references_resolve(path: Path) -> None:
     lost = {found for found in DOTTED.findall(text) if not resolves(found)}
     lost |= {found for found in PATH.findall(text) if not (ROOT / found).exists()}
     assert sorted(lost) == []
+
+
+def test_docstrings_of_functions_begin_with_a_verb() -> None:
+    """In the third person ("Gives", "Reads"): what a function does, not what it is; values may be nouns."""
+    wrong = []
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.FunctionDef) or node.name.startswith("__"):
+                continue
+            if any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
+                continue
+            first = (ast.get_docstring(node) or "Says").split()[0].rstrip(".,:;")
+            if not re.fullmatch("[A-Z][a-z]+s", first) or first in {"Is", "As", "This", "Its"}:
+                wrong.append(f"{name}.{node.name}: {first}")
+    assert wrong == []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
-from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.batching import load_codec
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -36,7 +36,7 @@ class CodecModelHandler(ModelHandler[np.ndarray, np.ndarray, "Codec"]):
         self._codec, self._batch_size, self._dtype = codec, batch_size, dtype
 
     def load_model(self) -> "Codec":
-        """The process's codec."""
+        """Returns the process's codec."""
         return load_codec(self._codec, self._batch_size, self._dtype)
 
     def run_inference(
@@ -45,13 +45,13 @@ class CodecModelHandler(ModelHandler[np.ndarray, np.ndarray, "Codec"]):
         model: "Codec",
         inference_args: Mapping[str, Any] | None = None,
     ) -> Iterable[np.ndarray]:
-        """Tokens of each image of a batch, in order."""
+        """Returns tokens of each image of a batch, in order."""
         return list(model.encode(np.stack(batch)))
 
     def get_num_bytes(self, batch: Sequence[np.ndarray]) -> int:
-        """Bytes of a batch; Beam's own way would pickle it."""
+        """Returns bytes of a batch; Beam's own way would pickle it."""
         return sum(image.nbytes for image in batch)
 
     def get_metrics_namespace(self) -> str:
-        """Where Beam's counters of this handler are found."""
+        """Returns names where Beam's counters of this handler are found."""
         return "vqgan"

@@ -39,7 +39,7 @@ class LatestResults(Generic[T]):
     def _fill(self, number: int, result: "Future[T]") -> None:
         try:
             result.set_result(self._make(number))
-        except BaseException as error:  # an interrupt, too: nobody may wait for ever
+        except BaseException as error:  # noqa: BLE001 - an interrupt, too: nobody may wait for ever
             with self._lock:
                 # Meanwhile it may have been dropped, and made anew by another thread: that one stays.
                 if self._results.get(number) is result:

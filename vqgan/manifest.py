@@ -9,8 +9,8 @@ import numpy as np
 
 from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
+from vqgan.downloads import fetch_folder, is_dataset
 from vqgan.errors import UserError, first_line
-from vqgan.hub import fetch_folder, is_dataset
 
 FORMAT_VERSION = 2
 """Of a data set: its layout, manifest, plan, shards and indices."""

@@ -251,7 +251,7 @@ def list_lines(name: str, items: list[str]) -> list[str]:
 
 
 def _slug(text: str) -> str:
-    """Lower-case letters, digits, dots and hyphens; an underscore stays."""
+    """Returns lower-case letters, digits, dots and hyphens; an underscore stays."""
     return re.sub(r"[^a-z0-9._]+", "-", text.lower()).strip("-.")[:96]
 
 
@@ -266,7 +266,7 @@ def _shown(value: Any) -> str:
 
 
 def _metrics(card: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Metric]:
-    """Metrics by name; bare numbers, of older releases, are those of the validation images."""
+    """Returns metrics by name; bare numbers, of older releases, are those of the validation images."""
     images = _validation_images(data)
     reference = "validation images"
     if _text(data, "validation_source"):
@@ -282,7 +282,7 @@ def _metrics(card: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Metr
 
 
 def _validation_images(data: Mapping[str, Any]) -> int:
-    """How many there are, by the name of this or of an older release."""
+    """Returns how many there are, by the name of this or of an older release."""
     return int(_number(data, "validation_images") or _number(data, "held_back_images"))
 
 

@@ -123,8 +123,7 @@ def _add_given_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _sample(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.sample_prior import run_sample
-    from pipelines.sampling_plan import GivenTokens, SampleConfig
+    from pipelines.sample_prior import GivenTokens, SampleConfig, run_sample
 
     check_flags(unknown, args.parser, beam=False)
     if args.given is None and (args.keep_rows is not None or args.inpaint is not None):

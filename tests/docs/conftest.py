@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from tests.docs.blocks import Block
 from tests.docs.reading import PROPERTY, Reader
 from tests.pipelines.fake_hub import Hub
-from vqgan.hub import fetch_folder
+from vqgan.downloads import fetch_folder
 
 Typed = Callable[[Reader, Block], None]
 _FAST = {

@@ -16,7 +16,7 @@ from PIL import Image
 from pipelines import cli
 from vqgan.codec_checkpoint import PARTS, save_codec
 from vqgan.config import ModelConfig
-from vqgan.hub import fetch_folder
+from vqgan.downloads import fetch_folder
 from vqgan.model.vqgan import VQGAN
 
 from .fake_hub import Hub

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipelines import demo
+from pipelines.demo import DIGITS
 
 Vqgan = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch, codec_path: str) -> None:
-    """The demo's own codec takes longer to compile."""
+def toy(monkeypatch: pytest.MonkeyPatch, codec_path: str, tmp_path: Path) -> None:
+    """The demo's own codec takes longer to compile, and all the digits to encode."""
+    pq.write_table(pq.read_table(DIGITS).slice(0, 200), tmp_path / "digits.parquet")
+    monkeypatch.setattr(demo, "DIGITS", tmp_path / "digits.parquet")
     monkeypatch.setattr(demo, "CODEC", codec_path)
     monkeypatch.setattr(demo, "IMAGE_SIZE", 32)
     monkeypatch.setattr(demo, "DIGIT_SIZE", 8)
@@ -48,7 +52,7 @@ def test_demo(vqgan: Vqgan, tmp_path: Path) -> None:
     result = vqgan("demo", "--output", output)
     assert result.code == 0, result.err
     assert "verified: 1 shards, 0 rejects files: 10 planned, 10 images, 10 rows, 0 rejects" in result.err
-    assert "1797 planned, 1797 images, 1797 rows, 0 rejects" in result.err
+    assert "200 planned, 200 images, 200 rows, 0 rejects" in result.err
     assert re.search(r"\n\d+ of 20 new digits are read as the digit that was asked for", result.err)
     assert "Traceback" not in result.err
     assert str(output) in result.err
@@ -112,7 +116,8 @@ def test_missing_images(vqgan: Vqgan, tmp_path: Path) -> None:
     assert "none: cannot be read" in result.err.splitlines()[-1]
 
 
-def test_real_digits_are_read_by_the_others() -> None:
+def test_real_digits_are_read_by_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "DIGITS", DIGITS)
     pixels, classes = demo.real_digits()
     assert pixels.shape == (1797, 64)
     assert (pixels.min(), pixels.max()) == (0, 255)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import uploads
+from pipelines import pushing
 from pipelines.pushing import push
 from vqgan.codec_checkpoint import read_info
 from vqgan.config import to_dict
@@ -104,7 +104,7 @@ def test_commands_take_what_lies_on_the_hub(
 
 
 def test_many_files_go_in_several_commits(hub: Hub, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "FILES_PER_COMMIT", 3)
+    monkeypatch.setattr(pushing, "FILES_PER_COMMIT", 3)
     hub.files = dict.fromkeys(
         ("manifest.json", "data/tokens-00000-of-00001.parquet", "rejects/rejects-00000-of-00001.parquet",
          "data/mine.parquet", ".gitattributes"), b"old"

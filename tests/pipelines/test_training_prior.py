@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.prior_sets import split_weights
-from pipelines.training_prior import configure_prior_training
+from pipelines.training_prior import configure_prior_training, split_weights
 from vqgan.errors import UserError
 from vqgan.prior.checkpoint import load_prior_weights, read_prior
 from vqgan.training.prior import run as prior_run

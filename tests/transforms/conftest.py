@@ -14,7 +14,7 @@ from pipelines import tokenize_images
 from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
-from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.batching import load_codec
 from transforms.sharded.job import make_all
 from transforms.sources import SourceConfig
 from vqgan import filesystems

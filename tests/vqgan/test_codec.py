@@ -320,7 +320,7 @@ LAUNCHER_MODULES = (
     "vqgan.shards",
     "vqgan.metrics",
     "transforms.sharded.plan",
-    "transforms.sharded.codec_cache",
+    "vqgan.codec",
     "transforms.tokenizing.shard",
 )
 

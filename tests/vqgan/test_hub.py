@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from vqgan import hub as vqgan_hub
+from vqgan import downloads as vqgan_hub
 from vqgan.data.tokens import open_tokens
-from vqgan.hub import is_missing, is_unreachable
+from vqgan.downloads import is_missing, is_unreachable
 from vqgan.importers.source import fetch_checkpoint
 from vqgan.manifest import resolve_dataset
 

@@ -44,7 +44,7 @@ class Writer(Protocol):
     archive: Mapping[str, Any] | None
 
     def name(self, key: str, view: int) -> str:
-        """What the index calls the picture's file."""
+        """Returns what the index calls the picture's file."""
 
     def place(self, picture: Picture) -> None:
         """Takes a picture, in any order and from any thread."""
@@ -73,7 +73,7 @@ class FilesWriter:
         filesystems.write_bytes(filesystems.join(self._output, picture.row.file), picture.data)
 
     def append(self, picture: Picture) -> None:
-        """Nothing more is to be done."""
+        """Does nothing more."""
 
 
 class ParquetWriter:
@@ -88,10 +88,10 @@ class ParquetWriter:
         return file_name(key, view, self._extension)
 
     def place(self, picture: Picture) -> None:
-        """Nothing is to be done before its turn."""
+        """Does nothing before its turn."""
 
     def append(self, picture: Picture) -> None:
-        """Nothing more is to be done."""
+        """Does nothing more."""
 
 
 class TarWriter:
@@ -106,7 +106,7 @@ class TarWriter:
         return f"{member_name(key, view)}.{self._extension}"
 
     def place(self, picture: Picture) -> None:
-        """Nothing is to be done before its turn."""
+        """Does nothing before its turn."""
 
     def append(self, picture: Picture) -> None:
         row = picture.row
@@ -125,7 +125,7 @@ class TarWriter:
 
 @contextlib.contextmanager
 def open_writer(output: str, form: ImageForm, number: int, slices: int) -> Iterator[Writer]:
-    """The writer of a slice; what it writes is in place when the block has ended well."""
+    """Returns the writer of a slice; what it writes is in place when the block has ended well."""
     if form.container == "files":
         yield FilesWriter(output, form.extension)
     elif form.container == "parquet":
@@ -161,7 +161,7 @@ class _Hashing:
 
 
 def stored_images(output: str, name: str) -> Iterator[tuple[IndexRow, bytes]]:
-    """Rows of an index in order, each with the bytes of its picture.
+    """Yields rows of an index in order, each with the bytes of its picture.
 
     Args:
       output: folder of the data set.
@@ -190,7 +190,7 @@ def _of_file(output: str, row: IndexRow) -> bytes:
 def _of_tar(
     output: str, archive: Mapping[str, Any], rows: Iterator[IndexRow]
 ) -> Iterator[tuple[IndexRow, bytes]]:
-    """Members are read in their order, which is that of the rows; nothing is unpacked to a disk."""
+    """Reads members in their order, which is that of the rows; nothing is unpacked to a disk."""
     name = archive["name"]
     try:
         filesystem, inner = filesystems.resolve(filesystems.join(output, name))
@@ -221,7 +221,7 @@ _SPECIAL = re.compile(r"__.*__")  # WebDataset leaves out what lies in a folder 
 
 
 def file_name(key: str, view: int, extension: str) -> str:
-    """Relative path of the picture of a row, with ``/`` between folders.
+    """Returns the relative path of the picture of a row, with ``/`` between folders.
 
     Args:
       key: of the row; any text.
@@ -237,7 +237,7 @@ def file_name(key: str, view: int, extension: str) -> str:
 
 
 def member_name(key: str, view: int) -> str:
-    """As :func:`file_name`, without extension, for a member of a WebDataset tar.
+    """Returns the :func:`file_name` without extension, for a member of a WebDataset tar.
 
     Its readers group members by what stands before the first dot of a file's name, so dots are written
     as ``+``: the picture of ``dogs/001.jpg`` is ``dogs/001+jpg.png``.
@@ -266,7 +266,7 @@ def _hash(key: str) -> str:
 
 
 def _readable(key: str) -> str:
-    """What a reader may recognise a key by; different keys may give the same."""
+    """Returns what a reader may recognise a key by; different keys may give the same."""
     parts = [_harmless(part) for part in unicodedata.normalize("NFC", key).split("/") if part]
     *folders, name = parts or ["_"]
     folder = "/".join(_ordinary_folder(_cut(part, 60)) for part in folders)
@@ -292,6 +292,6 @@ def _ordinary_folder(name: str) -> str:
 
 
 def _cut(text: str, most: int) -> str:
-    """The first bytes of ``text`` that make whole characters, without a dot or space at the end."""
+    """Returns the first bytes of ``text`` that make whole characters, without a dot or space at the end."""
     cut = text.encode()[:most].decode(errors="ignore")
     return re.sub(r"[. ]+$", "_", cut)

@@ -70,7 +70,7 @@ class ImageForm:
             )
 
     def encode(self, pixels: "np.ndarray") -> bytes:
-        """uint8 ``[H, W, 3]`` as a file's bytes; the same pixels give the same bytes."""
+        """Returns uint8 ``[H, W, 3]`` as a file's bytes; the same pixels give the same bytes."""
         from PIL import Image
 
         sink = io.BytesIO()

@@ -93,7 +93,7 @@ class IndexMetadata:
     archive: Mapping[str, Any] | None = None
 
     def to_json(self) -> bytes:
-        """Canonical JSON: the same metadata gives the same bytes."""
+        """Returns canonical JSON: the same metadata gives the same bytes."""
         return footer_json(dataclasses.asdict(self))
 
     @classmethod
@@ -125,7 +125,7 @@ def _archive(fields: Fields) -> dict[str, Any]:
 
 
 def index_schema(with_images: bool) -> pa.Schema:
-    """Columns of an index, with what Hugging Face ``datasets`` wants to know of them.
+    """Returns columns of an index, with what Hugging Face ``datasets`` wants to know of them.
 
     Its ``Image`` feature is a nullable struct of the encoded bytes and a path, and is told from any other
     struct by JSON under the schema's key ``huggingface`` alone.
@@ -175,7 +175,7 @@ class IndexWriter:
                 self._writer.close()
 
     def set_result(self, images: int, rejects: int, archive: Mapping[str, Any] | None) -> None:
-        """What became of the slice's rows; goes into the footer."""
+        """Takes what became of the slice's rows; it goes into the footer."""
         self._metadata = dataclasses.replace(self._metadata, images=images, rejects=rejects, archive=archive)
 
     def write(self, row: IndexRow, data: bytes) -> None:
@@ -235,7 +235,7 @@ class Index:
         self._file.close()
 
     def read(self) -> Iterator[tuple[IndexRow, bytes | None]]:
-        """Rows in order, each with its picture where the index holds them.
+        """Yields rows in order, each with its picture where the index holds them.
 
         Raises:
           UserError: a damaged page.
@@ -259,7 +259,7 @@ class Index:
 
 @contextlib.contextmanager
 def open_index(output: str, name: str) -> Iterator[Index]:
-    """The index of this name in an output.
+    """Returns the index of this name in an output.
 
     Raises:
       UserError: damaged.

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-from transforms.decoding.card import write_image_card, write_metadata
 from transforms.decoding.index import index_name, open_index
 from transforms.decoding.manifest import (
     ImageSlice,
@@ -11,10 +10,12 @@ from transforms.decoding.manifest import (
     build_image_manifest,
     lost_images,
     summarize_images,
+    write_image_card,
+    write_metadata,
 )
 from transforms.decoding.report import write_image_report
 from transforms.decoding.shard import DecodeTask, write_images
-from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.batching import load_codec
 from transforms.sharded.job import ProgressCallback, ShardedJob
 from transforms.sharded.manifest import by_name
 from transforms.sharded.plan import Plan

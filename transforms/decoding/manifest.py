@@ -1,10 +1,15 @@
-"""Finished slices of images, their sum, and the manifest of a decoded data set."""
+"""Finished slices of images, their sum, the manifest of a decoded data set, and its card.
+
+The card is ``README.md`` in the folder: how ``datasets`` finds the images, and what they are.
+"""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from transforms.decoding.index import Index, IndexRow, index_name, open_index
+from transforms.decoding.index import IMAGES_FOLDER, METADATA_FILE, Index, IndexRow, index_name, open_index
 from transforms.decoding.plan import TokenInput
 from transforms.sharded.manifest import by_name, common_parts
 from transforms.sharded.plan import Plan
@@ -16,7 +21,9 @@ from transforms.sharded.summary import (
     summarize_rejects,
 )
 from vqgan import filesystems
+from vqgan.dataset_card import CARD_FILE
 from vqgan.manifest import IMAGES_KIND
+from vqgan.shards import DATA_FOLDER
 
 STAT_CHUNK = 1024
 
@@ -81,7 +88,7 @@ def summarize_images(
 
 
 def lost_images(output: str, index: Index) -> list[str]:
-    """Files of an index that are gone or of another size; of a tar, also of other contents."""
+    """Finds files of an index that are gone or of another size; of a tar, also of other contents."""
     archive = index.metadata.archive
     if archive is not None:
         path = filesystems.join(output, archive["name"])
@@ -117,7 +124,7 @@ def build_image_manifest(
     tokens: TokenInput,
     metadata: FileSummary | None = None,
 ) -> dict[str, Any]:
-    """The manifest as JSON data.
+    """Returns the manifest as JSON data.
 
     Args:
       plan: the plan that was carried out.
@@ -145,3 +152,84 @@ def build_image_manifest(
             "bytes_per_image": totals.image_bytes / totals.images if totals.images else 0.0,
         },
     }
+
+
+_PATTERNS = {
+    "files": f"{IMAGES_FOLDER}/**",
+    "tar": f"{DATA_FOLDER}/*.tar",
+    "parquet": f"{DATA_FOLDER}/*.parquet",
+}
+
+
+def write_image_card(output: str, manifest: Mapping[str, Any]) -> None:
+    """Publishes ``README.md``, whose front matter says which files ``load_dataset(output)`` takes.
+
+    Args:
+      output: folder of the pictures.
+      manifest: of it; the same counts, form and codec give the same bytes.
+    """
+    filesystems.write_bytes(filesystems.join(output, CARD_FILE), render_image_card(manifest).encode())
+
+
+def render_image_card(manifest: Mapping[str, Any]) -> str:
+    """Returns the card's text."""
+    counts, form, codec = manifest["counts"], manifest["identity"]["form"], manifest["codec"]
+    # One split under one pattern: else a folder named train or test would be taken for a split of its own.
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: {_PATTERNS[form["container"]]}
+---
+
+# {counts["images"]:,} pictures from tokens
+
+Decoded by `vqgan decode` ({form["encoding"]}, {form["container"]}). Codec `{codec["fingerprint"][:12]}`,
+decoder `{codec["decoder_sha256"][:12]}`; {counts["rejects"]:,} rows could not be decoded.
+
+```python
+from datasets import load_dataset
+
+pictures = load_dataset("path/of/this/folder", split="train")
+```
+"""
+
+
+def write_metadata(output: str, indices: Iterable[str]) -> FileSummary:
+    """Publishes ``metadata.jsonl``, and returns what the manifest says of it.
+
+    Args:
+      output: folder of the pictures.
+      indices: names of the indices in it, in order.
+
+    Raises:
+      UserError: an index is damaged, or there is no space left.
+    """
+    digest, size, rows = hashlib.sha256(), 0, 0
+    with filesystems.publish(filesystems.join(output, METADATA_FILE)) as stream:
+        for line in metadata_lines(output, indices):
+            stream.write(line)
+            digest.update(line)
+            size += len(line)
+            rows += 1
+    return FileSummary(METADATA_FILE, rows, size, digest.hexdigest())
+
+
+def metadata_lines(output: str, indices: Iterable[str]) -> Iterator[bytes]:
+    """Yields the lines that belong to these indices, each with its line feed; memory does not grow.
+
+    Raises:
+      UserError: an index is damaged.
+    """
+    for name in indices:
+        with open_index(output, name) as index:
+            for row, _ in index.read():
+                yield _line(row)
+
+
+def _line(row: IndexRow) -> bytes:
+    values = row._asdict()
+    # Every line has every column, also where it is null: readers take the columns from the first lines.
+    described = {"file_name": values.pop("file").removeprefix(f"{IMAGES_FOLDER}/"), **values}
+    return json.dumps(described).encode() + b"\n"

@@ -73,7 +73,7 @@ class TokenInput(NamedTuple):
 
 
 def read_token_manifest(path: str) -> dict[str, Any]:
-    """The manifest of a finished token data set.
+    """Returns the manifest of a finished token data set.
 
     Raises:
       UserError: there is none, it is not finished, or it holds something else.
@@ -89,7 +89,7 @@ def read_token_manifest(path: str) -> dict[str, Any]:
 
 
 def token_input(path: str, manifest: Mapping[str, Any]) -> TokenInput:
-    """What a manifest says of its tokens.
+    """Returns what a manifest says of its tokens.
 
     Raises:
       UserError: it lacks something, or there are no shards.
@@ -143,7 +143,7 @@ def plan_parts(
 
 
 def make_decode_plan(parts: list[Part], settings: Mapping[str, Any], tokens: TokenInput) -> Plan:
-    """The plan of these parts.
+    """Returns the plan of these parts.
 
     Args:
       parts: of each slice.
@@ -170,14 +170,14 @@ def write_decode_plan(output: str, plan: Plan, parts: list[Part]) -> None:
 
 
 def read_part(output: str, number: int) -> Part:
-    """The part of one slice."""
+    """Returns the part of one slice."""
     filesystem, inner = filesystems.resolve(filesystems.join(output, PARTS_FILE))
     with filesystem.open_input_file(inner) as file:
         return Part(**pq.read_table(file).slice(number, 1).to_pylist()[0])
 
 
 def _count(tokens: TokenInput, entry: Mapping[str, Any], views: str) -> int:
-    """Rows of the chosen views in a shard whose footer agrees with the manifest."""
+    """Returns rows of the chosen views in a shard whose footer agrees with the manifest."""
     path = filesystems.join(tokens.folder, entry["name"])
     with open_shard(path) as shard:
         check_footer(path, shard.metadata, shard.rows, tokens, entry["rows"])

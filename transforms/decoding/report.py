@@ -35,7 +35,7 @@ def write_image_report(output: str, manifest: Mapping[str, Any]) -> None:
 def sample_pictures(
     output: str, shards: Sequence[Mapping[str, Any]], images: int = SAMPLE_IMAGES
 ) -> list[Shown]:
-    """The first pictures of the slices, as many of each."""
+    """Returns the first pictures of the slices, as many of each."""
     shown = []
     for number, wanted in spread(images, len(shards)):
         for row, data in islice(stored_images(output, shards[number]["name"]), wanted):
@@ -46,7 +46,7 @@ def sample_pictures(
 
 
 def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> str:
-    """The whole html_page."""
+    """Renders the whole page."""
     counts, storage, form = manifest["counts"], manifest["storage"], manifest["identity"]["form"]
     tile = html_page.Tile
     figures = [

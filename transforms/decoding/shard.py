@@ -118,7 +118,7 @@ def write_images(task: DecodeTask, number: int, codec: "Codec", progress: Progre
 
 
 def pictures(task: DecodeTask, rows: Iterator[TokenRow], codec: "Codec", writer: Writer) -> Iterator[Picture]:
-    """Rows as pictures, in order, each placed by ``writer`` already."""
+    """Returns rows as pictures, in order, each placed by ``writer`` already."""
 
     def encode(pair: tuple[TokenRow, np.ndarray]) -> Picture:
         row, pixels = pair
@@ -138,7 +138,7 @@ def pictures(task: DecodeTask, rows: Iterator[TokenRow], codec: "Codec", writer:
 
 
 def chosen_rows(shard: Shard, views: str) -> Iterator[TokenRow | RejectRow]:
-    """Rows of the chosen views in order; what cannot be decoded, and what comes again, is a reject."""
+    """Yields rows of the chosen views in order; what cannot be decoded, and what comes again, is a reject."""
     seen: set[tuple[str, int]] = set()
     for batch in shard.batches(COLUMNS):
         columns = [batch.column(name).to_pylist() for name in ("key", "view", "label")]
@@ -162,7 +162,7 @@ Problem = tuple[str, str] | None
 
 
 def _grids(shard: Shard, batch: pa.RecordBatch) -> tuple[np.ndarray, list[Problem]]:
-    """Token grids of a batch, int32 ``[rows, h, w]``, and what is wrong with each."""
+    """Returns token grids of a batch, int32 ``[rows, h, w]``, and what is wrong with each."""
     flat, size = batch.column("tokens").flatten(), shard.metadata.codebook_size
     shape = (batch.num_rows, *shard.metadata.grid)
     lost = flat.is_null().to_numpy(zero_copy_only=False).reshape(shape)
@@ -178,7 +178,7 @@ def _grids(shard: Shard, batch: pa.RecordBatch) -> tuple[np.ndarray, list[Proble
 def _accepted(
     rows: Iterator[TokenRow | RejectRow], found: list[RejectRow], progress: ProgressCallback
 ) -> Iterator[TokenRow]:
-    """Rows that are no rejects; the rejects go to ``found``."""
+    """Yields rows that are no rejects; the rejects go to ``found``."""
     for row in rows:
         if isinstance(row, RejectRow):
             found.append(row)

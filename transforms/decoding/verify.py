@@ -4,7 +4,6 @@ import hashlib
 
 from pyarrow import fs
 
-from transforms.decoding.card import metadata_lines
 from transforms.decoding.image_files import stored_images
 from transforms.decoding.index import (
     IMAGES_FOLDER,
@@ -14,6 +13,7 @@ from transforms.decoding.index import (
     index_name,
     open_index,
 )
+from transforms.decoding.manifest import metadata_lines
 from transforms.sharded.verify import Verifier
 from vqgan import filesystems
 from vqgan.errors import UserError
@@ -83,7 +83,7 @@ class ImageVerifier(Verifier):
             self.expect(name, "sha256 of its tar", archive.get("sha256"), metadata.archive["sha256"])
 
     def _check_images(self, name: str) -> None:
-        """Every image has the sum that the index tells, and none is named twice."""
+        """Checks that every image has the sum that the index tells, and none is named twice."""
         changed = [
             row.file
             for row, data in stored_images(self.output, name)
@@ -97,7 +97,7 @@ class ImageVerifier(Verifier):
             self.problems.append(f"{name}: {len(rows) - len(set(rows))} rows occur more than once")
 
     def _check_metadata(self, indices: list[str]) -> None:
-        """``metadata.jsonl`` says what the indices say."""
+        """Checks that ``metadata.jsonl`` says what the indices say."""
         digest = hashlib.sha256()
         try:
             for line in metadata_lines(self.output, indices):

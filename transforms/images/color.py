@@ -25,7 +25,7 @@ BAND = 1 << 22
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded image of any mode as RGB of the same size; the same object if it is plain RGB already.
+    """Returns a loaded image of any mode as RGB of the same size; the same object if it is plain RGB already.
 
     Raises:
       ValueError: floating-point pixels that are not finite, or a mode without a conversion.
@@ -44,7 +44,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _band_conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
-    """The conversion of a mode that Pillow's ``convert("RGB")`` does not treat as this module promises."""
+    """Gives the conversion of a mode that Pillow's ``convert("RGB")`` does not treat as promised here."""
     if image.mode == "F":
         return functools.partial(_from_float, scale=_float_scale(image))
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -62,7 +62,7 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """16-bit values to L; the one value that a PNG may declare transparent turns white."""
+    """Turns 16-bit values to L; the one value that a PNG may declare transparent turns white."""
     values = np.asarray(image)
     if image.mode == "I":
         values = np.clip(values, 0, 65535)
@@ -114,14 +114,14 @@ _UPRIGHT = {
 
 
 def read_orientation(image: Image.Image) -> int:
-    """Orientation 1 to 8 that is left to apply to a loaded image, from EXIF or else XMP.
+    """Returns orientation 1 to 8 that is left to apply to a loaded image, from EXIF or else XMP.
 
     Damaged metadata counts as upright, as do values that the standard does not define: they say nothing
     about the pixels. TIFF images are upright already, since Pillow turns them in loading.
     """
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
+    except Exception:  # noqa: BLE001 - damaged metadata makes Pillow raise almost anything
         return 1
     # The standard wants a SHORT, but writers store bytes and other numbers, and viewers follow them.
     if isinstance(value, bytes) and len(value) == 1:

@@ -111,13 +111,13 @@ class CropLayout(NamedTuple):
 
 
 def count_views(geometry: Geometry) -> int:
-    """Rows that one image gives."""
+    """Returns rows that one image gives."""
     counts = {"none": 1, "hflip": 2, "ten-crop": 10, "random-crops": geometry.random_crops}
     return counts[geometry.views]
 
 
 def wanted_side(geometry: Geometry) -> int | None:
-    """Shorter side that a whole image is resized to, which tells how far a decoder may reduce it.
+    """Returns the shorter side that a whole image is resized to, which tells how far a decoder may reduce it.
 
     None asks for every pixel: the adm filter is chosen for the sake of exactly its pixels.
     """
@@ -129,7 +129,7 @@ def wanted_side(geometry: Geometry) -> int | None:
 
 
 def views(width: int, height: int, geometry: Geometry, key: str) -> list[View]:
-    """The views of an image, from its size and key alone.
+    """Returns the views of an image, from its size and key alone.
 
     For center-crop, stretch and random crops the box is exactly what is resized, so that
     ``image.resize((S, S), filter, box)`` gives the pixels again. With resize-crop, ten-crop or the adm
@@ -157,7 +157,7 @@ def views(width: int, height: int, geometry: Geometry, key: str) -> list[View]:
 
 
 def lay_out(width: int, height: int, geometry: Geometry) -> CropLayout:
-    """What is resized to which size, and the crops cut from it (all but random crops)."""
+    """Returns what is resized to which size, and the crops cut from it (all but random crops)."""
     region, scaled = (0, 0, width, height), (geometry.image_size, geometry.image_size)
     target = resized_side(geometry)
     if geometry.filter == "adm":
@@ -186,14 +186,14 @@ def _crops(scaled: tuple[int, int], geometry: Geometry) -> list[Crop]:
 
 
 def _ten_crop(width: int, height: int, size: int) -> list[Crop]:
-    """torchvision's TenCrop: a mirrored crop is described where it lies before mirroring."""
+    """Returns torchvision's TenCrop: a mirrored crop is described where it lies before mirroring."""
     right, bottom = width - size, height - size
     five = [(0, 0), (right, 0), (0, bottom), (right, bottom), (round(right / 2), round(bottom / 2))]
     return [Crop(x, y, False) for x, y in five] + [Crop(right - x, y, True) for x, y in five]
 
 
 def resized_side(geometry: Geometry) -> int:
-    """Shorter side after resizing."""
+    """Returns the shorter side after resizing."""
     if geometry.views == "ten-crop":
         return int(geometry.image_size * geometry.crop_range)
     return geometry.image_size
@@ -206,7 +206,7 @@ def _centred_square(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def _shorter_side_to(width: int, height: int, size: int) -> tuple[int, int]:
-    """torchvision's rounding: the longer side is truncated."""
+    """Returns torchvision's rounding: the longer side is truncated."""
     longer = int(size * max(width, height) / min(width, height))
     return (size, longer) if width <= height else (longer, size)
 
@@ -217,7 +217,7 @@ def _fit_inside(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def _adm_size(width: int, height: int, size: int) -> tuple[int, int]:
-    """guided-diffusion's rounding, which starts from the size after halving."""
+    """Returns guided-diffusion's rounding, which starts from the size after halving."""
     for rung in halvings(width, height, size):
         width, height = rung
     scale = size / min(width, height)
@@ -225,6 +225,7 @@ def _adm_size(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def halvings(width: int, height: int, size: int) -> list[tuple[int, int]]:
+    """Lists the sizes that an image takes while halving keeps both sides at ``size`` or more."""
     rungs = []
     while min(width, height) >= 2 * size:
         width, height = width // 2, height // 2
@@ -233,7 +234,7 @@ def halvings(width: int, height: int, size: int) -> list[tuple[int, int]]:
 
 
 def in_source(crop: Crop, layout: CropLayout, size: int) -> Box:
-    """A crop of the resized image, in pixels of the source."""
+    """Returns a crop of the resized image, in pixels of the source."""
     left, top, right, bottom = layout.region
     x, y = (right - left) / layout.scaled[0], (bottom - top) / layout.scaled[1]
     return (
@@ -251,13 +252,13 @@ def _whole_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int
 
 
 def _whole_interval(low: float, high: float, length: int) -> tuple[int, int]:
-    """Both ends rounded, but at least one pixel and within 0 to ``length``."""
+    """Returns both ends rounded, but at least one pixel and within 0 to ``length``."""
     first = min(max(round(low), 0), length - 1)
     return first, min(max(round(high), first + 1), length)
 
 
 def _random_view(width: int, height: int, geometry: Geometry, key: str, view: int) -> View:
-    """A square from a keyed hash: four independent 64-bit fractions give side, place and mirroring."""
+    """Gives a square from a keyed hash: four independent 64-bit fractions give side, place and mirroring."""
     text = f"{geometry.seed}\0{view}\0{key}".encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(text, digest_size=32).digest()
     a, b, c, d = (int.from_bytes(digest[i : i + 8], "little") for i in range(0, 32, 8))

@@ -143,20 +143,23 @@ class Pictures:
         return None if self._source.shuffles else list(_cut(self._entries, self._usual_bytes()))
 
     def subset(self, accept: Callable[[str], bool]) -> "Pictures":
-        """The pictures whose key is accepted, perhaps none. It shares the cache, and has its own rejects."""
+        """Returns the pictures whose key is accepted, perhaps none.
+
+        It shares the cache, and has its own rejects.
+        """
         part = copy.copy(self)
         part.__dict__.pop("blocks", None)
         part._take(entry for entry in self._entries if accept(entry.key))
         return part
 
     def uncached(self) -> "Pictures":
-        """The same pictures, none of which is kept: for what is read once."""
+        """Returns the same pictures, none of which is kept: for what is read once."""
         part = self.subset(lambda key: True)
         part._cache = _Cache(0)
         return part
 
     def _is_final(self, key: str) -> bool:
-        """Whether the picture is known to be of no use: only a failure to read may pass."""
+        """Tells whether the picture is known to be of no use: only a failure to read may pass."""
         with self._lock:
             known = self._rejects.get(key)
         return known is not None and known.stage != "read"
@@ -169,13 +172,13 @@ class Pictures:
                 self._rejects[key] = _copied(reject)
 
     def _usual_bytes(self) -> int:
-        """Encoded bytes of a picture where the listing does not tell: those of the first ones."""
+        """Returns encoded bytes of a picture where the listing does not tell: those of the first ones."""
         unknown = (entry for entry in self._entries if entry.size < 0 and entry.error is None)
         sample = self._read(list(itertools.islice(unknown, _SAMPLED)))
         return max((len(data) for data in sample if isinstance(data, bytes)), default=0)
 
     def _encoded(self, number: int) -> bytes:
-        """The file of a picture. Raises Reject."""
+        """Returns the file of a picture. Raises Reject."""
         if self.blocks is None:
             (data,) = self._read([self._entries[number]])
         else:
@@ -191,7 +194,7 @@ class Pictures:
         return self._read(self._entries[numbers.start : numbers.stop])
 
     def _read(self, entries: Sequence[Entry]) -> list[Encoded]:
-        """The files of some pictures, read in the order of the source."""
+        """Returns the files of some pictures, read in the order of the source."""
         loaders = self._source.read([entry for entry in entries if entry.error is None])
         return [_damaged(entry) if entry.error is not None else _load(next(loaders)) for entry in entries]
 
@@ -255,22 +258,22 @@ def _cut(entries: Sequence[Entry], usual_bytes: int) -> Iterator[range]:
 def _load(load: Loader) -> Encoded:
     try:
         return load().data
-    except Exception as error:  # whatever is wrong with one example may end nothing but that
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one example may end nothing but that
         return reject_reason(error, "read")
 
 
 def _damaged(entry: Entry) -> Reject:
-    """The reject of an entry that the listing found damaged."""
+    """Returns the reject of an entry that the listing found damaged."""
     return Reject("plan", "Damaged", " ".join((entry.error or "").split()))
 
 
 def _copied(reject: Reject) -> Reject:
-    """The same without a traceback, which would keep a picture's bytes alive."""
+    """Returns the same without a traceback, which would keep a picture's bytes alive."""
     return Reject(reject.stage, reject.error, reject.message)
 
 
 def _bounded(decoded: Decoded, limit: int | None) -> np.ndarray:
-    """The pixels, with the shorter side at no more than ``limit``. Raises Reject."""
+    """Returns the pixels, with the shorter side at no more than ``limit``. Raises Reject."""
     image, short = decoded.image, min(decoded.width, decoded.height)
     with rejecting("decode"):
         if limit is not None and short > limit:

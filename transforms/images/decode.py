@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from transforms.images import jpeg, jpeg2000, png, psd, tiff
+from transforms.images import jpeg, png, psd, tiff
 from transforms.images.color import Extent, read_orientation, to_rgb, turn_upright
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry, View, views, wanted_side
@@ -111,7 +111,7 @@ class Prepared(NamedTuple):
 
 
 def reject_reason(error: Exception, stage: str) -> Reject:
-    """The reject that stands for ``error``: its class name and its message on one line.
+    """Returns the reject that stands for ``error``: its class name and its message on one line.
 
     Addresses of objects are removed, so that the same file gives the same reject in every run.
     """
@@ -263,7 +263,7 @@ def _load(
     if image.format == "PNG":
         png.mend_transparency(image, data)
     if image.format == "JPEG2000":
-        image = jpeg2000.load_deep(image, data)
+        image = jpeg.load_deep(image, data)
     image.load()
     return image, draft
 
@@ -296,7 +296,7 @@ def _check_size(width: int, height: int, config: DecodeConfig) -> None:
 
 
 def _check_tiles(image: Image.Image, config: DecodeConfig) -> None:
-    """A TIFF tile is allocated whole, however small the image that it covers."""
+    """Limits TIFF tiles: one is allocated whole, however small the image that it covers."""
     tags = getattr(image, "tag_v2", {})
     width, height = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
     if isinstance(image, LayoutImage):

@@ -1,10 +1,18 @@
-"""JPEG: scans are counted before time is spent on them, and a file without its end may still be whole."""
+"""JPEG: scans are counted before time is spent on them, and a file without its end may still be whole.
+
+JPEG 2000 of other depths than 8 bits, which Pillow scales wrongly: it shifts samples to 8 bits, so that those
+of fewer bits never reach 255, and of more bits the brightest are rounded to 256, which it stores as 0. Which
+zeros are white is found by decoding once more, after a change in the header that keeps every value off the
+ends of the range. Grey keeps 16 bits in Pillow, and loses nothing.
+"""
 
 import hashlib
 import io
 import re
+import struct
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from transforms.images.layouts import UnsupportedLayoutError
@@ -105,7 +113,7 @@ def _scan(body: bytes) -> Scan:
 
 
 def with_end(data: bytes, partial: bool) -> bytes:
-    """The same JPEG, with the EOI if it lacked that: the same object if it did not.
+    """Returns the same JPEG, with the EOI if it lacked that: the same object if it did not.
 
     Args:
       data: a JPEG.
@@ -126,7 +134,7 @@ def with_end(data: bytes, partial: bool) -> bytes:
 
 
 def _has_all_scans(structure: Structure) -> bool:
-    """Whether every coefficient of every component came, down to its last bit."""
+    """Tells whether every coefficient of every component came, down to its last bit."""
     if not structure.progressive:
         return {number for scan in structure.scans for number in scan.components} >= set(structure.components)
     missing = {(number, k) for number in structure.components for k in range(_COEFFICIENTS)}
@@ -137,7 +145,7 @@ def _has_all_scans(structure: Structure) -> bool:
 
 
 def _has_all_data(body: bytes) -> bool:
-    """Whether the last scan is whole: what follows it changes nothing, and its last bytes count."""
+    """Tells whether the last scan is whole: what follows it changes nothing, and its last bytes count."""
     if body.endswith(_PADDING):
         return False
     whole = _digest(body + _END)
@@ -155,3 +163,122 @@ def _digest(data: bytes) -> bytes:
         for top in range(0, image.height, rows):
             sums.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
         return sums.digest()
+
+
+_SIZ, _COD, _QCD, _SOT = 0xFF51, 0xFF52, 0xFF5C, 0xFF90
+_OVERRIDES = {0xFF53: "COC", 0xFF5D: "QCC"}
+_PLAIN, _SIGNED, _MOST_BITS = 7, 0x80, 16  # 7 is written for 8 unsigned bits
+_GREY_MODES, _COLOUR_MODES = ("I;16",), ("L", "LA", "RGB", "RGBA")
+
+
+class Codestream(NamedTuple):
+    """What the main header of a codestream says.
+
+    Attributes:
+      depths: where the depth of each component stands in the file.
+      coding: where the parameters of COD stand.
+      quantization: where those of QCD stand, and their length.
+      overrides: names of segments that say otherwise for single components.
+    """
+
+    depths: list[int]
+    coding: int
+    quantization: tuple[int, int]
+    overrides: list[str]
+
+
+def load_deep(image: Image.Image, data: bytes) -> Image.Image:
+    """Returns the opened image as 8-bit samples, if it has others.
+
+    The same image, not loaded yet, if it has not.
+
+    Raises:
+      UnsupportedLayoutError: a depth, sign or colour space that is not decoded right.
+    """
+    stream = _read_codestream(data)
+    bits = [(data[place] & 0x7F) + 1 for place in stream.depths]
+    if {data[place] for place in stream.depths} == {_PLAIN}:
+        return image
+    what = f"JPEG 2000 of {'/'.join(str(depth) for depth in bits)} bits"
+    if any(data[place] & _SIGNED for place in stream.depths):
+        raise UnsupportedLayoutError(f"{what} with signs is not decoded")
+    subsampled = any(data[place + 1 : place + 3] != b"\1\1" for place in stream.depths)
+    if max(bits) > _MOST_BITS or subsampled or image.mode not in (*_GREY_MODES, *_COLOUR_MODES):
+        raise UnsupportedLayoutError(f"{what}, {'subsampled' if subsampled else image.mode}, is not decoded")
+    if image.mode in _GREY_MODES:
+        values = np.asarray(image) >> (16 - bits[0])
+        return Image.fromarray(_scaled(1 << bits[0], (1 << bits[0]) - 1)[values])
+    if len(bits) != len(image.getbands()):
+        raise UnsupportedLayoutError(f"{what} in mode {image.mode} is not decoded")
+    return _to_8_bits(image, data, stream, bits)
+
+
+def _scaled(count: int, top: float) -> np.ndarray:
+    """Returns a table of ``count`` entries from 0 to 255, where 255 stands for ``top``."""
+    return np.rint(np.minimum(np.arange(count) * 255 / top, 255)).astype(np.uint8)
+
+
+def _to_8_bits(image: Image.Image, data: bytes, stream: Codestream, bits: list[int]) -> Image.Image:
+    samples = np.atleast_3d(np.asarray(image)).astype(np.uint16)
+    deep = [number for number, depth in enumerate(bits) if depth > 8]
+    if deep and not samples[..., deep].all():
+        moved = Image.open(io.BytesIO(_moved_to_the_middle(data, stream, deep)), formats=("JPEG2000",))
+        white = (samples == 0) & (np.atleast_3d(np.asarray(moved)) >= 128)
+        samples[..., deep] += 256 * white[..., deep].astype(np.uint16)
+    result = np.empty(samples.shape, np.uint8)
+    for number, depth in enumerate(bits):
+        step = 2.0 ** (depth - 8)  # between the values that Pillow tells apart
+        values = samples[..., number] if depth > 8 else samples[..., number] >> (8 - depth)
+        table = _scaled(257, (2.0**depth - 1) / step) if depth > 8 else _scaled(1 << depth, (1 << depth) - 1)
+        result[..., number] = table[values]
+    return Image.fromarray(result[..., 0] if len(bits) == 1 else result)
+
+
+def _read_codestream(data: bytes) -> Codestream:
+    start = data.find(b"\xff\x4f\xff\x51")
+    depths, coding, quantization, overrides = list[int](), 0, (0, 0), list[str]()
+    position = start + 2
+    while 0 < position < len(data) - 4:
+        marker, length = struct.unpack_from(">HH", data, position)
+        body = position + 4
+        if marker == _SOT or marker < 0xFF00 or length < 2:
+            break
+        if marker == _SIZ:
+            (count,) = struct.unpack_from(">H", data, body + 34)
+            depths = [body + 36 + 3 * number for number in range(count)]
+        elif marker == _COD:
+            coding = body
+        elif marker == _QCD:
+            quantization = (body, length - 2)
+        elif marker in _OVERRIDES:
+            overrides.append(_OVERRIDES[marker])
+        position += 2 + length
+    if not depths or not coding or not quantization[0] or depths[-1] + 3 > len(data):
+        raise UnsupportedLayoutError("JPEG 2000 without a whole main header")
+    return Codestream(depths, coding, quantization, overrides)
+
+
+def _moved_to_the_middle(data: bytes, stream: Codestream, deep: list[int]) -> bytes:
+    """Returns the same file, whose deep components decode to values in the middle half of the range.
+
+    Without losses (5/3) a depth of one bit more moves the zero level and nothing else. With losses (9/7) the
+    steps of quantization follow the depth, so they are halved instead, with a guard bit less to keep the
+    number of bit planes.
+    """
+    changed = bytearray(data)
+    reversible = data[stream.coding + 9] == 1
+    if reversible:
+        for number in deep:
+            changed[stream.depths[number]] += 1
+        return bytes(changed)
+    start, length = stream.quantization
+    guards, style = data[start] >> 5, data[start] & 0x1F
+    tile_overrides = b"\xff\x5c" in data[start + length :]
+    exponents = range(start + 1, start + length, 2)
+    movable = style in (1, 2) and guards >= 1 and all(data[place] >> 3 < 31 for place in exponents)
+    if stream.overrides or tile_overrides or not movable:
+        raise UnsupportedLayoutError("JPEG 2000 of more than 8 bits with such a quantization is not decoded")
+    changed[start] -= 1 << 5
+    for place in exponents:
+        changed[place] += 1 << 3
+    return bytes(changed)

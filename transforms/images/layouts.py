@@ -187,7 +187,7 @@ def read_layout(data: bytes, layout: Layout) -> Image.Image:
 
 
 def _decompress(data: bytes, layout: Layout, plane: int) -> np.ndarray:
-    """The bytes of one plane, ``[height, blocks * block_bytes]``, read as a grey TIFF of 8 bits."""
+    """Returns the bytes of one plane, ``[height, blocks * block_bytes]``, read as a grey TIFF of 8 bits."""
     part = slice(plane * layout.plane_blocks, (plane + 1) * layout.plane_blocks)
     offsets, counts = list(layout.offsets[part]), list(layout.counts[part])
     tags = {
@@ -212,7 +212,7 @@ def _decompress(data: bytes, layout: Layout, plane: int) -> np.ndarray:
 
 
 def _directory(tags: dict[int, list[int]], place: int) -> bytes:
-    """A TIFF directory of LONG values that will lie at ``place``."""
+    """Returns a TIFF directory of LONG values that will lie at ``place``."""
     head, tail = struct.pack("<H", len(tags)), b""
     beyond = place + 2 + 12 * len(tags) + 4
     for tag, values in sorted(tags.items()):
@@ -224,7 +224,7 @@ def _directory(tags: dict[int, list[int]], place: int) -> bytes:
 
 
 def _bands(layout: Layout, planes: list[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-    """First row and samples ``[rows, width, samples]`` of bands, so that copies stay small."""
+    """Yields first row and samples ``[rows, width, samples]`` of bands, so that copies stay small."""
     rows = max(1, BAND // (layout.width * layout.samples))
     for top in range(0, layout.height, rows):
         parts = [_unpack(plane[top : top + rows], layout) for plane in planes]
@@ -232,7 +232,7 @@ def _bands(layout: Layout, planes: list[np.ndarray]) -> Iterator[tuple[int, np.n
 
 
 def _unpack(rows: np.ndarray, layout: Layout) -> np.ndarray:
-    """Bytes ``[rows, bytes]`` of a plane to its samples ``[rows, width, samples of the plane]``."""
+    """Turns bytes ``[rows, bytes]`` of a plane into its samples ``[rows, width, samples of the plane]``."""
     count = layout.samples // layout.planes
     shape = (len(rows), layout.blocks, layout.block, count)
     rows = np.ascontiguousarray(rows).reshape(len(rows), layout.blocks, layout.block_bytes)
@@ -303,7 +303,7 @@ def _to_8_bits(values: np.ndarray, layout: Layout, scale: float) -> np.ndarray:
 
 
 def _converted(values: np.ndarray, mode: str) -> np.ndarray:
-    """8-bit samples ``[rows, width, channels]`` of a colour space that Pillow converts, as RGB."""
+    """Returns 8-bit samples ``[rows, width, channels]`` of a colour space that Pillow converts, as RGB."""
     height, width = values.shape[:2]
     image = Image.frombytes(mode, (width, height), np.ascontiguousarray(values).tobytes())
     return np.asarray(to_rgb(image))

@@ -24,7 +24,7 @@ class DamagedImageError(ValueError):
 
 
 def needed_chunks(data: bytes) -> bytes:
-    """The same PNG with the chunks alone that pixels and orientation need, their checksums verified.
+    """Returns the same PNG with the chunks alone that pixels and orientation need, their checksums verified.
 
     Texts, profiles, times and the like are left out unread, however large or damaged. What is no chunk any
     more, as in a file that is cut off, is passed on for the decoder to refuse.
@@ -58,7 +58,7 @@ def needed_chunks(data: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and end of each chunk up to IEND; the last may end beyond the file."""
+    """Yields name, start and end of each chunk up to IEND; the last may end beyond the file."""
     start, name = len(SIGNATURE), b""
     while start < len(data) and name != b"IEND":
         name = data[start + 4 : start + 8]
@@ -77,7 +77,7 @@ def _is_sound(data: bytes, start: int, end: int) -> bool:
 
 
 def _inflates(body: bytes, name: bytes) -> bool:
-    """Whether a text, if it is compressed, is no larger than Pillow takes."""
+    """Tells whether a text, if it is compressed, is no larger than Pillow takes."""
     keyword_end = body.index(b"\0")
     if name == b"tEXt" or (name == b"iTXt" and body[keyword_end + 1 : keyword_end + 2] == b"\0"):
         return True

@@ -59,7 +59,7 @@ def open_psd(data: bytes) -> Image.Image:
 
 
 def _section(data: bytes, position: int) -> tuple[bytes, int]:
-    """A section behind its length, and where the next one begins."""
+    """Returns a section behind its length, and where the next one begins."""
     (length,) = struct.unpack_from(">I", data, position)
     end = position + 4 + length
     if end + 4 > len(data):
@@ -68,7 +68,9 @@ def _section(data: bytes, position: int) -> tuple[bytes, int]:
 
 
 def _has_alpha(layers: bytes) -> bool:
-    """Whether the first further channel is the merged image's alpha; else it is a selection or a spot colour.
+    """Tells whether the first further channel is the merged image's alpha.
+
+    Else it is a selection or a spot colour.
 
     A negative count of layers says so, in the format's own words.
     """
@@ -77,7 +79,7 @@ def _has_alpha(layers: bytes) -> bool:
 
 
 def _rows(data: bytes, start: int, compression: int, rows: int, width: int) -> tuple[list[int], list[int]]:
-    """Where each row of each channel lies, and its bytes."""
+    """Finds where each row of each channel lies, and its bytes."""
     if compression not in (0, 1):
         raise UnsupportedLayoutError(f"PSD: compression {compression} is not decoded")
     if compression == 0:
@@ -90,5 +92,5 @@ def _rows(data: bytes, start: int, compression: int, rows: int, width: int) -> t
 
 
 def _palette(section: bytes) -> np.ndarray | None:
-    """256 reds, then greens, then blues."""
+    """Returns 256 reds, then greens, then blues."""
     return np.frombuffer(section, np.uint8).reshape(3, 256).T if len(section) == 768 else None

@@ -19,7 +19,7 @@ def render(
     views: list[View],
     extent: Box | None = None,
 ) -> np.ndarray:
-    """The pixels of some or all views of an image.
+    """Returns the pixels of some or all views of an image.
 
     Args:
       image: upright, mode RGB; may be smaller than the source if the decoder reduced it, as far as
@@ -61,7 +61,7 @@ class _Canvas(NamedTuple):
 
 
 def _squares(canvas: _Canvas, geometry: Geometry, chosen: list[View]) -> list[Image.Image]:
-    """The squares of the chosen views, not yet mirrored."""
+    """Returns the squares of the chosen views, not yet mirrored."""
     size, resample = geometry.image_size, Image.Resampling(FILTERS[geometry.filter])
     if geometry.views == "random-crops":
         return [canvas.resize((size, size), resample, view[1:5]) for view in chosen]

@@ -142,7 +142,10 @@ def _check_colours(tags: Tags, photometric: str) -> None:
 
 
 def _alpha(extra: Sequence[int], samples: int, photometric: str) -> tuple[int | None, bool]:
-    """Number of the alpha sample and whether colours are multiplied by it. RGB may leave it undeclared."""
+    """Returns the number of the alpha sample and whether colours are multiplied by it.
+
+    RGB may leave it undeclared.
+    """
     colours = COLOURS[photometric]
     if samples > colours and not extra:
         if photometric == "rgb" and samples == 4:

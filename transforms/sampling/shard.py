@@ -30,8 +30,9 @@ IMAGES_FOLDER = "pictures"
 
 
 class Guides(NamedTuple):
-    """Tokens that samples start from or are conditional on, from token data sets; sample i takes row i,
-    from the first row again where there are fewer.
+    """Tokens that samples start from or are conditional on, from token data sets.
+
+    Sample i takes row i, from the first row again where there are fewer.
 
     Attributes:
       known: int32 ``[N, L]``, -1 where to be sampled; None where nothing is given.
@@ -92,7 +93,7 @@ class SamplingModel(NamedTuple):
 
 
 def sample_entries(count: int, first_seed: int, labels: list[int | None]) -> pa.Table:
-    """The plan's entries: ``count`` samples with consecutive seeds, their classes in turn."""
+    """Returns the plan's entries: ``count`` samples with consecutive seeds, their classes in turn."""
     rows = [
         Entry(
             key=f"seed-{seed:010d}",
@@ -151,7 +152,7 @@ def restore_images(task: SampleTask, number: int, codec: "Codec") -> None:
 
 
 def request_of(entries: list[Entry], task: SampleTask) -> Request:
-    """What a prior is asked for."""
+    """Returns what a prior is asked for."""
     seeds = np.array([entry.offset for entry in entries], np.int64)
     labels = np.array([UNKNOWN if entry.label is None else entry.label for entry in entries], np.int32)
     rows = seeds - task.first_seed
@@ -163,26 +164,25 @@ def request_of(entries: list[Entry], task: SampleTask) -> Request:
 
 
 def missing_images(output: str, keys: list[str]) -> list[str]:
-    """Names of pictures that should be in the output and are not."""
+    """Returns names of pictures that should be in the output and are not."""
     names = [image_name(key) for key in keys]
     sizes = filesystems.sizes_of(output, names)
     return [name for name, size in zip(names, sizes, strict=True) if size is None]
 
 
 def first_tokens(task: SampleTask, count: int) -> np.ndarray:
-    """The tokens of the first samples of finished shards, int32 ``[N, h, w]`` with N at most ``count``."""
+    """Reads the tokens of the first samples of finished shards, int32 ``[N, h, w]``, N at most ``count``."""
     found: list[np.ndarray] = []
     for number in range(task.slices):
         with open_shard(_shard_path(task, number)) as shard:
-            for batch in shard.batches(["tokens"], rows=count):
-                found.append(shard.tokens(batch))
+            found += [shard.tokens(batch) for batch in shard.batches(["tokens"], rows=count)]
         if sum(map(len, found)) >= count:
             break
     return np.concatenate(found)[:count]
 
 
 def image_name(key: str) -> str:
-    """Where a sample's picture lies in the output."""
+    """Names the place of a sample's image in the output."""
     return f"{IMAGES_FOLDER}/{key}.png"
 
 

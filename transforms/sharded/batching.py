@@ -1,7 +1,7 @@
-"""Keeping the device busy: fixed batches, a bounded number of them under way, threads ahead of them.
+"""Keeping the device busy: one codec in a process, fixed batches, few of them under way, threads ahead.
 
-What turns pictures into tokens and what turns tokens into pictures share these; none of them knows which
-of the two it serves.
+What turns images into tokens and what turns tokens into images share these; none of them knows which of the
+two it serves.
 """
 
 import contextlib
@@ -10,9 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from vqgan.codec import Codec
 
 BATCHES_IN_FLIGHT = 2
 """Batches handed to the device whose results were not fetched yet."""
@@ -22,9 +25,12 @@ THREAD_NICENESS = 10
 T = TypeVar("T")
 R = TypeVar("R")
 
+_lock = threading.Lock()
+_codecs: dict[tuple[str, int, str], "Codec"] = {}
+
 
 def fill(pairs: Iterable[tuple[R, np.ndarray]], batch_size: int) -> Iterator[tuple[list[R], np.ndarray]]:
-    """Fixed batches of rows with their arrays, in order.
+    """Yields fixed batches of rows with their arrays, in order.
 
     Yields:
       Rows, and a full batch ``[batch_size, …]`` whose first items are theirs; the last is padded with zeros.
@@ -47,7 +53,7 @@ def fill(pairs: Iterable[tuple[R, np.ndarray]], batch_size: int) -> Iterator[tup
 def on_device(
     filled: Iterable[tuple[list[R], np.ndarray]], start: Callable[[np.ndarray], Any]
 ) -> Iterator[tuple[list[R], np.ndarray]]:
-    """Rows and what the device made of their items, batch by batch, without the padding.
+    """Yields rows and what the device made of their items, batch by batch, without the padding.
 
     The next batches are filled while the device still works on the ones before.
 
@@ -68,7 +74,7 @@ def on_device(
 def in_order(
     function: Callable[[T], R], items: Iterable[T], threads: int, window: int, name: str
 ) -> Iterator[R]:
-    """``function`` of every item in order, by threads that are at most ``window`` items ahead.
+    """Yields ``function`` of every item in order, by threads that are at most ``window`` items ahead.
 
     ``items`` itself is read in the caller's thread. ``name`` is that of the threads.
     """
@@ -93,3 +99,17 @@ def yield_to_device() -> None:
     """
     with contextlib.suppress(AttributeError, OSError):  # per thread on Linux only
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), THREAD_NICENESS)
+
+
+def load_codec(path_or_name: str, batch_size: int, dtype: str) -> "Codec":
+    """Gives the codec, loaded at the first call in this process and shared from then on.
+
+    JAX is imported here and not at the top of a module, so that a launcher never loads it.
+    """
+    from vqgan.codec import Codec
+
+    with _lock:
+        wanted: Any = (path_or_name, batch_size, dtype)
+        if wanted not in _codecs:
+            _codecs[wanted] = Codec.load(path_or_name, batch_size=batch_size, dtype=dtype)
+        return _codecs[wanted]

@@ -68,12 +68,12 @@ def check_complete(plan: Plan, totals: SliceTotals) -> None:
 
 
 def by_name(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """JSON entries of files in the order of their names."""
+    """Returns JSON entries of files in the order of their names."""
     return sorted(entries, key=lambda entry: entry["name"])
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that made the tokens."""
+    """Returns versions of Python and of the packages that made the tokens."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

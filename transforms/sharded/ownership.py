@@ -68,7 +68,7 @@ def _lock(path: str, output: str) -> int | None:
 
 
 def _is_at(descriptor: int, path: str) -> bool:
-    """Whether an open file is still the one of this path."""
+    """Tells whether an open file is still the one of this path."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

@@ -67,7 +67,7 @@ class Plan:
 
 
 def collect(entries: Iterable[Entry]) -> pa.Table:
-    """All entries as a table of :data:`ENTRY_SCHEMA`; compact, since a corpus may have millions."""
+    """Returns all entries as a table of :data:`ENTRY_SCHEMA`; compact, since a corpus may have millions."""
     batches, chunk = [], []
     for entry in entries:
         chunk.append(entry)
@@ -99,7 +99,7 @@ def check_keys(table: pa.Table, kind: str | None = None) -> None:
 
 
 def _advice(repeated: pa.Table, kind: str | None) -> str:
-    """What to do about entries whose keys are not unique."""
+    """Returns what to do about entries whose keys are not unique."""
     if kind not in ("tar", "zip"):
         return "name a unique column with --key-column or remove the duplicates"
     if kind == "tar" and repeated.column("error").null_count < repeated.num_rows:
@@ -127,7 +127,7 @@ def cut(table: pa.Table, slice_size: int, shuffles: bool) -> list[pa.Table]:
 
 
 def make_plan(slices: list[pa.Table], settings: Mapping[str, Any]) -> Plan:
-    """The plan of these slices.
+    """Returns the plan of these slices.
 
     Args:
       slices: entries of each slice.
@@ -170,7 +170,7 @@ def write_plan_file(output: str, plan: Plan, table: str) -> None:
 
 
 def read_plan(output: str) -> Plan | None:
-    """The plan in an output folder, or None where there is none.
+    """Returns the plan in an output folder, or None where there is none.
 
     Raises:
       UserError: it is damaged.
@@ -220,7 +220,7 @@ def check_plan_table(output: str) -> None:
 
 
 def read_slice(output: str, number: int) -> list[Entry]:
-    """The entries of one slice.
+    """Returns the entries of one slice.
 
     Raises:
       UserError: the file of keys is gone or damaged.
@@ -233,7 +233,7 @@ def read_slice(output: str, number: int) -> list[Entry]:
 
 
 def all_keys(output: str) -> Iterator[pa.RecordBatch]:
-    """Key and error columns of the plan, slice by slice.
+    """Yields key and error columns of the plan, slice by slice.
 
     Raises:
       UserError: the file of keys is gone or damaged.
@@ -263,7 +263,7 @@ def spread(sample: int, slices: int) -> Iterator[tuple[int, int]]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two identities, one line each: ``codec.fingerprint: a, now b``."""
+    """Returns what differs between two identities, one line each: ``codec.fingerprint: a, now b``."""
     lines = []
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
@@ -305,7 +305,7 @@ def _by_file(table: pa.Table) -> Iterator[pa.Table]:
 
 
 def _split(table: pa.Table, slice_size: int) -> list[pa.Table]:
-    """As few parts of at most ``slice_size`` rows as possible, as even as possible."""
+    """Cuts as few parts of at most ``slice_size`` rows as possible, as even as possible."""
     parts = -(-table.num_rows // slice_size)
     bounds = [table.num_rows * index // parts for index in range(parts + 1)] if parts else []
     return [table.slice(start, end - start) for start, end in itertools.pairwise(bounds)]

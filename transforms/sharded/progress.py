@@ -40,7 +40,7 @@ class Progress:
                 print(self.line(), file=self._stream, flush=True)
 
     def line(self) -> str:
-        """``120 of 400 images, 35.2 images/s, 8 s left, 2 rejects``."""
+        """Returns ``120 of 400 images, 35.2 images/s, 8 s left, 2 rejects``."""
         done = self.images + self.rejects
         rate = done / max(time.monotonic() - self._started, 1e-9)
         left = (self._total - done) / rate if rate else float("inf")

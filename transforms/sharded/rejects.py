@@ -47,7 +47,7 @@ class RejectRow(NamedTuple):
 
 
 def reject_of_plan(entry: Entry) -> RejectRow:
-    """The reject of an entry that listing had found damaged, or a duplicate."""
+    """Returns the reject of an entry that listing had found damaged, or a duplicate."""
     message = one_line(entry.error or "")
     error = "Duplicate" if message.startswith(DUPLICATE) else "Damaged"
     size = entry.size if entry.size >= 0 else None
@@ -55,7 +55,7 @@ def reject_of_plan(entry: Entry) -> RejectRow:
 
 
 def reject_of_error(key: str, stage: str, error: str, message: str, data: bytes | None) -> RejectRow:
-    """The reject of an example; ``data`` are its bytes where they could be read."""
+    """Returns the reject of an example; ``data`` are its bytes where they could be read."""
     size, digest = (None, None) if data is None else (len(data), hashlib.sha256(data).hexdigest())
     return RejectRow(key, stage, error, one_line(message), size, digest)
 
@@ -79,7 +79,7 @@ def publish_rejects(output: str, number: int, slices: int, rows: list[RejectRow]
 
 
 def read_rejects(path: str) -> list[RejectRow]:
-    """All rows of a rejects file.
+    """Returns all rows of a rejects file.
 
     Raises:
       UserError: damaged, or no rejects file.
@@ -97,6 +97,6 @@ def read_rejects(path: str) -> list[RejectRow]:
 
 
 def one_line(text: str, limit: int = 500) -> str:
-    """``text`` on one line of valid Unicode, cut to ``limit`` characters."""
+    """Returns ``text`` on one line of valid Unicode, cut to ``limit`` characters."""
     clean = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"

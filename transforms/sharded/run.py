@@ -89,7 +89,7 @@ def speaker(quiet: bool) -> Say:
 
 
 def exit_code(output: str, manifest: Mapping[str, Any], made: str) -> int:
-    """The exit code of a finished run: 1, and a line that says why, where it has made nothing.
+    """Returns the exit code of a finished run: 1, and a line that says why, where it has made nothing.
 
     Args:
       output: folder.
@@ -111,7 +111,7 @@ def exit_code(output: str, manifest: Mapping[str, Any], made: str) -> int:
 def missing_files(
     output: str, manifest: Mapping[str, Any], lists: Sequence[str] = ("shards", "rejects")
 ) -> list[str]:
-    """Files that these lists of a manifest name and that are not in the output, or not of their size."""
+    """Finds files that these lists of a manifest name and that the output lacks, or has in another size."""
     entries = [entry for name in lists for entry in manifest[name]]
     there = filesystems.file_sizes(output, filesystems.parents(entry["name"] for entry in entries))
     return [entry["name"] for entry in entries if there.get(entry["name"]) != entry["bytes"]]

@@ -106,7 +106,10 @@ class SliceTotals:
 def summarize_rejects(
     output: str, number: int, slices: int, expected: int
 ) -> tuple[FileSummary | None, Counter[str]]:
-    """The rejects file of a slice, and how often each reason occurs; None where no rejects are expected."""
+    """Returns the rejects file of a slice, and how often each reason occurs.
+
+    None where no rejects are expected.
+    """
     if not expected:
         return None, Counter()
     name = rejects_name(number, slices)
@@ -115,7 +118,7 @@ def summarize_rejects(
 
 
 def describe_file(output: str, name: str, rows: int) -> FileSummary:
-    """Size and sha256 of a file of a data set, with its known number of rows."""
+    """Returns the size and sha256 of a file of a data set, with its known number of rows."""
     filesystem, inner = filesystems.resolve(filesystems.join(output, name))
     digest, size = hashlib.sha256(), 0
     with filesystem.open_input_stream(inner) as stream:

@@ -116,7 +116,7 @@ class Verifier(abc.ABC):
         return rejects_name(number, self.plan.slices)
 
     def _check_identity(self) -> None:
-        """The manifest says of itself what the plan says."""
+        """Checks that the manifest says of itself what the plan says."""
         where, identity, codec = "manifest.json", self.plan.identity, self.manifest["codec"]
         for line in differences(identity, self.manifest["identity"]):
             self.problems.append(f"{where}: is not of its plan: {line}")
@@ -125,7 +125,7 @@ class Verifier(abc.ABC):
                 self.expect(where, f"{name} of the codec", codec[name], identity["codec"][name])
 
     def _check_listing(self, expected: Iterable[str]) -> None:
-        """Names alone: files of the plan that the manifest does not list, and files in no list."""
+        """Compares names alone: files of the plan that the manifest does not list, and files in no list."""
         expected = list(expected)
         self.problems += [f"{name} is not in the manifest" for name in expected if name not in self.listed]
         folders = {"", *filesystems.parents(expected), *filesystems.parents(self.listed)}
@@ -134,7 +134,7 @@ class Verifier(abc.ABC):
         self.problems += [f"{name} belongs to no manifest entry" for name in strays]
 
     def _is_intact(self, entry: Mapping[str, Any]) -> bool:
-        """Whether a file is there with the recorded size and sha256."""
+        """Tells whether a file is there with the recorded size and sha256."""
         if not filesystems.exists(filesystems.join(self.output, entry["name"])):
             self.problems.append(f"{entry['name']} is missing")
             return False
@@ -147,7 +147,7 @@ class Verifier(abc.ABC):
         return bool(found.sha256 == entry["sha256"])
 
     def _check_counts(self) -> None:
-        """The manifest's sums are those of its files."""
+        """Checks that the manifest's sums are those of its files."""
         counts, where, planned = self.manifest["counts"], "manifest.json", self.plan.entries
         rows = sum(entry["rows"] for entry in self.manifest["shards"])
         rejected = sum(entry["rows"] for entry in self.manifest["rejects"])

@@ -97,7 +97,7 @@ class Source(Protocol):
     shuffles: bool
 
     def fields(self) -> "list[pa.Field]":
-        """Arrow fields of the further columns asked for.
+        """Returns Arrow fields of the further columns asked for.
 
         Raises:
           UserError: the source has no such column.
@@ -105,11 +105,11 @@ class Source(Protocol):
         ...
 
     def class_names(self) -> Names | None:
-        """Names of the classes in the order of their numbers; None where the source has none."""
+        """Returns names of the classes in the order of their numbers; None where the source has none."""
         ...
 
     def list(self) -> Iterator[Entry]:
-        """Every example once; containers file by file, in order.
+        """Returns every example once; containers file by file, in order.
 
         Raises:
           UserError: the source cannot be opened at all.
@@ -117,8 +117,10 @@ class Source(Protocol):
         ...
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
-        """One loader for each entry, in order. A loader may run in any thread, once, at any time
-        before the iterator is exhausted or closed."""
+        """Gives one loader for each entry, in order.
+
+        A loader may run in any thread, once, at any time before the iterator is exhausted or closed.
+        """
         ...
 
 

@@ -17,7 +17,7 @@ _LISTS = {"bytes_list": "BytesList", "float_list": "FloatList", "int64_list": "I
 
 @functools.cache
 def example_class() -> type[message.Message]:
-    """The class of ``tensorflow.Example`` messages.
+    """Returns the class of ``tensorflow.Example`` messages.
 
     It lives in a descriptor pool of its own: TensorFlow and tensorflow_metadata register messages of
     the same names in the default pool, which would clash.
@@ -28,7 +28,7 @@ def example_class() -> type[message.Message]:
 
 
 def parse_example(data: bytes) -> dict[str, list[Any]]:
-    """The features of a serialised Example: lists of bytes, floats or ints, by name.
+    """Returns the features of a serialised Example: lists of bytes, floats or ints, by name.
 
     Raises:
       ValueError: the bytes are no Example.
@@ -42,7 +42,7 @@ def parse_example(data: bytes) -> dict[str, list[Any]]:
 
 
 def build_example(features: dict[str, list[Any]]) -> bytes:
-    """A serialised Example; the kind of each list is that of its first value."""
+    """Returns a serialised Example; the kind of each list is that of its first value."""
     example: Any = example_class()()
     for name, values in features.items():
         kinds = {bytes: "bytes_list", float: "float_list", int: "int64_list"}
@@ -68,7 +68,7 @@ class FeatureLayout:
     no_label: int | None = None
 
     def example(self, data: bytes) -> Example:
-        """The image, class and further columns of a serialised Example.
+        """Returns the image, class and further columns of a serialised Example.
 
         Raises:
           ValueError: the record cannot be parsed, or has no image.
@@ -91,7 +91,7 @@ class FeatureLayout:
 
 
 def infer_fields(where: str, names: Sequence[str], records: Iterable[bytes]) -> list[pa.Field]:
-    """Arrow fields for features, as the given records have them.
+    """Returns Arrow fields for features, as the given records have them.
 
     A feature with at most one value per record is a scalar, else a list; bytes that are UTF-8
     throughout are strings.
@@ -110,7 +110,7 @@ def infer_fields(where: str, names: Sequence[str], records: Iterable[bytes]) -> 
 
 
 def convert(values: list[Any], field: pa.Field) -> Any:
-    """The values of a feature as its field wants them; None if there are none.
+    """Returns the values of a feature as its field wants them; None if there are none.
 
     Raises:
       ValueError: several values for a scalar, bytes that are not UTF-8 for a string.
@@ -148,7 +148,7 @@ def _values(feature: Any) -> list[Any]:
 
 
 def _file() -> descriptor_pb2.FileDescriptorProto:
-    """The definitions of tensorflow/core/example, as far as Example needs them."""
+    """Returns the definitions of tensorflow/core/example, as far as Example needs them."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
     kinds = {"BytesList": field.TYPE_BYTES, "FloatList": field.TYPE_FLOAT, "Int64List": field.TYPE_INT64}

@@ -1,19 +1,23 @@
-"""A folder of image files."""
+"""A folder of image files, and what describes them: ``metadata.jsonl``, ``.csv`` or ``.parquet`` beside them.
+
+The latter is the convention of Hugging Face's ``imagefolder``: column ``file_name`` is the path of an image
+below the folder that the file lies in; the other columns are captions, classes and the like.
+"""
 
 import dataclasses
 import functools
+import posixpath
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from transforms.sources.base import Entry, Example, Loader, Names, SourceConfig
-from transforms.sources.columns import check_label, is_text
-from transforms.sources.labels import names_of_texts, to_number
+from transforms.sources.columns import check_label, is_text, names_of_texts, require, to_number
 from transforms.sources.locations import Found, Location, locate, open_file, to_file, to_key
-from transforms.sources.metadata import METADATA_NAMES, metadata_files, metadata_rows, metadata_schema
 from transforms.sources.names import no_image
 from transforms.sources.reading import read_exact
+from transforms.sources.tables import Table, open_table
 from vqgan.errors import UserError
 
 
@@ -38,7 +42,7 @@ class FolderSource:
     options = frozenset({"folder_labels", "label_column", "columns"})
 
     def fields(self) -> list[pa.Field]:
-        """The further columns, as ``metadata.jsonl``, ``.csv`` or ``.parquet`` has them.
+        """Returns the further columns, as ``metadata.jsonl``, ``.csv`` or ``.parquet`` has them.
 
         Raises:
           UserError: there is no such file, or no such column.
@@ -55,7 +59,7 @@ class FolderSource:
         return [schema.field(name).with_nullable(True) for name in self.config.columns]
 
     def class_names(self) -> Names | None:
-        """Names of the classes in the order of their numbers; None without any.
+        """Returns names of the classes in the order of their numbers; None without any.
 
         Raises:
           UserError: the root has no subfolders, or cannot be read.
@@ -73,7 +77,7 @@ class FolderSource:
         return names_of_texts(values[0] for _, values in metadata_rows(location, [column]))
 
     def list(self) -> Iterator[Entry]:
-        """An entry for each file, with its size and, where asked for, its class.
+        """Yields an entry for each file, with its size and, where asked for, its class.
 
         Raises:
           UserError: a class is no number where others are, or ``metadata`` cannot be read.
@@ -90,7 +94,10 @@ class FolderSource:
             yield Entry(key, to_file(path), error="metadata describes this image, but it is not there")
 
     def _labels(self, location: Location) -> dict[str, int | None]:
-        """The class of every image that metadata describes; empty unless columns are taken from there."""
+        """Returns the class of every image that metadata describes.
+
+        Empty unless columns are taken from there.
+        """
         config = self.config
         if config.label_column is None and not config.columns:
             return {}
@@ -108,7 +115,7 @@ class FolderSource:
         return labels
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
-        """A loader for each entry; each opens, reads and closes its own file."""
+        """Yields a loader for each entry; each opens, reads and closes its own file."""
         location = locate(self.config.input)
         columns = self._columns(location, entries) if self.config.columns else {}
         nothing: dict[str, Any] = dict.fromkeys(self.config.columns)
@@ -116,7 +123,7 @@ class FolderSource:
             yield functools.partial(_load, location, entry, columns.get(entry.file, nothing))
 
     def _columns(self, location: Location, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
-        """The further columns of some images by their files."""
+        """Returns the further columns of some images by their files."""
         wanted = {entry.file for entry in entries}
         names = self.config.columns
         rows = ((to_file(path), values) for path, values in metadata_rows(location, names))
@@ -142,3 +149,50 @@ def _classes(location: Location) -> dict[str, int]:
 def _load(location: Location, entry: Entry, columns: dict[str, Any]) -> Example:
     with open_file(location, entry.file) as file:
         return Example(read_exact(file, 0, file.size()), entry.label, columns)
+
+
+METADATA_NAMES = frozenset({"metadata.jsonl", "metadata.csv", "metadata.parquet"})
+"""Files that describe the images beside them."""
+
+FILE_NAME = "file_name"
+
+
+def metadata_files(location: Location) -> Iterator[Found]:
+    """Returns the files of a folder that describe its images."""
+    return (found for found in location.walk() if found.name in METADATA_NAMES and not found.error)
+
+
+def metadata_schema(location: Location, wanted: Sequence[str]) -> pa.Schema:
+    """Returns the columns of the first such file.
+
+    Raises:
+      UserError: there is none, or it lacks ``file_name`` or a column that is asked for.
+    """
+    found = next(metadata_files(location), None)
+    if found is None:
+        raise UserError(f"{location.text}: no metadata.jsonl, .csv or .parquet to take columns from")
+    schema = _open(location, found).schema()
+    require(f"{location.text} ({found.key})", schema.names, [FILE_NAME, *wanted])
+    return schema
+
+
+def metadata_rows(location: Location, names: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yields the path of an image below the root of ``location``, and the values of some columns, row by row.
+
+    Raises:
+      UserError: a file cannot be read, lacks a column, or has a row that cannot be told apart.
+    """
+    for found in metadata_files(location):
+        table = _open(location, found)
+        where = f"{location.text} ({found.key})"
+        require(where, table.schema().names, [FILE_NAME, *names])
+        folder = "/".join(found.parts[:-1])
+        for number, row in enumerate(table.rows([FILE_NAME, *names])):
+            if isinstance(row, str) or not isinstance(row[0], str) or not row[0]:
+                reason = row if isinstance(row, str) else f"no {FILE_NAME}"
+                raise UserError(f"{where}: row {number}: {reason}; correct it")
+            yield posixpath.normpath(posixpath.join(folder, row[0])), row[1:]
+
+
+def _open(location: Location, found: Found) -> Table:
+    return open_table(location, found, lambda path: False)

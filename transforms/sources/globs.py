@@ -22,12 +22,12 @@ EVERYTHING: State = frozenset({(-1, -1)})
 
 
 def is_pattern(path: str) -> bool:
-    """Whether ``path`` has characters that a glob or brace range is made of."""
+    """Tells whether ``path`` has characters that a glob or brace range is made of."""
     return any(character in path for character in "*?[{")
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """``a{1..3}.tar`` and ``{a,b}.tar`` written out, in order and without duplicates.
+    """Returns ``a{1..3}.tar`` and ``{a,b}.tar`` written out, in order and without duplicates.
 
     Numbers keep their leading zeros, as in the shell: ``{08..10}`` is 08, 09, 10. Braces that hold
     neither a range nor a comma are ordinary characters.
@@ -53,7 +53,7 @@ def _expand_each(patterns: list[str], whole: str) -> list[str]:
 
 
 def _options(body: str, pattern: str) -> list[str]:
-    """What one pair of braces stands for; empty if it is not a range or an enumeration."""
+    """Returns what one pair of braces stands for; empty if it is not a range or an enumeration."""
     if numbers := _NUMBERS.fullmatch(body):
         return _number_range(numbers[1], numbers[2], int(numbers[3] or 1), pattern)
     if letters := _LETTERS.fullmatch(body):
@@ -95,11 +95,11 @@ class Globs:
     patterns: tuple[tuple[str, ...], ...]
 
     def start(self) -> State:
-        """The state before the first segment."""
+        """Returns the state before the first segment."""
         return self._close({(number, 0) for number in range(len(self.patterns))})
 
     def step(self, state: State, name: str) -> State:
-        """The state one level further down, at ``name``; empty if nothing below can match."""
+        """Returns the state one level further down, at ``name``; empty if nothing below can match."""
         if state is EVERYTHING:
             return EVERYTHING
         moved = set()

@@ -12,8 +12,15 @@ import pyarrow as pa
 from pyarrow import fs
 
 from transforms.sources.base import Entry, Example, Loader, Names, SourceConfig
-from transforms.sources.columns import check_label, first_of, is_text, require
-from transforms.sources.labels import feature_names, names_of_texts, to_number
+from transforms.sources.columns import (
+    check_label,
+    feature_names,
+    first_of,
+    is_text,
+    names_of_texts,
+    require,
+    to_number,
+)
 from transforms.sources.locations import Location, from_file, locate, to_file, to_text
 from transforms.sources.reading import read_exact
 from transforms.sources.tables import DelimitedTable, Table, open_table
@@ -42,7 +49,7 @@ class ListSource:
     options = frozenset({"image_column", "key_column", "label_column", "columns"})
 
     def fields(self) -> list[pa.Field]:
-        """The further columns: strings from text, else as the Parquet file has them.
+        """Returns the further columns: strings from text, else as the Parquet file has them.
 
         Raises:
           UserError: a column is missing.
@@ -53,7 +60,7 @@ class ListSource:
         return [schema.field(name).with_nullable(True) for name in self.config.columns]
 
     def class_names(self) -> Names | None:
-        """Names of the classes: those in the label column, sorted; None where they are numbers.
+        """Returns names of the classes: those in the label column, sorted; None where they are numbers.
 
         A Parquet file that ``datasets`` wrote may say what its numbers stand for.
         """
@@ -68,7 +75,7 @@ class ListSource:
         return names_of_texts(row[0] for row in table.rows([column]) if not isinstance(row, str))
 
     def list(self) -> Iterator[Entry]:
-        """An entry for each row, its ``offset`` being the number of the row; sizes are not known.
+        """Yields an entry for each row, its ``offset`` being the number of the row; sizes are not known.
 
         Raises:
           UserError: a column is missing, a label is an integer here and a name there, a path is a web
@@ -91,7 +98,7 @@ class ListSource:
             )
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
-        """A loader for each entry; each opens, reads and closes its own file."""
+        """Yields a loader for each entry; each opens, reads and closes its own file."""
         location = locate(self.config.input)
         rows = self._rows(location, {entry.offset for entry in entries}) if self.config.columns else {}
         for entry in entries:
@@ -104,7 +111,7 @@ class ListSource:
         return open_table(location, found, functools.partial(_is_there, location))
 
     def _columns(self, table: Table) -> tuple[str, str | None, str | None]:
-        """The columns of paths, keys and labels."""
+        """Returns the columns of paths, keys and labels."""
         config, schema = self.config, table.schema()
         wanted = [config.image_column, config.key_column, config.label_column, *config.columns]
         require(config.input, schema.names, wanted)
@@ -142,7 +149,7 @@ class ListSource:
             ) from error
 
     def _rows(self, location: Location, wanted: set[int]) -> dict[int, dict[str, Any]]:
-        """The further columns of some rows; of the list itself no more than a batch is in memory."""
+        """Returns the further columns of some rows; of the list itself no more than a batch is in memory."""
         names = self.config.columns
         found: dict[int, dict[str, Any]] = {}
         for number, row in enumerate(self._table(location).rows(names)):
@@ -162,7 +169,7 @@ def _is_unicode(value: object) -> bool:
 
 
 def _is_there(location: Location, path: str) -> bool:
-    """Whether a line of a list is the path of a file; an address is looked up by nobody."""
+    """Tells whether a line of a list is the path of a file; an address is looked up by nobody."""
     if "://" in path:
         return False
     filesystem, inner = _resolve(location, to_file(path))
@@ -180,7 +187,7 @@ def _load(location: Location, entry: Entry, columns: dict[str, Any]) -> Example:
 
 
 def _read_as_written_elsewhere(location: Location, file: str) -> bytes:
-    """A file whose name is percent-escaped in a URI, or that a list in Latin-1 names.
+    """Returns a file whose name is percent-escaped in a URI, or that a list in Latin-1 names.
 
     Raises:
       FileNotFoundError: there is none either.
@@ -204,7 +211,7 @@ def _read(location: Location, file: str) -> bytes:
 
 
 def _resolve(location: Location, file: str) -> tuple[fs.FileSystem, str | bytes]:
-    """Where a path of the list leads: a URI, an absolute local path, or relative to the list."""
+    """Finds where a path of the list leads: a URI, an absolute local path, or relative to the list."""
     path = from_file(file)
     if b"://" not in path:
         absolute = path.startswith(b"/")
@@ -217,5 +224,5 @@ def _resolve(location: Location, file: str) -> tuple[fs.FileSystem, str | bytes]
 
 @functools.lru_cache(maxsize=16)
 def _bucket(scheme: str, name: str) -> tuple[fs.FileSystem, str]:
-    """Connecting takes far longer than reading one image, so every bucket is connected to once."""
+    """Connects to every bucket once: connecting takes far longer than reading one image."""
     return resolve(f"{scheme}://{name}/")

@@ -1,9 +1,9 @@
-"""Finding the files of an input: a file, a folder, a glob or a brace range; local or remote.
+r"""Finding the files of an input: a file, a folder, a glob or a brace range; local or remote.
 
 A POSIX file name is bytes, and need not be text; keys and the plan's Parquet file hold Unicode only.
 Two forms bridge the gap, both unambiguous:
 
-* *key*, for people: bytes that are not UTF-8 become ``\\xNN``, and a backslash becomes two, so that no
+* *key*, for people: bytes that are not UTF-8 become ``\xNN``, and a backslash becomes two, so that no
   two names share a key.
 * *file*, to open it again: a name that is UTF-8 is written as it is. Any other is written as ``%:`` and
   then percent-escaped bytes (``%:caf%E9.jpg``). A UTF-8 name that itself begins with ``%:`` is escaped
@@ -19,6 +19,7 @@ import re
 import stat
 import urllib.parse
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -26,8 +27,7 @@ from pyarrow import fs
 
 from transforms.sources.base import error_reason
 from transforms.sources.globs import EVERYTHING, Globs, State, expand_braces, is_pattern
-from transforms.sources.remote import plain_errors
-from vqgan.errors import UserError
+from vqgan.errors import UserError, first_line
 from vqgan.filesystems import resolve
 
 _UNREACHABLE = "cannot be reached"
@@ -102,7 +102,7 @@ class Location:
     globs: Globs
 
     def walk(self) -> Iterator[Found]:
-        """Every file that is not hidden, each once, in the order of names; folders are searched.
+        """Returns every file that is not hidden, each once, in the order of names; folders are searched.
 
         Links are followed, except from a folder into one that it lies in. What cannot be read, and
         what is neither file nor folder, is there too, with its error.
@@ -131,11 +131,11 @@ class Location:
             raise UserError(f"{self.text}: no file matches; check the pattern and the folder {self.root}")
 
     def children(self, parts: tuple[str, ...] = ()) -> list[Node]:
-        """What lies in a folder below the root, without hidden names, sorted. Raises OSError."""
+        """Returns what lies in a folder below the root, without hidden names, sorted. Raises OSError."""
         return _children(self.filesystem, "/".join((self.root.rstrip("/"), *parts)) or "/")
 
     def path(self, file: str) -> str | bytes:
-        """The path of :attr:`Found.file` in the file system, in the form that pyarrow opens."""
+        """Returns the path of :attr:`Found.file` in the file system, in the form that pyarrow opens."""
         if isinstance(self.filesystem, fs.LocalFileSystem):
             return os.path.join(os.fsencode(self.root), from_file(file))
         return f"{self.root.rstrip('/')}/{from_file(file).decode()}"
@@ -169,7 +169,7 @@ class Location:
 
 
 def locate(text: str) -> Location:
-    """Where an input lies. Costs one look at the file system; :meth:`Location.check` does the rest.
+    """Finds where an input lies. Costs one look at the file system; :meth:`Location.check` does the rest.
 
     A path that exists is taken as it is, even if its name looks like a pattern. The root is the folder
     itself, the folder of a single file, or the part of a pattern before its first special character.
@@ -200,7 +200,7 @@ def locate(text: str) -> Location:
 
 
 def open_file(location: Location, file: str) -> pa.NativeFile:
-    """A pyarrow file for random access; reading with ``read_at`` is safe from several threads."""
+    """Returns a pyarrow file for random access; reading with ``read_at`` is safe from several threads."""
     with plain_errors(location.filesystem):
         return location.filesystem.open_input_file(location.path(file))
 
@@ -240,7 +240,7 @@ def _children(filesystem: fs.FileSystem, folder: str) -> list[Node]:
 
 
 def _node(filesystem: fs.FileSystem, folder: str, name: str) -> Node:
-    """A single name; the folder itself if ``name`` is empty."""
+    """Returns a single name; the folder itself if ``name`` is empty."""
     path = os.path.join(folder, name) if name else folder
     if isinstance(filesystem, fs.LocalFileSystem):
         return _local_node(name, lambda: os.stat(path))
@@ -288,17 +288,17 @@ _MARKER = "%:"
 
 
 def to_key(name: str) -> str:
-    """The key of a file name: valid Unicode, different for different names."""
+    """Returns the key of a file name: valid Unicode, different for different names."""
     return to_text(name.replace("\\", "\\\\"))
 
 
 def to_text(name: str) -> str:
-    """A string as people wrote it, with ``\\xNN`` for bytes that are not UTF-8."""
+    r"""Returns a string as people wrote it, with ``\xNN`` for bytes that are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def to_file(name: str) -> str:
-    """The file name as a string that Parquet can hold; :func:`from_file` turns it back."""
+    """Returns the file name as a string that Parquet can hold; :func:`from_file` turns it back."""
     raw = os.fsencode(name)
     try:
         text = raw.decode("utf-8")
@@ -308,7 +308,36 @@ def to_file(name: str) -> str:
 
 
 def from_file(file: str) -> bytes:
-    """The bytes of the name that :func:`to_file` wrote down."""
+    """Returns the bytes of the name that :func:`to_file` wrote down."""
     if file.startswith(_MARKER):
         return urllib.parse.unquote_to_bytes(file[len(_MARKER) :])
     return file.encode("utf-8")
+
+
+_STORE_ERROR = re.compile(r"(?:AWS Error |google::cloud::Status\()([A-Z_]+)")
+_REASONS = {
+    "NETWORK_CONNECTION": "no connection to the server",
+    "UNAVAILABLE": "no connection to the server, or no credentials",
+    "ACCESS_DENIED": "access denied",
+    "NO_SUCH_BUCKET": "no such bucket",
+}
+
+
+@contextmanager
+def plain_errors(filesystem: fs.FileSystem) -> Iterator[None]:
+    """Turns what remote file systems raise into OSErrors of one line; those in Python raise what they like.
+
+    Raises:
+      OSError: with what the store says, without the functions that were called.
+    """
+    try:
+        yield
+    except OSError as error:
+        found = _STORE_ERROR.search(str(error))
+        if found is None:
+            raise
+        raise OSError(_REASONS.get(found[1], found[1].lower().replace("_", " "))) from error
+    except Exception as error:
+        if not isinstance(filesystem, fs.PyFileSystem):
+            raise
+        raise OSError(f"{type(error).__name__}: {first_line(error)}") from error

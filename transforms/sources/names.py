@@ -1,8 +1,14 @@
-"""What names and first bytes of files tell: images, containers that are read, and those that are not."""
+"""What names and first bytes of files tell: images, containers, what is not read; compression."""
 
+import bz2
+import gzip
+import io
+import lzma
 import re
+import zlib
+from typing import Any, BinaryIO, cast
 
-from transforms.sources.compressed import compression
+import pyarrow as pa
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "jp2", "avif")
 """Extensions of images; where several belong to one sample, the first in this order is the image."""
@@ -102,12 +108,12 @@ def extension(name: str) -> str:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name has an extension of images."""
+    """Tells whether a file name has an extension of images."""
     return extension(name) in _IMAGE_NAMES
 
 
 def is_list_name(name: str) -> bool:
-    """Whether a file name is one of a list, compressed or not."""
+    """Tells whether a file name is one of a list, compressed or not."""
     return _LIST_NAME.search(uncompressed_name(name)) is not None
 
 
@@ -117,7 +123,7 @@ def uncompressed_name(name: str) -> str:
 
 
 def is_sidecar(parts: tuple[str, ...]) -> bool:
-    """Whether a file beside containers only describes them, or is what Spark, Delta or macOS leave there.
+    """Tells whether a file beside containers only describes them, or is what Spark, Delta or macOS leave.
 
     Args:
       parts: folders and name below the root.
@@ -136,7 +142,7 @@ def container_kind(name: str) -> str | None:
 
 
 def sure_kind(name: str) -> str | None:
-    """Like :func:`container_kind`, but for ``-00000-of-00001`` alone: anything cut up may be named so."""
+    """Gives the :func:`container_kind`, but for ``-00000-of-00001`` alone: all that is cut up is named so."""
     kind = container_kind(name)
     return None if kind == "tfrecord" and ".tfrecord" not in name.lower() else kind
 
@@ -184,5 +190,51 @@ def kind_of_head(head: bytes) -> str | None:
 
 
 def unread_head(head: bytes) -> tuple[str, str] | None:
-    """Like :func:`unread`, by the first bytes."""
+    """Does what :func:`unread` does, by the first bytes."""
     return next((what for magic, what in _UNREAD_HEADS.items() if head.startswith(magic)), None)
+
+
+_MAGICS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_LONGEST_MAGIC = max(map(len, _MAGICS))
+
+DECOMPRESSION_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError)
+"""What reading a damaged compressed file raises."""
+
+
+def compression(head: bytes) -> str | None:
+    """Returns the name of the compression that the first bytes of a file show; None without any."""
+    return next((name for magic, name in _MAGICS.items() if head.startswith(magic)), None)
+
+
+def decompressing(file: pa.NativeFile) -> BinaryIO | None:
+    """Returns the contents of a compressed file, from their start; None if it is not compressed.
+
+    Reading raises one of :data:`DECOMPRESSION_ERRORS` where the file is damaged. ``file`` stays open when the
+    stream is closed or gone, so that another can be had.
+    """
+    name = compression(file.read_at(min(_LONGEST_MAGIC, file.size()), 0))
+    file.seek(0)
+    if name == "gzip":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    if name == "bz2":
+        return cast(BinaryIO, bz2.BZ2File(file))
+    if name == "xz":
+        return cast(BinaryIO, lzma.LZMAFile(file))
+    return cast(BinaryIO, pa.CompressedInputStream(_Borrowed(file), "zstd")) if name else None
+
+
+class _Borrowed(io.RawIOBase):
+    """A file that Arrow's stream may close without closing the one beneath."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        super().__init__()
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        data: bytes = self._file.read(len(view))
+        view[: len(data)] = data
+        return len(data)

@@ -32,7 +32,7 @@ class DamagedFileError(ValueError):
 
 
 def read_exact(file: pa.NativeFile, offset: int, size: int) -> bytes:
-    """``size`` bytes from ``offset``: all of them, or an error. Safe from several threads.
+    """Returns ``size`` bytes from ``offset``: all of them, or an error. Safe from several threads.
 
     Raises:
       ValueError: the file ends before, or the size is beyond :data:`MAX_ITEM_BYTES`; nothing is
@@ -57,7 +57,7 @@ class Window:
         self._data = b""
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset``, fewer where the file ends."""
+        """Returns ``size`` bytes from ``offset``, fewer where the file ends."""
         size = max(0, min(size, self.size - offset))
         if offset < self._start or offset + size > self._start + len(self._data):
             wanted = min(max(size, _BUFFER_BYTES), self.size - offset)
@@ -65,7 +65,7 @@ class Window:
         return self._data[offset - self._start : offset - self._start + size]
 
     def reaches(self, offset: int) -> bool:
-        """Whether the file has at least ``offset`` bytes."""
+        """Tells whether the file has at least ``offset`` bytes."""
         return offset <= self.size
 
 
@@ -76,7 +76,7 @@ def check_size(size: int) -> None:
 
 
 def to_label(value: object) -> int | None:
-    """A class number as the shards hold it: an integer of 32 bits, or None.
+    """Returns a class number as the shards hold it: an integer of 32 bits, or None.
 
     Raises:
       ValueError: it is something else.
@@ -89,7 +89,7 @@ def to_label(value: object) -> int | None:
 
 
 def failing(error: Exception) -> Loader:
-    """A loader that raises ``error``."""
+    """Returns a loader that raises ``error``."""
     return functools.partial(_fail, error)
 
 
@@ -99,13 +99,13 @@ def _fail(error: Exception) -> Example:
 
 
 def by_file(entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
-    """Neighbouring entries of the same file, together."""
+    """Yields groups neighbouring entries of the same file."""
     for file, group in itertools.groupby(entries, key=lambda entry: entry.file):
         yield file, list(group)
 
 
 def container_files(location: Location, kind: str) -> Iterator[Found]:
-    """The files of an input of one kind, without those that only describe others (unless asked for by name).
+    """Lists the files of an input of one kind, without those that only describe others and were not named.
 
     What describes others is told by name, and Parquet files beside containers of another kind and the same
     name are such too: img2dataset writes them.
@@ -128,7 +128,7 @@ def _describes(found: Found, kind: str, stems: set[tuple[str, ...]]) -> bool:
 
 
 def _stray(found: Found, kind: str) -> str | None:
-    """Why a file beside containers of one kind is none of them, as far as its name tells."""
+    """Returns why a file beside containers of one kind is none of them, as far as its name tells."""
     named = names.sure_kind(found.name)
     if named not in (None, kind):
         return f"a container ({named}) among {kind} files; give it as an input of its own"
@@ -140,7 +140,7 @@ def _stray(found: Found, kind: str) -> str | None:
 def list_containers(
     location: Location, kind: str, list_one: Callable[[pa.NativeFile, Found], Iterator[Entry]]
 ) -> Iterator[Entry]:
-    """The entries of every file of one kind in turn.
+    """Yields the entries of every file of one kind in turn.
 
     Where ``list_one`` raises :class:`DamagedFileError` or OSError, one entry with an error stands for the
     remainder of that file, and the next file follows.
@@ -163,14 +163,14 @@ def list_containers(
 
 
 def _damage(found: Found, kind: str, error: DamagedFileError) -> str:
-    """What to say of a damaged file; one without a container's name may never have been one."""
+    """Returns what to say of a damaged file; one without a container's name may never have been one."""
     if error.offset == 0 and names.container_kind(found.name) is None:
         return f"no {kind} file, or damaged ({error.reason})"
     return str(error)
 
 
 def damaged(found: Found, offset: int, message: str) -> Entry:
-    """The entry that stands for all that is lost of a file."""
+    """Returns the entry that stands for all that is lost of a file."""
     return Entry(f"{found.key}/#damaged-at-{offset}", found.file, offset, error=message)
 
 
@@ -179,7 +179,7 @@ def read_containers(
     entries: Sequence[Entry],
     read_one: Callable[[pa.NativeFile, Sequence[Entry]], Iterator[Loader]],
 ) -> Iterator[Loader]:
-    """The loaders of the entries, file by file.
+    """Yields the loaders of the entries, file by file.
 
     A file is closed when the last loader that refers to it is gone: until then any of them may run.
     """
@@ -193,7 +193,7 @@ def read_containers(
 
 
 def _read_all(loaders: Iterator[Loader], count: int) -> Iterator[Loader]:
-    """``count`` loaders, the last of which fail where the file turns out to be damaged."""
+    """Yields ``count`` loaders, the last of which fail where the file turns out to be damaged."""
     given = 0
     try:
         for loader in loaders:

@@ -4,6 +4,7 @@ A record of a TFRecord file is its length (8 bytes, little-endian), a masked CRC
 the data, and a masked CRC-32C of the data (4 bytes).
 """
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -14,10 +15,18 @@ from typing import Any, Protocol
 import google_crc32c
 import pyarrow as pa
 
-from transforms.sources.base import Entry, Example, Loader, error_reason
-from transforms.sources.example_proto import FeatureLayout
-from transforms.sources.locations import Location, open_file
-from transforms.sources.reading import DamagedFileError, Window, read_exact
+from transforms.sources.base import Entry, Example, Loader, SourceConfig, error_reason
+from transforms.sources.example_proto import FeatureLayout, infer_fields, parse_example
+from transforms.sources.locations import Found, Location, locate, open_file
+from transforms.sources.reading import (
+    DamagedFileError,
+    Window,
+    container_files,
+    list_containers,
+    read_containers,
+    read_exact,
+)
+from vqgan.errors import UserError
 from vqgan.extras import require_extra
 
 HEADER_BYTES = 12
@@ -26,13 +35,13 @@ _MASK_DELTA = 0xA282EAD8
 
 
 def masked_crc(data: bytes) -> int:
-    """The checksum that the format stores: a rotated and shifted CRC-32C."""
+    """Returns the checksum that the format stores: a rotated and shifted CRC-32C."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
 def frame(data: bytes) -> bytes:
-    """``data`` as one record."""
+    """Frames ``data`` as one record."""
     length = struct.pack("<Q", len(data))
     return b"".join(
         (length, struct.pack("<I", masked_crc(length)), data, struct.pack("<I", masked_crc(data)))
@@ -40,7 +49,7 @@ def frame(data: bytes) -> bytes:
 
 
 def parse_header(header: bytes) -> int | None:
-    """The length that a record's first 12 bytes state, or None if they are not such a header."""
+    """Returns the length that a record's first 12 bytes state, or None if they are not such a header."""
     if len(header) < HEADER_BYTES:
         return None
     length, crc = struct.unpack_from("<QI", header)
@@ -48,7 +57,7 @@ def parse_header(header: bytes) -> int | None:
 
 
 def scan(file: pa.NativeFile) -> Iterator[tuple[int, int]]:
-    """Offset and length of each record's data, from the headers alone.
+    """Yields offset and length of each record's data, from the headers alone.
 
     Raises:
       DamagedFileError: a header is damaged or missing, or the last record is cut off; what came before has
@@ -68,7 +77,7 @@ def scan(file: pa.NativeFile) -> Iterator[tuple[int, int]]:
 
 
 def read_record(file: pa.NativeFile, offset: int, length: int) -> bytes:
-    """The data of the record whose data starts at ``offset``. Safe from several threads.
+    """Returns the data of the record whose data starts at ``offset``. Safe from several threads.
 
     Raises:
       ValueError: it is cut off, or its checksum does not match.
@@ -98,11 +107,14 @@ class RecordFormat(Protocol):
     """How records lie in a file. ``path`` is that of the open ``file``, for libraries that want it."""
 
     def positions(self, file: pa.NativeFile, path: str | bytes) -> Iterator[tuple[int, int]]:
-        """Offset and size of each record, as entries have them. Raises DamagedFileError."""
+        """Returns offset and size of each record, as entries have them. Raises DamagedFileError."""
         ...
 
     def reads(self, file: pa.NativeFile, path: str | bytes, entries: Sequence[Entry]) -> Iterator[Read]:
-        """The records of some entries, in their order. Raises DamagedFileError if there are none at all."""
+        """Returns the records of some entries, in their order.
+
+        Raises DamagedFileError if there are none at all.
+        """
         ...
 
 
@@ -110,7 +122,7 @@ class TFRecords:
     """TFRecord files. An entry's offset is that of the record's data in bytes, its size theirs."""
 
     def positions(self, file: pa.NativeFile, path: str | bytes) -> Iterator[tuple[int, int]]:
-        """From the headers alone."""
+        """Finds them from the headers alone."""
         return scan(file)
 
     def reads(self, file: pa.NativeFile, path: str | bytes, entries: Sequence[Entry]) -> Iterator[Read]:
@@ -122,7 +134,7 @@ class ArrayRecords:
     """ArrayRecord files, on local disks. An entry's offset is the number of the record."""
 
     def positions(self, file: pa.NativeFile, path: str | bytes) -> Iterator[tuple[int, int]]:
-        """From the index at the file's end."""
+        """Finds them from the index at the file's end."""
         return ((number, -1) for number in range(_open_array_record(path).num_records()))
 
     def reads(self, file: pa.NativeFile, path: str | bytes, entries: Sequence[Entry]) -> Iterator[Read]:
@@ -141,13 +153,13 @@ def read_examples(
     file: pa.NativeFile,
     entries: Sequence[Entry],
 ) -> Iterator[Loader]:
-    """Loaders for entries of one file."""
+    """Yields loaders for entries of one file."""
     for read in form.reads(file, location.path(entries[0].file), entries):
         yield functools.partial(_load, layout, read)
 
 
 def sample(location: Location, form: RecordFormat, files: Iterable[str]) -> list[bytes]:
-    """The first records of the first file that has any that can be read."""
+    """Returns the first records of the first file that has any that can be read."""
     for name in files:
         try:
             with open_file(location, name) as file:
@@ -184,7 +196,7 @@ def _open_array_record(path: str | bytes) -> Any:
 
 
 def _read_batch(reader: Any, numbers: list[int]) -> list[Read]:
-    """One call for all; where it fails, one for each, so that only damaged records do."""
+    """Returns one call for all; where it fails, one for each, so that only damaged records do."""
     try:
         return [functools.partial(_give, record) for record in _records(reader, numbers)]
     except ValueError:
@@ -214,3 +226,80 @@ def _give(record: bytes) -> bytes:
 
 def _raise(error: ValueError) -> bytes:
     raise error
+
+
+IMAGE_FEATURES = ("image/encoded", "image")
+"""Names under which the image is looked for."""
+
+_GZIP = b"\x1f\x8b"
+
+
+@dataclasses.dataclass(frozen=True)
+class TFRecordSource:
+    """Images in the records of one or many TFRecord files.
+
+    ``image_column``, ``label_column``, ``key_column`` and ``columns`` name features. The key is the
+    key feature, else ``<file>#<record>``. Checksums are verified: a record with a wrong one fails
+    alone; where a length is wrong, nothing after it can be found, and one entry stands for the rest.
+    """
+
+    config: SourceConfig
+
+    shuffles = False
+    options = frozenset({"image_column", "key_column", "label_column", "columns"})
+
+    def fields(self) -> list[pa.Field]:
+        """Returns the further features, with types inferred from the first records.
+
+        Raises:
+          UserError: none of them has such a feature.
+        """
+        if not self.config.columns:
+            return []
+        location = locate(self.config.input)
+        files = (found.file for found in container_files(location, "tfrecord"))
+        return infer_fields(self.config.input, self.config.columns, sample(location, TFRecords(), files))
+
+    def class_names(self) -> None:
+        """Gives None: classes are numbers here."""
+
+    def list(self) -> Iterator[Entry]:
+        """Gives an entry for each record: offset and size of the record's data, which is more than its image.
+
+        Raises:
+          UserError: a file is compressed as a whole.
+        """
+        return list_containers(locate(self.config.input), "tfrecord", self._list_one)
+
+    def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
+        """Returns a loader for each entry, in any order."""
+        names = (self.config.image_column,) if self.config.image_column else IMAGE_FEATURES
+        layout = FeatureLayout(names, self.config.label_column, tuple(self.fields()))
+        location = locate(self.config.input)
+        read_one = functools.partial(read_examples, layout, TFRecords(), location)
+        return read_containers(location, entries, read_one)
+
+    def _list_one(self, file: pa.NativeFile, found: Found) -> Iterator[Entry]:
+        _check_uncompressed(file, found)
+        for number, (offset, length) in enumerate(scan(file)):
+            entry = Entry(f"{found.key}#{number}", found.file, offset, length)
+            yield _with_key(entry, file, self.config.key_column) if self.config.key_column else entry
+
+
+def _with_key(entry: Entry, file: pa.NativeFile, feature: str) -> Entry:
+    """Returns the entry with the key that its record holds."""
+    try:
+        keys = parse_example(read_record(file, entry.offset, entry.size)).get(feature, [])
+    except ValueError as error:
+        return entry._replace(error=str(error))
+    if len(keys) != 1 or keys[0] == b"":
+        return entry._replace(error=f"no key in feature {feature}")
+    key = keys[0].decode("utf-8", "backslashreplace") if isinstance(keys[0], bytes) else str(keys[0])
+    return entry._replace(key=key)
+
+
+def _check_uncompressed(file: pa.NativeFile, found: Found) -> None:
+    """Tells apart what is compressed from what is damaged: there is no random access to the former."""
+    head: bytes = file.read_at(min(HEADER_BYTES, file.size()), 0)
+    if head.startswith(_GZIP) and parse_header(head) is None:
+        raise UserError(f"{found.key}: a compressed TFRecord file; decompress it with gunzip first")

@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 
 from transforms.sources import names
 from transforms.sources.base import error_reason
-from transforms.sources.compressed import DECOMPRESSION_ERRORS
-from transforms.sources.delimited import split_tabs
 from transforms.sources.locations import Found, Location, open_file
-from transforms.sources.text import open_lines
+from transforms.sources.names import DECOMPRESSION_ERRORS
+from transforms.sources.text import open_lines, split_tabs
 from vqgan.errors import UserError
 
 _ERRORS = (*DECOMPRESSION_ERRORS, ValueError, pa.ArrowException, csv.Error)
@@ -29,11 +28,11 @@ class Table(Protocol):
     """Rows of named columns. Each method opens the file anew and raises UserError if it cannot."""
 
     def schema(self) -> pa.Schema:
-        """Names and types of the columns."""
+        """Returns names and types of the columns."""
         ...
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[Any, ...] | str]:
-        """The values of some columns, row by row; for a row that cannot be read, what is wrong."""
+        """Returns the values of some columns, row by row; for a row that cannot be read, what is wrong."""
         ...
 
 
@@ -50,11 +49,11 @@ class TextTable:
         self._there = there
 
     def schema(self) -> pa.Schema:
-        """The one column."""
+        """Returns the one column."""
         return pa.schema([("path", pa.string())])
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[Any, ...] | str]:
-        """Each path, as often as it is asked for."""
+        """Yields each path, as often as it is asked for."""
         with _readable(self._location, self._found), open_lines(self._location, self._found) as lines:
             for line in lines:
                 path = self._path(line.rstrip("\r\n"))
@@ -78,12 +77,12 @@ class DelimitedTable:
         self._delimiter = delimiter
 
     def schema(self) -> pa.Schema:
-        """The names in the header."""
+        """Returns the names in the header."""
         with _readable(self._location, self._found), open_lines(self._location, self._found) as lines:
             return pa.schema([(name, pa.string()) for name in next(self._reader(lines), [])])
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[Any, ...] | str]:
-        """The values of each row. One with too few or too many cannot be trusted to be in step."""
+        """Yields the values of each row. One with too few or too many cannot be trusted to be in step."""
         with _readable(self._location, self._found), open_lines(self._location, self._found) as lines:
             reader = self._reader(lines)
             header = next(reader, [])
@@ -106,13 +105,13 @@ class JsonTable:
         self._found = found
 
     def schema(self) -> pa.Schema:
-        """The names in the first rows; what is neither text, number nor a list of such is JSON text."""
+        """Gives the names in the first rows; what is neither text, number nor a list of such is JSON text."""
         first = [row for row in itertools.islice(self._objects(), _SAMPLE_ROWS) if not isinstance(row, str)]
         columns = dict.fromkeys(name for row in first for name in row)
         return pa.schema([(name, _json_type([row.get(name) for row in first])) for name in columns])
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[Any, ...] | str]:
-        """The values of each row, None where it lacks one."""
+        """Yields the values of each row, None where it lacks one."""
         schema = self.schema()
         types = [schema.field(name).type for name in names]
         for row in self._objects():
@@ -176,12 +175,12 @@ class ParquetTable:
         self._found = found
 
     def schema(self) -> pa.Schema:
-        """The file's schema."""
+        """Returns the file's schema."""
         with _readable(self._location, self._found), open_file(self._location, self._found.file) as file:
             return pq.read_schema(file)
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[Any, ...] | str]:
-        """The values of each row, from as little of the file as these columns take."""
+        """Yields the values of each row, from as little of the file as these columns take."""
         with _readable(self._location, self._found), open_file(self._location, self._found.file) as file:
             for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(
                 columns=list(dict.fromkeys(names))
@@ -190,7 +189,9 @@ class ParquetTable:
 
 
 def open_table(location: Location, found: Found, there: There) -> Table:
-    """The table in a file: Parquet by its first bytes, CSV, TSV and JSON lines by name, else lines of text.
+    """Returns the table in a file.
+
+    Parquet by its first bytes, CSV, TSV and JSON lines by name, else lines of text.
 
     Args:
       location: of the list.

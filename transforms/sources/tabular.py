@@ -15,19 +15,17 @@ import pyarrow as pa
 from transforms.sources.base import Entry, Example, Loader, Names, SourceConfig, error_reason
 from transforms.sources.columns import (
     check_label,
+    feature_names,
+    folder_columns,
+    folder_columns_of,
     holds_images,
     image_column,
     is_list,
     is_text,
-    require,
-    values_type,
-)
-from transforms.sources.labels import (
-    feature_names,
-    folder_columns,
-    folder_columns_of,
     names_of_texts,
+    require,
     to_number,
+    values_type,
     with_folder_columns,
 )
 from transforms.sources.locations import Found, Location, from_file, locate, open_file, to_file
@@ -50,7 +48,7 @@ class TableRows(Protocol):
     """The rows of one group."""
 
     def at(self, row: int) -> pa.RecordBatch:
-        """One row, by its number in the file. Raises one of :data:`ERRORS` if it cannot be read."""
+        """Returns one row, by its number in the file. Raises one of :data:`ERRORS` if it cannot be read."""
         ...
 
 
@@ -60,19 +58,22 @@ class TableFile(Protocol):
     schema: pa.Schema
 
     def sizes(self) -> list[int]:
-        """TableRows of each group. Raises DamagedFileError if the file contradicts itself."""
+        """Returns tableRows of each group. Raises DamagedFileError if the file contradicts itself."""
         ...
 
     def values(self, group: int, names: Sequence[str], count: int) -> pa.Table:
-        """Small columns of a group of ``count`` rows. Raises one of :data:`ERRORS`."""
+        """Reads small columns of a group of ``count`` rows. Raises one of :data:`ERRORS`."""
         ...
 
     def elements(self, group: int, image: str) -> list[int]:
-        """How many elements a column of lists has in each row of a group. Raises one of :data:`ERRORS`."""
+        """Returns how many elements a column of lists has in each row of a group.
+
+        Raises one of :data:`ERRORS`.
+        """
         ...
 
     def rows(self, group: int, first: int, names: Sequence[str]) -> TableRows:
-        """Some columns of a group, whose first row has the number ``first`` in the file."""
+        """Returns some columns of a group, whose first row has the number ``first`` in the file."""
         ...
 
 
@@ -101,7 +102,7 @@ class TableSource:
         raise NotImplementedError
 
     def fields(self) -> list[pa.Field]:
-        """The further columns, with types that hold those of every file.
+        """Returns the further columns, with types that hold those of every file.
 
         Raises:
           UserError: a column is missing, or labels are neither integers nor names.
@@ -111,7 +112,7 @@ class TableSource:
         return [schema.field(name).with_nullable(True) for name in self.config.columns]
 
     def class_names(self) -> Names | None:
-        """Names of the classes in the order of their numbers; None where they are numbers."""
+        """Returns names of the classes in the order of their numbers; None where they are numbers."""
         column = self.config.label_column
         if column is None:
             return None
@@ -122,7 +123,9 @@ class TableSource:
         return names_of_texts(self._label_texts(location, column))
 
     def list(self) -> Iterator[Entry]:
-        """An entry for each row or element, its ``offset`` being the number of the row; sizes are not known.
+        """Returns an entry for each row or element, its ``offset`` being the number of the row.
+
+        Sizes are not known.
 
         Raises:
           UserError: the first readable file lacks a column that is asked for, or an image column; or files
@@ -134,19 +137,22 @@ class TableSource:
         return list_containers(location, self.kind, functools.partial(self._list_one, schema, classes))
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
-        """A loader for each entry. Rows of a file should come in their order: a step back starts over."""
+        """Returns a loader for each entry.
+
+        Rows of a file should come in their order: a step back starts over.
+        """
         location = locate(self.config.input)
         return read_containers(location, entries, functools.partial(self._read_one, location))
 
     def _numbered(self, schema: pa.Schema) -> Names:
-        """The names of classes that stand in the rows themselves."""
+        """Returns the names of classes that stand in the rows themselves."""
         column = self.config.label_column
         if column is None or column not in schema.names or not is_text(schema.field(column).type):
             return []
         return self.class_names() or []
 
     def _schemas(self, location: Location) -> Iterator[tuple[Found, pa.Schema]]:
-        """The schemas of the files that can be read."""
+        """Yields the schemas of the files that can be read."""
         for found in container_files(location, self.kind):
             try:
                 with open_file(location, found.file) as file:
@@ -156,7 +162,7 @@ class TableSource:
             yield found, with_folder_columns(schema, found)
 
     def _schema(self, location: Location) -> pa.Schema:
-        """The schema of the first file that can be read, checked; empty if none can.
+        """Returns the schema of the first file that can be read, checked; empty if none can.
 
         Further files are looked at only where their types matter: for columns that are passed through, and
         for labels of which the first file has none.
@@ -225,7 +231,7 @@ class TableSource:
     def _list_group(
         self, table: TableFile, group: int, rows: range, found: Found, classes: dict[str, int]
     ) -> Iterator[Entry]:
-        """Entries of one row group, all of which bear an error if its keys or labels are damaged."""
+        """Yields entries of one row group, all of which bear an error if its keys or labels are damaged."""
         image = image_column(self.config.input, table.schema, self.config.image_column)
         try:
             keys = _values(table, group, self.config.key_column, found, len(rows))
@@ -270,7 +276,7 @@ class TableSource:
 
 
 def _widened(where: str, schema: pa.Schema, other: pa.Schema, names: Sequence[str]) -> pa.Schema:
-    """A schema whose columns of these names hold another file's values too.
+    """Returns a schema whose columns of these names hold another file's values too.
 
     Raises:
       UserError: no type does.
@@ -295,7 +301,7 @@ def _group_of(row: int, ends: Sequence[int]) -> int:
 
 
 def _values(table: TableFile, group: int, column: str | None, found: Found, count: int) -> Sequence[Any]:
-    """A column's value for each row of a group, from the file or its folders' names."""
+    """Returns a column's value for each row of a group, from the file or its folders' names."""
     if column is None:
         return [None] * count
     if column not in table.schema.names:
@@ -318,7 +324,7 @@ def _entry(
 
 
 def _elements(entry: Entry, count: int) -> Iterator[Entry]:
-    """An entry for each image of a row, which ``members`` tells apart."""
+    """Yields an entry for each image of a row, which ``members`` tells apart."""
     if not count:
         yield entry._replace(error="no image in this row")
     for number in range(count):

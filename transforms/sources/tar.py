@@ -73,7 +73,7 @@ class TarSource:
     options = frozenset({"image_column", "label_column", "columns", "whole_names"})
 
     def fields(self) -> list[pa.Field]:
-        """A string column for each extension asked for.
+        """Returns a string column for each extension asked for.
 
         Raises:
           UserError: none of the first groups has such a member.
@@ -83,14 +83,14 @@ class TarSource:
         return [pa.field(name, pa.string()) for name in self.config.columns]
 
     def class_names(self) -> None:
-        """None: classes are numbers here."""
+        """Gives None: classes are numbers here."""
 
     def list(self) -> Iterator[Entry]:
-        """An entry for each group; ``offset`` counts in the decompressed archive."""
+        """Returns an entry for each group; ``offset`` counts in the decompressed archive."""
         return list_containers(locate(self.config.input), "tar", self._list_one)
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
-        """A loader for each entry. Entries of a compressed archive should be in its order."""
+        """Returns a loader for each entry. Entries of a compressed archive should be in its order."""
         return read_containers(locate(self.config.input), entries, self._read_one)
 
     @property
@@ -169,7 +169,7 @@ class TarSource:
 def groups(
     found: Iterator[Member], companions: frozenset[str] = frozenset(), whole_names: bool = False
 ) -> Iterator[Group]:
-    """Groups of consecutive members; a second member of the same extension begins a new group.
+    """Yields groups of consecutive members; a second member of the same extension begins a new group.
 
     With ``whole_names``, an extension is what follows the last dot, not the first.
 
@@ -207,7 +207,10 @@ def _lost(extensions: set[str]) -> str:
 
 
 def _split(name: str, whole: bool) -> tuple[str, str]:
-    """Name up to the first (or last) dot of its base name, and the rest in lower case; no name if hidden."""
+    """Returns the name up to the first (or last) dot of its base name, and the rest in lower case.
+
+    No name if hidden.
+    """
     name = _LEADING.sub("", name)
     slash = name.rfind("/") + 1
     if whole and not name.startswith(".", slash):
@@ -219,7 +222,7 @@ def _split(name: str, whole: bool) -> tuple[str, str]:
 
 
 def _numbered(group: Group) -> list[Group]:
-    """A group of images that numbers tell apart, taken apart: dates with dots, and the like.
+    """Returns a group of images that numbers tell apart, taken apart: dates with dots, and the like.
 
     A companion without such a number belongs to each of them. Any other group stays as it is.
     """
@@ -263,7 +266,7 @@ def _text(data: bytes, extension: str) -> str:
 
 
 def _image_extension(group: Group, wanted: str | None) -> str:
-    """The extension of a group's image. Raises ValueError where there is none."""
+    """Returns the extension of a group's image. Raises ValueError where there is none."""
     if group.problem:
         raise ValueError(group.problem)
     there = ", ".join(f".{extension}" if extension else "(no extension)" for extension in group.parts)

@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 import pyarrow as pa
 
 from transforms.sources.base import error_reason
-from transforms.sources.compressed import DECOMPRESSION_ERRORS, decompressing
+from transforms.sources.names import DECOMPRESSION_ERRORS, decompressing
 from transforms.sources.reading import DamagedFileError, Window, check_size
 
 BLOCK = 512
@@ -48,11 +48,11 @@ class Bytes(Protocol):
     """An archive's bytes, asked for in ascending order, and none of them twice."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset``, fewer where the archive ends."""
+        """Returns ``size`` bytes from ``offset``, fewer where the archive ends."""
         ...
 
     def reaches(self, offset: int) -> bool:
-        """Whether the archive has at least ``offset`` bytes."""
+        """Tells whether the archive has at least ``offset`` bytes."""
         ...
 
 
@@ -69,7 +69,7 @@ class Stream:
         self._error: DamagedFileError | None = None
 
     def read(self, offset: int, size: int) -> bytes:
-        """Like :meth:`Bytes.read`. Raises DamagedFileError where decompression fails."""
+        """Reads as :meth:`Bytes.read` does. Raises DamagedFileError where decompression fails."""
         if not self.reaches(offset):
             return b""
         chunks = []
@@ -79,7 +79,10 @@ class Stream:
         return b"".join(chunks)
 
     def read_exact(self, offset: int, size: int) -> bytes:
-        """All of these bytes. Raises ValueError where there are fewer, or more than an image may have."""
+        """Returns all of these bytes.
+
+        Raises ValueError where there are fewer, or more than an image may have.
+        """
         check_size(size)
         data = self.read(offset, size)
         if len(data) != size:
@@ -87,7 +90,7 @@ class Stream:
         return data
 
     def reaches(self, offset: int) -> bool:
-        """Like :meth:`Bytes.reaches`; moves there."""
+        """Tells what :meth:`Bytes.reaches` does, by moving there."""
         while self.position < offset and self._next(offset - self.position):
             pass
         return self.position >= offset
@@ -105,18 +108,18 @@ class Stream:
 
 
 def decompressed(file: pa.NativeFile) -> Stream | None:
-    """The archive inside a compressed file, from its start; None if the file is not compressed."""
+    """Returns the archive inside a compressed file, from its start; None if the file is not compressed."""
     stream = decompressing(file)
     return Stream(stream) if stream else None
 
 
 def open_archive(file: pa.NativeFile) -> Bytes:
-    """The bytes of an archive, compressed or not."""
+    """Returns the bytes of an archive, compressed or not."""
     return decompressed(file) or Window(file)
 
 
 def members(archive: Bytes) -> Iterator[Member]:
-    """Every member in turn, from the headers alone; archives that were concatenated are all read.
+    """Yields every member in turn, from the headers alone; archives that were concatenated are all read.
 
     Raises:
       DamagedFileError: a header is damaged, contents are cut off, or the mark at the end is missing; the
@@ -135,7 +138,7 @@ def members(archive: Bytes) -> Iterator[Member]:
 
 
 def _next_member(archive: Bytes, header: bytes, start: int) -> tuple[Member, int]:
-    """The member whose first header, at ``start``, was read, and where the next begins."""
+    """Returns the member whose first header, at ``start``, was read, and where the next begins."""
     attributes: dict[str, str] = {}
     position = start
     while True:
@@ -181,7 +184,7 @@ def _problem(info: tarfile.TarInfo, attributes: dict[str, str]) -> str | None:
 
 
 def _attributes(archive: Bytes, info: tarfile.TarInfo, data: int) -> dict[str, str]:
-    """What an extension header says about the next member."""
+    """Returns what an extension header says about the next member."""
     if info.size > _MAX_ATTRIBUTE_BYTES:
         raise DamagedFileError(data - BLOCK, f"attributes of {info.size:,} bytes")
     raw = archive.read(data, info.size)
@@ -193,7 +196,7 @@ def _attributes(archive: Bytes, info: tarfile.TarInfo, data: int) -> dict[str, s
 
 
 def _pax_records(raw: bytes, data: int) -> dict[str, str]:
-    """Records of the form ``"<length> <name>=<value>\\n"``, the length counting all of it."""
+    r"""Reads records of the form ``"<length> <name>=<value>\n"``, the length counting all of it."""
     records = {}
     while raw := raw.lstrip(b"\0"):
         digits, _, _ = raw.partition(b" ")

@@ -1,13 +1,20 @@
-"""Text files of any size as lines: compressed or not, in UTF-8 or what their first bytes say."""
+"""Text files of any size, compressed or not, in UTF-8 or what their first bytes say: lines, and their fields.
+
+Of tab-separated fields there is no standard: some writers quote a field as in CSV where it holds a tab, a
+newline or a quotation mark, others write every field as it is. A file of the second kind, read as one of the
+first, loses rows; so a quotation mark may be just that.
+"""
 
 import codecs
+import csv
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
-from transforms.sources.compressed import decompressing
 from transforms.sources.locations import Found, Location, open_file
+from transforms.sources.names import decompressing
 
 MAX_LINE = 1 << 24
 """Most characters of a line; a file that has none would fill memory."""
@@ -23,7 +30,7 @@ _MARKS = (
 
 @contextmanager
 def open_lines(location: Location, found: Found) -> Iterator[Iterator[str]]:
-    """The lines of a file with their ends, which may be ``\\n``, ``\\r`` or both.
+    r"""Returns the lines of a file with their ends, which may be ``\n``, ``\r`` or both.
 
     Bytes that are not UTF-8 become lone surrogates, as in Python's file names.
 
@@ -59,3 +66,64 @@ def _encoding(head: bytes) -> str:
     if max(even, odd) * 4 < len(head) or min(even, odd):
         raise ValueError("there are zero bytes in it, so it is no text in UTF-8; save it as such")
     return "utf-16-be" if even else "utf-16-le"
+
+
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_MOST_LINES = 100
+
+
+def split_tabs(lines: Iterator[str]) -> Iterator[list[str]]:
+    """Yields the fields of each row; the first row is the header, which says how many a row has.
+
+    A field is unquoted where it is wholly and properly quoted. Tabs and newlines belong to a quoted field
+    only where the row would not have the header's number of fields without them; a line that has it by itself
+    is a row of its own, whatever quotation marks are in it.
+    """
+    width = None
+    pending: list[str] = []
+    while line := pending.pop(0) if pending else next(lines, None):
+        if not line.rstrip("\r\n"):
+            yield []
+            continue
+        row = _plain(line)
+        if width is None:
+            width = len(row)
+        if '"' in line and (len(row) != width or row[-1].startswith('"')):
+            row = _quoted(line, width, row, lines, pending)
+        yield row
+
+
+def _plain(line: str) -> list[str]:
+    return [_unquoted(field) for field in line.rstrip("\r\n").split("\t")]
+
+
+def _unquoted(field: str) -> str:
+    return field[1:-1].replace('""', '"') if len(field) > 1 and _QUOTED.fullmatch(field) else field
+
+
+def _quoted(line: str, width: int, plain: list[str], lines: Iterator[str], pending: list[str]) -> list[str]:
+    """Returns the row by the rules of CSV, with as many further lines as it takes; else ``plain``.
+
+    Lines that are looked at in vain go to ``pending``.
+    """
+    looked_at: list[str] = []
+    while (row := _by_rules([line, *looked_at])) is None and len(looked_at) < _MOST_LINES:
+        following = pending.pop(0) if pending else next(lines, None)
+        if following is None:
+            break
+        looked_at.append(following)
+        if len(_plain(following)) == width > 1 or width == 1:
+            break  # a row by itself
+    if row is not None and len(row) == width:
+        return row
+    pending[:0] = looked_at
+    return plain
+
+
+def _by_rules(lines: list[str]) -> list[str] | None:
+    """Returns the fields of one whole row of CSV; None if a quoted field is still open, or it is none."""
+    try:
+        rows = list(csv.reader(lines, delimiter="\t", strict=True))
+    except csv.Error:
+        return None
+    return rows[0] if len(rows) == 1 else None

@@ -73,7 +73,7 @@ class PreparedDataset(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """The parts of an input.
+    """Returns the parts of an input.
 
     Raises:
       UserError: it has another form.
@@ -99,7 +99,7 @@ def check_address(text: str) -> Address:
 
 @functools.lru_cache(maxsize=8)
 def load_metadata(text: str) -> PreparedDataset:
-    """What is prepared for an input.
+    """Returns what is prepared for an input.
 
     Raises:
       UserError: the input has another form, nothing of the kind is there, or TFDS is not installed.
@@ -119,7 +119,7 @@ def load_metadata(text: str) -> PreparedDataset:
 
 
 def _folder(text: str, address: Address) -> str:
-    """Where a version of a data set lies: ``DATA_DIR/NAME[/CONFIG]/VERSION``."""
+    """Finds where a version of a data set lies: ``DATA_DIR/NAME[/CONFIG]/VERSION``."""
     data_dir = address.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     folder = _below(text, data_dir, address.name, "data set")
     names = _folders(folder)
@@ -168,7 +168,10 @@ def _builder(text: str, folder: Location) -> Any:
 
 @contextlib.contextmanager
 def _local_metadata(folder: Location) -> Iterator[str]:
-    """A local folder with the metadata; a copy, where TFDS could not reach them without its own libraries."""
+    """Returns a local folder with the metadata.
+
+    A copy, where TFDS could not reach them without its own libraries.
+    """
     if isinstance(folder.filesystem, fs.LocalFileSystem):
         yield folder.root
         return
@@ -188,7 +191,7 @@ def _import_tfds() -> ModuleType:
 
 
 def _split_files(text: str, splits: Any, split: str) -> tuple[dict[str, list[range]], dict[str, int]]:
-    """By file name, the ranges of records in a split or part of one, and the numbers of records."""
+    """Maps file names to the ranges of records in a split or part of one, and the numbers of records."""
     try:
         instructions: Sequence[Any] = splits[split].file_instructions
     except (KeyError, ValueError) as error:
@@ -214,7 +217,7 @@ def _features(features: Any) -> tuple[tuple[str, ...], dict[str, list[str]], dic
 
 
 def _why_no_picture(feature: Any, kinds: Any) -> str | None:
-    """Why the bytes stored for a feature are no picture that a decoder shows as the data set means it."""
+    """Says why the bytes stored for a feature are no image that a decoder shows as the data set means it."""
     if not isinstance(feature, kinds.Image):
         # Text may hold an encoded image; all else is numbers, several examples, or other features.
         return None if isinstance(feature, kinds.Text) else f"it is a {type(feature).__name__}"
@@ -252,7 +255,7 @@ class TFDSSource:
     options = frozenset({"image_column", "label_column", "columns"})
 
     def fields(self) -> list[pa.Field]:
-        """The further features, with types inferred from the first records.
+        """Returns the further features, with types inferred from the first records.
 
         Raises:
           UserError: there is no such feature.
@@ -264,12 +267,12 @@ class TFDSSource:
         return infer_fields(self.config.input, self.config.columns, records)
 
     def class_names(self) -> Names | None:
-        """Names of the classes in the order of their numbers; None if labels are no ClassLabel."""
+        """Returns names of the classes in the order of their numbers; None if labels are no ClassLabel."""
         prepared = load_metadata(self.config.input)
         return prepared.labels.get(self._label(prepared) or "")
 
     def list(self) -> Iterator[Entry]:
-        """An entry for each record.
+        """Returns an entry for each record.
 
         Raises:
           UserError: there is no such data set, version or split, or the choice of image is open.
@@ -279,7 +282,7 @@ class TFDSSource:
         return list_containers(prepared.location, "tfrecord", functools.partial(_list_one, prepared))
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
-        """A loader for each entry, in any order."""
+        """Returns a loader for each entry, in any order."""
         prepared = load_metadata(self.config.input)
         layout = FeatureLayout(
             (self._image(prepared),), self._label(prepared), tuple(self.fields()), _NO_LABEL

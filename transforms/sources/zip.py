@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from transforms.sources import names
 from transforms.sources.base import Entry, Example, Loader, SourceConfig, error_reason
-from transforms.sources.compressed import DECOMPRESSION_ERRORS
 from transforms.sources.locations import Found, locate, to_key
+from transforms.sources.names import DECOMPRESSION_ERRORS
 from transforms.sources.reading import DamagedFileError, check_size, list_containers, read_containers
 
 _ENCRYPTED = 0x1
@@ -33,18 +33,18 @@ class ZipSource:
     options = frozenset[str]()
 
     def fields(self) -> list[pa.Field]:
-        """No further columns: members have none."""
+        """Gives no further columns: members have none."""
         return []
 
     def class_names(self) -> None:
-        """None: members have no classes."""
+        """Gives None: members have no classes."""
 
     def list(self) -> Iterator[Entry]:
-        """An entry for each member, its ``offset`` being its number in the archive's directory."""
+        """Returns an entry for each member, its ``offset`` being its number in the archive's directory."""
         return list_containers(locate(self.config.input), "zip", _list_one)
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
-        """A loader for each entry, in any order."""
+        """Returns a loader for each entry, in any order."""
         return read_containers(locate(self.config.input), entries, _read_one)
 
 
@@ -58,7 +58,7 @@ def _list_one(file: pa.NativeFile, found: Found) -> Iterator[Entry]:
 
 
 def _problem(info: zipfile.ZipInfo) -> str | None:
-    """Why a member cannot be an image, where the directory tells."""
+    """Returns why a member cannot be an image, where the directory tells."""
     if info.flag_bits & _ENCRYPTED:
         return "the member is encrypted; unpack the archive and give the folder"
     return names.no_image(info.filename)

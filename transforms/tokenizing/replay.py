@@ -8,7 +8,7 @@ import numpy as np
 
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry
-from transforms.sharded.codec_cache import load_codec
+from transforms.sharded.batching import load_codec
 from transforms.sharded.plan import read_slice, spread
 from transforms.sharded.verify import require_manifest
 from transforms.sources import SourceConfig, open_source
@@ -96,7 +96,7 @@ class StoredRow(NamedTuple):
 
 
 def stored_rows(task: TokenizeTask, number: int, images: int) -> Iterator[StoredRow]:
-    """Rows of the first ``images`` images of a slice that give rows, with pixels from the source."""
+    """Yields rows of the first ``images`` images of a slice that give rows, with pixels from the source."""
     path = filesystems.join(task.output, shard_name(number, task.slices))
     tokens: dict[tuple[str, int], np.ndarray] = {}
     with open_shard(path) as shard:

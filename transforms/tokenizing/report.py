@@ -36,7 +36,7 @@ def write_token_report(task: TokenizeTask, manifest: Mapping[str, Any], codec: "
 
 
 def sample_pairs(task: TokenizeTask, codec: "Codec", images: int = SAMPLE_IMAGES) -> list[Pair]:
-    """A few images, taken evenly from the slices, decoded from the tokens that the shards hold."""
+    """Returns a few images, taken evenly from the slices, decoded from the tokens that the shards hold."""
     rows: list[StoredRow] = []
     for number, wanted in spread(images, task.slices):
         rows += [row for row in stored_rows(task, number, wanted) if row.view == 0]
@@ -52,7 +52,7 @@ def sample_pairs(task: TokenizeTask, codec: "Codec", images: int = SAMPLE_IMAGES
 
 
 def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str:
-    """The whole html_page."""
+    """Renders the whole page."""
     counts, codebook, storage = manifest["counts"], manifest["codebook"], manifest["storage"]
     throughput = manifest["throughput"]
     mean = f"{np.mean([pair.psnr for pair in pairs]):.2f} dB" if pairs else "–"
@@ -105,7 +105,7 @@ def _image_grid(pairs: Sequence[Pair]) -> str:
 
 
 def _histogram(counts: np.ndarray) -> str:
-    """Share of tokens by rank of code, beside the line of an evenly used codebook; an SVG."""
+    """Returns the share of tokens by rank of code, beside the line of an evenly used codebook; an SVG."""
     if counts.sum() == 0:
         return "<p>No tokens.</p>"
     ranked = np.sort(counts)[::-1] / counts.sum()

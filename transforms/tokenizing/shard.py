@@ -71,7 +71,7 @@ class TokenizeTask:
     max_reject_rate: float | None = None
 
     def preprocessing(self) -> dict[str, Any]:
-        """How pixels are made from a source's bytes, as JSON data."""
+        """Returns how pixels are made from a source's bytes, as JSON data."""
         return {"decode": to_dict(self.decode), "geometry": to_dict(self.geometry)}
 
 
@@ -141,7 +141,7 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
 
 
 def read_and_decode(task: TokenizeTask, source: Source, entries: list[Entry]) -> Iterator[Item | RejectRow]:
-    """Every entry in order, decoded or rejected; a bounded number of them ahead of the caller."""
+    """Returns every entry in order, decoded or rejected; a bounded number of them ahead of the caller."""
     loaders = source.read([entry for entry in entries if entry.error is None])
     pairs = ((entry, None if entry.error is not None else next(loaders)) for entry in entries)
     window = task.threads + BATCHES_DECODED_AHEAD * max(1, task.batch_size // count_views(task.geometry))
@@ -152,7 +152,7 @@ def load_item(task: TokenizeTask, entry: Entry, load: Loader) -> Item | RejectRo
     """Reads and decodes one example; whatever is wrong with it becomes its reject."""
     try:
         example = load()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # Any one example may fail in any way its source knows; none of them may end the run.
         return rejects.reject_of_error(entry.key, "read", type(error).__name__, _reason(error), None)
     try:
@@ -168,13 +168,13 @@ def load_item(task: TokenizeTask, entry: Entry, load: Loader) -> Item | RejectRo
 
 
 def batches(items: Iterator[Item], batch_size: int) -> Iterator[Batch]:
-    """Fixed batches in order; views of one image may fall into two batches. The last is padded."""
+    """Returns fixed batches in order; views of one image may fall into two batches. The last is padded."""
     pairs = (pair for item in items for pair in zip(item.rows, item.pixels, strict=True))
     return (Batch(rows, pixels) for rows, pixels in fill(pairs, batch_size))
 
 
 def encode(filled: Iterator[Batch], codec: "Codec") -> Iterator[tuple[list[Row], np.ndarray]]:
-    """Rows and their int32 tokens ``[rows, h, w]``, batch by batch, those ahead being filled meanwhile."""
+    """Yields rows and int32 tokens ``[rows, h, w]``, batch by batch; those ahead are filled meanwhile."""
     return on_device(filled, codec.encode_batch)
 
 
@@ -185,7 +185,7 @@ def _item(task: TokenizeTask, entry: Entry, load: Loader | None) -> Item | Rejec
 def _accepted(
     items: Iterator[Item | RejectRow], found: list[RejectRow], progress: ProgressCallback
 ) -> Iterator[Item]:
-    """Items that are no rejects; the rejects go to ``found``."""
+    """Yields items that are no rejects; the rejects go to ``found``."""
     for item in items:
         if isinstance(item, RejectRow):
             found.append(item)
@@ -196,7 +196,10 @@ def _accepted(
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, without the path that the system adds: rejects do not depend on the mount point."""
+    """Returns what an error says, without the path that the system adds.
+
+    Rejects do not depend on the mount point.
+    """
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
 
 

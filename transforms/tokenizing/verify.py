@@ -74,12 +74,12 @@ class TokenVerifier(Verifier):
         )
 
     def _views(self) -> int:
-        """Rows of each image; tokens drawn from a prior have one."""
+        """Returns rows of each image; tokens drawn from a prior have one."""
         geometry = self.manifest["identity"]["preprocessing"].get("geometry")
         return 1 if geometry is None else count_views(from_dict(Geometry, geometry))
 
     def _check_keys(self) -> None:
-        """Every planned key is an image or a reject, and no row occurs twice."""
+        """Checks that every planned key is an image or a reject, and no row occurs twice."""
         found = pa.concat_tables(self._keys)
         rows = found.group_by(["key", "view"]).aggregate([([], "count_all")])
         repeated = rows.filter(pc.greater(rows.column("count_all"), 1)).num_rows

@@ -42,8 +42,9 @@ class ImageSequence(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class CropConfig:
-    """Random squares of an image. Their side is log-uniform, so that fine texture and whole scenes are
-    seen equally often.
+    """Random squares of an image.
+
+    Their side is log-uniform, so that fine texture and whole scenes are seen equally often.
 
     Attributes:
       size: side of a crop after resizing, in pixels.

@@ -79,9 +79,11 @@ class EndlessOrder:
     """
 
     def __init__(self, count: int, make_round: Callable[[int], np.ndarray]) -> None:
-        """Args:
-        count: numbers in a round, at least 1.
-        make_round: int64 ``[count]``, the numbers of the round that is asked for.
+        """Starts with no round made.
+
+        Args:
+          count: numbers in a round, at least 1.
+          make_round: int64 ``[count]``, the numbers of the round that is asked for.
         """
         self.count = count
         self._round = LatestResults(make_round, _IN_USE)
@@ -142,7 +144,9 @@ class Mixture:
     """
 
     def __init__(self, streams: Sequence[IndexStream], weights: Sequence[float], seed: Sequence[int]) -> None:
-        """Args:
+        """Checks the weights.
+
+        Args:
           streams: to mix.
           weights: share of each, positive; they need not add up to 1.
           seed: decides on the order in which streams follow each other.

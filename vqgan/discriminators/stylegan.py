@@ -14,7 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from vqgan.discriminators.architecture import DiscriminatorConfig
-from vqgan.discriminators.convolution import LEAK, DiscriminatorConv, leaky_relu, level_widths
+from vqgan.discriminators.patch import LEAK, DiscriminatorConv, leaky_relu, level_widths
 from vqgan.errors import UserError
 
 BLUR = (1, 3, 3, 1)
@@ -55,7 +55,7 @@ class StyleGANDiscriminator(nnx.Module):
         self.resolution = config.resolution
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits, float32.
+        """Returns logits, float32.
 
         Raises:
           UserError: the images do not have the configured size.

@@ -130,7 +130,7 @@ def load_efficientnet_weights(path: Path) -> Weights:
 
 
 def _convs() -> Iterator[tuple[str, str, Shape]]:
-    """Each convolution's name, that of its BatchNorm, and its OIHW shape."""
+    """Yields each convolution's name, that of its BatchNorm, and its OIHW shape."""
     yield "_conv_stem", "_bn0", (STEM, 3, 3, 3)
     outputs = STEM
     for block in _blocks():

@@ -128,7 +128,7 @@ def _halving(name: str, channels: int) -> _Conv:
 
 
 def _a(pool_channels: int) -> tuple[_Branch, ...]:
-    """Figure 5: the 5x5 convolution beside two of 3x3."""
+    """Builds figure 5: the 5x5 convolution beside two of 3x3."""
     return (
         _Branch((_Conv("branch1x1", 64),)),
         _Branch((_Conv("branch5x5_1", 48), _Conv("branch5x5_2", 64, (5, 5)))),
@@ -144,7 +144,7 @@ def _a(pool_channels: int) -> tuple[_Branch, ...]:
 
 
 def _b() -> tuple[_Branch, ...]:
-    """Figure 10: halves height and width."""
+    """Builds figure 10: halves height and width."""
     narrow = (_Conv("branch3x3dbl_1", 64), _Conv("branch3x3dbl_2", 96, (3, 3)))
     return (
         _Branch((_halving("branch3x3", 384),)),
@@ -154,7 +154,7 @@ def _b() -> tuple[_Branch, ...]:
 
 
 def _c(inner: int) -> tuple[_Branch, ...]:
-    """Figure 6: 7x7 convolutions as rows and columns, ``inner`` channels within."""
+    """Builds figure 6: 7x7 convolutions as rows and columns, ``inner`` channels within."""
     return (
         _Branch((_Conv("branch1x1", 192),)),
         _Branch(
@@ -192,7 +192,7 @@ def _d() -> tuple[_Branch, ...]:
 
 
 def _e() -> tuple[_Branch, ...]:
-    """Figure 7: rows and columns side by side, for the coarsest grid."""
+    """Builds figure 7: rows and columns side by side, for the coarsest grid."""
     return (
         _Branch((_Conv("branch1x1", 320),)),
         _Branch(
@@ -259,7 +259,7 @@ def load_inception_weights(path: Path) -> tuple[_Variant, Weights]:
 
 
 def _convs() -> Iterator[tuple[str, Shape]]:
-    """Name and OIHW shape of each convolution."""
+    """Yields name and OIHW shape of each convolution."""
     channels = 3
     for layer in STEM:
         if isinstance(layer, _Conv):
@@ -311,7 +311,7 @@ def inception_features(weights: Weights, x: jax.Array, original: bool) -> jax.Ar
 def _run(
     weights: Weights, block: str, branches: tuple[_Branch, ...], x: jax.Array, original: bool
 ) -> jax.Array:
-    """All branches of a block, side by side in the channels."""
+    """Returns all branches of a block, side by side in the channels."""
     found = []
     for branch in branches:
         h = x

@@ -121,7 +121,10 @@ def read_msgpack(path: Path) -> Any:
 
 
 def _with_arrays(tree: Any, depth: int = 0) -> Any:
-    """The tree with NumPy's arrays for Flax's extension types; changed in place, so each is there once."""
+    """Returns the tree with NumPy's arrays for Flax's extension types.
+
+    Changed in place, so each is there once.
+    """
     import msgpack
 
     if isinstance(tree, msgpack.ExtType):
@@ -134,7 +137,7 @@ def _with_arrays(tree: Any, depth: int = 0) -> Any:
 
 
 def _array(data: bytes) -> np.ndarray:
-    """An array of shape, name of the type and bytes."""
+    """Returns an array of shape, name of the type and bytes."""
     import msgpack
 
     try:
@@ -165,7 +168,7 @@ def _join_chunks(tree: Mapping[Any, Any]) -> np.ndarray:
 
 
 def _numbered(items: Any) -> list[Any]:
-    """The values of a mapping with the keys 0, 1, ..."""
+    """Returns the values of a mapping with the keys 0, 1, ..."""
     if not isinstance(items, dict) or set(items) != set(map(str, range(len(items)))):
         raise DamagedError("an array in parts that are not all there")
     return [items[str(number)] for number in range(len(items))]

@@ -17,8 +17,7 @@ from vqgan.importers.containers import READERS, describe_unknown, sniff
 from vqgan.importers.convert import convert_weights, infer_config
 from vqgan.importers.layout import Fields, KeyLayout
 from vqgan.importers.pickle_objects import PickleError
-from vqgan.importers.published import find_published
-from vqgan.importers.registry import ForeignModel, recognise_model, refine_layout
+from vqgan.importers.registry import ForeignModel, find_published, recognise_model, refine_layout
 from vqgan.importers.source import ImportOptions, find_native, find_weights, parse_source
 from vqgan.importers.tensors import Tensor
 from vqgan.model.parameters import codec_parameter_count

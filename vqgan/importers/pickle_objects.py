@@ -58,7 +58,7 @@ class Global:
 
 
 def call(function: Global, arguments: Sequence[Any]) -> Any:
-    """What the pure constructor of a global gives; its arguments are checked to be as many as it takes.
+    """Gives what the pure constructor of a global gives; its arguments are checked to be as many as it takes.
 
     Raises:
       PickleError: they are not, or the constructor refuses them.
@@ -72,7 +72,7 @@ def call(function: Global, arguments: Sequence[Any]) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def _arity(constructor: Constructor) -> tuple[int, float]:
-    """How many positional arguments a constructor takes, at least and at most."""
+    """Returns how many positional arguments a constructor takes, at least and at most."""
     parameters = inspect.signature(constructor).parameters.values()
     named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     least = sum(parameter.default is parameter.empty for parameter in named)
@@ -80,7 +80,7 @@ def _arity(constructor: Constructor) -> tuple[int, float]:
 
 
 def simple_key(key: Any) -> Any:
-    """A mapping's key, or a text in its place: nested tuples take exponential time to hash."""
+    """Returns a mapping's key, or a text in its place: nested tuples take exponential time to hash."""
     if isinstance(key, _SIMPLE) or (isinstance(key, tuple) and all(isinstance(k, _SIMPLE) for k in key)):
         return key
     return f"<key of type {type(key).__name__}>"

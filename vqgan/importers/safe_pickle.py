@@ -61,7 +61,10 @@ def load_pickle(
 
 
 def _instructions(file: BinaryIO) -> Iterator[tuple[str, Any]]:
-    """Names and arguments of the instructions. What goes wrong while one is carried out does not end here."""
+    """Yields names and arguments of the instructions.
+
+    What goes wrong while one is carried out does not end here.
+    """
     try:
         for opcode, argument, _ in pickletools.genops(BoundedFile(file)):  # type: ignore[arg-type]
             yield opcode.name, argument

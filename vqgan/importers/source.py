@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vqgan.downloads import fetching, is_dataset, is_hub, is_missing, is_unreachable, require_library
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
-from vqgan.hub import fetching, is_dataset, is_hub, is_missing, is_unreachable, require_library
 from vqgan.importers.containers import sniff
 from vqgan.importers.layout import NativeConfig
 

@@ -91,7 +91,7 @@ def check_repeats(shape: tuple[int, ...], extent: int, itemsize: int) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: short, and never by way of something that may be nested without end."""
+    """Returns a value in a message: short, and never by way of something that may be nested without end."""
     return f"{value!r:.40}" if isinstance(value, (int, float, str, bytes)) else type(value).__name__
 
 

@@ -96,7 +96,7 @@ def _guarded(path: Path, read: Any) -> Any:
 
 
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
-    """The directory of an archive by name."""
+    """Returns the directory of an archive by name."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {info.filename: info for info in archive.infolist()}
@@ -105,7 +105,7 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
 
 
 def _whole_member(path: Path, info: zipfile.ZipInfo) -> bytes:
-    """The bytes of a small or compressed member."""
+    """Returns the bytes of a small or compressed member."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.read(info)

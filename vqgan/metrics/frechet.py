@@ -108,7 +108,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """The symmetric root of a positive semidefinite matrix."""
+    """Returns the symmetric root of a positive semidefinite matrix."""
     values, vectors = np.linalg.eigh(covariance)
     # Eigenvalues that are zero come out as rounding errors of either sign, whose roots would be large.
     noise = len(values) * np.finfo(np.float64).eps * max(0.0, values[-1])

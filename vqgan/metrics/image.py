@@ -71,7 +71,7 @@ def ssim(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
 
 
 def _ssim(image: np.ndarray, reconstruction: np.ndarray) -> float:
-    """SSIM of ``[H, W, 3]``."""
+    """Returns SSIM of ``[H, W, 3]``."""
     x, y = image.astype(np.float64), reconstruction.astype(np.float64)
     mean_x, mean_y = _windowed(x), _windowed(y)
     product, squares = mean_x * mean_y, mean_x**2 + mean_y**2
@@ -83,7 +83,7 @@ def _ssim(image: np.ndarray, reconstruction: np.ndarray) -> float:
 
 
 def _windowed(values: np.ndarray) -> np.ndarray:
-    """Means under the Gaussian window, ``[H, W, 3]`` to ``[H - 10, W - 10, 3]``."""
+    """Returns means under the Gaussian window, ``[H, W, 3]`` to ``[H - 10, W - 10, 3]``."""
     radius = SSIM_WINDOW // 2
     weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * 1.5**2))
     weights /= weights.sum()

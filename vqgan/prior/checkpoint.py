@@ -19,8 +19,8 @@ import numpy as np
 
 from vqgan import folders
 from vqgan.config import from_dict, to_dict
+from vqgan.downloads import fetch_folder, is_hub
 from vqgan.errors import UserError
-from vqgan.hub import fetch_folder, is_hub
 from vqgan.model_card import ModelCard, common_sections, escape, front_matter
 from vqgan.prior.config import PriorConfig, prior_parameter_count, prior_parameter_shapes
 

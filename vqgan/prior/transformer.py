@@ -79,8 +79,10 @@ def apply_rotary(x: jax.Array, angles: jax.Array) -> jax.Array:
 
 
 class LayerCache(NamedTuple):
-    """Keys and values of one layer, ``[B, heads, P + L, head_width]`` each: in this order a product with one
-    query moves nothing."""
+    """Keys and values of one layer, ``[B, heads, P + L, head_width]`` each.
+
+    In this order a product with one query moves nothing.
+    """
 
     keys: jax.Array
     values: jax.Array
@@ -170,8 +172,10 @@ def _attend(query: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Arra
 
 
 def _implementation(dtype: DTypeLike, head_width: int) -> Literal["cudnn"] | None:
-    """Returns cuDNN's fused attention where it exists: on NVIDIA GPUs, for 16-bit types and the widths of
-    heads that it knows on all of them."""
+    """Returns cuDNN's fused attention where it exists.
+
+    That is on NVIDIA GPUs, for 16-bit types and the widths of heads that it knows on all of them.
+    """
     is_known = jnp.dtype(dtype).itemsize == 2 and head_width % 8 == 0 and head_width <= 128
     return "cudnn" if is_known and "NVIDIA" in jax.devices()[0].device_kind else None
 
@@ -366,8 +370,11 @@ class Prior(nnx.Module):
 def _linear(
     inputs: int, outputs: int, has_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs, depth: int | None = None
 ) -> nnx.Linear:
-    """Makes a linear layer. Those that end a branch, of which there are ``2 * depth``, start smaller by the
-    root of that number, so that the sum of all branches does not grow with depth (GPT-2's rule)."""
+    """Makes a linear layer.
+
+    Those that end a branch, of which there are ``2 * depth``, start smaller by the root of that number, so
+    that the sum of all branches does not grow with depth (GPT-2's rule).
+    """
     deviation = STANDARD_DEVIATION if depth is None else STANDARD_DEVIATION / math.sqrt(2 * depth)
     return nnx.Linear(
         inputs,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from vqgan.losses import bit_entropy_loss
 from vqgan.quantizers.base import (
     DEFAULT_OPTIONS,
     Quantized,
@@ -19,7 +20,6 @@ from vqgan.quantizers.base import (
     refuse_rotation,
     straight_through,
 )
-from vqgan.quantizers.entropy import bit_entropy_loss
 
 EPSILON = 1e-3  # keeps the bound short of the point where rounding would reach a level too many
 

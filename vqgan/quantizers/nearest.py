@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vqgan.losses import code_affinity, entropy_loss
 from vqgan.quantizers.base import (
     DEFAULT_OPTIONS,
     Quantized,
@@ -20,7 +21,6 @@ from vqgan.quantizers.base import (
     Statistic,
     straight_through,
 )
-from vqgan.quantizers.entropy import code_affinity, entropy_loss
 
 # Distances of one block of latents to all codes are held at once: 64 MiB of float32.
 MAX_DISTANCES = 1 << 24

@@ -121,6 +121,7 @@ def thin(
     Args:
       steps: ``[N]``.
       values: ``[N]``; NaN is left out, and a group of nothing else gives NaN.
+      most: groups, at least 1.
 
     Returns:
       Three arrays ``[n]``, ``n <= most``.
@@ -146,7 +147,7 @@ def _line(series: Series, line: np.ndarray, scale: Scale, end: int) -> str:
 
 
 def _path(xs: np.ndarray, ys: np.ndarray) -> str:
-    """Path data; a NaN interrupts the line. A lone value gets a short stroke, or it would not show."""
+    """Gives path data; a NaN interrupts the line. A lone value gets a short stroke, or it would not show."""
     parts: list[str] = []
     pen = "M"
     for index, (x, y) in enumerate(zip(xs, ys, strict=True)):
@@ -204,7 +205,7 @@ def _marks(marks: Sequence[Mark], end: int) -> str:
 
 
 def _slots(series: Sequence[Series], end: int) -> str:
-    """Invisible strips whose titles tell the values at their steps."""
+    """Returns invisible strips whose titles tell the values at their steps."""
     edges = np.linspace(0, max(end, 1), min(SLOTS, max(end, 1)) + 1)
     width = (RIGHT - LEFT) / (len(edges) - 1)
     parts = []
@@ -221,7 +222,7 @@ def _slots(series: Sequence[Series], end: int) -> str:
 
 
 def _within(series: Series, first: float, last: float, with_first: bool) -> str:
-    """What a series says after step ``first`` up to ``last``."""
+    """Returns what a series says after step ``first`` up to ``last``."""
     start = np.searchsorted(series.steps, first, side="left" if with_first else "right")
     stop = np.searchsorted(series.steps, last, side="right")
     steps, values = series.steps[start:stop], series.values[start:stop]

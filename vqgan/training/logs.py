@@ -238,7 +238,10 @@ def list_grids(folder: Path) -> dict[str, list[tuple[int, Path]]]:
 
 
 def _grid_name(name: str, step: int) -> str:
-    """File name of a grid; what is no letter, digit, ``_``, ``.`` or ``-`` in its name becomes ``-``."""
+    """Returns the file name of a grid.
+
+    What is no letter, digit, ``_``, ``.`` or ``-`` in its name becomes ``-``.
+    """
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{step}.png"
 
 
@@ -258,7 +261,7 @@ def _drop_grids(folder: Path, resume_step: int) -> None:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """A line's object, None if it is damaged."""
+    """Returns a line's object, None if it is damaged."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -316,7 +319,7 @@ class ProgressLine:
 
 
 def _status(values: Mapping[str, float], images_per_second: float, seconds_left: float) -> str:
-    """``pixel 0.1234, 35.2 images/s, 0:01:20 left``; names are shown from their last slash on."""
+    """Returns ``pixel 0.1234, 35.2 images/s, 0:01:20 left``; names are shown from their last slash on."""
     shown = [f"{name.rpartition('/')[2].replace('_', ' ')} {value:.4g}" for name, value in values.items()]
     return ", ".join([*shown, f"{images_per_second:.1f} images/s", f"{clock(seconds_left)} left"])
 
@@ -330,6 +333,6 @@ def clock(seconds: float) -> str:
 
 
 def _plain(value: Any) -> float | None:
-    """A Python number, None where it is not finite."""
+    """Returns a Python number, None where it is not finite."""
     number = value if isinstance(value, int) and not isinstance(value, bool) else float(value)
     return number if math.isfinite(number) else None

@@ -157,7 +157,7 @@ class TrainingLoop(Generic[S]):
         self._logs = Logs(folder, resume_step=self._done, **logs_options)
 
     def run(self, stopping: Any) -> Outcome[S]:
-        """Steps until the end, or until ``stopping.asked``; then saves.
+        """Returns steps until the end, or until ``stopping.asked``; then saves.
 
         Raises:
           UserError: the loss is not finite any more, or nothing can be written.

@@ -176,7 +176,7 @@ def best_of(quantity: str, values: np.ndarray) -> int:
 
 
 def _flatten(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested JSON as rows of dotted name and text; long lists (histograms) are left out."""
+    """Lists nested JSON as rows of dotted name and text; long lists (histograms) are left out."""
     rows: list[tuple[str, str]] = []
     for name, value in data.items():
         if isinstance(value, Mapping):
@@ -189,13 +189,12 @@ def _flatten(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 
 def _evaluated(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Rows for what ``vqgan evaluate`` has found, each with its reference set, or for any other JSON."""
+    """Lists what ``vqgan evaluate`` has found, each with its reference set, or what any other JSON holds."""
     rows: list[tuple[str, str]] = []
     try:
         for codec in Fields(evaluation, UserError).items("codecs"):
             metrics = codec.fields("metrics" if "metrics" in codec.data else "figures")
-            for name in metrics.data:
-                rows.append((name, _measured(metrics.fields(name))))
+            rows += [(name, _measured(metrics.fields(name))) for name in metrics.data]
     except UserError:  # a document of another form
         return _flatten(evaluation)
     return rows
@@ -232,7 +231,7 @@ def _unit(quantity: str) -> str:
 
 
 def _series(quantity: str, found: Curves) -> list[Series]:
-    """The lines of one panel: those of training, then of validation, then others."""
+    """Returns the lines of one panel: those of training, then of validation, then others."""
     kinds = {"train": "train", "validation": "validation"}
     series = []
     for name, (steps, values) in found.items():
@@ -262,7 +261,7 @@ def _tiles(found: Curves, end: int, records: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _digits(value: float) -> str:
-    """Four digits, or all of a whole number."""
+    """Returns four digits, or all of a whole number."""
     return f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -285,7 +284,7 @@ def _subtitle(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _grid_sections(folder: Path) -> list[tuple[str, str]]:
-    """For each name of grids, title and body: the first, the middle one and the last."""
+    """Gives title and body for each name of grids: the first, the middle one and the last."""
     chosen = {name: _spread(grids) for name, grids in list_grids(folder / GRIDS_FOLDER).items()}
     share = GRID_BYTES // max(sum(map(len, chosen.values())), 1)
     sections = []
@@ -299,7 +298,7 @@ def _grid_sections(folder: Path) -> list[tuple[str, str]]:
 
 
 def _spread(grids: Sequence[tuple[int, Path]]) -> list[tuple[int, Path]]:
-    """First, middle (by step) and last."""
+    """Returns first, middle (by step) and last."""
     first, last = grids[0], grids[-1]
     middle = min(grids, key=lambda grid: abs(2 * grid[0] - first[0] - last[0]))
     return sorted({first, middle, last})
@@ -320,14 +319,14 @@ def _grid(shows: str, step: int, path: Path, most_bytes: int) -> str:
 
 
 def _parts(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested parts of a configuration; what is not nested comes first, together."""
+    """Returns the nested parts of a configuration; what is not nested comes first, together."""
     plain = {name: value for name, value in configuration.items() if not isinstance(value, Mapping)}
     nested = {name: value for name, value in configuration.items() if isinstance(value, Mapping)}
     return ({"run": plain} if plain else {}) | nested
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object; empty if there is no such file."""
+    """Returns a JSON object; empty if there is no such file."""
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -210,7 +210,7 @@ def test_no_weights_are_read_for_the_manifest(
             totals.add(make_slice(job, number, codec, lambda images, rejects: None))
         with monkeypatch.context() as patch:
             patch.setattr(Codec, "load", no_weights)
-            patch.setattr("transforms.sharded.codec_cache._codecs", {})
+            patch.setattr("transforms.sharded.batching._codecs", {})
             dataclasses.replace(job, with_report=True).finish(totals, prepared.plan)
 
     monkeypatch.setattr(decode_tokens, "_run_pipeline", elsewhere)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transforms.sources import SourceConfig, open_source, text
-from transforms.sources.delimited import split_tabs
+from transforms.sources.text import split_tabs
 from vqgan.errors import UserError
 
 

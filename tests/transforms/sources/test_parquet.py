@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from transforms.sources import SourceConfig, open_source
-from transforms.sources.parquet import ParquetSource
+from transforms.sources.columnar import ParquetSource
 from vqgan.errors import UserError
 
 HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -228,7 +228,7 @@ def test_flipped_bits_never_crash(tmp_path, photos):
 
 
 def test_a_footer_that_contradicts_itself(parquet, monkeypatch):
-    monkeypatch.setattr("transforms.sources.parquet._group_sizes", lambda parquet: [1 << 60])
+    monkeypatch.setattr("transforms.sources.columnar._group_sizes", lambda parquet: [1 << 60])
     (entry,) = _source(parquet).list()
     assert "contradicts itself" in (entry.error or "")
 

@@ -13,7 +13,7 @@ import pytest
 
 from transforms.images.decode import _FORMATS
 from transforms.sources import SourceConfig, names, open_source
-from transforms.sources.recognising import left_out, recognise
+from transforms.sources.registry import left_out, recognise
 from vqgan.errors import UserError
 
 IMAGES = pa.table({"image": pa.array([b"a", b"b"], pa.binary())})

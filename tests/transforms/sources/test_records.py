@@ -20,7 +20,7 @@ def _scan(data: bytes) -> tuple[list[tuple[int, int]], DamagedFileError | None]:
     found = []
     try:
         for place in scan(_file(data)):
-            found.append(place)
+            found.append(place)  # noqa: PERF402 - what came before an error is kept
     except DamagedFileError as error:
         return found, error
     return found, None

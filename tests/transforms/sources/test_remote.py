@@ -4,7 +4,7 @@ import pytest
 from pyarrow import fs
 
 from transforms.sources import SourceConfig, locations, open_source
-from transforms.sources.remote import plain_errors
+from transforms.sources.locations import plain_errors
 from vqgan.errors import UserError
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from transforms.sources import SourceConfig, open_source
-from transforms.sources.tfrecord import TFRecordSource
+from transforms.sources.records import TFRecordSource
 from vqgan.errors import UserError
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from transforms.sharded.plan import collect
 from transforms.sources import Entry, Example
-from transforms.tokenizing import duplicates
-from transforms.tokenizing.duplicates import mark_duplicates
+from transforms.tokenizing import job
+from transforms.tokenizing.job import mark_duplicates
 
 
 class MemorySource:
@@ -63,7 +63,7 @@ def test_unreadable_and_damaged_examples_stay_as_they_are() -> None:
 
 
 def test_more_examples_than_the_window() -> None:
-    count = 3 * duplicates.WINDOW
+    count = 3 * job.WINDOW
     source = MemorySource({f"{number:04}": bytes([number % 50]) for number in range(count)})
     found = errors(source, list(source.list()), threads=4)
     assert sum(error is None for error in found.values()) == 50

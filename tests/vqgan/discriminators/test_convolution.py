@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from vqgan.discriminators import DiscriminatorConfig, make_discriminator
-from vqgan.discriminators.convolution import DiscriminatorConv, SpectralNorm
+from vqgan.discriminators.patch import DiscriminatorConv, SpectralNorm
 
 # A constant stands out among the singular values, so that few rounds find it.
 KERNEL = np.random.default_rng(1).standard_normal((3, 3, 4, 6)).astype(np.float32) + 1

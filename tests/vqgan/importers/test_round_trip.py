@@ -14,7 +14,7 @@ from vqgan import Codec, UserError, codec_checkpoint
 from vqgan.config import ModelConfig, to_dict
 from vqgan.importers import import_checkpoint
 from vqgan.importers.convert import infer_config
-from vqgan.importers.published import PUBLISHED, find_published
+from vqgan.importers.registry import PUBLISHED, find_published
 from vqgan.importers.tensors import Tensor, dtype_named
 from vqgan.model.parameters import codec_parameter_count, codec_parameter_shapes
 from vqgan.model.vqgan import VQGAN

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqgan.quantizers import entropy
-from vqgan.quantizers.entropy import bit_entropy_loss, code_affinity, entropy_loss
+from vqgan import losses
+from vqgan.losses import bit_entropy_loss, code_affinity, entropy_loss
 
 LOG2 = float(np.log(2))
 
@@ -85,7 +85,7 @@ def test_many_bits_are_taken_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None
     """Two bits that are always equal: one bit's worth of codes, but each bit alone is even."""
     latents = 50 * jnp.array([[1.0, 1.0], [-1.0, -1.0]])
     np.testing.assert_allclose(bit_entropy_loss(latents, 1.0), -LOG2, atol=1e-5)
-    monkeypatch.setattr(entropy, "MAX_JOINT_CODES", 2)
+    monkeypatch.setattr(losses, "MAX_JOINT_CODES", 2)
     np.testing.assert_allclose(bit_entropy_loss(latents, 1.0), -2 * LOG2, atol=1e-5)
 
 

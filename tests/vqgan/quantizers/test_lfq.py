@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vqgan.losses import bit_entropy_loss
 from vqgan.quantizers import LFQQuantizer, QuantizeOptions
-from vqgan.quantizers.entropy import bit_entropy_loss
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

@@ -11,8 +11,9 @@ from vqgan.prior.sampling.config import SamplingConfig
 
 
 class LogitsParams(NamedTuple):
-    """Numbers of a :class:`SamplingConfig` as a compiled function takes them: another value of them does not
-    compile anew.
+    """Numbers of a :class:`SamplingConfig` as a compiled function takes them.
+
+    Another value of them does not compile anew.
 
     Attributes:
       temperature: float32 scalar.

@@ -19,10 +19,9 @@ from vqgan.errors import UserError
 from vqgan.functional import Arrays, take_apart
 from vqgan.prior.checkpoint import PriorInfo, load_prior_weights
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.sampling.autoregressive import AutoregressiveLoop
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.logits import SamplingVariant
-from vqgan.prior.sampling.masked import MaskedLoop
+from vqgan.prior.sampling.loops import AutoregressiveLoop, MaskedLoop
 from vqgan.prior.sampling.request import (
     BATCH_AXIS,
     Request,
@@ -107,8 +106,10 @@ class PriorSampler:
         self._params = jax.device_put(cast, NamedSharding(self._mesh, PartitionSpec()))
 
     def release(self) -> None:
-        """Lets go of the weights, and of the memory they take. What is compiled stays, for when
-        :meth:`replace_params` brings others."""
+        """Lets go of the weights, and of the memory they take.
+
+        What is compiled stays, for when :meth:`replace_params` brings others.
+        """
         self._params = {}
 
     def sample(

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from vqgan.errors import UserError
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.sampling.autoregressive import AutoregressiveLoop, RasterNumbers
 from vqgan.prior.sampling.logits import sample_keys
+from vqgan.prior.sampling.loops import AutoregressiveLoop, RasterNumbers
 from vqgan.prior.sampling.request import SampleInputs
 from vqgan.prior.transformer import Prior, PriorCache
 
@@ -37,8 +37,13 @@ class WindowPlace(NamedTuple):
 
 
 class WindowState(NamedTuple):
-    """What the loop hands on: the large grid's tokens ``[B, H * W]``, the place of the token before, and the
-    cache of its window, which holds all positions before that token."""
+    """What the loop hands on.
+
+    Attributes:
+      tokens: the large grid's, int32 ``[B, H * W]``.
+      place: of the token before.
+      cache: of that token's window; it holds all positions before it.
+    """
 
     tokens: jax.Array
     place: WindowPlace
@@ -161,8 +166,12 @@ class SlidingWindowLoop(AutoregressiveLoop):
 
 
 def _branch(place: WindowPlace, before: WindowPlace, counts: list[int]) -> jax.Array:
-    """Returns 0 where the window stays and its next token is drawn, else 1 + the place in ``counts`` of as
-    many tokens as are needed."""
+    """Chooses what to do next.
+
+    Returns:
+      0 where the window stays and its next token is drawn, else 1 + the place in ``counts`` of as many tokens
+      as are needed.
+    """
     # At the left and right borders the window stays while tokens move on in it, row by row.
     stays = (place.top == before.top) & (place.left == before.left) & (place.local == before.local + 1)
     needed = 1 + jnp.sum(place.local > jnp.array(counts))

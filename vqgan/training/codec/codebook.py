@@ -135,7 +135,7 @@ class CodebookCare:
     # Compiled.
 
     def _latents(self, params: Arrays, others: Arrays, batch: jax.Array) -> jax.Array:
-        """Latents ``[B, h, w, D]`` of uint8 images, as the quantizer compares them."""
+        """Returns latents ``[B, h, w, D]`` of uint8 images, as the quantizer compares them."""
         model = self._vqgan.bind(params, others)
         model.eval()
         low, high = self._config.model.input_range

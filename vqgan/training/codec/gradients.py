@@ -173,7 +173,7 @@ class GeneratorLoss:
         return (images + 1) * ((high - low) / 2) + low
 
     def _image(self, model: VQGAN, features: jax.Array) -> jax.Array:
-        """The last layer's image in [-1, 1]. A pixel that is clipped would never learn to come back."""
+        """Gives the last layer's image in [-1, 1]. A pixel that is clipped would never learn to come back."""
         low, high = self.config.model.input_range
         images = model.decoder.decoder.conv_out(features).astype(jnp.float32)
         return (images - low) * (2 / (high - low)) - 1
@@ -233,6 +233,6 @@ class DiscriminatorLoss:
 
 
 def _comparable(model: VQGAN, latents: jax.Array) -> jax.Array:
-    """Latents as the decoder will see them once they are quantized: of unit length for ``cosine``."""
+    """Returns latents as the decoder will see them once they are quantized: of unit length for ``cosine``."""
     quantizer = model.quantizer
     return quantizer.comparable(latents) if isinstance(quantizer, NearestQuantizer) else latents

@@ -116,7 +116,7 @@ class CodecLearner:
         return state.generator.average if self._config.train.ema_decay else state.generator.params
 
     def _inputs(self, step: int, batch: np.ndarray) -> tuple[Lpips | None, jax.Array, StepDraws]:
-        """What an update takes beside the state."""
+        """Returns what an update takes beside the state."""
         draws = StepDraws(self._key(step), jnp.asarray(self._temperature(step), jnp.float32))
         return self._perceptual, sharding.shard(batch, self._mesh), draws
 
@@ -124,7 +124,7 @@ class CodecLearner:
         return jax.random.fold_in(jax.random.key(self._config.train.seed), step)
 
     def _temperature(self, step: int) -> float:
-        """On a cosine from the start's to the final one."""
+        """Follows a cosine from the start's to the final one."""
         settings = self._config.codebook
         done = min(step / settings.temperature_steps, 1.0)
         span = settings.start_temperature - settings.final_temperature
@@ -156,7 +156,7 @@ class CodecLearner:
     def _generator_step(
         self, loss: GeneratorLoss, state: CodecTrainState, images: jax.Array, draws: StepDraws, phase: Phase
     ) -> tuple[GeneratorState, jax.Array, Scalars]:
-        """The autoencoder after one update, its reconstruction ``[B, H, W, 3]``, and scalars."""
+        """Returns the autoencoder after one update, its reconstruction ``[B, H, W, 3]``, and scalars."""
         side, other = state.generator, state.discriminator
         critic = DiscriminatorLoss(self._config.adversarial, self._discriminator)
         logits = functools.partial(critic.logits, other.params, other.others) if phase.adversarial else None
@@ -187,7 +187,7 @@ class CodecLearner:
     def _discriminator_step(
         self, side: DiscriminatorState, images: jax.Array, reconstruction: jax.Array
     ) -> tuple[DiscriminatorState, Scalars]:
-        """The discriminator after one update."""
+        """Returns the discriminator after one update."""
         loss = DiscriminatorLoss(self._config.adversarial, self._discriminator)
         gradients, others, lecam, scalars = loss.gradients(
             side.params, side.others, side.lecam, images, reconstruction
@@ -201,7 +201,7 @@ class CodecLearner:
     def _observed(
         self, params: Arrays, others: Arrays, latents: jax.Array, tokens: jax.Array
     ) -> tuple[Arrays, Arrays]:
-        """What the quantizer learns without gradients."""
+        """Returns what the quantizer learns without gradients."""
         model = self.vqgan.bind(params, others)
         model.quantizer.observe(latents, tokens, self._config.codebook.ema_decay)
         return self.vqgan.values_of(model)

@@ -83,7 +83,7 @@ class ConditionLookup:
             owners[found] = owner
 
     def _numbers_of(self, tokens: TokenSet) -> np.ndarray:
-        """The condition of each row of a whole data set, int64 ``[N]``."""
+        """Returns the condition of each row of a whole data set, int64 ``[N]``."""
         names = list(_all_names(tokens))
         missing = [name for name in names if name not in self._numbers]
         if missing:
@@ -189,7 +189,7 @@ def _names(batch: TokenBatch) -> list[tuple[str, int]]:
 
 
 def _all_names(tokens: TokenSet) -> Iterator[tuple[str, int]]:
-    """Key and view of each row of a whole data set, in the order of its rows; no token is read."""
+    """Yields key and view of each row of a whole data set, in the order of its rows; no token is read."""
     for entry in tokens.manifest["shards"]:
         with open_shard(filesystems.join(tokens.folder, entry["name"])) as shard:
             for batch in shard.batches(list(CONDITION_COLUMNS), _NAMES_READ):

@@ -101,7 +101,7 @@ def train_prior(run: PriorRun, batches: ResumableBatches, validation: PriorRows)
 
 
 def _make_evaluation(run: PriorRun, validation: PriorRows) -> Evaluate:
-    """Metrics and grids of the run, both in float32, whatever it is trained in."""
+    """Returns metrics and grids of the run, both in float32, whatever it is trained in."""
     config = run.config
     plain = dataclasses.replace(config.train, dtype="float32", remat=False)
     prior = take_apart(functools.partial(build_prior, dataclasses.replace(config, train=plain)))
@@ -182,14 +182,17 @@ def make_sample_grid(model: PriorConfig, codec: Codec, rows: PriorRows, count: i
 
 
 def _in_units(nats: float, unigram: float | None) -> dict[str, float]:
-    """The loss, and the entropy if there is one, in nats and in bits."""
+    """Returns the loss, and the entropy if there is one, in nats and in bits."""
     bit = math.log(2)
     metrics = {"loss": nats, "bits": nats / bit}
     return metrics if unigram is None else metrics | {"unigram": unigram, "unigram_bits": unigram / bit}
 
 
 def _padded_batches(rows: PriorRows, size: int) -> Iterator[tuple[PriorRows, np.ndarray]]:
-    """All rows in batches of one size, and which rows of each count; the last is filled up by repetition."""
+    """Yields all rows in batches of one size, and which rows of each count.
+
+    The last is filled up by repetition.
+    """
     for start in range(0, len(rows.tokens), size):
         at = np.minimum(np.arange(start, start + size), len(rows.tokens) - 1)
         valid = np.arange(start, start + size) < len(rows.tokens)

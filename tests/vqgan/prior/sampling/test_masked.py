@@ -19,7 +19,7 @@ from vqgan.functional import take_apart
 from vqgan.prior.config import MASK_SCHEDULES, PriorConfig
 from vqgan.prior.sampling.config import MaskedSamplingConfig, SamplingConfig
 from vqgan.prior.sampling.logits import LogitsParams
-from vqgan.prior.sampling.masked import fill_in, plan_passes
+from vqgan.prior.sampling.loops import fill_in, plan_passes
 from vqgan.prior.sampling.request import Request
 from vqgan.prior.sampling.sampler import PriorSampler
 from vqgan.prior.transformer import Prior

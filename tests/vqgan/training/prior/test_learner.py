@@ -124,9 +124,10 @@ def test_randomness_follows_from_the_number_of_the_step(
     learner: PriorLearner, start: PriorTrainState
 ) -> None:
     state = steps(learner, start, 2)[0]  # at first the head is 0 and nothing shows
-    losses = []
-    for step in (5, 6, 5):
-        losses.append(float(learner.step(step, sharding.replicate(state, learner.mesh), rows(0))[1]["loss"]))
+    losses = [
+        float(learner.step(step, sharding.replicate(state, learner.mesh), rows(0))[1]["loss"])
+        for step in (5, 6, 5)
+    ]
     assert losses[0] == losses[2] != losses[1]
 
 
