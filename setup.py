@@ -65,7 +65,11 @@ setup(
     packages=find_packages(
         include=["vqgan", "vqgan.*", "transforms", "transforms.*", "pipelines", "pipelines.*"]
     ),
-    package_data={"vqgan": ["pretrained/**/*", "py.typed"], "pipelines": ["photos/*", "digits/*"]},
+    package_data={
+        "vqgan": ["pretrained/**/*", "py.typed"],
+        "transforms": ["py.typed"],
+        "pipelines": ["photos/*", "digits/*", "py.typed"],
+    },
     # Everything that a worker imports, by name: nothing of it may be there only because another brings it.
     install_requires=[
         "apache-beam>=2.77,<3",
@@ -82,7 +86,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["vqgan = pipelines.cli:main"]},
+    entry_points={"console_scripts": ["vqgan = vqgan.__main__:start"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Console",

@@ -9,7 +9,9 @@ from typing import NoReturn
 
 from transforms.sharded import progress
 from transforms.sharded.job import ShardedJob
-from transforms.sharded.plan import Plan
+from transforms.sharded.plan import PLAN_FOLDER, Plan
+from vqgan import filesystems
+from vqgan.config import RUN_FILE
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
 
@@ -44,6 +46,12 @@ def run_job(job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool) 
     finally:
         progress.show(None)
         shown.close()
+
+
+def write_record(output: str, record: bytes) -> None:
+    """Leaves the settings of a run beside its plan, once that is there; nothing if there are none."""
+    if record:
+        filesystems.write_bytes(filesystems.join(output, f"{PLAN_FOLDER}/{RUN_FILE}"), record)
 
 
 @contextlib.contextmanager

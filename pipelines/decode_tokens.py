@@ -7,7 +7,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from pipelines.beam_runs import run_job
+from pipelines.beam_runs import run_job, write_record
 from pipelines.settings import DTYPES
 from transforms.decoding.image_format import FORMATS, VIEWS, ImageForm
 from transforms.decoding.index import IMAGES_FOLDER, folders, open_index
@@ -186,12 +186,13 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
     return PlannedDecode(config, codec, tokens, make_decode_plan(parts, settings, tokens), parts)
 
 
-def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str, Any]:
+def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str], record: bytes = b"") -> dict[str, Any]:
     """Makes the pictures of a token data set, or continues a run that was interrupted.
 
     Args:
       config: all settings.
       beam_args: flags for Beam.
+      record: the settings as a file, for the output.
 
     Returns:
       The manifest.
@@ -202,6 +203,7 @@ def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str
     planned = plan_decode(config)
 
     def execute() -> None:
+        write_record(config.output, record)
         if config.form.container == "files":
             _delete_temporaries(filesystems.join(config.output, IMAGES_FOLDER))
         _run_pipeline(planned, beam_args)

@@ -87,7 +87,7 @@ def run_demo(output: str, images: str | None) -> None:
     request = training_prior.TrainPriorRequest(
         tokens=(rows,), output=str(folder / "prior"), settings=PRIOR_SETTINGS
     )
-    if not training_prior.run_prior_training(request):
+    if not training_prior.run_prior_training(request).finished:
         raise UserError(f"{folder}: the demo was stopped; the same command goes on")
     say("== 5 of 5: new digits, asked for by class")
     sample_prior.run_sample(

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from pipelines.beam_runs import run_job
+from pipelines.beam_runs import run_job, write_record
 from pipelines.settings import DTYPES
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
@@ -176,12 +176,13 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
     return PlannedTokenize(config, codec, make_plan(slices, settings), slices)
 
 
-def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
+def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str], record: bytes = b"") -> dict[str, Any]:
     """Makes a data set, or continues one that was interrupted.
 
     Args:
       config: all settings.
       beam_args: flags for Beam.
+      record: the settings as a file, for the output.
 
     Returns:
       The manifest.
@@ -192,7 +193,12 @@ def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, 
     if config.output == "":
         raise UserError("--output is empty: give a folder")
     planned = plan_tokenize(config)
-    manifest = run_planned(planned, lambda: _run_pipeline(planned, beam_args))
+
+    def execute() -> None:
+        write_record(config.output, record)
+        _run_pipeline(planned, beam_args)
+
+    manifest = run_planned(planned, execute)
     if agreement := manifest.get("agreement_with_float32"):
         speaker(config.quiet)(
             f"{config.dtype}: {agreement['share']:.2%} of the tokens of {agreement['images']} images "

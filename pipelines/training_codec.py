@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.settings import apply_settings
-from pipelines.training_runs import TrainingRequest, require_training, say_outcome
+from pipelines.training_runs import (
+    TrainingRequest,
+    TrainingSummary,
+    render_training,
+    require_training,
+    say_outcome,
+)
 from transforms.images.dataset import Pictures, split
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.run import Say, speaker
@@ -43,17 +49,21 @@ class TrainRequest(TrainingRequest):
     init: str | None = None
 
 
-def run_codec_training(request: TrainRequest) -> bool:
+def run_codec_training(request: TrainRequest, record: Mapping[str, Any] | None = None) -> TrainingSummary:
     """Trains until the end, or until SIGTERM; goes on where an earlier run in the same folder stopped.
 
+    Args:
+      request: all settings.
+      record: the settings as they were given, for the run's folder.
+
     Returns:
-      Whether all steps were done.
+      How it ended.
 
     Raises:
       UserError: a mistake in the request, no usable images, or the loss is not finite any more.
     """
     require_training(request.wandb_project)
-    from vqgan.training.codec.run import CODEC_FOLDER, CodecRun, train_codec
+    from vqgan.training.codec.run import CODEC_FOLDER, CodecRun, fit_codec
 
     config = configure_codec_training(request.preset, request.settings)
     if request.init is not None:
@@ -72,14 +82,14 @@ def run_codec_training(request: TrainRequest) -> bool:
         card=_card(request, training, images),
         quiet=request.quiet,
         wandb_project=request.wandb_project,
+        record=render_training("train", record, config),
     )
     try:
-        outcome = train_codec(job, batches, images)
+        outcome = fit_codec(job, batches, images)
     finally:
         batches.close()
     _write_rejects(Path(request.output), {**training.rejects, **validation.rejects}, say)
-    say_outcome(outcome, request, CODEC_FOLDER, started, say)
-    return outcome.finished
+    return say_outcome(outcome, request, CODEC_FOLDER, started, say)
 
 
 def configure_codec_training(preset: str, settings: Sequence[str]) -> CodecTrainConfig:

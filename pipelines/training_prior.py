@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.settings import apply_settings, split_setting
-from pipelines.training_runs import TrainingRequest, require_training, say_outcome
+from pipelines.training_runs import (
+    TrainingRequest,
+    TrainingSummary,
+    render_training,
+    require_training,
+    say_outcome,
+)
 from transforms.sharded.run import Say, speaker
 from vqgan.config import ModelConfig, from_dict
 from vqgan.data.token_batches import check_mixable, token_batches
@@ -212,18 +218,24 @@ class TrainPriorRequest(TrainingRequest):
     unconditional: bool = False
 
 
-def run_prior_training(request: TrainPriorRequest) -> bool:
+def run_prior_training(
+    request: TrainPriorRequest, record: Mapping[str, Any] | None = None
+) -> TrainingSummary:
     """Trains until the end, or until SIGTERM; goes on where an earlier run in the same folder stopped.
 
+    Args:
+      request: all settings.
+      record: the settings as they were given, for the run's folder.
+
     Returns:
-      Whether all steps were done.
+      How it ended.
 
     Raises:
       UserError: a mistake in the request, data sets that do not go together or are of another codec than
         the run's, nothing left to train on, or the loss is not finite any more.
     """
     require_training(request.wandb_project)
-    from vqgan.training.prior.run import PRIOR_FOLDER, PriorRun, train_prior
+    from vqgan.training.prior.run import PRIOR_FOLDER, PriorRun, fit_prior
 
     say = speaker(request.quiet)
     config = configure_prior_training(request.preset, request.settings)
@@ -250,11 +262,11 @@ def run_prior_training(request: TrainPriorRequest) -> bool:
         card=_card(request, sets, validation),
         quiet=request.quiet,
         wandb_project=request.wandb_project,
+        record=render_training("train-prior", record, config, FITTED),
     )
     say(_described(sets, config, validation))
-    outcome = train_prior(job, open_prior_batches(sets, config), validation)
-    say_outcome(outcome, request, PRIOR_FOLDER, started, say)
-    return outcome.finished
+    outcome = fit_prior(job, open_prior_batches(sets, config), validation)
+    return say_outcome(outcome, request, PRIOR_FOLDER, started, say)
 
 
 def configure_prior_training(preset: str, settings: Sequence[str]) -> PriorTrainConfig:

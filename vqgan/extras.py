@@ -7,6 +7,7 @@ import importlib.util
 import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from vqgan.errors import UserError
 
@@ -23,6 +24,25 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     "gcp": {"google.cloud.dataflow": "apache-beam[gcp]"},
 }
 """By extra: the modules that it brings, each with its requirement as in ``setup.py`` (a test compares)."""
+
+PACKAGES = {"pipelines": "commands", "transforms": "sharded"}
+"""Our other packages, each with a folder by which it is known to be ours."""
+
+
+def check_packages() -> None:
+    """Checks that no file of the user's is taken for one of our packages. Imports none of them.
+
+    Raises:
+      UserError: one is.
+    """
+    for name, inner in PACKAGES.items():
+        spec = importlib.util.find_spec(name)
+        folders = [] if spec is None else list(spec.submodule_search_locations or ())
+        if spec is not None and not any(Path(folder, inner).is_dir() for folder in folders):
+            where = spec.origin or ", ".join(folders)
+            raise UserError(
+                f"{where}: hides the package {name} of vqgan; rename it, or start in another folder"
+            )
 
 
 def require_extra(extra: str, what: str, *modules: str) -> None:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from transforms.images.decode import DecodeConfig, Decoded, Reject, reject_reason, rejecting
-from transforms.images.decode import decode as decode_image
+from transforms.images.decode import DecodeConfig, Decoded, Reject, decode_image, reject_reason, rejecting
 from transforms.sources import Entry, Loader, SourceConfig, open_source
 from vqgan.caching import LatestResults
 from vqgan.data.splits import is_validation

@@ -166,7 +166,7 @@ def prepare(data: bytes, key: str, decode_config: DecodeConfig, geometry: Geomet
     Raises:
       Reject: the image gives no rows; nothing else is raised.
     """
-    image, width, height, extent = decode(data, decode_config, wanted_side(geometry))
+    image, width, height, extent = decode_image(data, decode_config, wanted_side(geometry))
     try:
         with rejecting("decode"):
             chosen = views(width, height, geometry, key)
@@ -216,7 +216,7 @@ def _open(data: bytes) -> Image.Image:
         raise _unidentified(data) from None
 
 
-def decode(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Decoded:
+def decode_image(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Decoded:
     """Decodes an image file to upright RGB.
 
     Args:

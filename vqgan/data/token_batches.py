@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from vqgan.data import VIEW_CHOICES
 from vqgan.data.row_groups import ROW_GROUPS_MIXED, gather
 from vqgan.data.shuffle import EndlessOrder, IndexStream, Mixture, block_layout, epoch_order
 from vqgan.data.token_shards import column_kind
 from vqgan.data.tokens import TokenBatch, TokenSet, as_batch, called, shape
 from vqgan.errors import UserError
 
-VIEW_CHOICES = ("all", "one")
 _STATE_VERSION = 1
 
 
