@@ -1,10 +1,11 @@
-"""What the site has beside `docs/`: documents of the checkout as pages, and a page of all commands' help."""
+"""What the site has beside ``docs/``: documents of the checkout as pages, and a page of all commands' help."""
 
 import argparse
 import re
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +17,9 @@ PAGES = {
 }
 """Documents outside of docs/, by the name of their page."""
 _LINK = re.compile(r"(\]\()([^)#\s:]+)(#[\w-]+)?\)")
+
+_ROLE = re.compile(r":(?:meth|func|class|data|mod|attr|exc):`~?([^`]+)`")
+_DOCTEST = re.compile(r"^(>>>.*(?:\n.+)*)", re.MULTILINE)
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -52,6 +56,16 @@ def _relink(markdown: str, source: str) -> str:
         return f"{match[1]}{up}{target}{match[3] or ''})"
 
     return _LINK.sub(renamed, markdown)
+
+
+class Docstrings(griffe.Extension):
+    """Turns what docstrings have beside Markdown into it: roles around names, and doctests."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Rewrites a docstring; griffe calls it for every object."""
+        if obj.docstring:
+            text = _ROLE.sub(r"`\1`", obj.docstring.value)
+            obj.docstring.value = _DOCTEST.sub(r"```pycon\n\1\n```", text)
 
 
 def commands_page() -> str:
