@@ -1,4 +1,4 @@
-"""What the site has beside ``docs/``: documents of the checkout as pages, and a page of all commands' help."""
+"""What the site has beside ``docs/``: documents of the checkout as pages, and a page of all help."""
 
 import argparse
 import re

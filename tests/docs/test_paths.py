@@ -1,4 +1,4 @@
-"""Three people's paths, as their readers type them: into torch, a codec and a prior of one's own, a cluster."""
+"""Three people's paths, as they type them: into torch, a codec and a prior of one's own, a cluster."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The site: built without a warning or the network, with an anchor for every public name, and found by searching."""
+"""The site: built without a warning, offline, with an anchor for every public name; searches find."""
 
 import json
 import os
