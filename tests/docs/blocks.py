@@ -38,8 +38,8 @@ def parse(file: str, text: str) -> list[Block]:
     """All blocks of a document and all whole commands in its text, in the order of their lines.
 
     A comment in the line before a fence (``<!-- output -->``, ``<!-- tree -->``, ``<!-- not run: WHY -->``,
-    ``<!-- file: NAME -->``, ``<!-- needs: PACKAGE -->``) is its note. ``vqgan`` and the mere name of a command
-    are no inline command.
+    ``<!-- file: NAME -->``, ``<!-- needs: PACKAGE -->``) is its note. ``vqgan`` and the mere name of a
+    command are no inline command.
 
     Raises:
       ValueError: a fence is never closed.
