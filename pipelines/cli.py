@@ -24,6 +24,7 @@ COMMANDS = (
     data_sets.add_tokenize,
     general.add_inspect,
     data_sets.add_verify,
+    data_sets.add_browse,
     codecs.add_import,
     codecs.add_export,
     codecs.add_train,

@@ -78,17 +78,9 @@ def _late_reads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def toy_config() -> ModelConfig:
-    return ModelConfig(
-        resolution=16,
-        ch=8,
-        ch_mult=(1, 2),
-        num_res_blocks=1,
-        attn_resolutions=(),
-        z_channels=8,
-        embed_dim=4,
-        codebook_size=32,
-        norm_groups=4,
-    )
+    from tests.toy_codec import TOY_WITH_ATTENTION
+
+    return TOY_WITH_ATTENTION
 
 
 @pytest.fixture(scope="session")

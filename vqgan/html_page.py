@@ -103,12 +103,14 @@ def links(pages: Iterable[tuple[str, str]]) -> str:
     return f"<ul class=links>{''.join(items)}</ul>"
 
 
-def table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
-    """Makes a table of two columns of plain text."""
-    body = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows
-    )
-    return f"<table><tr><th>{html.escape(head[0])}</th><th>{html.escape(head[1])}</th></tr>{body}</table>"
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Makes a table of plain text: the names of its columns, and its rows."""
+    body = "".join(f"<tr>{_cells('td', row)}</tr>" for row in rows)
+    return f"<table><tr>{_cells('th', head)}</tr>{body}</table>"
+
+
+def _cells(kind: str, texts: Iterable[str]) -> str:
+    return "".join(f"<{kind}>{html.escape(text)}</{kind}>" for text in texts)
 
 
 def data_uri(pixels: np.ndarray, most_bytes: int | None = None) -> str:

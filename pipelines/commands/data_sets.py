@@ -1,4 +1,4 @@
-"""``vqgan tokenize``, ``decode`` and ``verify``: images to a token data set and back, and checking either."""
+"""``vqgan tokenize``, ``decode``, ``verify`` and ``browse``: images to tokens and back; a look at both."""
 
 import argparse
 from collections.abc import Sequence
@@ -95,3 +95,26 @@ def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
         print(f"problem: {problem}")
     print("ok" if not problems else f"{len(problems)} problems")
     return 1 if problems else 0
+
+
+def add_browse(commands: Any) -> None:
+    """Adds ``vqgan browse``."""
+    summary = "Show a token data set, tokenized or sampled, in a web browser on this machine."
+    parser = add_command(commands, "browse", summary, _browse)
+    flag = parser.add_argument
+    flag("path", help="finished token data set: folder, URI, or hf://datasets/owner/name")
+    flag("--input", help="where the images came from, to show the originals (none)")
+    flag("--codec", help="codec that made the tokens, as tokenize takes it (the one that they name)")
+    flag("--port", type=int, default=0, help="of 127.0.0.1; 0 for any that is free (0)")
+    add_source_flags(parser)
+
+
+def _browse(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.browse_server import BrowseServer, open_site
+
+    check_flags(unknown, args.parser, beam=False)
+    source = None if args.input is None else source_config(args)
+    server = BrowseServer(open_site(args.path, source, args.codec), args.port)
+    print(f"{server.site.browser.rows:,} rows of {args.path}: {server.url} (Ctrl-C ends)", flush=True)
+    server.serve()
+    return 0

@@ -1,5 +1,6 @@
 """Small things in the place of those that a reader has: photographs, codecs and data sets."""
 
+import dataclasses
 import itertools
 import json
 import pickle
@@ -11,9 +12,9 @@ from PIL import Image
 
 from pipelines import cli
 from tests.docs.reading import ROOT, Change
+from tests.toy_codec import TOY
 from tests.vqgan.importers import foreign
 from vqgan.codec_checkpoint import save_codec
-from vqgan.config import ModelConfig
 
 PHOTOS = sorted((ROOT / "tests/testdata/photos").glob("*.jpg"))
 SIZES = ((96, 80), (80, 120), (70, 70), (150, 66))
@@ -59,10 +60,7 @@ def make_photos(folder: Path, count: int = 20) -> Path:
 
 def make_codec(path: Path, resolution: int = 32) -> Path:
     """A codec with random weights, four pixels a token."""
-    config = ModelConfig(
-        resolution=resolution, ch=8, ch_mult=(1, 1, 2), num_res_blocks=1, attn_resolutions=(), z_channels=8,
-        embed_dim=4, codebook_size=64, norm_groups=4, mid_attention=False,
-    )  # fmt: skip
+    config = dataclasses.replace(TOY, resolution=resolution, ch_mult=(1, 1, 2))
     save_codec(path, config, foreign.random_weights(config))
     return path
 

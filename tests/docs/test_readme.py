@@ -16,6 +16,7 @@ DOCUMENT = Document(
         Change("pip install .", None, "the installation has tests of its own"),
         small_training("--preset cpu-64"),
         small_prior("vqgan train-prior --tokens tokens/ --output prior/"),
+        Change("vqgan browse", None, "it serves until Ctrl-C, and has tests of its own"),
         Change("    ...  # batch", "    break  # batch", "the batches have no end"),
     ),
 )

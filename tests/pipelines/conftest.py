@@ -8,49 +8,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 
 from pipelines import cli
-from vqgan.codec_checkpoint import PARTS, save_codec
-from vqgan.config import ModelConfig
+from tests.toy_codec import TOY, toy_weights
+from vqgan.codec_checkpoint import save_codec
 from vqgan.downloads import fetch_folder
-from vqgan.model.vqgan import VQGAN
 
 from .fake_hub import Hub
 
 PHOTOS = sorted((Path(__file__).parents[1] / "testdata" / "photos").glob("*.jpg"))
-TOY = ModelConfig(
-    resolution=32,
-    ch=8,
-    ch_mult=(1, 2),
-    num_res_blocks=1,
-    attn_resolutions=(),
-    mid_attention=False,
-    z_channels=8,
-    embed_dim=4,
-    codebook_size=64,
-    norm_groups=4,
-)
-
-
-def toy_weights(seed: int) -> dict[str, dict[str, np.ndarray]]:
-    """Random weights whose tokens spread over the codebook; no operation is compiled for them."""
-    rng = np.random.default_rng(seed)
-    model = nnx.eval_shape(lambda: VQGAN(TOY, rngs=nnx.Rngs(0)))
-    weights: dict[str, dict[str, np.ndarray]] = {}
-    for part in PARTS:
-        flat = nnx.to_flat_state(nnx.state(getattr(model, part), nnx.Param))
-        weights[part] = {".".join(map(str, path)): _values(param.shape, rng) for path, param in flat}
-    return weights
-
-
-def _values(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    if len(shape) == 1:
-        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
-    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32)
 
 
 class Result(NamedTuple):

@@ -5,13 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 
 from pipelines import tokenize_images
 from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig
+from tests.toy_codec import TOY, toy_weights
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.batching import load_codec
@@ -19,44 +18,13 @@ from transforms.sharded.job import make_all
 from transforms.sources import SourceConfig
 from vqgan import filesystems
 from vqgan.codec import Codec
-from vqgan.codec_checkpoint import PARTS, save_codec
-from vqgan.config import ModelConfig
-from vqgan.model.vqgan import VQGAN
+from vqgan.codec_checkpoint import save_codec
 from vqgan.shards import DATA_FOLDER
 
 PHOTOS = sorted((Path(__file__).parents[1] / "testdata" / "photos").glob("*.jpg"))
-TOY = ModelConfig(
-    resolution=32,
-    ch=8,
-    ch_mult=(1, 2),
-    num_res_blocks=1,
-    attn_resolutions=(),
-    mid_attention=False,
-    z_channels=8,
-    embed_dim=4,
-    codebook_size=64,
-    norm_groups=4,
-)
 
 Configure = Callable[..., TokenizeConfig]
 Run = Callable[[TokenizeConfig], dict[str, Any]]
-
-
-def toy_weights(seed: int) -> dict[str, dict[str, np.ndarray]]:
-    """Random weights whose tokens spread over the codebook; no operation is compiled for them."""
-    rng = np.random.default_rng(seed)
-    model = nnx.eval_shape(lambda: VQGAN(TOY, rngs=nnx.Rngs(0)))
-    weights: dict[str, dict[str, np.ndarray]] = {}
-    for part in PARTS:
-        flat = nnx.to_flat_state(nnx.state(getattr(model, part), nnx.Param))
-        weights[part] = {".".join(map(str, path)): _values(param.shape, rng) for path, param in flat}
-    return weights
-
-
-def _values(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    if len(shape) == 1:
-        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
-    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32)
 
 
 @pytest.fixture(scope="session")

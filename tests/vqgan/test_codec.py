@@ -315,12 +315,11 @@ for name in sys.argv[1:]:
 LAUNCHER_MODULES = (
     "vqgan",
     "vqgan.config",
-    "vqgan.config",
     "vqgan.codec_checkpoint",
     "vqgan.shards",
     "vqgan.metrics",
     "transforms.sharded.plan",
-    "vqgan.codec",
+    "transforms.sharded.batching",
     "transforms.tokenizing.shard",
 )
 

@@ -8,19 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vqgan.config import ModelConfig
+from tests.toy_codec import TOY_IN_TRAINING
 from vqgan.discriminators import DiscriminatorConfig, make_discriminator
 from vqgan.functional import take_apart
 from vqgan.model.vqgan import VQGAN
 
-MODEL = ModelConfig(
-    resolution=16, ch=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), mid_attention=False,
-    z_channels=8, embed_dim=4, codebook_size=16, norm_groups=4,
-)  # fmt: skip
-
 
 def test_bound_module_is_the_one_that_was_taken_apart() -> None:
-    apart = take_apart(lambda: VQGAN(MODEL, rngs=nnx.Rngs(4)))
+    apart = take_apart(lambda: VQGAN(TOY_IN_TRAINING, rngs=nnx.Rngs(4)))
     params, others = apart.initial()
     assert others == {}
     again, _ = apart.values_of(apart.bind(params, others))
@@ -30,7 +25,7 @@ def test_bound_module_is_the_one_that_was_taken_apart() -> None:
 
 
 def test_randomness_follows_from_the_key() -> None:
-    noisy = dataclasses.replace(MODEL, dropout=0.5)
+    noisy = dataclasses.replace(TOY_IN_TRAINING, dropout=0.5)
     apart = take_apart(lambda: VQGAN(noisy, rngs=nnx.Rngs(4)))
     params, others = apart.initial()
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqgan.config import ModelConfig
+from tests.toy_codec import TOY_IN_TRAINING
 from vqgan.discriminators import DiscriminatorConfig
 from vqgan.training.codec.config import (
     AdversarialConfig,
@@ -22,13 +22,8 @@ from vqgan.training.codec.gradients import StepDraws
 from vqgan.training.codec.learner import CodecLearner
 from vqgan.training.loop_config import LoopConfig, OptimizerConfig
 
-MODEL = ModelConfig(
-    resolution=16, ch=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), mid_attention=False,
-    z_channels=8, embed_dim=4, codebook_size=16, norm_groups=4,
-)  # fmt: skip
-
 TOY = CodecTrainConfig(
-    model=MODEL,
+    model=TOY_IN_TRAINING,
     train=LoopConfig(steps=40, batch_size=4, ema_decay=0.9, seed=3),
     data=DataConfig(crop_size=16),
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0, schedule="constant"),

@@ -1,0 +1,394 @@
+"""The pages of ``vqgan browse``: plain HTML without scripts, in which every text of a data set is escaped."""
+
+import dataclasses
+import html
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+
+from pipelines.browse_images import Originals, Reconstructions, token_colors
+from pipelines.browsing import BrowsedRow, CodePlace, NothingThereError, Query, SearchResult, TokenBrowser
+from vqgan import html_page
+from vqgan.errors import UserError
+
+ROWS_SHOWN = 24
+CODES_SHOWN = 96
+PLACES_SHOWN = 24
+REJECTS_SHOWN = 200
+MOST_CELLS = 4096
+"""Largest grid whose every token is a link."""
+MOST_TEXT = 500
+"""Characters that are shown of a value that the source passed through."""
+_NAMES_OFFERED = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class BrowsedSite:
+    """What the pages are about.
+
+    Attributes:
+      browser: the data set.
+      originals: None where they cannot be reached.
+      reconstructions: None where there is no codec to make them.
+      notes: why something is not shown, a line each.
+    """
+
+    browser: TokenBrowser
+    originals: Originals | None = None
+    reconstructions: Reconstructions | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Returns which images a row has: name in an address, and what it is called."""
+        names = {}
+        if self.originals is not None:
+            names["original"] = "original"
+        if self.reconstructions is not None:
+            names["reconstruction"] = "reconstruction"
+        return names | {"tokens": "tokens"}
+
+    @property
+    def pixel_kinds(self) -> list[str]:
+        """Returns which of them have patches."""
+        return [name for name in self.kinds if name != "tokens"]
+
+    def page(self, heading: str, sections: Iterable[str], problems: Iterable[str] = ()) -> str:
+        """Builds a page below the links to all others."""
+        browser = self.browser
+        name = posixpath.basename(browser.path.rstrip("/")) or browser.path
+        notes = [*problems, *self.notes]
+        shown = "".join(f"<p class=note>{html.escape(' '.join(note.split()))}</p>" for note in notes)
+        links = [("/", _counted(browser.rows, "row")), ("/codes", _counted(len(browser.histogram), "code"))]
+        if not browser.is_sampled:
+            links.append(("/rejects", _counted(browser.rejects, "reject")))
+        bar = "".join(f"<a href='{address}'>{text}</a>" for address, text in links)
+        return html_page.document(name, heading, [f"<nav>{bar}</nav>", shown, *sections], style=STYLE)
+
+
+def rows_page(site: BrowsedSite, key: str, label: str, start: int) -> str:
+    """Shows rows in order: all, or those whose key contains a text, those of a class, or both."""
+    browser = site.browser
+    number, problem = _class_number(label, browser.class_names)
+    query = Query(key, number)
+    found = SearchResult([], None, [problem]) if problem else browser.find(query, start, ROWS_SHOWN)
+    cards = "".join(_card(site, row) for row in found.items)
+    asked = {"key": key, "label": label}
+    until = browser.rows if found.after is None else found.after
+    if problem or start >= until:
+        heading = f"none of {_counted(browser.rows, 'row')}"
+    elif query.is_all:
+        heading = f"rows {start:,} to {until - 1:,} of {browser.rows:,}"
+    else:
+        heading = f"{len(found.items)} found in rows {start:,} to {until - 1:,} of {browser.rows:,}"
+    legend = f"<p class=sub>Each: {', '.join(site.kinds.values())}.</p>"
+    body = cards or "<p>None of these rows.</p>"
+    sections = [
+        _search(browser.class_names, key, label),
+        html_page.section(
+            "", f"{legend}<div class=cards>{body}</div>{_pager('/', asked, start, ROWS_SHOWN, found.after)}"
+        ),
+    ]
+    return site.page(heading, sections, found.problems)
+
+
+def row_page(site: BrowsedSite, number: int) -> str:
+    """Shows one row: where its crop lies, what became of it, its tokens, and what is known of it.
+
+    Raises:
+      NothingThereError: there is no such row.
+      UserError: its shard is gone or damaged.
+    """
+    browser = site.browser
+    row = browser.row(number)
+    problems = []
+    figures = []
+    if site.originals is not None:
+        try:
+            site.originals.of_row(number)
+            left, top, right, bottom = row.crop
+            box = (left, top, right - left, bottom - top)
+            image = _boxed(f"/image/whole/{number}", row.width, row.height, box, f"original of {row.key}")
+            figures.append(_figure(image, "original, with the crop"))
+            image = _image(f"/image/original/{number}", f"crop of {row.key}")
+            figures.append(
+                _figure(image, "what the codec was given" + (", mirrored" if row.mirrored else ""))
+            )
+        except UserError as error:
+            problems.append(f"no original: {error}")
+    if site.reconstructions is not None:
+        image = _image(f"/image/reconstruction/{number}", f"reconstruction of {row.key}")
+        figures.append(_figure(image, "reconstruction"))
+    figures.append(_figure(_token_map(row), "tokens"))
+    neighbours = _link("/", {"key": row.key}, "all views of this key")
+    if number:
+        neighbours = f"<a href='/row/{number - 1}'>previous row</a>{neighbours}"
+    if number + 1 < browser.rows:
+        neighbours += f"<a href='/row/{number + 1}'>next row</a>"
+    facts = html_page.table(("column", "value"), _facts(row, browser))
+    sections = [
+        html_page.section("", "".join(figures), "large"),
+        html_page.section("", f"<p class=pager>{neighbours}</p>{facts}"),
+    ]
+    return site.page(f"row {number:,}: {_short(row.key)}", sections, problems)
+
+
+def codes_page(site: BrowsedSite, start: int, order: str) -> str:
+    """Shows codes with a patch each, those that occur most first or by number."""
+    histogram = site.browser.histogram
+    ranked = np.argsort(-histogram, kind="stable") if order == "use" else np.arange(len(histogram))
+    chosen = [int(code) for code in ranked[start : start + CODES_SHOWN]]
+    total = max(1, int(histogram.sum()))
+    sample = site.browser.sample()
+    tiles = "".join(
+        _code_tile(site, code, sample.firsts.get(code), histogram[code] / total) for code in chosen
+    )
+    after = start + CODES_SHOWN
+    other = ("number", "by number") if order == "use" else ("use", "by use")
+    pager = _pager("/codes", {"order": order}, start, CODES_SHOWN, after if after < len(histogram) else None)
+    used = int((histogram > 0).sum())
+    sections = [
+        html_page.section(
+            "",
+            f"<p class=pager>{_link('/codes', {'order': other[0]}, other[1])}</p>"
+            f"<div class=codes>{tiles or '<p>No codes.</p>'}</div>{pager}",
+        )
+    ]
+    return site.page(f"{used:,} of {_counted(len(histogram), 'code')} used", sections, sample.problems)
+
+
+def code_page(site: BrowsedSite, code: int) -> str:
+    """Shows the patches that a code stands for, in some rows.
+
+    Raises:
+      NothingThereError: there is no such code.
+    """
+    browser = site.browser
+    if code >= len(browser.histogram):
+        raise NothingThereError(f"there is no code {code}")
+    sample = browser.sample()
+    places = sample.places_of(code, PLACES_SHOWN)
+    count, total = int(browser.histogram[code]), max(1, int(browser.histogram.sum()))
+    cards = "".join(_place_card(site, place) for place in places)
+    looked = f"Looked for in {len(sample.numbers):,} of {_counted(browser.rows, 'row')}."
+    shown = [f"patch of the {kind}" for kind in site.pixel_kinds]
+    if shown:
+        looked += f" Each: {', '.join(shown)}, and where it lies."
+    body = f"<p class=sub>{looked}</p><div class=cards>{cards or '<p>It is in none of them.</p>'}</div>"
+    links = "<a href='/codes'>all codes</a>"
+    heading = f"code {code}: {count:,} of {total:,} tokens ({count / total:.3%})"
+    return site.page(heading, [html_page.section("", f"<p class=pager>{links}</p>{body}")], sample.problems)
+
+
+def rejects_page(site: BrowsedSite, reason: str, key: str, start: int) -> str:
+    """Shows what was left out and why: all, or what was for one reason, or with a part of a key."""
+    browser = site.browser
+    found = browser.find_rejects(reason, key, start, REJECTS_SHOWN)
+    reasons: Mapping[str, int] = browser.manifest["reject_reasons"]
+    choices = "".join(
+        f"<option value='{html.escape(name)}'{' selected' if name == reason else ''}>"
+        f"{html.escape(name)} ({count:,})</option>"
+        for name, count in reasons.items()
+    )
+    form = (
+        "<form action=/rejects>"
+        f"<input type=search name=key aria-label=key placeholder='part of a key' value='{html.escape(key)}'>"
+        f"<select name=reason aria-label=reason><option value=''>every reason</option>{choices}</select>"
+        "<button>Search</button></form>"
+    )
+    rows = [(row.key, f"{row.stage}: {row.error}", row.message, _bytes(row.size)) for row in found.items]
+    shown = html_page.table(("key", "reason", "message", "size"), rows) if rows else "<p>None.</p>"
+    pager = _pager("/rejects", {"reason": reason, "key": key}, start, REJECTS_SHOWN, found.after)
+    heading = f"left out: {_counted(browser.rejects, 'image')}"
+    return site.page(heading, [form, html_page.section("", shown + pager)], found.problems)
+
+
+def error_page(site: BrowsedSite, message: str) -> str:
+    """Shows one line."""
+    return site.page(message, [])
+
+
+def _search(class_names: Sequence[str], key: str, label: str) -> str:
+    names = "".join(f"<option value='{html.escape(name)}'>" for name in class_names[:_NAMES_OFFERED])
+    return (
+        "<form action=/>"
+        f"<input type=search name=key aria-label=key placeholder='part of a key' value='{html.escape(key)}'>"
+        "<input name=label aria-label=class placeholder='class, number or name' list=names "
+        f"value='{html.escape(label)}'><datalist id=names>{names}</datalist>"
+        "<input name=from type=number min=0 aria-label='from row' placeholder='from row'>"
+        "<button>Search</button></form>"
+    )
+
+
+def _class_number(label: str, class_names: Sequence[str]) -> tuple[int | None, str]:
+    """Returns the number of a class, or what is wrong with it."""
+    if not label:
+        return None, ""
+    if label in class_names:
+        return class_names.index(label), ""
+    if label.isascii() and label.isdigit() and len(label) < 10:
+        return int(label), ""
+    return None, f"there is no class {label!r}: give a number, or one of the names"
+
+
+def _class_name(label: int, class_names: Sequence[str]) -> str:
+    if label < 0:
+        return "none"
+    return f"{label} {class_names[label]}" if label < len(class_names) else f"class {label}"
+
+
+def _pager(address: str, asked: Mapping[str, str], start: int, step: int, after: int | None) -> str:
+    """Links to what comes before and after; what comes before a search is not known."""
+    links = []
+    if start and not (asked.get("key") or asked.get("label") or asked.get("reason")):
+        links.append(_link(address, {**asked, "from": str(max(0, start - step))}, "previous"))
+    elif start:
+        links.append(_link(address, asked, "first"))
+    if after is not None:
+        links.append(_link(address, {**asked, "from": str(after)}, "next"))
+    return f"<p class=pager>{''.join(links)}</p>" if links else ""
+
+
+def _link(address: str, asked: Mapping[str, str], text: str) -> str:
+    query = urlencode({name: value for name, value in asked.items() if value})
+    return f"<a href='{html.escape(f'{address}?{query}')}'>{html.escape(text)}</a>"
+
+
+def _image(address: str, alt: str, kind: str = "") -> str:
+    return f"<img class='{kind}' alt='{html.escape(alt)}' src='{address}'>"
+
+
+def _boxed(
+    address: str, width: int, height: int, box: tuple[int, int, int, int], alt: str, kind: str = ""
+) -> str:
+    """Lays a box (left, top, width and height) over an image of this width and height."""
+    x, y, across, down = box
+    return (
+        f"<span class=boxed>{_image(address, alt, kind)}<svg viewBox='0 0 {width} {height}' "
+        f"preserveAspectRatio=none aria-hidden=true>"
+        f"<rect x={x} y={y} width={across} height={down} /></svg></span>"
+    )
+
+
+def _figure(image: str, caption: str) -> str:
+    return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _card(site: BrowsedSite, row: BrowsedRow) -> str:
+    images = "".join(
+        _image(f"/image/{kind}/{row.number}", f"{called} of {_short(row.key)}", kind)
+        for kind, called in site.kinds.items()
+    )
+    title = _short(row.key) if row.view == 0 else f"{_short(row.key)}, view {row.view}"
+    label = "" if row.label < 0 else f"<b>{html.escape(_class_name(row.label, site.browser.class_names))}</b>"
+    return (
+        f"<figure><a class=strip href='/row/{row.number}'>{images}</a>"
+        f"<figcaption><span title='{html.escape(title)}'>{html.escape(title)}</span>{label}</figcaption>"
+        "</figure>"
+    )
+
+
+def _token_map(row: BrowsedRow) -> str:
+    """Draws the grid of tokens as squares of colour, each a link to its code unless there are too many."""
+    height, width = row.tokens.shape
+    if row.tokens.size > MOST_CELLS:
+        return _image(f"/image/tokens/{row.number}", f"tokens of {row.key}", "tokens")
+    colors = token_colors(row.tokens)
+    cells = "".join(
+        f"<a href=/code/{row.tokens[y, x]}><rect x={x} y={y} width=1 height=1 "
+        f"fill='#{colors[y, x].tobytes().hex()}'><title>code {row.tokens[y, x]}</title></rect></a>"
+        for y in range(height)
+        for x in range(width)
+    )
+    return (
+        f"<svg class=map viewBox='0 0 {width} {height}' shape-rendering=crispEdges role=img "
+        f"aria-label=tokens>{cells}</svg>"
+    )
+
+
+def _facts(row: BrowsedRow, browser: TokenBrowser) -> list[tuple[str, str]]:
+    left, top, right, bottom = row.crop
+    facts = [
+        ("key", row.key),
+        ("view", str(row.view)),
+        ("class", _class_name(row.label, browser.class_names)),
+        ("source", f"{row.width} × {row.height} pixels"),
+        ("crop", f"{left}, {top} to {right}, {bottom}" + (", mirrored" if row.mirrored else "")),
+    ]
+    return facts + [(name, _short(value)) for name, value in browser.extra_columns(row.number).items()]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _short(value: Any) -> str:
+    text = f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
+    return text if len(text) <= MOST_TEXT else text[: MOST_TEXT - 1] + "…"
+
+
+def _bytes(size: int | None) -> str:
+    return "" if size is None else f"{size:,} bytes"
+
+
+def _code_tile(site: BrowsedSite, code: int, place: CodePlace | None, share: float) -> str:
+    kinds = site.pixel_kinds
+    if place is None or not kinds:
+        image = "<span class=empty></span>"
+    else:
+        image = _image(
+            f"/image/patch/{kinds[0]}/{place.row}/{place.cell}", f"a patch of code {code}", "patch"
+        )
+    return f"<a class=code href='/code/{code}'>{image}<b>{code}</b><span>{share:.2%}</span></a>"
+
+
+def _place_card(site: BrowsedSite, place: CodePlace) -> str:
+    height, width = site.browser.grid
+    row, column = divmod(place.cell, width)
+    images = "".join(
+        _image(f"/image/patch/{kind}/{place.row}/{place.cell}", f"patch of the {kind}", "patch")
+        for kind in site.pixel_kinds
+    )
+    kind = site.pixel_kinds[0] if site.pixel_kinds else "tokens"
+    box = (column, row, 1, 1)
+    whole = _boxed(f"/image/{kind}/{place.row}", width, height, box, f"row {place.row}", kind)
+    return (
+        f"<figure><a class=strip href='/row/{place.row}'>{images}{whole}</a>"
+        f"<figcaption>row {place.row:,}, cell {row}, {column}</figcaption></figure>"
+    )
+
+
+STYLE = """
+main{max-width:1400px}
+nav,form,.pager{display:flex;flex-wrap:wrap;gap:8px 18px;align-items:center;margin:0 0 16px}
+section>div>.pager:last-child{margin:16px 0 0}
+a{color:var(--accent);text-decoration:none}a:hover{text-decoration:underline}
+nav a{font-weight:600}
+input,select,button{font:inherit;color:var(--ink);background:var(--paper);border:1px solid var(--line);
+border-radius:6px;padding:6px 10px;max-width:100%}
+button{background:var(--accent);border-color:var(--accent);color:var(--paper);cursor:pointer}
+.note{border-left:3px solid var(--second);padding-left:10px;overflow-wrap:anywhere}
+.sub{overflow-wrap:anywhere;unicode-bidi:isolate}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:18px}
+.strip{display:flex;gap:4px}.strip>*{flex:1 1 0;min-width:0}
+img{display:block;width:100%;height:auto;border-radius:4px;background:var(--ground);color:var(--soft);
+font-size:12px;overflow-wrap:anywhere}
+.tokens,.patch,.map{image-rendering:pixelated}
+.strip img{aspect-ratio:1;object-fit:contain}
+figcaption{display:flex;justify-content:space-between;gap:8px;margin-top:4px}
+figcaption span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;unicode-bidi:isolate}
+figcaption b{white-space:nowrap;overflow:hidden;text-overflow:ellipsis;max-width:50%}
+.large{display:grid;grid-template-columns:repeat(auto-fit,minmax(280px,1fr));gap:18px;align-items:start}
+.boxed{position:relative;display:block}
+.boxed svg{position:absolute;inset:0;height:100%}
+.boxed rect{fill:none;stroke:#ff2e63;stroke-width:2;vector-effect:non-scaling-stroke}
+.map{border-radius:4px}.map a:hover rect{stroke:#fff;stroke-width:.15}
+.codes{display:grid;grid-template-columns:repeat(auto-fill,minmax(84px,1fr));gap:12px}
+.code{display:block;color:var(--ink);font-size:13px}.code span{color:var(--soft);float:right}
+.code img,.empty{display:block;width:100%;aspect-ratio:1;margin-bottom:2px}
+.code .empty{float:none;border:1px dashed var(--line);border-radius:4px}
+td{unicode-bidi:isolate;vertical-align:top}table{width:100%}
+"""
