@@ -27,7 +27,7 @@ from transforms.sharded.plan import Plan
 from transforms.sharded.run import missing_files, run_planned, speaker
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.manifest import IMAGES_KIND
 
 __all__ = ["FORMATS", "DecodeTokensConfig", "PlannedDecode", "form_of", "plan_decode", "run_decode"]
@@ -136,7 +136,8 @@ class PlannedDecode:
     def counts(self, manifest: Mapping[str, Any]) -> str:
         counts, storage = manifest["counts"], manifest["storage"]
         return (
-            f"{counts['images']} images, {counts['rejects']} rejects, {len(manifest['shards'])} slices, "
+            f"{counted(counts['images'], 'image')}, {counted(counts['rejects'], 'reject')}, "
+            f"{counted(len(manifest['shards']), 'slice')}, "
             f"{storage['image_bytes'] / 1e6:.1f} MB"
         )
 
@@ -213,7 +214,8 @@ def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str], record: byt
 
 def _run_pipeline(planned: PlannedDecode, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
-    speaker(planned.quiet)(f"{plan.entries} rows of tokens in {plan.slices} slices, codec {fingerprint}")
+    what = f"{counted(plan.entries, 'row')} of tokens in {counted(plan.slices, 'slice')}"
+    speaker(planned.quiet)(f"{what}, codec {fingerprint}")
     run_job(planned.job, plan, beam_args, planned.quiet)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipelines.evaluation_metrics import HIGHER_IS_BETTER, Metric, Scores
 from vqgan import html_page as page
+from vqgan.errors import counted
 
 SHOWN = 4
 """Pairs in each of the three groups of examples, where there are images enough."""
@@ -141,7 +142,9 @@ def render_evaluation(
     details = {"reference set": reference, "codecs": codecs, "versions": results["versions"]}
     sections.append(page.section("Configuration", page.details(details)))
     title = f"Reconstructions by {', '.join(short_names(list(codecs)))}"
-    subtitle = f"{reference['images']:,} images of {reference['data']} · finished {results['finished']}"
+    subtitle = (
+        f"{counted(reference['images'], 'image')} of {reference['data']} · finished {results['finished']}"
+    )
     return page.document(title, subtitle, sections, STYLE)
 
 

@@ -30,7 +30,7 @@ from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.data.tokens import TokenSet
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.model_card import ModelCard
 from vqgan.prior.checkpoint import NO_CLASS, PriorInfo, class_numbers, read_prior, require_codec
 from vqgan.prior.sampling.config import SamplingConfig
@@ -167,7 +167,7 @@ class PlannedSample:
     def counts(self, manifest: Mapping[str, Any]) -> str:
         codebook = manifest["codebook"]
         return (
-            f"{manifest['counts']['rows']} samples, {len(manifest['shards'])} shards, "
+            f"{counted(manifest['counts']['rows'], 'sample')}, {counted(len(manifest['shards']), 'shard')}, "
             f"{codebook['used']} of {codebook['size']} codes used"
         )
 

@@ -31,7 +31,7 @@ from transforms.tokenizing.shard import TokenizeTask
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE
 from vqgan.shards import DATA_FOLDER, shard_name
 
@@ -132,8 +132,9 @@ class PlannedTokenize:
     def counts(self, manifest: Mapping[str, Any]) -> str:
         counts, codebook = manifest["counts"], manifest["codebook"]
         return (
-            f"{counts['images']} images, {counts['rows']} rows, {counts['rejects']} rejects, "
-            f"{len(manifest['shards'])} shards, {codebook['used']} of {codebook['size']} codes used"
+            f"{counted(counts['images'], 'image')}, {counted(counts['rows'], 'row')}, "
+            f"{counted(counts['rejects'], 'reject')}, {counted(len(manifest['shards']), 'shard')}, "
+            f"{codebook['used']} of {codebook['size']} codes used"
         )
 
 
@@ -201,8 +202,8 @@ def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str], record: bytes
     manifest = run_planned(planned, execute)
     if agreement := manifest.get("agreement_with_float32"):
         speaker(config.quiet)(
-            f"{config.dtype}: {agreement['share']:.2%} of the tokens of {agreement['images']} images "
-            "are those of float32"
+            f"{config.dtype}: {agreement['share']:.2%} of the tokens of "
+            f"{counted(agreement['images'], 'image')} are those of float32"
         )
     return manifest
 
@@ -218,7 +219,8 @@ def _without_images(source: SourceConfig) -> str:
 
 def _run_pipeline(planned: PlannedTokenize, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
-    speaker(planned.quiet)(f"{plan.entries} images in {plan.slices} slices, codec {fingerprint}")
+    what = f"{counted(plan.entries, 'image')} in {counted(plan.slices, 'slice')}"
+    speaker(planned.quiet)(f"{what}, codec {fingerprint}")
     run_job(planned.job, plan, beam_args, planned.quiet)
 
 

@@ -24,7 +24,7 @@ from transforms.sharded.run import Say, speaker
 from transforms.sources import SourceConfig
 from vqgan.codec_checkpoint import read_info
 from vqgan.data.splits import key_hash
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.filesystems import write_atomically
 from vqgan.training.codec.config import CODEC_TRAINING_PRESETS, CodecTrainConfig, DataConfig
 
@@ -73,7 +73,7 @@ def run_codec_training(request: TrainRequest, record: Mapping[str, Any] | None =
     batches = _WatchedBatches(training, config)
     images = validation_images(validation, config.data)
     say = speaker(request.quiet)
-    say(f"{len(training)} images to train on, {len(images)} for validation")
+    say(f"{counted(len(training), 'image')} to train on, {len(images)} for validation")
     job = CodecRun(
         config=config,
         folder=Path(request.output),
@@ -211,4 +211,4 @@ def _write_rejects(folder: Path, rejects: Mapping[str, str], say: Say) -> None:
         return
     lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in sorted(known.items())]
     write_atomically(path, "".join(lines).encode())
-    say(f"{len(known)} images could not be used: {path}")
+    say(f"{counted(len(known), 'image')} could not be used: {path}")

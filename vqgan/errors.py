@@ -10,6 +10,11 @@ class UserError(Exception):
     """Something that the user can put right. The message is one complete line."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things for a message: ``1 slice``, ``2 slices``, ``12,000 slices``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """Returns what another library's error says, in one line; its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

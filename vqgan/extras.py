@@ -1,6 +1,7 @@
-"""What the optional extras bring, and the one line that says how to get them.
+"""What surrounds a run: optional packages, files that hide ours, and whether somebody watches.
 
-A command asks before it works, so that nobody waits for a result that cannot be written.
+For what an extra brings there is one line that says how to get it; a command asks before it works, so that
+nobody waits for a result that cannot be written.
 """
 
 import importlib.util
@@ -8,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TextIO
 
 from vqgan.errors import UserError
 
@@ -43,6 +45,25 @@ def check_packages() -> None:
             raise UserError(
                 f"{where}: hides the package {name} of vqgan; rename it, or start in another folder"
             )
+
+
+def is_watched(stream: TextIO) -> bool:
+    """Tells whether a line that changes is seen as one: on a terminal, and in a notebook."""
+    return stream.isatty() or "ipykernel" in sys.modules
+
+
+def progress_bar(stream: TextIO, **settings: Any) -> Any:
+    """Makes a bar of tqdm, in a notebook its widget; None where nobody watches the stream.
+
+    Args:
+      stream: where the bar is drawn.
+      settings: of tqdm, such as ``total``.
+    """
+    if not is_watched(stream):
+        return None
+    from tqdm.auto import tqdm
+
+    return tqdm(file=stream, dynamic_ncols=True, **settings)
 
 
 def require_extra(extra: str, what: str, *modules: str) -> None:

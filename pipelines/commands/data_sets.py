@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.flags import add_command, add_options, check_flags, given_options
 from pipelines.run_options import DecodeOptions, SourceOptions, TokenizeOptions
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 
 if TYPE_CHECKING:
     from pipelines.tokenize_images import TokenizeConfig
@@ -88,12 +88,12 @@ def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     if args.codec is not None and not problems:
         source = SourceOptions(**given_options(SourceOptions, args)).source(args.input)
         agreement = check_agreement(args.path, source, args.codec, args.sample)
-        print(f"{agreement.images} images re-encoded: {agreement.share:.4%} of tokens agree")
+        print(f"{counted(agreement.images, 'image')} re-encoded: {agreement.share:.4%} of tokens agree")
         if agreement.share < args.min_agreement:
             problems.append(f"agreement {agreement.share:.4%} is below {args.min_agreement:.2%}")
     for problem in problems:
         print(f"problem: {problem}")
-    print("ok" if not problems else f"{len(problems)} problems")
+    print("ok" if not problems else counted(len(problems), "problem"))
     return 1 if problems else 0
 
 

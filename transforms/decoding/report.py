@@ -11,6 +11,7 @@ from PIL import Image
 from transforms.decoding.image_files import stored_images
 from transforms.sharded.plan import spread
 from vqgan import filesystems, html_page
+from vqgan.errors import counted
 from vqgan.manifest import REPORT_FILE
 
 SAMPLE_IMAGES = 24
@@ -79,7 +80,9 @@ def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> st
         html_page.section("Configuration", html_page.details(parts)),
     ]
     subtitle = f"finished {manifest['finished']} · plan {manifest['plan_hash'][:12]}"
-    return html_page.document(f"{counts['images']:,} pictures from tokens", subtitle, sections, STYLE)
+    return html_page.document(
+        f"{counted(counts['images'], 'picture')} from tokens", subtitle, sections, STYLE
+    )
 
 
 def _image_grid(shown: Sequence[Shown]) -> str:

@@ -16,7 +16,7 @@ from transforms.decoding.index import (
 from transforms.decoding.manifest import metadata_lines
 from transforms.sharded.verify import Verifier
 from vqgan import filesystems
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 
 
 class ImageVerifier(Verifier):
@@ -62,8 +62,9 @@ class ImageVerifier(Verifier):
     def summary(self) -> str:
         counts, rejected = self.manifest["counts"], len(self.manifest["rejects"])
         return (
-            f"{self.plan.slices} slices of images ({self.container}), {rejected} rejects files: "
-            f"{counts['planned']} planned, {counts['images']} images, {counts['rejects']} rejects"
+            f"{counted(self.plan.slices, 'slice')} of images ({self.container}), "
+            f"{counted(rejected, 'rejects file')}: {counts['planned']} planned, "
+            f"{counted(counts['images'], 'image')}, {counted(counts['rejects'], 'reject')}"
         )
 
     def _rows(self) -> int:

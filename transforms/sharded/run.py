@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from transforms.sharded.ownership import owning
 from transforms.sharded.plan import PLAN_FOLDER, Plan, check_plan_table, differences, read_plan
 from vqgan import filesystems
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE, check_parts, read_manifest
 from vqgan.shards import REJECTS_FOLDER
 
@@ -102,7 +102,7 @@ def exit_code(output: str, manifest: Mapping[str, Any], made: str) -> int:
     reasons = sorted(manifest["reject_reasons"].items(), key=lambda item: -item[1])
     shown = [f"{reason} ({count})" for reason, count in reasons[:REASONS_SHOWN]]
     if len(reasons) > len(shown):
-        shown.append(f"{len(reasons) - len(shown)} other reasons")
+        shown.append(counted(len(reasons) - len(shown), "other reason"))
     why = f"all {counts['rejects']} were rejected, {', '.join(shown)}" if shown else "there was nothing to do"
     _say(f"{output}: no {made} were made: {why}")
     return 1

@@ -9,6 +9,7 @@ from transforms.sharded.plan import spread
 from transforms.tokenizing.replay import StoredRow, stored_rows
 from transforms.tokenizing.shard import TokenizeTask
 from vqgan import filesystems, html_page
+from vqgan.errors import counted
 from vqgan.manifest import REPORT_FILE
 from vqgan.metrics.image import psnr
 
@@ -85,7 +86,7 @@ def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str
         html_page.section("Configuration", _details(manifest)),
     ]
     subtitle = f"finished {manifest['finished']} · plan {manifest['plan_hash'][:12]}"
-    return html_page.document(f"{counts['images']:,} images as tokens", subtitle, sections, STYLE)
+    return html_page.document(f"{counted(counts['images'], 'image')} as tokens", subtitle, sections, STYLE)
 
 
 def _image_grid(pairs: Sequence[Pair]) -> str:

@@ -12,6 +12,7 @@ from transforms.sharded.plan import all_keys, differences
 from transforms.sharded.verify import Verifier
 from vqgan import filesystems
 from vqgan.config import from_dict
+from vqgan.errors import counted
 from vqgan.shards import open_shard, shard_name
 
 _KEYS = pa.schema([pa.field("key", pa.string()), pa.field("view", pa.uint8())])
@@ -66,11 +67,11 @@ class TokenVerifier(Verifier):
             self.problems.append("manifest.json: the codebook's histogram is not that of the tokens")
 
     def summary(self) -> str:
-        counts = self.manifest["counts"]
+        counts, rejected = self.manifest["counts"], len(self.manifest["rejects"])
         return (
-            f"{self.plan.slices} shards, {len(self.manifest['rejects'])} rejects files: "
-            f"{counts['planned']} planned, {counts['images']} images, {counts['rows']} rows, "
-            f"{counts['rejects']} rejects"
+            f"{counted(self.plan.slices, 'shard')}, {counted(rejected, 'rejects file')}: "
+            f"{counts['planned']} planned, {counted(counts['images'], 'image')}, "
+            f"{counted(counts['rows'], 'row')}, {counted(counts['rejects'], 'reject')}"
         )
 
     def _views(self) -> int:

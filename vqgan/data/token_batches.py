@@ -22,7 +22,7 @@ _STATE_VERSION = 1
 
 
 def token_batches(
-    sets: Sequence[TokenSet],
+    sets: TokenSet | Sequence[TokenSet],
     batch_size: int,
     seed: int,
     *,
@@ -38,7 +38,7 @@ def token_batches(
     groups are mixed at a time.
 
     Args:
-      sets: what to read: data sets of one codec, grid and choice of columns.
+      sets: what to read: a data set, or several of one codec, grid and choice of columns.
       batch_size: rows in a batch of this host.
       seed: of the order, not negative.
       weights: share of each set in every stretch of some thousand rows. None: the sets are as one, so each
@@ -50,6 +50,7 @@ def token_batches(
     Raises:
       UserError: no rows, sets that do not go together, weights that cannot be met.
     """
+    sets = [sets] if isinstance(sets, TokenSet) else sets
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} rows: it must be at least 1")
     if views not in VIEW_CHOICES:

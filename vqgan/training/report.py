@@ -12,7 +12,7 @@ from PIL import Image
 
 from vqgan import html_page
 from vqgan.documents import Fields
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.filesystems import write_atomically
 from vqgan.training import charts
 from vqgan.training.charts import Mark, Series
@@ -204,7 +204,7 @@ def _measured(metric: Fields) -> str:
     value = metric.value("value")
     shown = f"{value:.6g}" if isinstance(value, float) else str(value)
     images, where = metric.integer("images"), metric.text("reference_set")
-    return f"{' '.join((shown, metric.text('unit'))).strip()} over {images:,} images: {where}"
+    return f"{' '.join((shown, metric.text('unit'))).strip()} over {counted(images, 'image')}: {where}"
 
 
 def title_of(quantity: str) -> str:
