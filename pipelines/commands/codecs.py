@@ -94,8 +94,10 @@ def _import(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 def add_export(commands: Any) -> None:
     """Adds ``vqgan export``."""
     parser = add_command(commands, "export", "Write a codec's weights for torch users.", _export)
-    parser.add_argument("codec", help="codec folder or name, or a checkpoint of another code base")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
+    parser.usage = "%(prog)s CODEC --output DIR --to {safetensors,diffusers}"
+    parser.add_argument("codec", metavar="CODEC", help="codec folder or name, or a foreign checkpoint")
+    parser.add_argument("former_output", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("--output", metavar="DIR", help="folder to write (required)")
     parser.add_argument("--to", required=True, choices=("safetensors", "diffusers"), help="format")
 
 
@@ -103,5 +105,8 @@ def _export(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.importing import export_codec
 
     check_flags(unknown, args.parser, beam=False)
-    print(export_codec(args.codec, args.output, args.to))
+    output = args.output or args.former_output
+    if output is None:
+        args.parser.error("the following arguments are required: --output")
+    print(export_codec(args.codec, output, args.to))
     return 0

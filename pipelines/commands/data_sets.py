@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.flags import add_command, add_options, check_flags, given_options
 from pipelines.run_options import DecodeOptions, SourceOptions, TokenizeOptions
+from transforms.sources.base import SourceConfig
 from vqgan.errors import UserError, counted
 
 if TYPE_CHECKING:
@@ -86,8 +87,7 @@ def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     problems, summary = verify_data_set(args.path)
     print(summary)
     if args.codec is not None and not problems:
-        source = SourceOptions(**given_options(SourceOptions, args)).source(args.input)
-        agreement = check_agreement(args.path, source, args.codec, args.sample)
+        agreement = check_agreement(args.path, _source(args), args.codec, args.sample)
         print(f"{counted(agreement.images, 'image')} re-encoded: {agreement.share:.4%} of tokens agree")
         if agreement.share < args.min_agreement:
             problems.append(f"agreement {agreement.share:.4%} is below {args.min_agreement:.2%}")
@@ -97,23 +97,27 @@ def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     return 1 if problems else 0
 
 
+def _source(args: argparse.Namespace) -> SourceConfig:
+    return SourceOptions(**given_options(SourceOptions, args)).source(args.input)
+
+
 def add_browse(commands: Any) -> None:
     """Adds ``vqgan browse``."""
     summary = "Show a token data set, tokenized or sampled, in a web browser on this machine."
     parser = add_command(commands, "browse", summary, _browse)
     flag = parser.add_argument
     flag("path", help="finished token data set: folder, URI, or hf://datasets/owner/name")
-    flag("--input", help="where the images came from, to show the originals (none)")
-    flag("--codec", help="codec that made the tokens, as tokenize takes it (the one that they name)")
-    flag("--port", type=int, default=0, help="of 127.0.0.1; 0 for any that is free (0)")
-    add_source_flags(parser)
+    flag("--input", help="where the images came from, to show the originals")
+    flag("--codec", help="codec that made the tokens, as tokenize takes it (default: the one that they name)")
+    flag("--port", type=int, default=0, help="of 127.0.0.1; 0 for any that is free")
+    add_options(parser, SourceOptions, config=False)
 
 
 def _browse(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.browse_server import BrowseServer, open_site
 
     check_flags(unknown, args.parser, beam=False)
-    source = None if args.input is None else source_config(args)
+    source = None if args.input is None else _source(args)
     server = BrowseServer(open_site(args.path, source, args.codec), args.port)
     print(f"{server.site.browser.rows:,} rows of {args.path}: {server.url} (Ctrl-C ends)", flush=True)
     server.serve()

@@ -90,7 +90,7 @@ def test_flags_of_beam_pass(tokenize: Vqgan, few: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("inspect", "tiny"), ("verify", "x"), ("demo",), ("train", "--data=x", "--output=y")]
+    "command", [("inspect", "tiny"), ("verify", "x"), ("demo",), ("train", "--input=x", "--output=y")]
 )
 def test_flags_of_beam_are_refused_elsewhere(vqgan: Vqgan, command: tuple[str, ...]) -> None:
     result = vqgan(*command, "--runner=FnApiRunner")

@@ -208,7 +208,7 @@ def test_the_page_shows_worst_and_best_of_each_codec(written: Path) -> None:
 
 
 def test_text_and_json_on_the_command_line(vqgan: Vqgan, few: Path, codec_path: str) -> None:
-    common = ["evaluate", "--codec", codec_path, "--data", few, "--batch-size", 4, "--limit", 3]
+    common = ["evaluate", "--codec", codec_path, "--input", few, "--batch-size", 4, "--limit", 3]
     result = vqgan(*common, "--json")
     assert (result.code, result.err) == (0, "")
     found = json.loads(result.out)
@@ -324,12 +324,12 @@ def test_nothing_to_measure(few: Path, codec_path: str, tmp_path: Path, refused:
     ],
 )
 def test_mistakes(vqgan: Vqgan, few: Path, codec_path: str, flags: list[Any], says: str) -> None:
-    result = vqgan("evaluate", "--codec", codec_path, "--data", few, *flags)
+    result = vqgan("evaluate", "--codec", codec_path, "--input", few, *flags)
     assert (result.code, says in result.line) == (2, True), result.err
 
 
 def test_the_same_codec_twice(vqgan: Vqgan, few: Path, codec_path: str) -> None:
-    result = vqgan("evaluate", "--codec", codec_path, "--codec", codec_path, "--data", few)
+    result = vqgan("evaluate", "--codec", codec_path, "--codec", codec_path, "--input", few)
     assert (result.code, "give one codec, or several different ones" in result.line) == (2, True)
 
 

@@ -35,7 +35,7 @@ TOY_SETTINGS = (
 
 def command(source: Path, run: Path, *more: Any) -> list[Any]:
     settings = [part for setting in TOY_SETTINGS for part in ("--set", setting)]
-    return ["train", "--data", source, "--output", run, *settings, *more]
+    return ["train", "--input", source, "--output", run, *settings, *more]
 
 
 def test_settings_reach_their_section() -> None:
@@ -78,7 +78,7 @@ def test_settings_reach_their_section() -> None:
     ],
 )
 def test_wrong_settings(vqgan: Vqgan, photos: Path, tmp_path: Path, setting: str, says: str) -> None:
-    result = vqgan("train", "--data", photos, "--output", tmp_path / "run", "--set", setting, "--quiet")
+    result = vqgan("train", "--input", photos, "--output", tmp_path / "run", "--set", setting, "--quiet")
     assert (result.code, says in result.line) == (2, True), result.err
     assert not (tmp_path / "run").exists()
 
@@ -120,7 +120,7 @@ def test_entropy_loss_needs_a_quantizer_that_has_one() -> None:
 
 
 def test_unknown_preset(vqgan: Vqgan, photos: Path, tmp_path: Path) -> None:
-    result = vqgan("train", "--data", photos, "--output", tmp_path / "c", "--preset", "huge")
+    result = vqgan("train", "--input", photos, "--output", tmp_path / "c", "--preset", "huge")
     assert (result.code, "--preset huge: known are" in result.line) == (2, True)
 
 
