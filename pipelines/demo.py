@@ -236,7 +236,7 @@ def _tiles(metrics: dict[str, Any], photos: Sequence[Pair], new: Sequence[NewDig
 
 
 def _digits(new: Sequence[NewDigit]) -> str:
-    """A figure for each sample; ten classes in turn make a column for each."""
+    """Shows each sample; ten classes in turn make a column for each."""
     return "".join(
         html_page.figure(
             [(f"a new {digit.asked}", html_page.data_uri(digit.pixels))],

@@ -157,7 +157,7 @@ def split_quantities(found: Curves) -> tuple[list[str], list[str]]:
 
 
 def _is_drawn_already(name: str, found: Curves) -> bool:
-    """Whether a quantity is another one's multiple at every step, so that its chart would be the same."""
+    """Tells whether a quantity is a multiple of another one at every step, so that its chart is the same."""
     split, _, quantity = name.partition("/")
     other = found.get(f"{split}/{SAME_CURVE.get(quantity)}")
     if other is None or not np.array_equal(other[0], found[name][0]):
