@@ -73,7 +73,11 @@ def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str
             "perplexity", f"{codebook['perplexity']:,.1f}", f"higher is better, {codebook['size']:,} at most"
         ),
         tile("entropy", f"{codebook['entropy_bits']:.2f} bits", "what a token tells on average"),
-        tile("per token on disk", f"{storage['bits_per_token']:.2f} bits", "about the entropy, or less"),
+        tile(
+            "per token on disk",
+            f"{storage['bits_per_token']:.2f} bits",
+            "near the entropy, but for small data sets",
+        ),
         tile("images per second", f"{throughput['images_per_second']:,.1f}"),
         tile("PSNR of these images", mean, "higher is better; from 30 dB hard to tell apart"),
         tile("codec", manifest["codec"]["fingerprint"][:12], "fingerprint: tokens of another one do not mix"),

@@ -153,7 +153,9 @@ def split_quantities(found: Curves) -> tuple[list[str], list[str]]:
         splits.setdefault(quantity, set()).add(split)
     validation = [quantity for quantity, names in splits.items() if names == {"validation"}]
     training = [quantity for quantity in splits if quantity not in validation]
-    return validation, sorted(training, key=lambda quantity: quantity in RUN)
+    return validation, sorted(
+        training, key=lambda quantity: (quantity in RUN, "validation" not in splits[quantity])
+    )
 
 
 def _is_drawn_already(name: str, found: Curves) -> bool:
