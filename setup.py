@@ -15,11 +15,15 @@ EXTRAS = {
     # Training codecs and priors; vqgan demo.
     "train": ["grain>=0.2.18", "optax>=0.2.6", "tensorboardX>=2.6"],
     # Checkpoints of other code bases as codecs, and exporting to them.
-    "import": ["pyyaml", "safetensors"],
+    "import": ["safetensors"],
     # hf://OWNER/NAME as a codec or prior, hf://datasets/OWNER/NAME as tokens; vqgan push.
     "hub": ["huggingface-hub"],
     # tfds:NAME/SPLIT inputs, in both of its file formats, without TensorFlow.
     "tfds": ["tensorflow-datasets>=4.9.9", "array-record>=0.8", "importlib-resources"],
+    # HEIF images (HEIC), decoded by libheif.
+    "heic": ["pillow-heif>=1.8"],
+    # JPEG XL images, decoded by libjxl. The package is under the GPL, so that nothing else brings it along.
+    "jxl": ["pillow-jxl-plugin>=1.3.8"],
     # vqgan train --wandb.
     "wandb": ["wandb"],
     # Dataflow as a runner.
@@ -39,6 +43,7 @@ EXTRAS = {
         "nbformat",
         "opencv-python-headless",
         "pandas",
+        "pillow-jxl-plugin",
         "polars",
         "pytest>=9",
         "pytest-xdist",
@@ -49,7 +54,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["dev"] += EXTRAS["docs"]
-EXTRAS["all"] = sorted({need for name in ("train", "import", "hub", "tfds") for need in EXTRAS[name]})
+EXTRAS["all"] = sorted({need for name in ("train", "import", "hub", "tfds", "heic") for need in EXTRAS[name]})
 
 setup(
     name="vqgan-pipelines",
@@ -83,6 +88,7 @@ setup(
         "pillow>=12",
         "protobuf>=5",
         "pyarrow>=21,<26",
+        "pyyaml>=6",
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,

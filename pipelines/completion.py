@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
 
-SHELLS = ("bash", "zsh", "fish")
+from pipelines.flags import CommandParser
 
 
 class _FlagWords(NamedTuple):
@@ -30,7 +30,7 @@ class _CommandWords(NamedTuple):
 
 
 def render_completion(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", shell: str) -> str:
-    """Returns the script for one of :data:`SHELLS`; how it is installed stands at its top."""
+    """Returns the script for one of :data:`pipelines.flags.SHELLS`; how it is installed stands at its top."""
     render = {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell]
     return render(list(_commands(subparsers)))
 
@@ -40,6 +40,8 @@ def _commands(
 ) -> Iterator[_CommandWords]:
     summaries = {each.dest: each.help or "" for each in subparsers._choices_actions}
     for name, command in subparsers.choices.items():
+        if isinstance(command, CommandParser):
+            command.fill()
         shown = [each for each in command._actions if each.help is not argparse.SUPPRESS]
         flags = tuple(_flag(each) for each in shown if each.option_strings)
         words = tuple(str(word) for each in shown if not each.option_strings for word in each.choices or ())

@@ -10,7 +10,7 @@ from pyarrow import fs
 from pipelines.beam_runs import run_job, write_record
 from pipelines.settings import DTYPES
 from transforms.decoding.image_format import FORMATS, VIEWS, ImageForm
-from transforms.decoding.index import IMAGES_FOLDER, folders, open_index
+from transforms.decoding.index import folders, open_index
 from transforms.decoding.job import DecodeJob
 from transforms.decoding.manifest import lost_images
 from transforms.decoding.plan import (
@@ -23,7 +23,7 @@ from transforms.decoding.plan import (
     write_decode_plan,
 )
 from transforms.decoding.shard import DecodeTask
-from transforms.sharded.plan import Plan
+from transforms.sharded.plan import InputChanges, Plan
 from transforms.sharded.run import missing_files, run_planned, speaker
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
@@ -133,6 +133,14 @@ class PlannedDecode:
                         missing += lost_images(self.output, index)
         return missing
 
+    def changes(self) -> InputChanges:
+        """Returns nothing: shards are compared with their sums when they are read."""
+        return InputChanges([], False)
+
+    def outdated(self, manifest: Mapping[str, Any]) -> list[str]:
+        """Returns nothing: whatever is rejected here stays so."""
+        return []
+
     def counts(self, manifest: Mapping[str, Any]) -> str:
         counts, storage = manifest["counts"], manifest["storage"]
         return (
@@ -184,7 +192,7 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
         # Of the images behind the tokens, for people: their plan's hash stands for it already.
         "preprocessing": manifest.get("identity", {}).get("preprocessing", {}),
     }
-    return PlannedDecode(config, codec, tokens, make_decode_plan(parts, settings, tokens), parts)
+    return PlannedDecode(config, codec, tokens, make_decode_plan(parts, settings, tokens.plan_hash), parts)
 
 
 def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str], record: bytes = b"") -> dict[str, Any]:
@@ -205,8 +213,6 @@ def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str], record: byt
 
     def execute() -> None:
         write_record(config.output, record)
-        if config.form.container == "files":
-            _delete_temporaries(filesystems.join(config.output, IMAGES_FOLDER))
         _run_pipeline(planned, beam_args)
 
     return run_planned(planned, execute)
@@ -247,12 +253,3 @@ def _check_apart(tokens: str, output: str) -> None:
         places.append((filesystem.type_name, os.path.realpath(inner) if local else inner.rstrip("/")))
     if places[0] == places[1]:
         raise UserError(f"{output}: is the folder of the tokens themselves; choose another output")
-
-
-def _delete_temporaries(folder: str) -> None:
-    """Removes what killed writers left anywhere below ``folder``, while nobody writes there."""
-    filesystem, inner = filesystems.resolve(folder)
-    selector = fs.FileSelector(inner, recursive=True, allow_not_found=True)
-    for info in filesystem.get_file_info(selector):
-        if info.is_file and info.base_name.startswith(".") and info.base_name.endswith(".tmp"):
-            filesystem.delete_file(info.path)

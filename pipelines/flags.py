@@ -23,6 +23,8 @@ from vqgan.errors import UserError
 
 STOPPED = 130
 """Exit code of a run that was asked to stop and saved before: the same command goes on."""
+SHELLS = ("bash", "zsh", "fish")
+"""Those that :mod:`pipelines.completion` writes for."""
 RunCommand = Callable[[argparse.Namespace, Sequence[str]], int]
 """Carries out a command, given its flags and those that its parser does not know; returns the exit code."""
 CONFIG_HELP = "YAML file with any of these settings, or the folder of a run, which has one; flags win over it"
@@ -31,18 +33,34 @@ CONFIG_HELP = "YAML file with any of these settings, or the folder of a run, whi
 class CommandParser(argparse.ArgumentParser):
     """A parser that complains in one line, without the usage of every flag.
 
+    Most flags are added when they are needed: a start knows one command and would make those of all others.
+
     Attributes:
       more_help: text behind the help, made only when it is shown.
+      add_flags: adds flags once the parser is used.
     """
 
     more_help: Callable[[], str] | None = None
+
+    add_flags: Callable[["CommandParser"], None] | None = None
+
+    def fill(self) -> None:
+        """Adds the flags, unless they are there."""
+        add, self.add_flags = self.add_flags, None
+        if add is not None:
+            add(self)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        self.fill()
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> typing.NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def format_help(self) -> str:
+        self.fill()
         text = super().format_help()
-        return text if self.more_help is None else f"{text}\n{self.more_help()}"
+        return text if self.more_help is None else f"{text}\n{self.more_help()}\n"
 
 
 class _Defaults(argparse.HelpFormatter):
@@ -62,13 +80,28 @@ class _Defaults(argparse.HelpFormatter):
         return f"{text} ({'required' if action.required else f'default: {_shown(default)}'})"
 
 
-def add_command(commands: Any, name: str, summary: str, run: RunCommand) -> CommandParser:
-    """Adds a command to the program's ``commands``; returns its parser, for its flags."""
+def add_command(
+    commands: Any,
+    name: str,
+    summary: str,
+    run: RunCommand,
+    add_flags: Callable[[CommandParser], None] | None = None,
+) -> CommandParser:
+    """Adds a command to the program's ``commands``; returns its parser, for its flags.
+
+    Args:
+      commands: of the program.
+      name: of the command.
+      summary: a line for the help.
+      run: carries it out.
+      add_flags: adds more flags, once this command is the one that is run or asked about.
+    """
     parser: CommandParser = commands.add_parser(
         name, help=summary, description=summary, allow_abbrev=False, formatter_class=_Defaults
     )
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     parser.set_defaults(run=run, parser=parser)
+    parser.add_flags = add_flags
     return parser
 
 

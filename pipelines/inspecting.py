@@ -6,9 +6,9 @@ from typing import Any
 
 from transforms.decoding.index import index_folder
 from transforms.decoding.verify import ImageVerifier
-from transforms.sharded.plan import check_plan_table, read_plan
+from transforms.sharded.plan import Plan, read_plan
 from transforms.sharded.verify import Verifier, require_manifest
-from transforms.tokenizing.verify import TokenVerifier
+from transforms.tokenizing.verify import SampleVerifier, TokenVerifier
 from vqgan import filesystems
 from vqgan.codec_checkpoint import pretrained_names, read_info
 from vqgan.config import to_dict
@@ -139,6 +139,8 @@ def describe_shard(path: str) -> dict[str, Any]:
     """Describes one shard: footer and columns."""
     with open_shard(path) as shard:
         metadata = shard.metadata
+        for _ in shard.batches(["tokens"]):
+            pass  # damage shows here, before their size is asked for
         return {
             "kind": "shard",
             "path": path,
@@ -192,12 +194,19 @@ def verify_data_set(output: str) -> tuple[list[str], str]:
     kind = manifest.get("kind")
     if (kind == IMAGES_KIND) != (plan.identity.get("kind") == IMAGES_KIND):
         return ["manifest.json and plan/plan.json are of different kinds"], "nothing else was checked"
+    verifier = _verifier_of(kind, plan)(output, manifest, plan)
     try:
-        check_plan_table(output)
+        verifier.check_plan()
     except UserError as error:
         return [str(error)], "nothing else was checked"
-    verifier: type[Verifier] = ImageVerifier if kind == IMAGES_KIND else TokenVerifier
-    problems, summary = verifier(output, manifest, plan).verify()
+    problems, summary = verifier.verify()
     if plan.hash != manifest["plan_hash"]:
         problems.insert(0, "manifest.json and plan/plan.json are of different plans")
     return problems, summary
+
+
+def _verifier_of(kind: str | None, plan: Plan) -> type[Verifier]:
+    """Returns what checks a data set of this kind."""
+    if kind == IMAGES_KIND:
+        return ImageVerifier
+    return SampleVerifier if "sampling" in plan.identity else TokenVerifier

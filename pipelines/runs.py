@@ -124,7 +124,7 @@ def train(options: TrainOptions) -> "TrainingSummary":
     be a mapping.
 
     >>> from pipelines import train
-    >>> changes = {"train.steps": 2, "train.batch_size": 2}  # and tens of thousands for a codec of use
+    >>> changes = {"train": {"steps": 2000, "batch_size": 8}, "loss.l2": 0.5}
     >>> train(input="photos/", output="run/", set=changes, quiet=True).model
     'run/codec'
 
@@ -150,7 +150,7 @@ def train_prior(options: TrainPriorOptions) -> "TrainingSummary":
     Keywords are the flags of ``vqgan train-prior``, see :class:`pipelines.model_options.TrainPriorOptions`.
 
     >>> from pipelines import train_prior
-    >>> changes = {"train": {"steps": 2, "batch_size": 2}, "data.holdout": 2}
+    >>> changes = {"train.steps": 1000, "data.holdout": 2}
     >>> train_prior(tokens="tokens/", output="prior/", set=changes, quiet=True).finished
     True
 

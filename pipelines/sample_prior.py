@@ -11,7 +11,9 @@ from pipelines.given_tokens import GivenTokens, first_rows, known_tokens, open_c
 from pipelines.settings import DTYPES
 from transforms.sampling.job import SampleJob
 from transforms.sampling.shard import (
+    GRID_FILE,
     IMAGES_FOLDER,
+    PICTURE_LIST,
     Draw,
     Guides,
     SampleTask,
@@ -24,7 +26,7 @@ from transforms.sampling.shard import (
 from transforms.sharded import progress
 from transforms.sharded.batching import load_codec
 from transforms.sharded.job import make_all
-from transforms.sharded.plan import Plan, cut, make_plan, write_plan
+from transforms.sharded.plan import InputChanges, Plan, cut, make_plan, write_plan
 from transforms.sharded.run import missing_files, run_planned
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
@@ -39,9 +41,6 @@ from vqgan.shards import DATA_FOLDER, ShardMetadata
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
-
-
-GRID_FILE = "sheet.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +160,18 @@ class PlannedSample:
         missing = missing_files(self.output, manifest)
         if self.config.pictures:
             missing += missing_images(self.output, self.keys)
-            missing += [name for name in (GRID_FILE,) if name not in filesystems.list_names(self.output)]
+            beside = (GRID_FILE, PICTURE_LIST)
+            sizes = filesystems.sizes_of(self.output, beside)
+            missing += [name for name, size in zip(beside, sizes, strict=True) if size is None]
         return missing
+
+    def changes(self) -> InputChanges:
+        """Returns nothing: there is no input."""
+        return InputChanges([], False)
+
+    def outdated(self, manifest: Mapping[str, Any]) -> list[str]:
+        """Returns nothing: samples are never rejected."""
+        return []
 
     def counts(self, manifest: Mapping[str, Any]) -> str:
         codebook = manifest["codebook"]

@@ -1,6 +1,7 @@
 """``vqgan tokenize``: an image corpus becomes Parquet token shards."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,11 +15,14 @@ from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.plan import (
     KEYS_FILE,
+    InputChanges,
     Plan,
     check_keys,
     collect,
     cut,
+    input_changes,
     make_plan,
+    read_plan,
     write_plan,
 )
 from transforms.sharded.run import missing_files, run_planned, speaker
@@ -27,13 +31,13 @@ from transforms.sources.globs import EVERYTHING
 from transforms.sources.locations import Location, locate
 from transforms.sources.registry import left_out, recognise
 from transforms.tokenizing.job import TokenizeJob, mark_duplicates
-from transforms.tokenizing.shard import TokenizeTask
+from transforms.tokenizing.shard import TokenizeTask, is_outdated
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE
-from vqgan.shards import DATA_FOLDER, shard_name
+from vqgan.shards import DATA_FOLDER, rejects_name, shard_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +125,7 @@ class PlannedTokenize:
             plan_hash=self.plan.hash,
             slices=self.plan.slices,
             max_reject_rate=config.max_reject_rate,
+            copied=self.changes().copied,
         )
 
     def write_plan(self) -> None:
@@ -128,6 +133,17 @@ class PlannedTokenize:
 
     def missing(self, manifest: Mapping[str, Any]) -> list[str]:
         return missing_files(self.output, manifest)
+
+    def changes(self) -> InputChanges:
+        if read_plan(self.output) is None:
+            return InputChanges([], False)
+        return input_changes(self.output, self.slices)
+
+    def outdated(self, manifest: Mapping[str, Any]) -> list[str]:
+        task, names = self.task, {entry["name"] for entry in manifest["rejects"]}
+        numbers = (n for n in range(task.slices) if rejects_name(n, task.slices) in names)
+        found = (shard_name(n, task.slices) for n in numbers if is_outdated(task, n))
+        return list(itertools.islice(found, 1))
 
     def counts(self, manifest: Mapping[str, Any]) -> str:
         counts, codebook = manifest["counts"], manifest["codebook"]

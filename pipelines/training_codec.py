@@ -1,5 +1,6 @@
 """``vqgan train``: a preset and settings, images of any source, and a codec trained on them."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -25,11 +26,13 @@ from transforms.sources import SourceConfig
 from vqgan.codec_checkpoint import read_info
 from vqgan.data.splits import key_hash
 from vqgan.errors import UserError, counted
-from vqgan.filesystems import write_atomically
+from vqgan.filesystems import make_folder, write_atomically
 from vqgan.training.codec.config import CODEC_TRAINING_PRESETS, CodecTrainConfig, DataConfig
 
 if TYPE_CHECKING:
     from vqgan.data.image_crops import CropBatches
+    from vqgan.training.codec.run import CodecRun
+    from vqgan.training.loop import Outcome
 
 CHECK_EVERY = 100  # batches between looks at the number of rejects
 
@@ -63,33 +66,69 @@ def run_codec_training(request: TrainRequest, record: Mapping[str, Any] | None =
       UserError: a mistake in the request, no usable images, or the loss is not finite any more.
     """
     require_training(request.wandb_project)
-    from vqgan.training.codec.run import CODEC_FOLDER, CodecRun, fit_codec
+    from vqgan.training.codec.run import CODEC_FOLDER
+    from vqgan.training.training_run import check_run_folder
 
     config = configure_codec_training(request.preset, request.settings)
     if request.init is not None:
         read_info(request.init)  # one that cannot be opened is refused before images are listed
     training, validation = _training_and_validation(request, config)
     started = time.monotonic()
-    batches = _WatchedBatches(training, config)
-    images = validation_images(validation, config.data)
     say = speaker(request.quiet)
-    say(f"{counted(len(training), 'image')} to train on, {len(images)} for validation")
-    job = CodecRun(
+    check_run_folder(Path(request.output))
+    outcome = _train(request, config, (training, validation), record, say)
+    return say_outcome(outcome, request, CODEC_FOLDER, started, say)
+
+
+def _train(
+    request: TrainRequest,
+    config: CodecTrainConfig,
+    sets: tuple[Pictures, Pictures],
+    record: Mapping[str, Any] | None,
+    say: Say,
+) -> "Outcome[Any]":
+    from vqgan.training.codec.run import fit_codec
+    from vqgan.training.training_run import has_checkpoints
+
+    folder, (training, validation) = Path(request.output), sets
+    batches = _WatchedBatches(training, config, folder)
+    try:
+        images = validation_images(validation, config.data)
+        _check_usable(training, config.data, folder)
+        say(f"{counted(len(training), 'image')} to train on, {len(images)} for validation")
+        job = _codec_run(request, config, sets, images, record)
+        outcome = fit_codec(job, batches, images)
+    except UserError:
+        # In a folder with checkpoints this may not even be the run that it belongs to, before a first batch.
+        if batches.begun or not has_checkpoints(folder):
+            with contextlib.suppress(UserError):
+                _write_rejects(folder, {**training.rejects, **validation.rejects}, say)
+        raise
+    finally:
+        batches.close()
+    _write_rejects(folder, {**training.rejects, **validation.rejects}, say)
+    return outcome
+
+
+def _codec_run(
+    request: TrainRequest,
+    config: CodecTrainConfig,
+    sets: tuple[Pictures, Pictures],
+    images: np.ndarray,
+    record: Mapping[str, Any] | None,
+) -> "CodecRun":
+    from vqgan.training.codec.run import CodecRun
+
+    return CodecRun(
         config=config,
         folder=Path(request.output),
         init=request.init,
-        data=_digest(training, validation),
-        card=_card(request, training, images),
+        data=_digest(*sets),
+        card=_card(request, sets[0], images),
         quiet=request.quiet,
         wandb_project=request.wandb_project,
         record=render_training("train", record, config),
     )
-    try:
-        outcome = fit_codec(job, batches, images)
-    finally:
-        batches.close()
-    _write_rejects(Path(request.output), {**training.rejects, **validation.rejects}, say)
-    return say_outcome(outcome, request, CODEC_FOLDER, started, say)
 
 
 def configure_codec_training(preset: str, settings: Sequence[str]) -> CodecTrainConfig:
@@ -144,6 +183,22 @@ def open_crop_batches(images: Pictures, config: CodecTrainConfig) -> "CropBatche
     )
 
 
+def _check_usable(images: Pictures, data: DataConfig, folder: Path) -> None:
+    """Looks for a first image that can be used, before a model is made.
+
+    Raises:
+      UserError: there is none; all have been looked at.
+    """
+    if any(images[number] is not None for number in range(len(images))):
+        return
+    key, reason = next(iter(images.rejects.items()))
+    example = f"such as {key}: {reason}; data.crop_size is {data.crop_size}"
+    raise UserError(
+        f"{images.config.input}: not one of {len(images)} images can be used; see the reasons of the rejects "
+        f"in {folder}/rejects.jsonl ({example}) and correct the input"
+    )
+
+
 def _digest(*sets: Pictures) -> str:
     """Returns sha256 over the keys of the images, set by set."""
     digest = hashlib.sha256()
@@ -157,9 +212,15 @@ def _digest(*sets: Pictures) -> str:
 class _WatchedBatches:
     """CropBatches of crops that stop the run when too many images are of no use."""
 
-    def __init__(self, images: Pictures, config: CodecTrainConfig):
+    def __init__(self, images: Pictures, config: CodecTrainConfig, folder: Path):
+        self._folder = folder
         self._images, self._limit, self._count = images, config.data.max_rejects, 0
         self._batches = open_crop_batches(images, config)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a batch was taken."""
+        return self._count > 0
 
     def __iter__(self) -> "_WatchedBatches":
         return self
@@ -185,7 +246,8 @@ class _WatchedBatches:
             key, reason = next(iter(rejects.items()))
             raise UserError(
                 f"{self._images.config.input}: {len(rejects)} of {len(self._images)} images cannot "
-                f"be used (such as {key}: {reason}); correct the input or raise data.max_rejects"
+                f"be used (such as {key}: {reason}; all found are in {self._folder}/rejects.jsonl); "
+                "correct the input or raise data.max_rejects"
             )
 
 
@@ -204,11 +266,15 @@ def _card(request: TrainRequest, training: Pictures, validation: np.ndarray) -> 
 
 def _write_rejects(folder: Path, rejects: Mapping[str, str], say: Say) -> None:
     """Writes ``rejects.jsonl``: a line for each image that was of no use, before a stop and after it."""
-    path = folder / "rejects.jsonl"
-    earlier = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    from vqgan.training.training_run import REJECTS_FILE, has_checkpoints
+
+    path = folder / REJECTS_FILE
+    goes_on = path.exists() and has_checkpoints(folder)
+    earlier = [json.loads(line) for line in path.read_text().splitlines()] if goes_on else []
     known = {record["key"]: record["reason"] for record in earlier} | dict(rejects)
     if not known:
         return
+    make_folder(str(folder))
     lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in sorted(known.items())]
     write_atomically(path, "".join(lines).encode())
     say(f"{counted(len(known), 'image')} could not be used: {path}")

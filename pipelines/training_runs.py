@@ -75,8 +75,16 @@ def say_outcome(
         request.output, folder, outcome.finished, outcome.step, outcome.best_step, dict(outcome.metrics)
     )
     if not outcome.finished:
-        say(f"stopped after step {outcome.step}; the same command goes on from there")
+        if outcome.checkpoint == outcome.step:
+            where = "goes on from there"
+        elif outcome.checkpoint is None:
+            where = "starts again: steps were being skipped, so there is no checkpoint"
+        else:
+            where = f"goes on from step {outcome.checkpoint}, the last checkpoint: steps were being skipped"
+        say(f"stopped after step {outcome.step}; the same command {where}")
         return summary
+    if outcome.checkpoint != outcome.step:
+        say(f"the last steps were skipped: the newest checkpoint is that of step {outcome.checkpoint}")
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in outcome.metrics.items())
     best = f"best at step {outcome.best_step}: {metrics}" if metrics else "no validation data"
     say(f"{(time.monotonic() - started) / 60:.1f} minutes; {best}")

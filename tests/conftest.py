@@ -25,10 +25,14 @@ Refused = Callable[[str], AbstractContextManager[None]]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says how many blocks and commands of the documents were run, and which were not and why."""
+    """Says which faults were injected, and how many blocks and commands of the documents were run."""
     reports = [report for group in terminalreporter.stats.values() for report in group]
     calls = [report for report in reports if getattr(report, "when", "") == "call"]
     properties = [pair for report in calls for pair in report.user_properties]
+    if faults := [str(value) for name, value in properties if name == "faults"]:
+        terminalreporter.section("Faults and damage")
+        for value in faults:
+            terminalreporter.line(value)
     found = [str(value) for name, value in properties if name == "documented block"]
     if not found:
         return

@@ -24,7 +24,7 @@ import vqgan.folders as folders
 from vqgan.config import PRETRAINED_DIR, ModelConfig, from_dict, pretrained_names, to_dict
 from vqgan.errors import UserError
 from vqgan.folders import weights_sha256
-from vqgan.model.parameters import codec_parameter_shapes
+from vqgan.model.parameters import check_codec_size, codec_parameter_shapes
 from vqgan.model_card import render_codec_card
 
 if TYPE_CHECKING:
@@ -108,6 +108,9 @@ def read_info(path_or_name: str | os.PathLike[str]) -> CodecInfo:
     if path is None:
         return _foreign_info(str(path_or_name))
     fields = folders.read_document(FOLDER, path)
+    where = f"{path}/{FOLDER.document}"
+    config = from_dict(ModelConfig, fields.value("config"), where)
+    check_codec_size(config, where)
     return CodecInfo(
         path=path,
         fingerprint=fields.text("fingerprint"),
@@ -115,7 +118,7 @@ def read_info(path_or_name: str | os.PathLike[str]) -> CodecInfo:
         card=fields.mapping("card", {}),
         files=fields.sizes("files", {}),
         quantizer_sha256=fields.text("quantizer_sha256", ""),
-        config=from_dict(ModelConfig, fields.value("config"), where=f"{path}/codec.json"),
+        config=config,
     )
 
 
@@ -226,7 +229,7 @@ def _foreign_parts(source: str, parts: Iterable[str]) -> dict[str, Weights]:
 def _load_parts(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
     shapes = codec_parameter_shapes(info.config)
     return {
-        part: folders.read_arrays(FOLDER, info.path, part, info.files) if shapes[part] else {}
+        part: folders.read_arrays(FOLDER, info.path, part, info.files, shapes[part]) if shapes[part] else {}
         for part in parts
     }
 

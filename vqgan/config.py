@@ -23,8 +23,13 @@ ATTENTIONS = ("full", "linear")
 RUN_FILE = "run.yaml"
 """Where a run leaves the settings that it was given, for ``--config``."""
 LARGEST = 1 << 53  # of a whole number in a configuration: beyond it JSON's readers disagree
+# What a configuration may ask for, checked before anything is made of it: it may come from a stranger.
 MOST_LEVELS = 16
-MOST_BLOCKS = 1000  # of one level; parameters are listed one by one
+MOST_BLOCKS = 1000  # residual blocks of all levels, on both sides together; parameters are listed one by one
+MOST_RESOLUTION = 1 << 14
+MOST_PARAMETERS = 10_000_000_000
+_MOST_VALUES = 64  # of a list
+_SHOWN = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +98,9 @@ class ModelConfig:
     fsq_levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("ch_mult", "attn_resolutions", "fsq_levels"):
+            if len(getattr(self, name)) > _MOST_VALUES:
+                raise UserError(f"model.{name} has {len(getattr(self, name))} values: at most {_MOST_VALUES}")
         positive = ("resolution", "ch", "num_res_blocks", "z_channels", "embed_dim", "norm_groups")
         for name in positive:
             if getattr(self, name) < 1:
@@ -101,6 +109,8 @@ class ModelConfig:
             raise UserError(f"model.ch_mult is {list(self.ch_mult)}: give one positive multiple per level")
         if len(self.ch_mult) > MOST_LEVELS:
             raise UserError(f"model.ch_mult has {len(self.ch_mult)} levels: at most {MOST_LEVELS}")
+        if self.resolution > MOST_RESOLUTION:
+            raise UserError(f"model.resolution is {self.resolution}: at most {MOST_RESOLUTION}")
         if self.codebook_size < 2:
             raise UserError(f"model.codebook_size is {self.codebook_size}: a codebook needs at least 2 codes")
         if self.codebook_size > 1 << 31:
@@ -130,9 +140,12 @@ class ModelConfig:
                 raise UserError(f"model.{name} is {getattr(self, name)!r}: give one of {', '.join(known)}")
         if self.mid_blocks < 1 or self.decoder_blocks < 1 or self.stem < 1:
             raise UserError("model.mid_blocks, decoder_res_blocks and stem_channels must be at least 1")
-        if max(self.mid_blocks, self.num_res_blocks, self.decoder_blocks) > MOST_BLOCKS:
+        blocks = len(self.ch_mult) * (self.num_res_blocks + self.decoder_blocks) + 2 * self.mid_blocks
+        if blocks > MOST_BLOCKS:
             raise UserError(
-                f"model.mid_blocks, num_res_blocks and decoder_res_blocks must be at most {MOST_BLOCKS}"
+                f"model.mid_blocks is {self.mid_blocks}, num_res_blocks {self.num_res_blocks} and "
+                f"decoder_res_blocks {self.decoder_blocks}: at {len(self.ch_mult)} levels these are {blocks} "
+                f"residual blocks, at most {MOST_BLOCKS}"
             )
         if self.encoder_out_kernel not in (1, 3):
             raise UserError(f"model.encoder_out_kernel is {self.encoder_out_kernel}: it must be 1 or 3")
@@ -235,14 +248,14 @@ def typed_fields(cls: type[Any], data: Mapping[str, Any], where: str = "configur
       UserError: an unknown field (with the nearest known name), or a value of the wrong type.
     """
     if not isinstance(data, Mapping):
-        raise UserError(f"{where}: expected an object, got {data!r}")
+        raise UserError(f"{where}: expected an object, got {_shown(data)}")
     hints = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls)}
     for name in data:
         if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
+            near = difflib.get_close_matches(str(name)[:_SHOWN], sorted(known), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
-            raise UserError(f"{where}: unknown field {name!r}{hint}")
+            raise UserError(f"{where}: unknown field {_shown(name)}{hint}")
     return {name: _typed(hints[name], value, f"{where}.{name}") for name, value in data.items()}
 
 
@@ -261,7 +274,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     args = typing.get_args(hint)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)):
-            raise UserError(f"{where}: expected a list, got {value!r}")
+            raise UserError(f"{where}: expected a list, got {_shown(value)}")
         if args[-1] is not Ellipsis and len(value) != len(args):
             raise UserError(f"{where}: expected {len(args)} values, got {len(value)}")
         return tuple(_typed(args[0], item, where) for item in value)
@@ -272,8 +285,14 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise UserError(f"{where}: expected {hint.__name__}, got {value!r}")
+        raise UserError(f"{where}: expected {hint.__name__}, got {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """Returns a value in a message, cut short."""
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
 
 
 PRESETS: dict[str, ModelConfig] = {

@@ -60,6 +60,13 @@ class Fields:
         """Reads a string, or None where the field is null or missing."""
         return None if self.value(name, None) is None else self.text(name)
 
+    def inner_path(self, name: str) -> str:
+        """Reads the path of a file below a folder, which leads nowhere else."""
+        path = self.text(name)
+        if not path.isprintable() or any(part in ("", ".", "..") for part in path.split("/")):
+            raise self._wrong(name, path, "a path inside of the folder")
+        return path
+
     def boolean(self, name: str, default: bool = _REQUIRED) -> bool:
         """Reads true or false."""
         return self._typed(name, default, bool, "true or false")

@@ -7,7 +7,15 @@ prints that line and exits with code 2; a library user catches it like any other
 
 
 class UserError(Exception):
-    """Something that the user can put right. The message is one complete line."""
+    """Something that the user can put right. The message is one complete line.
+
+    >>> from vqgan import Codec, UserError
+    >>> try:
+    ...     Codec.load("nowhere/")
+    ... except UserError as error:
+    ...     print(str(error).split(";")[0])
+    codec nowhere/: nothing there
+    """
 
 
 def counted(number: int, noun: str) -> str:
@@ -16,5 +24,6 @@ def counted(number: int, noun: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns what another library's error says, in one line; its type where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Returns what another library's error says, in one printable line; its type where it says nothing."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

@@ -15,13 +15,15 @@ from vqgan.errors import UserError
 
 EXTRAS: Mapping[str, Mapping[str, str]] = {
     "train": {"grain": "grain>=0.2.18", "optax": "optax>=0.2.6", "tensorboardX": "tensorboardX>=2.6"},
-    "import": {"yaml": "pyyaml", "safetensors": "safetensors"},
+    "import": {"safetensors": "safetensors"},
     "hub": {"huggingface_hub": "huggingface-hub"},
     "tfds": {
         "tensorflow_datasets": "tensorflow-datasets>=4.9.9",
         "array_record": "array-record>=0.8",
         "importlib_resources": "importlib-resources",
     },
+    "heic": {"pillow_heif": "pillow-heif>=1.8"},
+    "jxl": {"pillow_jxl": "pillow-jxl-plugin>=1.3.8"},
     "wandb": {"wandb": "wandb"},
     "gcp": {"google.cloud.dataflow": "apache-beam[gcp]"},
 }

@@ -3,10 +3,16 @@
 A path here is a plain local path, or a URI with a scheme; a :class:`~pathlib.Path` is a local file whatever
 its name. Files are published by writing a hidden temporary file beside the final name and renaming it, so a
 reader finds a file whole or not at all.
+
+On a local disk the contents are synced before the rename, and the folder after it: what was published before
+something else is there after a power cut, too, if that is. A store keeps an object once it is written.
 """
 
 import errno
+import math
 import os
+import re
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,8 +24,15 @@ from pyarrow import fs
 
 from vqgan.errors import UserError, first_line
 
+SCHEMES = ("file", "gs", "gcs", "s3", "hdfs", "viewfs", "abfs", "abfss", "hf")
+"""Of the URIs that pyarrow opens."""
+
+_SCHEME = re.compile(r"(?i:file:(?=/[^/]))|(?:[A-Za-z][\w+.-]*)(?=://)")
+
 FREE_SPACE = "free space or check permissions"
 """What to do about a failed write, where nothing more is known."""
+_UNSYNCED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES, errno.EPERM)
+"""How a system answers that cannot sync a folder, or not one that may be written to but not read."""
 
 
 def resolve(path: str | Path) -> tuple[fs.FileSystem, str]:
@@ -32,10 +45,35 @@ def resolve(path: str | Path) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), os.path.abspath(path)
     if "://" not in path:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+    check_scheme(path)
+    path = plain_uri(path)
     try:
         return fs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
         raise UserError(f"{path}: cannot open this location ({first_line(error)})") from error
+
+
+def plain_uri(path: str) -> str:
+    """Returns a URI with its scheme in lower case, and ``file:/a`` as ``file:///a``; a path as it is."""
+    match = _SCHEME.match(path)
+    if match is None:
+        return path
+    scheme, rest = match[0].lower(), path[match.end() :]
+    return f"file://{rest}" if scheme == "file:" else scheme + rest
+
+
+def check_scheme(path: str) -> None:
+    """Checks that something opens URIs of this scheme; plain paths pass.
+
+    Raises:
+      UserError: nothing does.
+    """
+    scheme, mark, _ = plain_uri(path).partition("://")
+    if mark and scheme not in SCHEMES and not scheme.startswith("fsspec+"):
+        raise UserError(
+            f"{path:.200}: cannot open this location: {scheme:.40}:// is not supported; "
+            "local paths, gs://, s3:// and hdfs:// are"
+        )
 
 
 def join(root: str, name: str) -> str:
@@ -135,16 +173,29 @@ def _list(folder: str) -> list[fs.FileInfo]:
 
 
 def make_folder(path: str) -> None:
-    """Creates a folder and its parents.
+    """Creates a folder and its parents, which are on the disk when this returns.
 
     Raises:
       UserError: it cannot be created.
     """
     filesystem, inner = resolve(path)
     try:
+        new = _missing_folders(filesystem, inner)
         filesystem.create_dir(inner, recursive=True)
+        for folder in new:
+            _sync_folder(filesystem, os.path.dirname(folder))
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def _missing_folders(filesystem: fs.FileSystem, inner: str) -> list[str]:
+    """Returns the local folders on the way to one that are not there, the innermost first."""
+    missing: list[str] = []
+    local = isinstance(filesystem, fs.LocalFileSystem)
+    while local and inner != os.path.dirname(inner) and not os.path.lexists(inner):
+        missing.append(inner)
+        inner = os.path.dirname(inner)
+    return missing
 
 
 def read_bytes(path: str) -> bytes:
@@ -155,7 +206,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def delete(path: str) -> None:
-    """Removes a file; nothing happens if it is not there.
+    """Removes a file, for good when this returns; nothing happens if it is not there.
 
     Raises:
       UserError: it cannot be removed.
@@ -163,6 +214,7 @@ def delete(path: str) -> None:
     filesystem, inner = resolve(path)
     try:
         filesystem.delete_file(inner)
+        _sync_folder(filesystem, os.path.dirname(inner))
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -194,15 +246,19 @@ def write_error(path: str | Path, error: OSError, advice: str = FREE_SPACE) -> U
 
 @contextmanager
 def publish(
-    path: str | Path, refuse: Callable[[str | Path, OSError], UserError] = output_error
+    path: str | Path,
+    refuse: Callable[[str | Path, OSError], UserError] = output_error,
+    one_of_many: bool = False,
 ) -> Iterator[BinaryIO]:
     """Opens a stream to write a file with; the file appears at ``path`` when the block ends well.
 
-    When the block raises, or the process dies, nothing appears and what was there stays.
+    When the block raises, or the process dies, nothing appears and what was there stays. When it has ended
+    well, the file survives a power cut.
 
     Args:
       path: the file, in a folder that exists.
       refuse: makes the error of a failed write.
+      one_of_many: the caller syncs the folder itself (:func:`sync_folder`), once for many files.
 
     Raises:
       UserError: the disk is full, or the place cannot be written to.
@@ -218,6 +274,8 @@ def publish(
                 yield stream
             _sync(filesystem, temporary)
             filesystem.move(temporary, final)
+            if not one_of_many:
+                _sync_folder(filesystem, folder)
         except BaseException:
             with suppress(OSError):
                 filesystem.delete_file(temporary)
@@ -226,9 +284,9 @@ def publish(
         raise refuse(path, error) from error
 
 
-def write_bytes(path: str, data: bytes) -> None:
-    """Publishes a file with these contents."""
-    with publish(path) as stream:
+def write_bytes(path: str, data: bytes, one_of_many: bool = False) -> None:
+    """Publishes a file with these contents; see :func:`publish`."""
+    with publish(path, one_of_many=one_of_many) as stream:
         stream.write(data)
 
 
@@ -247,18 +305,63 @@ def write_atomically(path: Path, data: bytes, advice: str = FREE_SPACE) -> None:
         stream.write(data)
 
 
-def delete_temporaries(folder: str) -> None:
-    """Removes what killed writers left in ``folder``. Call only while nobody writes there."""
-    for name in list_names(folder):
-        if name.startswith(".") and name.endswith(".tmp"):
-            delete(join(folder, name))
+def delete_temporaries(folder: str, least_age: float = 0, below: bool = False) -> None:
+    """Removes what killed writers left in ``folder``.
+
+    Args:
+      folder: local or remote; one that is not there has nothing in it.
+      least_age: in seconds; what is younger, or of unknown age, may be another writer's who is at work.
+      below: also in the folders below it.
+
+    Raises:
+      UserError: the folder cannot be listed, or something cannot be removed.
+    """
+    filesystem, inner = resolve(folder)
+    selector = fs.FileSelector(inner, allow_not_found=True, recursive=below)
+    try:
+        for info in filesystem.get_file_info(selector):
+            hidden = info.base_name.startswith(".") and info.base_name.endswith(".tmp")
+            age = time.time() - (info.mtime_ns / 1e9 if info.mtime_ns else math.inf)
+            if info.is_file and hidden and (not least_age or age >= least_age):
+                with suppress(FileNotFoundError):
+                    filesystem.delete_file(info.path)
+    except OSError as error:
+        raise output_error(folder, error) from error
+
+
+def sync_folder(path: str | Path) -> None:
+    """Forces the names in a folder to disk, if it is a local one. Raises OSError."""
+    _sync_folder(*resolve(path))
+
+
+def sync_tree(folder: Path) -> None:
+    """Forces every file and folder below a local folder to disk, and itself. Raises OSError."""
+    local = fs.LocalFileSystem()
+    for root, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _sync(local, os.path.join(root, name).encode(errors="surrogateescape"))
+        _sync_folder(local, root)
 
 
 def _sync(filesystem: fs.FileSystem, path: bytes) -> None:
     """Forces a local file to disk, so that the rename never outlives the contents."""
     if isinstance(filesystem, fs.LocalFileSystem):
-        descriptor = os.open(path, os.O_RDONLY)
+        _fsync(path)
+
+
+def _sync_folder(filesystem: fs.FileSystem, path: str) -> None:
+    """Forces the names in a local folder to disk, where the system can sync a folder."""
+    if isinstance(filesystem, fs.LocalFileSystem):
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            _fsync(path.encode(errors="surrogateescape"))
+        except OSError as error:
+            if error.errno not in _UNSYNCED:
+                raise
+
+
+def _fsync(path: bytes) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

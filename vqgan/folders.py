@@ -7,6 +7,7 @@ beside its place and renamed at the end. Only writing and reading arrays loads J
 import contextlib
 import hashlib
 import json
+import math
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,14 @@ import numpy as np
 
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
-from vqgan.filesystems import FREE_SPACE, temporary_name
+from vqgan.filesystems import FREE_SPACE, sync_folder, sync_tree, temporary_name
 
 Arrays = dict[str, np.ndarray]
 """Named arrays, such as the parameters of a model by dotted name."""
+
+MOST_DOCUMENT_BYTES = 16 << 20
+MOST_EXPANSION = 100  # bytes of numbers for each byte of a file: constants compress further, weights do not
+FREE_BYTES = 64 << 20  # that anything may claim
 
 FULL = ("No space left", "File too large", "quota exceeded", "Permission denied", "Read-only file system")
 """How a system says that nothing can be written."""
@@ -85,9 +90,11 @@ def cannot_write(error: Exception) -> bool:
 
 
 def replace_folder(new: Path, path: Path) -> None:
-    """Renames ``new`` to ``path``; a folder that was there goes only once the new one is in place."""
+    """Renames ``new`` to ``path``; a folder that was there goes only once the new one is on the disk."""
+    sync_tree(new)
     if not path.exists():
         new.rename(path)
+        sync_folder(path.parent)
         return
     old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
     path.rename(old)
@@ -96,6 +103,7 @@ def replace_folder(new: Path, path: Path) -> None:
     except OSError:
         old.rename(path)
         raise
+    sync_folder(path.parent)
     shutil.rmtree(old)
 
 
@@ -177,6 +185,9 @@ def read_document(kind: FolderKind, path: Path) -> Fields:
         )
 
     try:
+        size = (path / kind.document).stat().st_size
+        if size > MOST_DOCUMENT_BYTES:
+            raise refuse(f"its {size:,} bytes are more than {MOST_DOCUMENT_BYTES:,}")
         data = (path / kind.document).read_bytes()
     except OSError as error:
         raise refuse(error.strerror or first_line(error)) from error
@@ -190,33 +201,80 @@ def read_document(kind: FolderKind, path: Path) -> Fields:
     return fields
 
 
-def read_arrays(kind: FolderKind, path: Path, part: str, sizes: Mapping[str, int]) -> Arrays:
-    """Reads named arrays in a subfolder, as float32.
+def read_arrays(
+    kind: FolderKind, path: Path, part: str, sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
+) -> Arrays:
+    """Reads named arrays in a subfolder, as float32. What they claim to be is checked before they are read.
 
     Args:
       kind: what the folder is.
       path: the folder.
       part: name of the subfolder.
       sizes: of the folder's files as they were written; a file that is not in it is not checked.
+      shapes: by name, as the configuration has them.
 
     Raises:
-      UserError: they are missing or damaged.
+      UserError: they are missing, damaged or of other shapes.
     """
     import orbax.checkpoint as ocp
 
     _check_sizes(kind, path, part, sizes)
     folder = (path / part).absolute()
     try:
+        _check_claims(folder, shapes)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            names = checkpointer.metadata(folder).item_metadata.tree
-            args = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+            _check_shapes(checkpointer.metadata(folder).item_metadata.tree, shapes)
+            args = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes}
             restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=args))
+    except UserError as error:
+        raise UserError(
+            f"{kind.name} {path}: the weights in {part}/ do not fit {kind.document}: {error}; "
+            f"copy the {kind.name} again"
+        ) from error
     except Exception as error:  # Orbax and TensorStore raise many types for a damaged folder.
         raise UserError(
             f"{kind.name} {path}: the weights in {part}/ cannot be read ({type(error).__name__}); "
             f"copy the {kind.name} again"
         ) from error
     return {name: np.asarray(value, np.float32) for name, value in restored.items()}
+
+
+def _check_claims(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compares what the configuration asks for with what the files can hold."""
+    sizes = folder_sizes(folder)
+    check_expansion(4 * sum(map(math.prod, shapes.values())), sum(sizes.values()))
+    largest = max((size for name, size in sizes.items() if name.startswith("_")), default=0)
+    if largest > MOST_DOCUMENT_BYTES:
+        raise UserError(f"their description has {largest:,} bytes, at most {MOST_DOCUMENT_BYTES:,}")
+
+
+def check_expansion(claimed: int, stored: int) -> None:
+    """Refuses files that would fill far more memory than files with trained weights can.
+
+    Args:
+      claimed: bytes of the numbers in memory.
+      stored: bytes of the files.
+
+    Raises:
+      UserError: more than :data:`MOST_EXPANSION` for each; the message has no place in it.
+    """
+    if claimed > max(FREE_BYTES, MOST_EXPANSION * stored):
+        raise UserError(f"{claimed:,} bytes of weights are claimed by files of {stored:,}")
+
+
+def _check_shapes(tree: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compares what Orbax's metadata say of the arrays, without reading these."""
+    names = sorted(tree.keys() ^ shapes.keys())
+    if names:
+        raise UserError(f"{names[0]:.80} is {'missing' if names[0] in shapes else 'unknown'}")
+    for name, expected in shapes.items():
+        found = tuple(getattr(tree[name], "shape", None) or ())
+        if found != expected:
+            raise UserError(f"{name} is {list(found)}, expected {list(expected)}")
+        # A chunk is read whole, so it must not be larger than its array either.
+        chunk = getattr(getattr(tree[name], "storage", None), "chunk_shape", None) or ()
+        if math.prod(chunk) > max(1, math.prod(expected)):
+            raise UserError(f"{name} has chunks of {list(chunk)}")
 
 
 def check_sum(kind: FolderKind, path: Path, recorded: str, found: str) -> None:

@@ -129,16 +129,35 @@ def check_parts(output: str, manifest: Mapping[str, Any]) -> None:
     for name in ("shards", "rejects", *(("archives", "metadata") if pictures else ())):
         check_entries(fields, name)
     fields.sizes("reject_reasons")
-    for name in ("throughput", "versions"):
-        fields.mapping(name)
+    _check_circumstances(fields)
     codebook, storage = fields.fields("codebook"), fields.fields("storage")
     if pictures:
         identity.fields("form").text("container")
         storage.number("image_bytes")
+        tokens = fields.fields("tokens")
+        for name in ("path", "plan_hash", "codec", "fingerprint"):
+            tokens.text(name)
+        tokens.integers("grid", 2, least=1)
+        tokens.integer("slices")
+        codec.fields("config").integer("codebook_size")
         return
     codebook.integer("used")
     if len(codebook.integers("histogram")) != codebook.integer("size"):
         raise damaged_manifest(output, "its histogram has another length than its codebook")
+
+
+def _check_circumstances(fields: Fields) -> None:
+    """Checks the types of what says when, how fast and by what a data set was made."""
+    throughput, versions = fields.fields("throughput"), fields.fields("versions")
+    for name in ("images", "worker_seconds", "images_per_second"):
+        throughput.number(name, 0.0)
+    for name in versions.data:
+        versions.text(name)
+    fields.fields("codec").mapping("card", {})
+    if fields.value("agreement_with_float32", None) is not None:
+        agreement = fields.fields("agreement_with_float32")
+        agreement.integer("images")
+        agreement.number("share")
 
 
 def check_entries(fields: Fields, name: str) -> None:
@@ -148,7 +167,7 @@ def check_entries(fields: Fields, name: str) -> None:
       UserError: it does not.
     """
     for entry in fields.items(name):
-        entry.text("name")
+        entry.inner_path("name")
         entry.integer("rows")
         entry.integer("bytes")
         entry.text("sha256")
@@ -223,7 +242,7 @@ def _parse(path: str, folder: str, document: Mapping[str, Any]) -> TokenManifest
     height, width = fields.integers("grid", 2, least=1)
     codec = fields.fields("codec")
     entries: list[dict[str, Any]] = [
-        {"name": entry.text("name"), "rows": entry.integer("rows"), "bytes": entry.integer("bytes")}
+        {"name": entry.inner_path("name"), "rows": entry.integer("rows"), "bytes": entry.integer("bytes")}
         for entry in fields.items("shards")
     ]
     histogram = fields.fields("codebook").integers("histogram")

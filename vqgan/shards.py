@@ -318,13 +318,15 @@ class Shard:
         return self._file.schema_arrow
 
     def token_bytes(self) -> int:
-        """Returns the bytes that the token column takes on disk."""
-        return sum(
-            column.total_compressed_size
-            for group in range(self.footer.num_row_groups)
-            for column in map(self.footer.row_group(group).column, range(self.footer.num_columns))
-            if column.path_in_schema.startswith("tokens.")
-        )
+        """Returns the bytes that the token column takes on disk. Call once that column has been read.
+
+        Where the metadata of a chunk is damaged, reading raises, but pyarrow ends the process if it is asked
+        for them first.
+        """
+        leaves = range(len(self.footer.schema))
+        tokens = [leaf for leaf in leaves if self.footer.schema.column(leaf).path.startswith("tokens.")]
+        groups = map(self.footer.row_group, range(self.footer.num_row_groups))
+        return sum(group.column(leaf).total_compressed_size for group in groups for leaf in tokens)
 
     def require(self, fingerprint: str) -> None:
         """Refuses tokens of another codec.

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.flags import (
     STOPPED,
+    CommandParser,
     add_command,
     add_explain,
     add_options,
@@ -13,9 +14,6 @@ from pipelines.flags import (
     given_options,
     preset_and_changes,
 )
-from pipelines.model_options import TrainOptions
-from pipelines.run_options import EvaluateOptions
-from pipelines.settings import describe_presets, explain
 
 TOLD = "(default: what the checkpoint tells)"
 
@@ -23,13 +21,19 @@ TOLD = "(default: what the checkpoint tells)"
 def add_train(commands: Any) -> None:
     """Adds ``vqgan train``."""
     summary = "Train a VQGAN on images; the same command goes on where a run stopped."
-    parser = add_command(commands, "train", summary, _train)
+    add_command(commands, "train", summary, _train, _add_train_flags)
+
+
+def _add_train_flags(parser: CommandParser) -> None:
+    from pipelines.model_options import TrainOptions
+
     add_options(parser, TrainOptions)
     add_explain(parser)
     parser.more_help = _presets
 
 
 def _presets() -> str:
+    from pipelines.settings import describe_presets
     from vqgan.training.codec.config import CODEC_TRAINING_PRESETS
 
     return describe_presets(CODEC_TRAINING_PRESETS)
@@ -38,10 +42,12 @@ def _presets() -> str:
 def _train(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     check_flags(unknown, args.parser, beam=False)
     if args.explain is not None:
+        from pipelines.settings import explain
         from pipelines.training_codec import configure_codec_training
 
         print(explain(configure_codec_training(*preset_and_changes(args)), args.explain))
         return 0
+    from pipelines.model_options import TrainOptions
     from pipelines.runs import train
 
     summary = train(**given_options(TrainOptions, args))
@@ -52,7 +58,13 @@ def _train(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 
 def add_evaluate(commands: Any) -> None:
     """Adds ``vqgan evaluate``."""
-    parser = add_command(commands, "evaluate", "Measure how well codecs reconstruct images.", _evaluate)
+    summary = "Measure how well codecs reconstruct images."
+    add_command(commands, "evaluate", summary, _evaluate, _add_evaluate_flags)
+
+
+def _add_evaluate_flags(parser: CommandParser) -> None:
+    from pipelines.run_options import EvaluateOptions
+
     add_options(parser, EvaluateOptions)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -60,6 +72,7 @@ def add_evaluate(commands: Any) -> None:
 def _evaluate(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     check_flags(unknown, args.parser, beam=False)
     from pipelines.evaluation_report import results_as_json
+    from pipelines.run_options import EvaluateOptions
     from pipelines.runs import evaluate
 
     summary = evaluate(**given_options(EvaluateOptions, args))

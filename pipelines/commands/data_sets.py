@@ -4,19 +4,23 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.flags import add_command, add_options, check_flags, given_options
-from pipelines.run_options import DecodeOptions, SourceOptions, TokenizeOptions
-from transforms.sources.base import SourceConfig
+from pipelines.flags import CommandParser, add_command, add_options, check_flags, given_options
 from vqgan.errors import UserError, counted
 
 if TYPE_CHECKING:
     from pipelines.tokenize_images import TokenizeConfig
+    from transforms.sources.base import SourceConfig
 
 
 def add_tokenize(commands: Any) -> None:
     """Adds ``vqgan tokenize``."""
     summary = "Turn an image corpus into Parquet token shards. Further flags go to Apache Beam."
-    parser = add_command(commands, "tokenize", summary, _tokenize)
+    add_command(commands, "tokenize", summary, _tokenize, _add_tokenize_flags)
+
+
+def _add_tokenize_flags(parser: CommandParser) -> None:
+    from pipelines.run_options import TokenizeOptions
+
     add_options(parser, TokenizeOptions)
     help = "plan, encode a few batches, estimate; write nothing"
     parser.add_argument("--dry-run", action="store_true", help=help)
@@ -30,6 +34,7 @@ def _tokenize(args: argparse.Namespace, unknown: Sequence[str]) -> int:
         for name, value in estimate(tokenize_config(args)).items():
             print(f"{name}: {value}")
         return 0
+    from pipelines.run_options import TokenizeOptions
     from pipelines.runs import tokenize
     from transforms.sharded.run import exit_code
 
@@ -43,13 +48,21 @@ def tokenize_config(args: argparse.Namespace) -> "TokenizeConfig":
     Raises:
       UserError: a value out of range, or no such codec.
     """
+    from pipelines.run_options import TokenizeOptions
+
     return TokenizeOptions(**given_options(TokenizeOptions, args)).config()
 
 
 def add_decode(commands: Any) -> None:
     """Adds ``vqgan decode``."""
     summary = "Turn a token data set, tokenized or sampled, into images. Further flags go to Apache Beam."
-    add_options(add_command(commands, "decode", summary, _decode), DecodeOptions)
+    add_command(commands, "decode", summary, _decode, _add_decode_flags)
+
+
+def _add_decode_flags(parser: CommandParser) -> None:
+    from pipelines.run_options import DecodeOptions
+
+    add_options(parser, DecodeOptions)
 
 
 def _decode(args: argparse.Namespace, unknown: Sequence[str]) -> int:
@@ -58,6 +71,7 @@ def _decode(args: argparse.Namespace, unknown: Sequence[str]) -> int:
             "--views is a flag of tokenize, which makes them; here it is --first-view-only, or none"
         )
     check_flags(unknown, args.parser, beam=True)
+    from pipelines.run_options import DecodeOptions
     from pipelines.runs import decode
     from transforms.sharded.run import exit_code
 
@@ -67,7 +81,13 @@ def _decode(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 
 def add_verify(commands: Any) -> None:
     """Adds ``vqgan verify``."""
-    parser = add_command(commands, "verify", "Check a data set against its manifest and plan.", _verify)
+    summary = "Check a data set against its manifest and plan."
+    add_command(commands, "verify", summary, _verify, _add_verify_flags)
+
+
+def _add_verify_flags(parser: CommandParser) -> None:
+    from pipelines.run_options import SourceOptions
+
     flag = parser.add_argument
     flag("path", help="data set: folder, URI, or hf://datasets/owner/name")
     flag("--codec", help="re-encode a sample with this codec and compare; needs --input")
@@ -97,14 +117,21 @@ def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     return 1 if problems else 0
 
 
-def _source(args: argparse.Namespace) -> SourceConfig:
+def _source(args: argparse.Namespace) -> "SourceConfig":
+    from pipelines.run_options import SourceOptions
+
     return SourceOptions(**given_options(SourceOptions, args)).source(args.input)
 
 
 def add_browse(commands: Any) -> None:
     """Adds ``vqgan browse``."""
     summary = "Show a token data set, tokenized or sampled, in a web browser on this machine."
-    parser = add_command(commands, "browse", summary, _browse)
+    add_command(commands, "browse", summary, _browse, _add_browse_flags)
+
+
+def _add_browse_flags(parser: CommandParser) -> None:
+    from pipelines.run_options import SourceOptions
+
     flag = parser.add_argument
     flag("path", help="finished token data set: folder, URI, or hf://datasets/owner/name")
     flag("--input", help="where the images came from, to show the originals")

@@ -5,8 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.completion import SHELLS
-from pipelines.flags import add_command, check_flags
+from pipelines.flags import SHELLS, add_command, check_flags
 
 
 def add_inspect(commands: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.flags import (
     STOPPED,
+    CommandParser,
     add_command,
     add_explain,
     add_options,
@@ -13,22 +14,26 @@ from pipelines.flags import (
     given_options,
     preset_and_changes,
 )
-from pipelines.model_options import SampleOptions, TrainPriorOptions
 from pipelines.options import split_numbers
-from pipelines.settings import describe_presets, explain
 from vqgan.errors import UserError
 
 
 def add_train_prior(commands: Any) -> None:
     """Adds ``vqgan train-prior``."""
     summary = "Train a prior on token data sets; the same command goes on where a run stopped."
-    parser = add_command(commands, "train-prior", summary, _train_prior)
+    add_command(commands, "train-prior", summary, _train_prior, _add_train_prior_flags)
+
+
+def _add_train_prior_flags(parser: CommandParser) -> None:
+    from pipelines.model_options import TrainPriorOptions
+
     add_options(parser, TrainPriorOptions)
     add_explain(parser)
     parser.more_help = _presets
 
 
 def _presets() -> str:
+    from pipelines.settings import describe_presets
     from vqgan.training.prior.config import PRIOR_TRAINING_PRESETS
 
     return describe_presets(PRIOR_TRAINING_PRESETS)
@@ -37,11 +42,13 @@ def _presets() -> str:
 def _train_prior(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     check_flags(unknown, args.parser, beam=False)
     if args.explain is not None:
+        from pipelines.settings import explain
         from pipelines.training_prior import configure_prior_training
         from vqgan.training.prior.config import FITTED
 
         print(explain(configure_prior_training(*preset_and_changes(args)), args.explain, FITTED))
         return 0
+    from pipelines.model_options import TrainPriorOptions
     from pipelines.runs import train_prior
 
     return 0 if train_prior(**given_options(TrainPriorOptions, args)).finished else STOPPED
@@ -50,11 +57,18 @@ def _train_prior(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 def add_sample(commands: Any) -> None:
     """Adds ``vqgan sample``."""
     summary = "Draw new token grids from a prior, and their images."
-    add_options(add_command(commands, "sample", summary, _sample), SampleOptions)
+    add_command(commands, "sample", summary, _sample, _add_sample_flags)
+
+
+def _add_sample_flags(parser: CommandParser) -> None:
+    from pipelines.model_options import SampleOptions
+
+    add_options(parser, SampleOptions)
 
 
 def _sample(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     check_flags(unknown, args.parser, beam=False)
+    from pipelines.model_options import SampleOptions
     from pipelines.runs import sample
 
     sample(**given_options(SampleOptions, args))

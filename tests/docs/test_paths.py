@@ -10,7 +10,7 @@ from pipelines.run_options import TokenizeOptions
 from tests.docs.blocks import Block
 from tests.docs.conftest import Typed
 from tests.docs.reading import Change, Document, Reader
-from tests.docs.standins import PRIOR, TRAINING, make_photos
+from tests.docs.standins import PRIOR_TRAINING, TRAINING, make_photos
 from vqgan.data.tokens import open_tokens
 
 SHORT = "half an hour otherwise"
@@ -19,7 +19,7 @@ OWN = Document(
     "docs/own-codec-and-prior.md",
     (
         Change('preset="cpu-64"', f'preset="cpu-64", set={list(TRAINING)!r}', SHORT),
-        Change('{"train.steps": 1000, "data.holdout": 10}', f"{list(PRIOR)!r}", SHORT),
+        Change('{"train.steps": 1000, "data.holdout": 10}', f"{list(PRIOR_TRAINING)!r}", SHORT),
         Change("count=1000", "count=4", SHORT),
         Change('image_size=64, output="tokens/"', 'image_size=32, output="tokens/"', SHORT),
         Change("prior.sample(16", "prior.sample(10", SHORT),

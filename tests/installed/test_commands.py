@@ -91,11 +91,12 @@ def test_version(base: Environment) -> None:
 def test_nothing_of_the_extras_comes_along(base: Environment) -> None:
     code = "import importlib.util as u, sys; print([name for name in sys.argv[1:] if u.find_spec(name)])"
     unwanted = ["pandas", "grain", "tensorboardX", "safetensors", "huggingface_hub", "tensorflow_datasets"]
+    unwanted += ["pillow_heif", "pillow_jxl"]
     assert base.run("-c", code, *unwanted).stdout.strip() == "[]"
 
 
 def test_tokenize_then_verify(base: Environment, tokens: Path) -> None:
-    assert "11 planned, 10 images, 10 rows, 1 rejects" in base.vqgan("verify", "tokens/").stdout
+    assert "11 planned, 10 images, 10 rows, 1 reject" in base.vqgan("verify", "tokens/").stdout
     base.vqgan("verify", "tokens/", "--codec", "tiny", "--input", PHOTOS)
 
 
@@ -131,7 +132,7 @@ def test_checkpoints_that_need_no_extra(name: str, base: Environment) -> None:
 
 TOKENIZE = ("tokenize", "--output", "out")
 TRAIN = ("grain, tensorboardX", "'grain>=0.2.18' 'optax>=0.2.6' 'tensorboardX>=2.6'$")
-IMPORT = ("safetensors", "pyyaml safetensors$")
+IMPORT = ("safetensors", "pip install safetensors$")
 GCP = ("google.cloud.dataflow", "'apache-beam\\[gcp\\]'$")
 ON_HUB = ("huggingface_hub", "huggingface-hub$")
 FROM_TFDS = (
@@ -206,6 +207,31 @@ def test_extra_tfds(with_extra: WithExtra) -> None:
     tfds = with_extra("tfds")
     tfds.vqgan("tokenize", "--input", TFDS, "--codec", "tiny", *SIZE, "--output", "tokens/")
     assert json.loads(tfds.vqgan("inspect", "tokens/", "--json").stdout)["rows"] == 7
+
+
+HEIF = """
+import pillow_heif
+from PIL import Image
+
+pillow_heif.from_pillow(Image.new("RGB", (80, 70), "red")).save("images/a.heic")
+"""
+
+
+@pytest.mark.parametrize("extra", ["heic", "jxl"])
+def test_extras_of_image_formats(extra: str, with_extra: WithExtra, base: Environment) -> None:
+    reading = with_extra(extra)
+    images = reading.work / "images"
+    images.mkdir()
+    if extra == "heic":
+        reading.run("-c", HEIF)
+    else:
+        (images / "a.jxl").write_bytes((TESTDATA / "jxl" / "rgb-16.jxl").read_bytes())
+    reading.vqgan("tokenize", "--input", images, "--codec", "tiny", *SIZE, "--output", "tokens/")
+    assert json.loads(reading.vqgan("inspect", "tokens/", "--json").stdout)["rows"] == 1
+    without = f"without-{extra}"
+    base.vqgan("tokenize", "--input", images, "--codec", "tiny", *SIZE, "--output", without, code=1)
+    code = "import pyarrow.dataset as ds; print(*ds.dataset(__import__('sys').argv[1]).to_table()['message'])"
+    assert f"(extra '{extra}'), not installed" in base.run("-c", code, f"{without}/rejects").stdout
 
 
 @pytest.mark.parametrize("extra", ["gcp", "wandb"])

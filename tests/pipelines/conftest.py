@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from PIL import Image
@@ -17,6 +19,9 @@ from vqgan.codec_checkpoint import save_codec
 from vqgan.downloads import fetch_folder
 
 from .fake_hub import Hub
+
+if TYPE_CHECKING:
+    from .small_jobs import SmallJobs
 
 PHOTOS = sorted((Path(__file__).parents[1] / "testdata" / "photos").glob("*.jpg"))
 
@@ -37,6 +42,31 @@ class Result(NamedTuple):
 
 
 Vqgan = Callable[..., Result]
+
+KILLED = """
+import os, signal, sys
+from pipelines import cli
+
+def watch(event, arguments):
+    if event == "os.rename" and os.fsdecode(arguments[1]).endswith(where):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+where = sys.argv.pop(1)
+sys.addaudithook(watch)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="session")
+def killed_before() -> Callable[..., None]:
+    """Runs a command in a process that SIGKILL ends just before something is renamed to a path."""
+
+    def killed_before(where: str, *argv: Any) -> None:
+        command = [sys.executable, "-c", KILLED, where, *map(str, argv)]
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+
+    return killed_before
 
 
 @pytest.fixture(scope="session")
@@ -150,6 +180,14 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, photos: Path, codec_path:
     flags = ["--views", "hflip", "--slice-size", 4, "--batch-size", 4, "--no-report", "--quiet"]
     assert cli.main([str(argument) for argument in ("tokenize", *where, *flags)]) == 0
     return root / "tokens"
+
+
+@pytest.fixture(scope="session")
+def small_jobs(photos: Path, codec_path: str, tmp_path_factory: pytest.TempPathFactory) -> "SmallJobs":
+    """Jobs over a handful of images; do not change what they read."""
+    from .small_jobs import make_small_jobs  # which takes from test modules that take from here
+
+    return make_small_jobs(sorted(photos.iterdir()), codec_path, tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="session")

@@ -138,7 +138,7 @@ def test_verify(vqgan: Vqgan, finished: Path, codec_path: str) -> None:
     result = vqgan("verify", finished / "out")
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines() == [
-        "4 shards, 1 rejects files: 41 planned, 40 images, 40 rows, 1 rejects",
+        "4 shards, 1 rejects file: 41 planned, 40 images, 40 rows, 1 reject",
         "ok",
     ]
     flags = ("--codec", codec_path, "--input", finished / "in", "--sample", 5)

@@ -1,9 +1,7 @@
 """``vqgan decode`` through the command line: what comes out, what is refused, and runs that were killed."""
 
 import dataclasses
-import hashlib
 import json
-import os
 import pickle
 import shutil
 import signal
@@ -14,22 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import pyarrow.parquet as pq
 import pytest
-from pyarrow import fs
 
 from pipelines import decode_tokens
-from pipelines.decode_tokens import DecodeTokensConfig, PlannedDecode
-from transforms.decoding.image_format import ImageForm
+from pipelines.decode_tokens import DecodeTokensConfig
+from tests.faulty import MORTAL_PROGRAM, contents
 from transforms.decoding.index import index_folder
 from transforms.sharded.beam_graph import MakeSlice, RunJob
-from transforms.sharded.job import make_all
 from transforms.sharded.plan import Plan
-from vqgan import filesystems
-from vqgan.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-TIMES = ("throughput", "finished", "versions")
 Vqgan = Callable[..., Any]
 
 
@@ -44,19 +36,6 @@ def decode(vqgan: Vqgan, finished: Path, tmp_path: Path) -> Vqgan:
         return vqgan("decode", *where, "--batch-size", 4, "--threads", 2, "--quiet", *report, *rest)
 
     return decode
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """sha256 of every file; of the manifest, without what a clock has to do with."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != "report.html":
-            data = path.read_bytes()
-            if path.name == "manifest.json":
-                manifest = {name: value for name, value in json.loads(data).items() if name not in TIMES}
-                data = json.dumps(manifest).encode()
-            found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
-    return found
 
 
 def test_a_run(decode: Vqgan, vqgan: Vqgan, finished: Path, tmp_path: Path, manifest: Any) -> None:
@@ -313,155 +292,19 @@ def test_job_and_transform_can_be_pickled(finished: Path, tmp_path: Path) -> Non
 
 # Killed by the system.
 
-# The program, in a process that kills itself when its n-th file was written, but not yet renamed.
-MORTAL_PROGRAM = """
-import os, signal, sys
-from pipelines import cli
-from vqgan import filesystems
-
-left, sync = int(sys.argv[1]), filesystems._sync
-
-def dying(filesystem, path):
-    global left
-    sync(filesystem, path)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-filesystems._sync = dying
-sys.exit(cli.main(sys.argv[2:]))
-"""
-
 
 def start(finished: Path, output: Path, files: int) -> int:
     where = ["decode", "--tokens", finished / "out", "--output", output, "--limit", "17"]
     flags = ["--batch-size", "4", "--threads", "2", "--quiet", "--no-report"]
-    argv = [sys.executable, "-c", MORTAL_PROGRAM, files, *where, *flags]
+    argv = [sys.executable, "-c", MORTAL_PROGRAM, files, 0, *where, *flags]
     return subprocess.run([*map(str, argv)], cwd=ROOT, timeout=300, check=False).returncode
 
 
 def test_killed_processes(finished: Path, tmp_path: Path) -> None:
-    decode_tokens.run_decode(config_of(finished, tmp_path / "reference"), [])
+    assert start(finished, tmp_path / "reference", 0) == 0
     output = tmp_path / "run"
     for files in (2, 9, 16):  # at the plan, inside the first slice, inside the second
         assert start(finished, output, files) == -signal.SIGKILL, "it was not killed at work"
     assert list(output.rglob("*.tmp"))
     decode_tokens.run_decode(config_of(finished, output), [])
     assert contents(output) == contents(tmp_path / "reference")
-
-
-# Killed at every single step, in this process.
-
-
-class KilledError(BaseException):
-    """The process is gone: nothing that would run after this may have an effect."""
-
-
-class Mortal:
-    """A local file system that dies at its ``last`` operation; nothing works any more after that."""
-
-    def __init__(self, last: int | None):
-        self.steps = 0
-        self._last = last
-        self._inner = fs.LocalFileSystem()
-
-    def step(self) -> None:
-        self.steps += 1
-        if self._last is not None and self.steps > self._last:
-            raise KilledError
-
-    def open_output_stream(self, path: str) -> Any:
-        self.step()
-        return self._inner.open_output_stream(path)
-
-    def move(self, source: str, target: str) -> None:
-        self.step()
-        self._inner.move(source, target)
-        self.step()
-
-    def create_dir(self, path: str, recursive: bool) -> None:
-        self.step()
-        self._inner.create_dir(path, recursive=recursive)
-
-    def delete_file(self, path: str) -> None:
-        self.step()
-        self._inner.delete_file(path)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-
-def carry_out(prepared: PlannedDecode, beam_args: Any) -> None:
-    """What the pipeline does, in a plain loop."""
-    make_all(prepared.job, prepared.plan, lambda images, rejects: None)
-
-
-def live(config: DecodeTokensConfig, last: int | None, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Runs for ``last`` operations on the output. Gives their number."""
-    mortal = Mortal(last)
-    resolve = filesystems.resolve
-    with monkeypatch.context() as patch:
-        patch.setattr(filesystems, "resolve", lambda path: (mortal, resolve(path)[1]))
-        patch.setattr(decode_tokens, "_run_pipeline", carry_out)
-        decode_tokens.run_decode(config, [])
-    return mortal.steps
-
-
-@pytest.mark.parametrize(
-    ("container", "every"), [("files", 4), ("tar", 1), ("parquet", 1)], ids=["files", "tar", "parquet"]
-)
-def test_killed_at_any_step(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: str, every: int
-) -> None:
-    form = ImageForm(container)
-    steps = live(config_of(finished, tmp_path / "reference", form=form), None, monkeypatch)
-    reference = contents(tmp_path / "reference")
-    index = index_folder(container)
-    assert sum(name.startswith(f"{index}/images-") and name.endswith(".parquet") for name in reference) == 2
-    kills = 0
-    while True:
-        # Threads that write images at once may make one folder twice: runs differ by a few steps.
-        config = config_of(finished, tmp_path / "run", form=form)
-        last = kills * every
-        try:
-            live(config, last, monkeypatch)
-        except KilledError:
-            kills += 1
-            live(config, None, monkeypatch)
-        else:
-            break
-        finally:
-            assert contents(tmp_path / "run") == reference, f"killed at step {last} of {steps}"
-            shutil.rmtree(tmp_path / "run")
-    assert (kills + 4) * every > steps
-
-
-@pytest.mark.parametrize("container", ["files", "tar", "parquet"])
-def test_a_full_disk(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: str) -> None:
-    """One line; what was complete is kept, and the run goes on afterwards."""
-
-    class FullDisk(Mortal):
-        def open_output_stream(self, path: str) -> Any:
-            name = os.fsdecode(path)
-            self.steps += ".png." in name
-            if "-00001-of" in name or self.steps > 13:
-                raise OSError(28, "No space left on device")
-            return self._inner.open_output_stream(path)
-
-        def step(self) -> None:
-            """Only pictures count."""
-
-    disk = FullDisk(None)
-    config = config_of(finished, tmp_path / "run", form=ImageForm(container))
-    resolve = filesystems.resolve
-    with monkeypatch.context() as patch:
-        patch.setattr(filesystems, "resolve", lambda path: (disk, resolve(path)[1]))
-        patch.setattr(decode_tokens, "_run_pipeline", carry_out)
-        with pytest.raises(UserError, match="no space left to write it; free some and run the same command"):
-            decode_tokens.run_decode(config, [])
-    kept = tmp_path / "run" / index_folder(container) / "images-00000-of-00002.parquet"
-    time = kept.stat().st_mtime_ns
-    assert not list((tmp_path / "run").rglob("*.tmp"))
-    live(config, None, monkeypatch)
-    assert kept.stat().st_mtime_ns == time
-    assert pq.read_table(kept).num_rows == 10

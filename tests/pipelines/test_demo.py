@@ -51,7 +51,7 @@ def test_demo(vqgan: Vqgan, tmp_path: Path) -> None:
     output = tmp_path / "demo"
     result = vqgan("demo", "--output", output)
     assert result.code == 0, result.err
-    assert "verified: 1 shards, 0 rejects files: 10 planned, 10 images, 10 rows, 0 rejects" in result.err
+    assert "verified: 1 shard, 0 rejects files: 10 planned, 10 images, 10 rows, 0 rejects" in result.err
     assert "200 planned, 200 images, 200 rows, 0 rejects" in result.err
     assert re.search(r"\n\d+ of 20 new digits are read as the digit that was asked for", result.err)
     assert "Traceback" not in result.err

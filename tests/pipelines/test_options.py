@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import cli
-from pipelines.completion import SHELLS, render_completion
+from pipelines.completion import render_completion
+from pipelines.flags import SHELLS, CommandParser
 from pipelines.model_options import SampleOptions, TrainOptions, TrainPriorOptions
 from pipelines.options import Options, field_docs, read_settings, render_settings, takes
 from pipelines.run_options import DecodeOptions, EvaluateOptions, TokenizeOptions
@@ -35,6 +36,8 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 def shown_flags() -> Iterator[tuple[str, argparse.ArgumentParser, argparse.Action]]:
     for name, parser in commands().items():
+        assert isinstance(parser, CommandParser)
+        parser.fill()
         for action in parser._actions:
             if action.option_strings and action.help is not argparse.SUPPRESS and action.dest != "help":
                 yield name, parser, action

@@ -169,7 +169,7 @@ def _name_outside(folder: Path) -> None:
         (lambda folder: (folder / "manifest.json").unlink(), "not finished .no manifest.json."),
         (_cut, "tokens-00001-of-00004.parquet: missing, or not of the size that the manifest says"),
         (lambda folder: next((folder / "rejects").iterdir()).unlink(), "rejects-.*: missing, or not of the"),
-        (_name_outside, "manifest.json: damaged .../secret is no name of a shard"),
+        (_name_outside, r"manifest.json: damaged .*\.\./secret., expected a path inside of the folder"),
         (lambda folder: (folder / "plan" / "keys.parquet").unlink(), "keys.parquet is missing"),
         (lambda folder: (folder / "plan" / "plan.json").unlink(), "plan.json is missing"),
         (_change_manifest(plan_hash="0" * 64), "plan.json is missing, or not that of the manifest"),

@@ -32,6 +32,7 @@ from transforms.sharded import rejects
 from transforms.sharded.beam_graph import MakeSlice, RunJob
 from transforms.sources import Entry, SourceConfig
 from transforms.sources.folder import FolderSource
+from vqgan import faults
 from vqgan.errors import UserError
 from vqgan.shards import rejects_name, shard_name
 
@@ -116,10 +117,10 @@ def test_a_finished_run_again_says_so(vqgan: Vqgan, few: Path, codec_path: str, 
     ]
     first = vqgan(*argv)
     assert first.code == 0
-    assert "10 images in 1 slices" in first.err
+    assert "10 images in 1 slice," in first.err
     again = vqgan(*argv)
     assert again.code == 0
-    assert "is complete (10 images, 10 rows, 0 rejects, 1 shards" in again.line
+    assert "is complete (10 images, 10 rows, 0 rejects, 1 shard," in again.line
 
 
 def change_file(folder: Path) -> None:
@@ -427,10 +428,12 @@ def test_everything_vanishes_between_plan_and_run(
     shutil.copytree(few, saved)
     pipeline = tokenize_images._run_pipeline
     with monkeypatch.context() as patch:
+        patch.setattr(faults, "PAUSES", (0.0,))
         patch.setattr(tokenize_images, "_run_pipeline", lambda p, args: vanish(p, args, few, pipeline))
         result = tokenize(few, "--slice-size", 10)
     assert result.code == 2
-    assert "not one of its 10 images can be read" in result.line
+    assert "cannot be read (No such file or directory); restore it, then run the same command" in result.line
+    assert not list((tmp_path / "out").rglob("rejects-*"))
     shutil.rmtree(few)
     shutil.copytree(saved, few)
     assert tokenize(few, "--slice-size", 10).code == 0

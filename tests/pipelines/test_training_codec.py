@@ -1,6 +1,8 @@
 """``vqgan train``: settings, pictures, stopping and going on, and a codec that tokenize takes."""
 
+import functools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from transforms.sources import SourceConfig
 from vqgan.codec_checkpoint import PARTS, load_weights, read_info, save_codec
 from vqgan.errors import UserError
 from vqgan.training.codec.config import CODEC_TRAINING_PRESETS, DataConfig
+from vqgan.training.codec.learner import CodecLearner
 
 Vqgan = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -145,6 +148,39 @@ def test_nothing_usable(vqgan: Vqgan, tmp_path: Path) -> None:
     result = vqgan(*command(tmp_path / "in", tmp_path / "run", "--quiet"))
     assert (result.code, "images can be used; see the reasons" in result.line) == (2, True), result.err
     assert not (tmp_path / "run" / "codec").exists()
+    assert rejects_in(tmp_path / "run").keys() == {f"{number}.jpg" for number in range(30)}
+
+
+def rejects_in(run: Path) -> dict[str, str]:
+    records = map(json.loads, (run / "rejects.jsonl").read_text().splitlines())
+    return {record["key"]: record["reason"] for record in records}
+
+
+def test_all_too_small(vqgan: Vqgan, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is in the line, before a model is made; the folder serves the corrected command."""
+    larger = ["--set", "data.crop_size=96", "--set", "model.resolution=96", "--set", "data.max_short_side=96"]
+
+    def made(*_: Any) -> None:
+        raise UserError("as far as this")
+
+    monkeypatch.setattr("vqgan.training.codec.run.fit_codec", made)
+    result = vqgan(*command(few, tmp_path / "run", *larger, "--quiet"))
+    assert result.code == 2
+    assert "images can be used; see the reasons of the rejects in " in result.line
+    assert "pixels; min_side is 96; data.crop_size is 96) and correct the input" in result.line
+    rejects = rejects_in(tmp_path / "run")
+    assert len(rejects) >= 5
+    assert all("min_side is 96" in reason for reason in rejects.values())
+    assert vqgan(*command(few, tmp_path / "run", "--quiet")).line.endswith("as far as this")
+
+
+def test_rejects_are_not_written_where_something_else_is(vqgan: Vqgan, tmp_path: Path) -> None:
+    for name in ("in", "run"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(b"no image")
+    result = vqgan(*command(tmp_path / "in", tmp_path / "run", "--quiet"))
+    assert (result.code, "something else than a training run" in result.line) == (2, True)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["a.jpg"]
 
 
 def test_no_weights_of_lpips(
@@ -184,7 +220,7 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(argv(root / "in", root / "run"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "step 8 of 8" in done.stderr
-    assert "1 images could not be used" in done.stderr
+    assert "1 image could not be used" in done.stderr
     return root
 
 
@@ -234,6 +270,58 @@ def test_stopped_by_sigterm_and_continued(trained: Path, tmp_path: Path) -> None
     assert read_info(run).decoder_sha256 == read_info(trained / "run").decoder_sha256
 
 
+def test_stopped_killed_twice_and_continued(
+    vqgan: Vqgan,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_before: Callable[..., None],
+) -> None:
+    """In the end every bit is that of the run that was left alone."""
+    run, real = tmp_path / "run", CodecLearner._whole_step
+
+    @functools.wraps(real)
+    def traced(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:  # SIGTERM while the first step is compiled: it is done, and saved
+        patch.setattr(CodecLearner, "_whole_step", traced)
+        stopped = vqgan(*command(trained / "in", run))
+    assert stopped.code == 130
+    assert "stopped after step 1; the same command goes on from there" in stopped.err
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["1"]
+
+    killed_before("checkpoints/3", *command(trained / "in", run))  # it is written, and not yet in its place
+    assert not (run / "checkpoints" / "3").exists()
+    killed_before(f"{run}/codec", *command(trained / "in", run))  # likewise
+    assert (run / "checkpoints" / "3").is_dir()
+    assert list(run.glob(".codec.*.tmp"))
+
+    assert vqgan(*command(trained / "in", run)).code == 0
+    found, expected = read_info(run), read_info(trained / "run")
+    assert (found.fingerprint, found.decoder_sha256) == (expected.fingerprint, expected.decoder_sha256)
+    assert not list(run.glob(".*.tmp"))
+
+
+def test_a_lower_learning_rate_helps(vqgan: Vqgan, few: Path, tmp_path: Path) -> None:
+    """The weights are spoiled by the first update, and the message's advice works."""
+    settings = {
+        "data.holdout": 0, "adversarial.weight": 0, "optimizer.clip_norm": 0, "optimizer.warmup_steps": 0,
+        "train.max_skipped": 3, "train.log_every": 1, "train.save_every": 2, "train.steps": 6,
+        "codebook.autoencoder_steps": 0,
+    }  # fmt: skip
+    common = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    rate = "optimizer.learning_rate"
+    broken = vqgan(*command(few, tmp_path / "run", *common, "--set", f"{rate}=1e30", "--quiet"))
+    assert broken.code == 2
+    assert "not finite in 3 steps in a row; there is no checkpoint yet: give the same command" in broken.line
+    mended = vqgan(*command(few, tmp_path / "run", *common, "--set", f"{rate}=1e-4", "--quiet"))
+    assert (mended.code, mended.err) == (0, "")
+    weights = load_weights(read_info(tmp_path / "run"), PARTS)
+    assert max(float(abs(value).max()) for part in weights.values() for value in part.values()) < 100
+
+
 def _placed(run: Path) -> bool:
     return (run / "metrics.jsonl").exists() and "codebook placed" in (run / "metrics.jsonl").read_text()
 
@@ -252,3 +340,5 @@ def test_too_many_rejects(vqgan: Vqgan, few: Path, tmp_path: Path, monkeypatch: 
     limits = ["--set", "data.holdout=0", "--set", "data.max_rejects=0.2"]
     result = vqgan(*command(few, tmp_path / "run", *limits, "--quiet"))
     assert (result.code, "of 20 images cannot be used (such as broken-" in result.line) == (2, True)
+    assert len(rejects_in(tmp_path / "run")) > 4
+    assert all(key.startswith("broken-") for key in rejects_in(tmp_path / "run"))

@@ -146,6 +146,37 @@ def test_stopped_by_sigterm_and_continued(trained: Path, finished: Path, tmp_pat
     assert read_prior(run).fingerprint == read_prior(trained).fingerprint
 
 
+def test_killed_and_continued(
+    vqgan: Vqgan, trained: Path, finished: Path, tmp_path: Path, killed_before: Callable[..., None]
+) -> None:
+    """SIGKILL with the second checkpoint written and not yet in its place."""
+    run = tmp_path / "run"
+    killed_before("checkpoints/4", *command(finished / "out", run))
+    assert (run / "checkpoints" / "2").is_dir()
+    assert not (run / "checkpoints" / "4").exists()
+    assert vqgan(*command(finished / "out", run, "--quiet")).code == 0
+    assert read_prior(run).fingerprint == read_prior(trained).fingerprint
+
+
+def test_a_lower_learning_rate_helps(vqgan: Vqgan, trained: Path, finished: Path, tmp_path: Path) -> None:
+    """A run that goes on with too high a rate ends, and the message's advice works."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    common = [
+        part
+        for setting in ("steps=16", "max_skipped=3", "log_every=1", "evaluate_every=20", "save_every=1")
+        for part in ("--set", f"train.{setting}")
+    ]
+    rate, no_clip = "optimizer.learning_rate", ("--set", "optimizer.clip_norm=0")
+    broken = vqgan(*command(finished / "out", run, *common, *no_clip, "--set", f"{rate}=1e38", "--quiet"))
+    assert broken.code == 2
+    assert "not finite in 3 steps in a row; the last checkpoint, " in broken.line
+    assert "give the same command, which goes on from there, with a lower learning rate" in broken.line
+    mended = vqgan(*command(finished / "out", run, *common, "--set", f"{rate}=1e-4", "--quiet"))
+    assert (mended.code, mended.err) == (0, "")
+    assert (run / "checkpoints" / "16").is_dir()
+
+
 def _begun(run: Path) -> bool:
     return (run / "metrics.jsonl").exists() and "train/loss" in (run / "metrics.jsonl").read_text()
 

@@ -16,7 +16,7 @@ from transforms.images.decode import DecodeConfig
 from transforms.sharded.batching import load_codec
 from transforms.sharded.job import make_all
 from transforms.sources import SourceConfig
-from vqgan import filesystems
+from vqgan import faults, filesystems
 from vqgan.codec import Codec
 from vqgan.codec_checkpoint import save_codec
 from vqgan.shards import DATA_FOLDER
@@ -50,6 +50,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number, size in enumerate([(48, 40), (36, 64)]):
                 image.resize(size).save(folder / f"{path.stem}-{number}.jpg")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow one another at once."""
+    monkeypatch.setattr(faults, "PAUSES", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture

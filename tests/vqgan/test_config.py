@@ -1,5 +1,6 @@
 """A configuration survives JSON, and every mistake in one gets one line that names it."""
 
+import contextlib
 import dataclasses
 import json
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqgan.config import LARGEST, ModelConfig, from_dict, to_dict
+from vqgan import UserError
+from vqgan.config import LARGEST, MOST_PARAMETERS, ModelConfig, from_dict, to_dict
+from vqgan.model.parameters import check_codec_size, codec_parameter_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,3 +192,55 @@ def test_fsq_and_lfq_survive_json() -> None:
 def test_codes_that_do_not_fit_their_quantizer(fields: dict[str, Any], message: str, refused: Any) -> None:
     with refused(rf"^model\.{message}"):
         ModelConfig(**fields)
+
+
+# Sizes that only a stranger would ask for
+
+INTEGERS = [field.name for field in dataclasses.fields(ModelConfig) if field.type in ("int", int, int | None)]
+
+
+@pytest.mark.parametrize("value", [1 << 20, 1 << 31, LARGEST])
+@pytest.mark.parametrize("name", INTEGERS)
+def test_every_integer_is_bounded(name: str, value: int) -> None:
+    """Whatever is asked for is refused at once, or has no more parameters than are allowed."""
+    fields = {"ch_mult": [1, 1], "norm_groups": 1, "resolution": 2, "attn_resolutions": [], name: value}
+    config = None
+    with contextlib.suppress(UserError):
+        config = from_dict(ModelConfig, fields)
+        check_codec_size(config, "codec.json")
+        assert codec_parameter_count(config) <= MOST_PARAMETERS
+    assert config is None or name not in ("resolution", "mid_blocks", "num_res_blocks", "decoder_res_blocks")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"mid_blocks": 1_000_000_000},
+            r"mid_blocks is 1000000000, .* are 2000000025 residual blocks, at most 1000",
+        ),
+        ({"num_res_blocks": 100}, "at 5 levels these are 1009 residual blocks"),
+        ({"resolution": 1 << 15}, "resolution is 32768: at most 16384"),
+        ({"attn_resolutions": (16,) * 65}, "attn_resolutions has 65 values: at most 64"),
+        ({"fsq_levels": (2,) * 65, "quantizer": "fsq"}, "fsq_levels has 65 values"),
+        ({"ch_mult": (1,) * 65}, "ch_mult has 65 values"),
+    ],
+)
+def test_more_than_any_model_has(fields: dict[str, Any], message: str, refused: Any) -> None:
+    with refused(message):
+        ModelConfig(**fields)
+
+
+def test_more_parameters_and_codes_than_any_codec_has(refused: Any) -> None:
+    with refused(r"^codec\.json: the model would have [\d,]+ parameters, at most 10,000,000,000; correct ch"):
+        check_codec_size(ModelConfig(ch=1 << 14, norm_groups=1), "codec.json")
+    with refused(r"^codec\.json: model.codebook_size is 134,217,728, at most 67,108,864"):
+        check_codec_size(ModelConfig(quantizer="lfq", embed_dim=27, codebook_size=1 << 27), "codec.json")
+    check_codec_size(ModelConfig(codebook_size=1 << 20), "codec.json")
+
+
+def test_long_values_are_cut_in_messages(refused: Any) -> None:
+    for data in ({"ch": "x" * 10_000}, {"x" * 10_000: 1}, {"ch_mult": [[1] * 10_000]}):
+        with pytest.raises(UserError) as caught:
+            from_dict(ModelConfig, data)
+        assert len(str(caught.value)) < 700

@@ -2,14 +2,17 @@
 
 import errno
 import os
+import re
+import shutil
 import stat
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pyarrow import fs
 
-from vqgan import filesystems
+from vqgan import filesystems, folders
 from vqgan.errors import UserError
 
 BOTH = pytest.mark.parametrize("scheme", ["", "file://"])
@@ -116,13 +119,128 @@ def test_local_files_reach_the_disk_before_the_rename(
     sync = os.fsync
 
     def watched(descriptor: int) -> None:
-        synced.append(os.fstat(descriptor).st_size)
-        assert not (tmp_path / "a").exists()
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            synced.append(os.fstat(descriptor).st_size)
+            assert not (tmp_path / "a").exists()
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", watched)
     filesystems.write_bytes(str(tmp_path / "a"), b"four")
     assert synced == [4]
+
+
+class Recording(fs.LocalFileSystem):  # type: ignore[misc]
+    """A local disk that notes what it is asked for, and in which order."""
+
+    asked: ClassVar[list[str]] = []
+
+    def move(self, source: bytes, target: bytes) -> None:
+        super().move(source, target)
+        self.asked.append(f"rename {os.path.basename(os.fsdecode(target))}")
+
+    def delete_file(self, path: str) -> None:
+        super().delete_file(path)
+        self.asked.append(f"delete {os.path.basename(path)}")
+
+    def create_dir(self, path: str, *, recursive: bool = True) -> None:
+        super().create_dir(path, recursive=recursive)
+        self.asked.append(f"create {os.path.basename(path)}")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the disk is asked for: ``sync a``, ``sync folder/``, ``rename a`` (to that name), ``remove b``."""
+    done: list[str] = []
+    resolve, sync, rename, rmtree = filesystems.resolve, os.fsync, os.rename, shutil.rmtree
+
+    def name_of(path: Any) -> str:
+        return re.sub(r"^\.(.*?)\.[0-9a-f]{32}\.(\w+)$", r"\1.\2", os.path.basename(os.fspath(path)))
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        done.append(f"sync {name_of(os.readlink(f'/proc/self/fd/{descriptor}'))}{'/' if folder else ''}")
+
+    def renamed(source: Any, target: Any) -> None:
+        rename(source, target)
+        done.append(f"rename {name_of(target)}")
+
+    def removed(path: Any, ignore_errors: bool = False) -> None:
+        if os.path.exists(path):
+            done.append(f"remove {name_of(path)}")
+        rmtree(path, ignore_errors)
+
+    monkeypatch.setattr(Recording, "asked", done)
+    monkeypatch.setattr(filesystems, "resolve", lambda path: (Recording(), resolve(path)[1]))
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    return done
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="names of descriptors are had from /proc")
+
+
+@LINUX
+def test_contents_then_the_name_then_the_folder(tmp_path: Path, asked: list[str]) -> None:
+    """What is published later is never on the disk without what was published before."""
+    root = str(tmp_path / "set")
+    filesystems.make_folder(f"{root}/data/deep")
+    for name in ("data/deep/a", "manifest.json"):
+        filesystems.write_bytes(f"{root}/{name}", b"x")
+    filesystems.delete(f"{root}/manifest.json")
+    filesystems.delete(f"{root}/manifest.json")
+    above = tmp_path.name
+    assert asked == [
+        *("create deep", "sync data/", "sync set/", f"sync {above}/"),
+        *("sync a.tmp", "rename a", "sync deep/"),
+        *("sync manifest.json.tmp", "rename manifest.json", "sync set/"),
+        *("delete manifest.json", "sync set/"),
+    ]
+
+
+@LINUX
+def test_many_files_share_one_sync_of_their_folder(tmp_path: Path, asked: list[str]) -> None:
+    for name in "ab":
+        filesystems.write_bytes(f"{tmp_path}/{name}", b"x", one_of_many=True)
+    filesystems.sync_folder(tmp_path)
+    assert asked == ["sync a.tmp", "rename a", "sync b.tmp", "rename b", f"sync {tmp_path.name}/"]
+
+
+@LINUX
+def test_an_old_folder_goes_when_the_new_one_is_on_the_disk(tmp_path: Path, asked: list[str]) -> None:
+    for name in ("new", "codec"):
+        (tmp_path / name / "part").mkdir(parents=True)
+        (tmp_path / name / "part" / "array").write_bytes(name.encode())
+    folders.replace_folder(tmp_path / "new", tmp_path / "codec")
+    assert (tmp_path / "codec" / "part" / "array").read_bytes() == b"new"
+    assert asked == [
+        *("sync array", "sync part/", "sync new/"),
+        *("rename codec.old", "rename codec", f"sync {tmp_path.name}/", "remove codec.old"),
+    ]
+
+
+def test_a_folder_that_cannot_be_synced_is_written_to_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    filesystems.write_bytes(str(tmp_path / "a"), b"x")
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_disk_that_fails_to_sync_a_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(UserError, match=r"a: cannot be written .*Input/output error"):
+        filesystems.write_bytes(str(tmp_path / "a"), b"x")
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_file_is_written_whole_or_not_at_all(

@@ -14,6 +14,7 @@ from vqgan.errors import UserError
 
 THING = folders.FolderKind("thing", "thing.json", 3)
 ARRAYS = {"a.kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16)}
+SHAPES = {name: value.shape for name, value in ARRAYS.items()}
 
 
 def publish(path: Path, text: str) -> None:
@@ -131,16 +132,72 @@ def test_arrays(tmp_path: Path, refused: Any) -> None:
     sizes = folders.folder_sizes(tmp_path)
     assert sizes
     assert all((tmp_path / name).stat().st_size == size for name, size in sizes.items())
-    found = folders.read_arrays(THING, tmp_path, "weights", sizes)
+    found = folders.read_arrays(THING, tmp_path, "weights", sizes, SHAPES)
     assert found.keys() == ARRAYS.keys()
     assert all(np.array_equal(found[name], ARRAYS[name]) for name in ARRAYS)
     assert {value.dtype for value in found.values()} == {np.dtype("float32")}
     name = max(sizes, key=lambda name: sizes[name])
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
     with refused(rf"thing .*: \S+ is {sizes[name] - 1} bytes, expected {sizes[name]} bytes; copy the thing"):
-        folders.read_arrays(THING, tmp_path, "weights", sizes)
+        folders.read_arrays(THING, tmp_path, "weights", sizes, SHAPES)
     with refused(r"thing .*: the weights in others/ cannot be read .*; copy the thing again"):
-        folders.read_arrays(THING, tmp_path, "others", sizes)
+        folders.read_arrays(THING, tmp_path, "others", sizes, SHAPES)
+
+
+def forged(folder: Path, name: str, **fields: Any) -> None:
+    """An array of the folder with other metadata: TensorStore writes them, and not one number."""
+    import tensorstore as ts
+
+    kvstore = {"driver": "ocdbt", "base": f"file://{folder.absolute()}/"}
+    spec = {"driver": "zarr", "kvstore": {**kvstore, "path": name}}
+    metadata = {"shape": [3], "chunks": [1], "dtype": "<f4", "compressor": None, **fields}
+    ts.open(spec | {"metadata": metadata}, create=True, delete_existing=True).result()
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"shape": [1 << 31], "chunks": [16]}, r"b is \[2147483648\], expected \[2\]"),
+        ({"shape": [2], "chunks": [1 << 31]}, r"b has chunks of \[2147483648\]"),
+        ({"shape": [2, 1 << 20]}, r"b is \[2, 1048576\], expected \[2\]"),
+    ],
+)
+def test_arrays_that_claim_more(fields: dict[str, Any], says: str, tmp_path: Path, refused: Any) -> None:
+    """Reading them would take gigabytes; what they claim is compared with the configuration first."""
+    folders.write_arrays(tmp_path / "weights", ARRAYS)
+    forged(tmp_path / "weights", "b", **{"chunks": [1] * len(fields["shape"]), **fields})
+    with refused(rf"thing .*: the weights in weights/ do not fit thing\.json: {says}; copy the thing again"):
+        folders.read_arrays(THING, tmp_path, "weights", {}, SHAPES)
+
+
+def test_arrays_of_other_names(tmp_path: Path, refused: Any) -> None:
+    folders.write_arrays(tmp_path / "weights", ARRAYS)
+    for shapes, says in (({**SHAPES, "c": (2,)}, "c is missing"), ({"b": (2,)}, "a.kernel is unknown")):
+        with refused(f"do not fit thing.json: {says}"):
+            folders.read_arrays(THING, tmp_path, "weights", {}, shapes)
+
+
+def test_weights_that_so_small_files_cannot_be(tmp_path: Path, refused: Any) -> None:
+    """Zeros compress a thousandfold, trained weights do not."""
+    zeros = {"a": np.zeros((5000, 5000), np.float32)}
+    folders.write_arrays(tmp_path / "weights", zeros)
+    with refused(r"100,000,000 bytes of weights are claimed by files of [\d,]+; copy the thing again"):
+        folders.read_arrays(THING, tmp_path, "weights", {}, {"a": (5000, 5000)})
+    folders.check_expansion(folders.FREE_BYTES, 1)
+    folders.check_expansion(4 * 10**9, 2 * 10**9)
+
+
+def test_long_documents(tmp_path: Path, refused: Any) -> None:
+    for name, says in (("thing.json", r"thing\.json cannot be read \(its 16,777,217 bytes are more than"),):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate((16 << 20) + 1)
+        with refused(says):
+            folders.read_document(THING, tmp_path)
+    folders.write_arrays(tmp_path / "weights", ARRAYS)
+    with (tmp_path / "weights" / "_METADATA").open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    with refused("do not fit thing.json: their description has 16,777,217 bytes"):
+        folders.read_arrays(THING, tmp_path, "weights", {}, SHAPES)
 
 
 def test_sums() -> None:

@@ -70,10 +70,16 @@ class FilesWriter:
         if folder not in self._folders:
             filesystems.make_folder(filesystems.join(self._output, folder))
             self._folders.add(folder)
-        filesystems.write_bytes(filesystems.join(self._output, picture.row.file), picture.data)
+        path = filesystems.join(self._output, picture.row.file)
+        filesystems.write_bytes(path, picture.data, one_of_many=True)
 
     def append(self, picture: Picture) -> None:
         """Does nothing more."""
+
+    def close(self) -> None:
+        """Forces the names of all files to disk. Raises OSError."""
+        for folder in self._folders:
+            filesystems.sync_folder(filesystems.join(self._output, folder))
 
 
 class ParquetWriter:
@@ -127,7 +133,9 @@ class TarWriter:
 def open_writer(output: str, form: ImageForm, number: int, slices: int) -> Iterator[Writer]:
     """Returns the writer of a slice; what it writes is in place when the block has ended well."""
     if form.container == "files":
-        yield FilesWriter(output, form.extension)
+        files = FilesWriter(output, form.extension)
+        yield files
+        files.close()
     elif form.container == "parquet":
         yield ParquetWriter(form.extension)
     else:

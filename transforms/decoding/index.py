@@ -219,13 +219,15 @@ class Index:
         self.metadata = IndexMetadata.from_json(footer[METADATA_KEY], name)
         self.rows: int = self._file.metadata.num_rows
         schema = self._file.schema_arrow
-        missing = [field for field in INDEX_SCHEMA.names if field not in schema.names]
-        if missing:
-            raise UserError(f"{name}: damaged (no column {missing[0]!r})")
+        places = {column: schema.get_field_index(column) for column in (*INDEX_SCHEMA.names, IMAGE)}
         for field in INDEX_SCHEMA:
-            if not schema.field(field.name).equals(field):
+            if places[field.name] < 0:  # also where there are two of a name
+                raise UserError(f"{name}: damaged (no column {field.name!r})")
+        for field in INDEX_SCHEMA:
+            if not schema.field(places[field.name]).equals(field):
                 raise UserError(f"{name}: damaged (column {field.name!r} is not of type {field.type})")
-        if IMAGE in schema.names and schema.field(IMAGE).type != IMAGE_FIELD.type:
+        place = places[IMAGE]
+        if IMAGE in schema.names and (place < 0 or schema.field(place).type != IMAGE_FIELD.type):
             raise UserError(f"{name}: damaged (column {IMAGE!r} is not of type {IMAGE_FIELD.type})")
 
     def __enter__(self) -> Self:

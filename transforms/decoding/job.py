@@ -44,9 +44,10 @@ class DecodeJob(ShardedJob):
 
     def is_whole(self, number: int) -> bool:
         with open_index(self.task.output, self.shard_name(number)) as index:
-            return index.metadata.plan_hash == self.task.plan_hash and not lost_images(
-                self.task.output, index
-            )
+            metadata = index.metadata
+            found = (metadata.plan_hash, metadata.slice_number, metadata.slices)
+            wanted = (self.task.plan_hash, number, self.task.slices)
+            return found == wanted and not lost_images(self.task.output, index)
 
     def write(self, number: int, model: Any, progress: ProgressCallback) -> None:
         write_images(self.task, number, model, progress)

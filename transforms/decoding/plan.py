@@ -16,7 +16,7 @@ from transforms.sharded.batching import in_order
 from transforms.sharded.plan import Plan, read_plan, write_plan_file
 from vqgan import filesystems
 from vqgan.data.token_shards import check_footer, check_shard_size
-from vqgan.errors import UserError
+from vqgan.errors import UserError, first_line
 from vqgan.manifest import (
     FORMAT_VERSION,
     check_entries,
@@ -28,6 +28,9 @@ from vqgan.manifest import (
 from vqgan.shards import open_shard
 
 PARTS_FILE = "plan/shards.parquet"
+PARTS_SCHEMA = pa.schema(
+    [("name", pa.string()), ("sha256", pa.string()), ("rows", pa.int64()), ("planned", pa.int64())]
+)
 _READERS = 8
 
 
@@ -142,13 +145,13 @@ def plan_parts(
     return parts
 
 
-def make_decode_plan(parts: list[Part], settings: Mapping[str, Any], tokens: TokenInput) -> Plan:
+def make_decode_plan(parts: list[Part], settings: Mapping[str, Any], plan_hash: str) -> Plan:
     """Returns the plan of these parts.
 
     Args:
       parts: of each slice.
       settings: everything else that determines the pictures.
-      tokens: the data set.
+      plan_hash: of the token data set's plan.
     """
     digest = hashlib.sha256()
     for part in parts:
@@ -156,7 +159,7 @@ def make_decode_plan(parts: list[Part], settings: Mapping[str, Any], tokens: Tok
     identity = {
         "version": FORMAT_VERSION,
         **settings,
-        "tokens": {"plan_hash": tokens.plan_hash, "shards_sha256": digest.hexdigest()},
+        "tokens": {"plan_hash": plan_hash, "shards_sha256": digest.hexdigest()},
     }
     return Plan(identity=identity, slices=len(parts), entries=sum(part.planned for part in parts))
 
@@ -165,15 +168,31 @@ def write_decode_plan(output: str, plan: Plan, parts: list[Part]) -> None:
     """Writes the parts, then ``plan.json``; the latter's presence means that both are complete."""
     filesystems.make_folder(filesystems.join(output, "plan"))
     with filesystems.publish(filesystems.join(output, PARTS_FILE)) as stream:
-        pq.write_table(pa.Table.from_pylist([part._asdict() for part in parts]), stream)
+        pq.write_table(pa.Table.from_pylist([part._asdict() for part in parts], PARTS_SCHEMA), stream)
     write_plan_file(output, plan, PARTS_FILE)
 
 
 def read_part(output: str, number: int) -> Part:
-    """Returns the part of one slice."""
-    filesystem, inner = filesystems.resolve(filesystems.join(output, PARTS_FILE))
-    with filesystem.open_input_file(inner) as file:
-        return Part(**pq.read_table(file).slice(number, 1).to_pylist()[0])
+    """Returns the part of one slice. Raises as :func:`read_parts` does."""
+    return read_parts(output)[number]
+
+
+def read_parts(output: str) -> list[Part]:
+    """Returns the parts of all slices.
+
+    Raises:
+      UserError: their table is gone or damaged.
+    """
+    path = filesystems.join(output, PARTS_FILE)
+    filesystem, inner = filesystems.resolve(path)
+    try:
+        with filesystem.open_input_file(inner) as file:
+            table = pq.read_table(file, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); restore it") from error
+    if not table.schema.equals(PARTS_SCHEMA) or any(column.null_count for column in table.columns):
+        raise UserError(f"{path}: is not the table of a plan's slices; restore it")
+    return [Part(**row) for row in table.to_pylist()]
 
 
 def _count(tokens: TokenInput, entry: Mapping[str, Any], views: str) -> int:

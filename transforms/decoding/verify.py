@@ -1,10 +1,14 @@
 """Checking decoded images against their indices, and the sum of every one of them."""
 
+import dataclasses
 import hashlib
+from collections import Counter
+from typing import Any
 
 from pyarrow import fs
 
 from transforms.decoding.image_files import stored_images
+from transforms.decoding.image_format import CONTAINERS
 from transforms.decoding.index import (
     IMAGES_FOLDER,
     METADATA_FILE,
@@ -13,8 +17,10 @@ from transforms.decoding.index import (
     index_name,
     open_index,
 )
-from transforms.decoding.manifest import metadata_lines
-from transforms.sharded.verify import Verifier
+from transforms.decoding.manifest import ImageSlice, ImageTotals, build_image_manifest, metadata_lines
+from transforms.decoding.plan import PARTS_FILE, TokenInput, make_decode_plan, read_parts
+from transforms.sharded.plan import PLAN_FILE, Plan
+from transforms.sharded.verify import Verifier, reasons_of
 from vqgan import filesystems
 from vqgan.errors import UserError, counted
 
@@ -24,12 +30,31 @@ class ImageVerifier(Verifier):
 
     lists = ("shards", "archives", "metadata", "rejects")
     endings = (".parquet", ".tar")
-    planned_unit = "rows"
+    totals: ImageTotals
 
     @property
     def container(self) -> str:
         """``files``, ``tar`` or ``parquet``."""
         return str(self.plan.identity["form"]["container"])
+
+    def empty_totals(self) -> ImageTotals:
+        return ImageTotals()
+
+    def check_identity(self) -> None:
+        codec, form = self.identity.fields("codec"), self.identity.fields("form")
+        codec.text("fingerprint")
+        codec.text("decoder_sha256")
+        self.identity.fields("tokens").text("plan_hash")
+        form.text("encoding")
+        if form.text("container") not in CONTAINERS:
+            raise UserError(f"{PLAN_FILE}: unknown container {self.container!r}; upgrade vqgan-pipelines")
+
+    def rebuild_plan(self) -> tuple[Plan, str]:
+        parts = read_parts(self.output)
+        self.planned = [part.planned for part in parts]
+        identity = self.plan.identity
+        settings = {name: part for name, part in identity.items() if name not in ("version", "tokens")}
+        return make_decode_plan(parts, settings, identity["tokens"]["plan_hash"]), PARTS_FILE
 
     def files_of(self, number: int) -> list[str]:
         index = index_name(number, self.plan.slices, self.container)
@@ -39,18 +64,25 @@ class ImageVerifier(Verifier):
         return [METADATA_FILE] if self.container == "files" else []
 
     def check_slice(self, number: int, name: str) -> None:
-        try:
-            with open_index(self.output, name) as index:
-                metadata, rows = index.metadata, index.rows
-            self._check_footer(number, name, metadata, rows)
-            self._check_images(name)
-        except UserError as error:
-            self.problems.append(str(error))
-            return
-        self.check_rejects(number, name, metadata.rejects)
+        with open_index(self.output, name) as index:
+            metadata, rows = index.metadata, index.rows
+        self._check_footer(number, name, metadata, rows)
+        image_bytes = self._check_images(name)
+        reject_file, rejected = self.check_rejects(number, name, metadata.rejects)
+        found = ImageSlice(
+            number=number,
+            planned=metadata.planned,
+            images=metadata.images,
+            shard=dataclasses.replace(self.found[name], rows=rows),
+            reject_file=reject_file,
+            reject_reasons=reasons_of(rejected),
+            seconds=None,
+            archive=metadata.archive,
+            image_bytes=image_bytes,
+        )
+        self.totals.add(found)
 
     def check_whole(self) -> None:
-        self.expect("manifest.json", "number of images", self.manifest["counts"]["images"], self._rows())
         if self.container != "files":
             return
         indices = [self.files_of(number)[0] for number in range(self.plan.slices)]
@@ -58,6 +90,19 @@ class ImageVerifier(Verifier):
         if needed <= self.listed.keys() and not self.broken & needed:
             self._check_metadata(indices)
         self._check_strays()
+
+    def rebuild_manifest(self) -> dict[str, Any]:
+        manifest, identity = self.manifest, self.plan.identity
+        described = self.found.get(METADATA_FILE)
+        metadata = None if described is None else dataclasses.replace(described, rows=self.totals.images)
+        tokens = TokenInput(**{name: manifest["tokens"].get(name) for name in TokenInput._fields})
+        expected = tokens._replace(
+            plan_hash=identity["tokens"]["plan_hash"],
+            fingerprint=identity["codec"]["fingerprint"],
+            grid=manifest["grid"],
+            slices=max(tokens.slices, self.plan.slices),
+        )
+        return build_image_manifest(self.plan, self.totals, manifest["codec"], expected, metadata)
 
     def summary(self) -> str:
         counts, rejected = self.manifest["counts"], len(self.manifest["rejects"])
@@ -67,15 +112,16 @@ class ImageVerifier(Verifier):
             f"{counted(counts['images'], 'image')}, {counted(counts['rejects'], 'reject')}"
         )
 
-    def _rows(self) -> int:
-        return sum(entry["rows"] for entry in self.manifest["shards"])
-
     def _check_footer(self, number: int, name: str, metadata: IndexMetadata, rows: int) -> None:
-        codec = self.manifest["codec"]
+        codec, form = self.manifest["codec"], self.plan.identity["form"]
         self.expect(name, "plan hash", metadata.plan_hash, self.manifest["plan_hash"])
         self.expect(name, "codec", metadata.fingerprint, codec["fingerprint"])
         self.expect(name, "decoder", metadata.decoder_sha256, codec["decoder_sha256"])
         self.expect(name, "slice number", metadata.slice_number, number)
+        self.expect(name, "number of slices", metadata.slices, self.plan.slices)
+        self.expect(name, "container", metadata.container, form["container"])
+        self.expect(name, "encoding", metadata.encoding, form["encoding"])
+        self.expect(name, "number of planned rows", metadata.planned, self.planned[number])
         self.expect(name, "rows", rows, self.listed[name]["rows"])
         self.expect(name, "rows", rows, metadata.images)
         self.expect(name, "images + rejects", metadata.images + metadata.rejects, metadata.planned)
@@ -83,19 +129,19 @@ class ImageVerifier(Verifier):
             archive = self.listed.get(metadata.archive["name"], {})
             self.expect(name, "sha256 of its tar", archive.get("sha256"), metadata.archive["sha256"])
 
-    def _check_images(self, name: str) -> None:
-        """Checks that every image has the sum that the index tells, and none is named twice."""
-        changed = [
-            row.file
-            for row, data in stored_images(self.output, name)
-            if hashlib.sha256(data).hexdigest() != row.sha256
-        ]
+    def _check_images(self, name: str) -> int:
+        """Checks that every image has the sum that its index tells, and none is twice; returns all bytes."""
+        changed, rows, total = [], Counter[tuple[str, int]](), 0
+        for row, data in stored_images(self.output, name):
+            if hashlib.sha256(data).hexdigest() != row.sha256 or len(data) != row.bytes:
+                changed.append(row.file)
+            rows[row.key, row.view] += 1
+            total += row.bytes
         if changed:
-            self.problems.append(f"{name}: {len(changed)} images have changed, such as {changed[0]}")
-        with open_index(self.output, name) as index:
-            rows = [(row.key, row.view) for row, _ in index.read()]
-        if len(set(rows)) < len(rows):
-            self.problems.append(f"{name}: {len(rows) - len(set(rows))} rows occur more than once")
+            self.problems.append(f"{name}: {counted(len(changed), 'image')} changed, such as {changed[0]}")
+        if len(rows) < rows.total():
+            self.problems.append(f"{name}: {rows.total() - len(rows)} rows occur more than once")
+        return total
 
     def _check_metadata(self, indices: list[str]) -> None:
         """Checks that ``metadata.jsonl`` says what the indices say."""
@@ -114,4 +160,4 @@ class ImageVerifier(Verifier):
         metadata = 1
         found = sum(info.is_file for info in filesystem.get_file_info(selector)) - metadata
         if found > (images := self.manifest["counts"]["images"]):
-            self.problems.append(f"{IMAGES_FOLDER}/: {found - images} files belong to no index")
+            self.problems.append(f"{IMAGES_FOLDER}/: {counted(found - images, 'file')} in no index")

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from transforms.images.decode import DecodeConfig, Decoded, Reject, decode_image, reject_reason, rejecting
+from transforms.images.decode import DecodeConfig, Decoded, Reject, decoding, reject_reason
 from transforms.sources import Entry, Loader, SourceConfig, open_source
 from vqgan.caching import LatestResults
 from vqgan.data.splits import is_validation
 from vqgan.errors import UserError
+from vqgan.faults import raise_machine_fault, retrying
 
 BLOCK_ENTRIES = 256
 """Most pictures of a container that are read together."""
@@ -35,7 +36,7 @@ class Pictures:
 
     What cannot be used (not decodable, too small, found damaged by the listing) is None, and stands in
     :attr:`rejects` with its reason. A failure to read may pass, so it is tried again when the picture is
-    asked for again; every other reject is final.
+    asked for again; every other reject is final. A fault of the machine (:mod:`vqgan.faults`) is no reject.
 
     Files are read one by one. Inside a container (tar, Parquet, TFRecord, TFDS) a picture may cost as much
     to read as all those before it, so containers are read in :attr:`blocks` of neighbours, the last few of
@@ -86,7 +87,8 @@ class Pictures:
 
     def _take(self, entries: Iterator[Entry]) -> None:
         """Makes these the pictures, none of which has been looked at."""
-        self._entries = list(entries)
+        # A file that changes during training gives other pixels, or a reject, and no more.
+        self._entries = [entry.unseen() for entry in entries]
         self.keys = [entry.key for entry in self._entries]
         self._rejects: dict[str, Reject] = {}
         self._start()
@@ -113,7 +115,7 @@ class Pictures:
 
         Raises:
           IndexError: there is no such number.
-          UserError: the source as a whole cannot be opened any more.
+          UserError: the source as a whole cannot be opened any more, or the machine fails time after time.
         """
         number = range(len(self))[number]
         entry = self._entries[number]
@@ -121,14 +123,18 @@ class Pictures:
         if picture is not None or self._is_final(entry.key):
             return picture
         try:
-            decoded = decode_image(self._encoded(number), self._decode, self._max_short_side)
-            picture = _bounded(decoded, self._max_short_side)
+            picture = retrying(lambda: self._picture(number))
         except Reject as reject:
             self._note(entry.key, reject)
             return None
         self._note(entry.key, None)
         self._cache.keep(entry, picture)
         return picture
+
+    def _picture(self, number: int) -> np.ndarray:
+        """Reads and decodes a picture. Raises Reject and MachineError."""
+        limit = self._max_short_side
+        return decoding(self._encoded(number), self._decode, limit, lambda decoded: _bounded(decoded, limit))
 
     @property
     def rejects(self) -> dict[str, str]:
@@ -258,6 +264,7 @@ def _load(load: Loader) -> Encoded:
     try:
         return load().data
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one example may end nothing but that
+        raise_machine_fault(error, "an image cannot be read")
         return reject_reason(error, "read")
 
 
@@ -272,12 +279,11 @@ def _copied(reject: Reject) -> Reject:
 
 
 def _bounded(decoded: Decoded, limit: int | None) -> np.ndarray:
-    """Returns the pixels, with the shorter side at no more than ``limit``. Raises Reject."""
+    """Returns the pixels, with the shorter side at no more than ``limit``."""
     image, short = decoded.image, min(decoded.width, decoded.height)
-    with rejecting("decode"):
-        if limit is not None and short > limit:
-            size = (round(decoded.width * limit / short), round(decoded.height * limit / short))
-            left, top, right, bottom = decoded.extent
-            box = (left, top, min(right, float(image.width)), min(bottom, float(image.height)))
-            image = image.resize(size, Image.Resampling.LANCZOS, box)
-        return np.asarray(image)
+    if limit is not None and short > limit:
+        size = (round(decoded.width * limit / short), round(decoded.height * limit / short))
+        left, top, right, bottom = decoded.extent
+        box = (left, top, min(right, float(image.width)), min(bottom, float(image.height)))
+        image = image.resize(size, Image.Resampling.LANCZOS, box)
+    return np.asarray(image)

@@ -9,10 +9,12 @@ What is decoded, and how, is the same everywhere:
 * *Animations and pages*: the first frame. *ICC profiles*: ignored; LAB alone is colour-managed.
 * *Truncated files*: refused, as long as nobody sets ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``. A JPEG that
   lacks nothing but its end is whole; see :mod:`transforms.images.jpeg`.
+* *Extras*: HEIF and JPEG XL; see :mod:`transforms.images.extra_formats`.
 * *Layouts*: those that are proven. TIFF and PSD are read by :mod:`transforms.images.layouts`, and what Pillow
   gets wrong in PNG and JPEG 2000 is corrected.
 
-Everything here may run in many threads at once.
+Everything here may run in many threads at once, whose pixels are kept within a budget. That memory does not
+suffice is no reject: it is raised as :class:`vqgan.faults.MachineError`, like every fault of the machine.
 """
 
 import contextlib
@@ -20,18 +22,23 @@ import io
 import re
 import threading
 import warnings
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.IcoImagePlugin import IcoImageFile
 
 from transforms.images import jpeg, png, psd, tiff
+from transforms.images.budget import AT_ONCE, with_memory
 from transforms.images.color import Extent, read_orientation, to_rgb, turn_upright
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry, View, views, wanted_side
-from transforms.images.layouts import LayoutImage
+from transforms.images.extra_formats import is_heif, is_jxl, open_heif, open_jxl
+from transforms.images.layouts import LayoutImage, UnsupportedLayoutError
 from transforms.images.resize import render
+from vqgan.errors import UserError
+from vqgan.faults import MachineError, raise_machine_fault
 
 _ALLOWED = (
     *("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "ICO", "CUR", "ICNS"),
@@ -41,18 +48,38 @@ _ALLOWED = (
 _REFUSED = {
     rb"%!PS|\xc5\xd0\xd3\xc6": "EPS is a program for a PostScript interpreter, and files are never executed",
     rb"%PDF": "PDF is a document, not an image",
-    rb"\xd7\xcd\xc6\x9a|<svg": "drawing commands (WMF, SVG) are not an image",
+    rb"\xd7\xcd\xc6\x9a|\x01\0\0\0.{36} EMF": "drawing commands (WMF, EMF) are not an image",
     rb"\x89HDF|GRIB|BUFR|SIMPLE": "scientific data (HDF5, GRIB, BUFR, FITS) is not decoded",
     rb"\x00\x00\x01\xb3": "MPEG is video, not an image",
     rb"\xd0\xcf\x11\xe0": "OLE containers (FlashPix, Microsoft Image Composer) are not decoded",
-    rb"....ftyp(hei|hev|mif1|msf1)": "HEIF is not decoded: convert it to JPEG, PNG, WebP or AVIF",
-    rb"\xff\x0a|\x00\x00\x00\x0cJXL ": "JPEG XL is not decoded: convert it to JPEG, PNG, WebP or AVIF",
+    rb"....ftyp(crx )|II\*\0....CR|IIU\0|IIR[OS]|FUJIFILMCCD-RAW": "camera raw is not decoded: develop it",
+    rb"....(ftyp(?!avi|hei|hev|mif1|msf1)|moov|mdat)|\x1a\x45\xdf\xa3|RIFF....AVI |FLV\x01|OggS": (
+        "video or sound is not an image: write its frames as images"
+    ),
+    rb"ID3|fLaC|RIFF....WAVE": "sound is not an image",
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(?i:<!doctype svg|<svg)": (
+        "SVG is drawing commands, not an image"
+    ),
+    rb"(\xef\xbb\xbf)?\s*(?i:<(!doctype )?html)": "a web page (of a failed download?), not an image",
+    rb"version https://git-lfs": "a Git LFS pointer in place of the image: run git lfs pull",
+    rb"\x1f\x8b|BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd": "a compressed file: decompress it",
+    rb"II\xbc": "JPEG XR is not decoded: convert it to PNG",
+    rb"\x76\x2f\x31\x01|#\?(RADIANCE|RGBE)": "OpenEXR and Radiance are not decoded: convert it to PNG",
+    rb".{128}DICM": "DICOM is not decoded: convert it to PNG",
+    rb"P7\s|PF\s": "PAM, and PFM of colours, are not decoded: convert it to PNG",
+    rb"gimp xcf|AT&TFORM|BPG\xfb|FLIF|\xabKTX": "XCF, DjVu, BPG, FLIF and KTX are not decoded",
 }
+_SIGNED = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "JPEG2000", "ICNS", "ICO", "DDS", "QOI")
+"""Formats that first bytes tell for sure."""
 # Pillow keeps a pointer and padding for every row: a column of a few million pixels takes ten times its area.
 _LONGEST_SIDE = 1_000_000
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
+_HEAD_BYTES = 1024
+_TGA_ALPHA_BITS = 15  # of byte 17, their number
 _PILLOW = re.compile(r"PIL\.")  # modules whose warnings are silenced
 _lock = threading.Lock()
+
+T = TypeVar("T")
 
 Image.init()  # Registers every plugin now, since doing it on demand is not thread-safe.
 _FORMATS = tuple(name for name in _ALLOWED if name in Image.OPEN)
@@ -128,14 +155,20 @@ def reject_reason(error: Exception, stage: str) -> Reject:
 def rejecting(stage: str) -> Iterator[None]:
     """Turns any exception of the block into a :class:`Reject`; exits and interrupts pass.
 
-    Decoders fail with OSError, ValueError, SyntaxError, struct.error, MemoryError and many more, so
-    no shorter list would do.
+    Decoders fail with OSError, ValueError, SyntaxError, struct.error and many more, so no shorter list
+    would do.
+
+    Raises:
+      MachineError: not the image is at fault.
     """
     try:
         yield
-    except Reject:
+    except (Reject, MachineError):
         raise
     except Exception as error:
+        if str(error).startswith("out of memory"):  # what Pillow's decoders say, as an OSError
+            error = MemoryError(str(error))
+        raise_machine_fault(error, "an image cannot be decoded")
         raise reject_reason(error, stage) from error
 
 
@@ -164,16 +197,51 @@ def prepare(data: bytes, key: str, decode_config: DecodeConfig, geometry: Geomet
       geometry: what the squares show.
 
     Raises:
-      Reject: the image gives no rows; nothing else is raised.
+      Reject: the image gives no rows.
+      MachineError: not the image is at fault.
     """
-    image, width, height, extent = decode_image(data, decode_config, wanted_side(geometry))
-    try:
-        with rejecting("decode"):
+
+    def crop(decoded: Decoded) -> Prepared:
+        image, width, height, extent = decoded
+        with contextlib.closing(image):  # frees the pixels now, also where a plugin left reference cycles
             chosen = views(width, height, geometry, key)
             pixels = render(image, (width, height), geometry, chosen, extent)
-    finally:
-        image.close()  # Frees the pixels now, also where a plugin left reference cycles.
-    return Prepared(pixels, chosen, width, height)
+        return Prepared(pixels, chosen, width, height)
+
+    return decoding(data, decode_config, wanted_side(geometry), crop)
+
+
+def decoding(data: bytes, config: DecodeConfig, wanted: int | None, use: Callable[[Decoded], T]) -> T:
+    """Decodes like :func:`decode_image`, and has the pixels used within the budget of all threads.
+
+    Args:
+      data: the whole file.
+      config: limits.
+      wanted: see :func:`decode_image`.
+      use: what to do with the pixels; closes them where they are not kept.
+
+    Raises:
+      Reject: with every reason there is, those of ``use`` included.
+      MachineError: not the image is at fault.
+    """
+
+    def attempt(least: int) -> T:
+        opened = _open_for(data, config, wanted)
+        with AT_ONCE.spending(max(least, opened.cost)), rejecting("decode"):
+            return use(_decode(opened, config))
+
+    try:
+        return with_memory(attempt, lambda: _stated_pixels(data))
+    except MemoryError as error:
+        raise Reject("decode", "MemoryError", str(error)) from None
+
+
+def _stated_pixels(data: bytes) -> int:
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # noqa: BLE001 - it states nothing
+        return 0
 
 
 def open_image(data: bytes, config: DecodeConfig) -> Image.Image:
@@ -209,11 +277,39 @@ def _open(data: bytes) -> Image.Image:
     if data.startswith(png.SIGNATURE):
         data = png.needed_chunks(data)
     if data.startswith(jpeg.SIGNATURE):
-        jpeg.check_scans(data)
+        jpeg.check_jpeg(data)
     try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
-        raise _unidentified(data) from None
+        return _open_with_extras(data)
+    inner = _png_of_icon(image, data)
+    return image if inner is None else _open(inner)
+
+
+def _png_of_icon(image: Image.Image, data: bytes) -> bytes | None:
+    """Returns the PNG that an icon is, whose transparent colour Pillow would forget.
+
+    Raises:
+      UnsupportedLayoutError: there may be one, but where it lies is not known.
+    """
+    if image.format == "ICNS" and (b"tRNS" in data or b"PLTE" in data):
+        raise UnsupportedLayoutError("ICNS with a palette or a transparent colour is not decoded")
+    if not isinstance(image, IcoImageFile):
+        return None
+    entry = image.ico.entry[image.ico.getentryindex(image.size)]
+    inner = data[entry.offset : entry.offset + entry.size]
+    return inner if inner.startswith(png.SIGNATURE) else None
+
+
+def _open_with_extras(data: bytes) -> Image.Image:
+    """Opens what only packages of extras decode. Raises Reject where nothing does."""
+    for is_one, open_one in ((is_heif, open_heif), (is_jxl, open_jxl)):
+        if is_one(data):
+            try:
+                return open_one(data)
+            except UserError as error:  # the extra is not installed
+                raise Reject("decode", "UnsupportedFormat", str(error)) from None
+    raise _unidentified(data)
 
 
 def decode_image(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Decoded:
@@ -227,28 +323,59 @@ def decode_image(data: bytes, config: DecodeConfig, wanted: int | None = None) -
 
     Raises:
       Reject: with every reason there is.
+      MachineError: not the image is at fault.
     """
+    return decoding(data, config, wanted, lambda decoded: decoded)
+
+
+class _Opened(NamedTuple):
+    """An image about to be loaded.
+
+    Attributes:
+      image: opened and checked.
+      data: the whole file.
+      size: as stored.
+      draft: what Pillow says of a JPEG that is reduced in decoding.
+      cost: about how many pixels decoding takes in memory.
+    """
+
+    image: Image.Image
+    data: bytes
+    size: tuple[int, int]
+    draft: tuple[str, Extent] | None
+    cost: int
+
+
+def _open_for(data: bytes, config: DecodeConfig, wanted: int | None) -> _Opened:
+    """Opens an image whose shorter side will be ``wanted`` or None. Raises Reject and MachineError."""
     image = open_image(data, config)
     with rejecting("decode"):
         size = image.size
-        image, draft = _load(image, data, config, wanted)
-        if draft is None and image.size != size:  # an icon's directory told another size
-            size = image.size
-            _check_size(*size, config)
-        extent = draft[1] if draft else (0.0, 0.0, float(size[0]), float(size[1]))
-        orientation = read_orientation(image)
-        rgb = to_rgb(image)
-        if rgb is not image:
-            image.close()
-        upright, extent = turn_upright(rgb, extent, orientation)
-        width, height = size if orientation < 5 else size[::-1]
-        return Decoded(upright, width, height, extent)
+        image, draft = _drafted(image, data, config, wanted)
+        whole = image.info.get("progressive")  # the coefficients of all pixels are kept until the last scan
+        width, height = size if whole else image.size
+        return _Opened(image, data, size, draft, width * height)
 
 
-def _load(
+def _decode(opened: _Opened, config: DecodeConfig) -> Decoded:
+    image, size, draft = _load(opened.image, opened.data), opened.size, opened.draft
+    if draft is None and image.size != size:  # an icon's directory told another size
+        size = image.size
+        _check_size(*size, config)
+    extent = draft[1] if draft else (0.0, 0.0, float(size[0]), float(size[1]))
+    orientation = read_orientation(image)
+    rgb = to_rgb(image)
+    if rgb is not image:
+        image.close()
+    upright, extent = turn_upright(rgb, extent, orientation)
+    width, height = size if orientation < 5 else size[::-1]
+    return Decoded(upright, width, height, extent)
+
+
+def _drafted(
     image: Image.Image, data: bytes, config: DecodeConfig, wanted: int | None
 ) -> tuple[Image.Image, tuple[str, Extent] | None]:
-    """Decodes the pixels of an opened image, and corrects those that Pillow gets wrong.
+    """Has a large JPEG reduced in decoding.
 
     Returns:
       The image, opened anew if its file had to be mended, and what ``draft`` says of a reduced one.
@@ -260,20 +387,56 @@ def _load(
             image.close()
             image = Image.open(io.BytesIO(mended), formats=("JPEG",))
     draft = image.draft(None, (2 * wanted, 2 * wanted)) if wanted and config.jpeg_draft else None
-    if image.format == "PNG":
-        png.mend_transparency(image, data)
-    if image.format == "JPEG2000":
-        image = jpeg.load_deep(image, data)
-    image.load()
     return image, draft
 
 
+def _load(image: Image.Image, data: bytes) -> Image.Image:
+    """Decodes the pixels of an opened image, and corrects those that Pillow gets wrong."""
+    if image.format == "PNG":
+        png.mend_transparency(image, data)
+    if image.format == "TGA":
+        image = _with_tga_alpha(image, data)
+    if image.format == "JPEG2000":
+        image = jpeg.load_deep(image, data)
+    image.load()
+    return image
+
+
+def _with_tga_alpha(image: Image.Image, data: bytes) -> Image.Image:
+    """Loads a TGA; what lies where alpha would counts only if the header says so.
+
+    Raises:
+      UnsupportedLayoutError: alpha of one bit, of which decoders disagree whether 1 is opaque.
+    """
+    palette_bits, bits, has_alpha = data[7], data[16], data[17] & _TGA_ALPHA_BITS
+    if has_alpha and 16 in (bits if image.mode == "RGBA" else 0, palette_bits):
+        raise UnsupportedLayoutError("TGA with alpha of one bit is not decoded")
+    image.load()
+    return image if has_alpha or not image.has_transparency_data else image.convert("RGB")
+
+
 def _unidentified(data: bytes) -> Reject:
-    """Names the formats that are refused on purpose; the others stay unidentified."""
+    """Names the formats that are refused on purpose, and those that are damaged; others stay unidentified."""
     for signature, reason in _REFUSED.items():
-        if re.match(signature, data, re.DOTALL):
+        if re.match(signature, data[:_HEAD_BYTES], re.DOTALL):
             return Reject("decode", "UnsupportedFormat", reason)
+    for name in _FORMATS:
+        factory, accept = Image.OPEN[name]
+        if name in _SIGNED and accept is not None and accept(data[:16]) is True:
+            reason = _why_not(factory, data)
+            what = f"{name} that is damaged, cut off or in a layout that is not decoded{reason}"
+            return Reject("decode", "UnidentifiedImageError", what)
     return Reject("decode", "UnidentifiedImageError", "not an image in any known format")
+
+
+def _why_not(factory: Callable[..., Any], data: bytes) -> str:
+    """Says what the plugin of a format has against a file that it does not open."""
+    try:
+        factory(io.BytesIO(data), "").close()
+    except Exception as error:  # noqa: BLE001 - plugins raise almost anything
+        reason = reject_reason(error, "decode").message
+        return "" if "not identified" in reason else f" ({reason})"
+    return ""
 
 
 def _check_size(width: int, height: int, config: DecodeConfig) -> None:

@@ -1,4 +1,8 @@
-"""JPEG: scans are counted before time is spent on them, and a file without its end may still be whole.
+"""JPEG: which layouts pass, and a file without its end that may still be whole.
+
+Baseline, extended and progressive JPEG of 8 bits pass, with Huffman or arithmetic coding, in grey, YCbCr and
+RGB, and in CMYK or YCCK if Adobe's marker says how inks are stored; without losses, grey alone. Scans are
+counted before time is spent on them.
 
 JPEG 2000 of other depths than 8 bits, which Pillow scales wrongly: it shifts samples to 8 bits, so that those
 of fewer bits never reach 255, and of more bits the brightest are rounded to 256, which it stores as 0. Which
@@ -22,10 +26,13 @@ MOST_SCANS = 100
 """Scans of one image; encoders write some ten. Each costs a pass over all pixels, and may take no bytes."""
 _END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # the next marker behind entropy-coded data
-_SOS, _EOI = 0xDA, 0xD9
+_SOS, _EOI, _APP14 = 0xDA, 0xD9, 0xEE
 _STANDALONE = {0x01, 0xD8, *range(0xD0, 0xD8)}
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_JPEG_LS = 0xF7
+_FRAMES = {*range(0xC0, 0xD0), _JPEG_LS} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
+_LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}
+_HIERARCHICAL = {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
 _COEFFICIENTS = 64
 # What may follow the data: bits of either value in every place. A whole image is the same with each.
 _TAILS = tuple(bytes([byte]) * 64 for byte in (0x00, 0x55, 0xAA, 0xFE))
@@ -46,7 +53,9 @@ class Structure(NamedTuple):
     """The segments of a JPEG.
 
     Attributes:
-      progressive: the kind of its frame.
+      frame: the marker of its frame, 0 without any.
+      bits: of a sample.
+      adobe: it has Adobe's marker.
       components: of the frame.
       scans: in order.
       ended: there is an EOI.
@@ -54,28 +63,47 @@ class Structure(NamedTuple):
       data_bytes: bytes of entropy-coded data.
     """
 
-    progressive: bool
+    frame: int
+    bits: int
+    adobe: bool
     components: bytes
     scans: list[Scan]
     ended: bool
     end: int
     data_bytes: int
 
+    @property
+    def progressive(self) -> bool:
+        """Whether coefficients come in several scans."""
+        return self.frame in _PROGRESSIVE
 
-def check_scans(data: bytes) -> None:
-    """Refuses a JPEG of too many scans.
+
+def check_jpeg(data: bytes) -> None:
+    """Refuses a JPEG whose pixels nobody has proven to be decoded right, or which takes too long.
 
     Raises:
-      UnsupportedLayoutError: it has more than :data:`MOST_SCANS`.
+      UnsupportedLayoutError: names what is not decoded.
     """
-    if len(read_structure(data).scans) > MOST_SCANS:
-        raise UnsupportedLayoutError(f"JPEG with more than {MOST_SCANS} scans, each of which costs time")
+    structure = read_structure(data)
+    count = len(structure.components)
+    refused = {
+        f"more than {MOST_SCANS} scans (each costs time)": len(structure.scans) > MOST_SCANS,
+        f"samples of {structure.bits} bits": structure.frame > 0 and structure.bits != 8,
+        "several frames (hierarchical coding)": structure.frame in _HIERARCHICAL,
+        f"{count} components without losses": structure.frame in _LOSSLESS and count > 1,
+        f"{count} components": structure.frame > 0 and count not in (1, 3, 4),
+        "four components and no word of Adobe's on what 0 means": count == 4 and not structure.adobe,
+        "the coding of JPEG-LS": structure.frame == _JPEG_LS,
+    }
+    for what, wrong in refused.items():
+        if wrong:
+            raise UnsupportedLayoutError(f"JPEG with {what} is not decoded")
 
 
 def read_structure(data: bytes) -> Structure:
     """Walks through the segments; through those behind the first scan only where more scans are to come."""
-    position, end = 2, 2
-    progressive, components, scans, size = False, b"", list[Scan](), 0
+    position, end, frame, bits, adobe = 2, 2, 0, 0, False
+    components, scans, size = b"", list[Scan](), 0
     while len(scans) <= MOST_SCANS:
         if data[position : position + 1] != b"\xff":
             break
@@ -83,7 +111,7 @@ def read_structure(data: bytes) -> Structure:
             position += 1
         marker = data[position] if position < len(data) else -1
         if marker == _EOI:
-            return Structure(progressive, components, scans, True, position + 1, size)
+            return Structure(frame, bits, adobe, components, scans, True, position + 1, size)
         if marker in _STANDALONE:
             position += 1
             continue
@@ -93,17 +121,24 @@ def read_structure(data: bytes) -> Structure:
             break
         end = position
         if marker in _FRAMES:
-            progressive, components = marker in _PROGRESSIVE, body[6::3][: body[5] if len(body) > 5 else 0]
+            frame, bits, components = marker, *_frame(body)
+        elif marker == _APP14:
+            adobe = adobe or body.startswith(b"Adobe")
         elif marker == _SOS:
             scans.append(_scan(body))
-            if not progressive and len(scans[0].components) == len(components):
+            if frame not in _PROGRESSIVE and len(scans[0].components) == len(components):
                 break  # All is in one scan; decoders do not look at what follows.
             found = _MARKER.search(data, position)
             end = found.start() if found else len(data)
             size, position = size + end - position, end
             if not found:
                 break
-    return Structure(progressive, components, scans, False, end, size)
+    return Structure(frame, bits, adobe, components, scans, False, end, size)
+
+
+def _frame(body: bytes) -> tuple[int, bytes]:
+    """Bits of a sample, and the components."""
+    return (body[0], body[6::3][: body[5]]) if len(body) > 5 else (0, b"")
 
 
 def _scan(body: bytes) -> Scan:

@@ -6,13 +6,15 @@ compression                           what passes
 none, LZW, Deflate, PackBits, LZMA,   grey (0 black or 0 white), RGB, palette, CMYK, YCbCr without
 Zstandard                             subsampling, CIELAB; see :func:`~transforms.images.layouts.check_layout`
 CCITT (Huffman, group 3, group 4)     one bit, decoded by Pillow
-JPEG, WebP                            8 bits, pixel by pixel, decoded by Pillow
+JPEG                                  8 bits, grey, RGB or YCbCr, pixel by pixel, decoded by Pillow
 ====================================  ===================================================================
 
-Of several pages the first counts.
+Of several pages the first counts, unless it is only a small copy of another, as in camera raw. Classic TIFF
+and BigTIFF, in both byte orders.
 """
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,9 +38,10 @@ _PHOTOMETRICS = {
 }
 _SAMPLES = {1, 5, 8, 32773, 32946, 34925, 50000}  # compressions of plain bytes
 _BILEVEL = {2, 3, 4}
-_PICTURES = {7: (1, 2, 5, 6), 50001: (2,)}  # JPEG, WebP: the photometrics that Pillow decodes right
+_JPEG, _JPEG_PHOTOMETRICS = 7, (1, 2, 6)
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
 _ORIENTATION, _XMP, _DNG = 274, 700, 50706
+_BIG_MOTOROLA = re.compile(rb"MM\0\x2b")
 _MOST_DIRECTORY_VALUES = 1 << 22
 _DEFAULT_BLACK_WHITE = (0, 255, 128, 255, 128, 255)
 
@@ -54,15 +57,19 @@ def open_tiff(data: bytes) -> Image.Image:
       Exception: whatever Pillow raises where the directory is damaged.
     """
     tags = _read_tags(data)
+    if _number(tags, 254, 0) & 1:
+        raise UnsupportedLayoutError(
+            "TIFF: the first page is a small copy of another (camera raw?): convert it"
+        )
     compression = _number(tags, 259, 1)
     if compression in _SAMPLES:
         return _open_samples(data, tags, compression)
     photometric, bits = _number(tags, 262, -1), _numbers(tags, 258, (1,))
     planar = _number(tags, 284, 1) == 2 and len(bits) > 1
     known = compression in _BILEVEL and photometric in (0, 1) and set(bits) == {1}
-    known |= photometric in _PICTURES.get(compression, ()) and set(bits) == {8} and not planar
-    if not known:
-        planes = " in planes" if planar else ""
+    known |= compression == _JPEG and photometric in _JPEG_PHOTOMETRICS and set(bits) == {8} and not planar
+    if not known or _BIG_MOTOROLA.match(data):  # which Pillow does not open
+        planes = " in planes" if planar else " in a BigTIFF of this byte order" if known else ""
         raise UnsupportedLayoutError(
             f"TIFF with compression {compression}, photometric {photometric} and samples of {bits[0]} bits"
             f"{planes} is not decoded"
@@ -75,7 +82,8 @@ def _read_tags(data: bytes) -> Tags:
     header = file.read(8)
     if header[2:4] in (b"\x2b\0", b"\0\x2b"):
         header += file.read(8)
-    tags = Tags(header)
+    # Pillow looks for BigTIFF's number in the place that it has in the other byte order.
+    tags = Tags(b"II\x2b\0" + header[4:], prefix=b"MM") if _BIG_MOTOROLA.match(header) else Tags(header)
     if tags.next >= len(data):
         raise ValueError("the directory of the TIFF lies beyond the end of the file")
     file.seek(tags.next)

@@ -5,8 +5,10 @@ in the plan, as images are for ``tokenize``: an entry's ``offset`` is its seed, 
 """
 
 import dataclasses
+import hashlib
 import io
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,8 @@ from transforms.sharded.job import ProgressCallback
 from transforms.sharded.plan import ENTRY_SCHEMA, read_slice
 from transforms.sources.base import Entry
 from vqgan import filesystems
+from vqgan.errors import UserError, first_line
+from vqgan.manifest import AGAIN
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.request import UNKNOWN, Request
 from vqgan.shards import ShardMetadata, ShardWriter, open_shard, shard_name
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
 
 SEED_FIELD = pa.field("seed", pa.int64(), nullable=False)
 IMAGES_FOLDER = "pictures"
+PICTURE_LIST = f"{IMAGES_FOLDER}/metadata.jsonl"
+"""Name that ``imagefolder`` looks for beside the pictures."""
+GRID_FILE = "sheet.png"
 
 
 class Guides(NamedTuple):
@@ -138,8 +145,9 @@ def write_samples(task: SampleTask, number: int, model: SamplingModel, progress:
 
 
 def restore_images(task: SampleTask, number: int, codec: "Codec") -> None:
-    """Renders the images of a finished shard that are gone."""
-    gone = set(missing_images(task.output, [entry.key for entry in read_slice(task.output, number)]))
+    """Renders the images of a finished shard that are gone or damaged."""
+    names = [image_name(entry.key) for entry in read_slice(task.output, number)]
+    gone = {name for name in names if not is_whole_image(filesystems.join(task.output, name))}
     if not gone:
         return
     with open_shard(_shard_path(task, number)) as shard:
@@ -179,6 +187,50 @@ def first_tokens(task: SampleTask, count: int) -> np.ndarray:
         if sum(map(len, found)) >= count:
             break
     return np.concatenate(found)[:count]
+
+
+def write_picture_list(task: SampleTask) -> None:
+    """Publishes ``metadata.jsonl`` beside the pictures: what each shows, and its sum.
+
+    Raises:
+      UserError: a picture is gone, or the output cannot be written.
+    """
+    with filesystems.publish(filesystems.join(task.output, PICTURE_LIST)) as stream:
+        for line in picture_lines(task.output, task.slices):
+            stream.write(line)
+
+
+def picture_lines(output: str, slices: int) -> Iterator[bytes]:
+    """Yields the line of each picture of finished shards, with its line feed.
+
+    Raises:
+      UserError: a shard is damaged, or a picture is gone.
+    """
+    for number in range(slices):
+        with open_shard(filesystems.join(output, shard_name(number, slices))) as shard:
+            for batch in shard.batches(["key", SEED_FIELD.name, "label"]):
+                for row in batch.to_pylist():
+                    yield _picture_line(output, row)
+
+
+def _picture_line(output: str, row: dict[str, Any]) -> bytes:
+    name = image_name(row["key"])
+    try:
+        data = filesystems.read_bytes(filesystems.join(output, name))
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({first_line(error)}); {AGAIN}") from error
+    described = {"file_name": name.removeprefix(f"{IMAGES_FOLDER}/"), **row}
+    return json.dumps({**described, "sha256": hashlib.sha256(data).hexdigest()}).encode() + b"\n"
+
+
+def is_whole_image(path: str) -> bool:
+    """Tells whether a PNG is there and every checksum in it is right."""
+    try:
+        with Image.open(io.BytesIO(filesystems.read_bytes(path)), formats=["PNG"]) as image:
+            image.verify()
+    except Exception:  # noqa: BLE001 - Pillow raises many types for a damaged file, and this only asks
+        return False
+    return True
 
 
 def image_name(key: str) -> str:

@@ -14,6 +14,7 @@ from transforms.sharded.plan import Plan
 from transforms.sharded.summary import FinishedSlice, SliceTotals
 from vqgan import filesystems
 from vqgan.errors import UserError
+from vqgan.faults import raise_machine_fault, retrying
 
 ProgressCallback = Callable[[int, int], None]
 """Called with numbers of images and rejects since the last call."""
@@ -92,26 +93,60 @@ def make_slice(job: ShardedJob, number: int, model: Any, progress: ProgressCallb
       model: that :meth:`ShardedJob.load_model` has given.
       progress: told of images and rejects that are done.
 
+    A fault of the machine (:mod:`vqgan.faults`) has it tried again.
+
     Raises:
-      UserError: see :meth:`ShardedJob.write`.
+      UserError: the machine fails time after time, or see :meth:`ShardedJob.write`.
     """
-    kept = finished_slice(job, number)
-    if kept is not None:
-        job.restore(number, model)
-        progress(kept.images, kept.rejects)
-        return kept
-    started = time.monotonic()
-    job.write(number, model, progress)
-    return job.summarize(number, time.monotonic() - started)
+    counted = _Counted(progress)
+    return retrying(lambda: _make_once(job, number, model, counted), counted.undo)
+
+
+def _make_once(job: ShardedJob, number: int, model: Any, progress: ProgressCallback) -> FinishedSlice:
+    try:
+        kept = finished_slice(job, number)
+        if kept is not None:
+            job.restore(number, model)
+            progress(kept.images, kept.rejects)
+            return kept
+        started = time.monotonic()
+        job.write(number, model, progress)
+        return job.summarize(number, time.monotonic() - started)
+    except UserError:
+        raise
+    except Exception as error:
+        raise_machine_fault(error, f"slice {number} cannot be made")
+        raise
+
+
+class _Counted:
+    """Progress that can be taken back before a slice is tried again."""
+
+    def __init__(self, progress: ProgressCallback) -> None:
+        self._progress = progress
+        self._images = self._rejects = 0
+
+    def __call__(self, images: int, rejects: int) -> None:
+        self._images += images
+        self._rejects += rejects
+        self._progress(images, rejects)
+
+    def undo(self) -> None:
+        self(-self._images, -self._rejects)
 
 
 def finished_slice(job: ShardedJob, number: int) -> FinishedSlice | None:
-    """Returns the slice as a former run of this plan has left it; None where it has to be made."""
+    """Returns the slice as a former run of this plan has left it; None where it has to be made.
+
+    Raises:
+      MachineError: not the slice's files are at fault.
+    """
     if not filesystems.exists(filesystems.join(job.task.output, job.shard_name(number))):
         return None
     try:
         return job.summarize(number, None) if job.is_whole(number) else None
-    except (UserError, OSError):
+    except (UserError, OSError) as error:
+        raise_machine_fault(error, f"slice {number} cannot be read")
         return None  # damaged since it was written, or its rejects are gone: made again
 
 

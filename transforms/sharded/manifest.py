@@ -1,6 +1,7 @@
 """What the manifests of all sharded jobs have in common; written last, from what the shards hold."""
 
 import datetime
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Iterable, Mapping
@@ -74,10 +75,12 @@ def by_name(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     """Returns versions of Python and of the packages that made the tokens."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+@functools.cache  # reading what is installed takes longer than writing a small data set
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,15 +1,14 @@
 """One launcher at a time for one output: a second one would take the first one's temporaries for leftovers.
 
 The lock is the system's own (``flock``), so a killed owner does not leave it behind. It is had on local file
-systems alone; on an object store, which has none, start one launcher at a time.
+systems alone. Where there is none, as on an object store, two launchers do the same work twice, and neither
+harms the other: they publish the same bytes, and only temporaries that are a day old count as left behind.
 """
 
 import contextlib
 import os
 import socket
 from collections.abc import Iterator
-
-from pyarrow import fs
 
 from vqgan import filesystems
 from vqgan.errors import UserError
@@ -23,18 +22,21 @@ LOCK_FILE = ".run.lock"
 
 
 @contextlib.contextmanager
-def owning(output: str) -> Iterator[None]:
+def owning(output: str) -> Iterator[bool]:
     """Holds an output, which is there, while the block lasts.
+
+    Yields:
+      Whether it is held: False where there are no locks.
 
     Raises:
       UserError: another process holds it.
     """
     filesystem, inner = filesystems.resolve(output)
-    local = fcntl is not None and isinstance(filesystem, fs.LocalFileSystem)
+    local = fcntl is not None and filesystem.type_name == "local"
     path = os.path.join(inner, LOCK_FILE)
     descriptor = _lock(path, output) if local else None
     try:
-        yield
+        yield descriptor is not None
     finally:
         if descriptor is not None:
             with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from transforms.sharded.summary import describe_file
 from transforms.sources.base import Entry
+from transforms.sources.reading import change
 from vqgan import filesystems
 from vqgan.documents import parse_document
 from vqgan.errors import UserError, first_line
@@ -41,8 +42,12 @@ ENTRY_SCHEMA = pa.schema(
         pa.field("label", pa.int32()),
         pa.field("members", pa.string()),
         pa.field("error", pa.string()),
+        pa.field("file_size", pa.int64(), nullable=False),
+        pa.field("modified", pa.int64()),
     ]
 )
+HASHED = tuple(name for name in ENTRY_SCHEMA.names if name != "modified")
+"""Columns that make a plan what it is. Times of files do not: a copied corpus is the same one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,19 +131,21 @@ def cut(table: pa.Table, slice_size: int, shuffles: bool) -> list[pa.Table]:
     return _split(by_key.take(pa.array(order)), slice_size)
 
 
-def make_plan(slices: list[pa.Table], settings: Mapping[str, Any]) -> Plan:
+def make_plan(slices: Iterable[pa.Table], settings: Mapping[str, Any]) -> Plan:
     """Returns the plan of these slices.
 
     Args:
       slices: entries of each slice.
       settings: everything else that determines the shards: codec, preprocessing, and so on.
     """
-    counts = [part.num_rows for part in slices]
+    counts: list[int] = []
     digest = hashlib.sha256()
     for part in slices:
-        for batch in part.to_batches(CHUNK):
-            for name in ENTRY_SCHEMA.names:  # all of them, and no two rows or columns run into one another
-                values = json.dumps([name, batch.column(name).to_pylist()], separators=(",", ":"))
+        counts.append(part.num_rows)
+        for start in range(0, part.num_rows, CHUNK):
+            chunk = part.slice(start, CHUNK)
+            for name in HASHED:  # and no two rows or columns run into one another
+                values = json.dumps([name, chunk.column(name).to_pylist()], separators=(",", ":"))
                 digest.update(values.encode() + b"\n")
     identity = {
         "version": FORMAT_VERSION,
@@ -146,7 +153,7 @@ def make_plan(slices: list[pa.Table], settings: Mapping[str, Any]) -> Plan:
         "input": {"entries": sum(counts), "sha256": digest.hexdigest()},
         "cut": hashlib.sha256(str(counts).encode()).hexdigest(),
     }
-    return Plan(identity=identity, slices=len(slices), entries=sum(counts))
+    return Plan(identity=identity, slices=len(counts), entries=sum(counts))
 
 
 def write_plan(output: str, plan: Plan, slices: list[pa.Table]) -> None:
@@ -163,10 +170,18 @@ def write_plan(output: str, plan: Plan, slices: list[pa.Table]) -> None:
 
 def write_plan_file(output: str, plan: Plan, table: str) -> None:
     """Publishes ``plan.json``, with the sum of the table of slices, which has to be in place before."""
-    described = dataclasses.asdict(describe_file(output, table, plan.entries))
-    document = {**dataclasses.asdict(plan), "hash": plan.hash, "table": described}
-    text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+    text = json.dumps(plan_document(output, plan, table), indent=2, sort_keys=True) + "\n"
     filesystems.write_bytes(filesystems.join(output, PLAN_FILE), text.encode())
+
+
+def plan_document(output: str, plan: Plan, table: str) -> dict[str, Any]:
+    """Returns what ``plan.json`` says of a plan and of the table of its slices, which is there.
+
+    Raises:
+      OSError: the table cannot be read.
+    """
+    described = dataclasses.asdict(describe_file(output, table, plan.entries))
+    return {**dataclasses.asdict(plan), "hash": plan.hash, "table": described}
 
 
 def read_plan(output: str) -> Plan | None:
@@ -232,6 +247,17 @@ def read_slice(output: str, number: int) -> list[Entry]:
     return [Entry(**row) for row in table.to_pylist()]
 
 
+def read_slices(output: str) -> Iterator[pa.Table]:
+    """Yields the entries of every slice in turn, as tables of :data:`ENTRY_SCHEMA`.
+
+    Raises:
+      UserError: the file of keys is gone or damaged.
+    """
+    with _open_keys(output) as keys:
+        for number in range(keys.metadata.num_row_groups):
+            yield keys.read_row_group(number)
+
+
 def all_keys(output: str) -> Iterator[pa.RecordBatch]:
     """Yields key and error columns of the plan, slice by slice.
 
@@ -240,6 +266,65 @@ def all_keys(output: str) -> Iterator[pa.RecordBatch]:
     """
     with _open_keys(output) as keys:
         yield from keys.iter_batches(CHUNK, columns=["key", "error"])
+
+
+class InputChanges(NamedTuple):
+    """What has become of the files of an input since a plan was written.
+
+    Attributes:
+      lines: one for each file that is another now, or gone, or new.
+      copied: the files are the same, but every one of several has another time, as after copying a corpus.
+    """
+
+    lines: list[str]
+    copied: bool
+
+
+def input_changes(output: str, slices: list[pa.Table]) -> InputChanges:
+    """Compares the files that a plan was made of with those that are there now, by size and time.
+
+    One file of several that has another time has changed, and so has the only one. That all have another
+    time, but the sizes that they had, is what copying does.
+
+    Args:
+      output: folder with a plan.
+      slices: of the plan of the input as it is now.
+
+    Raises:
+      UserError: the file of keys is gone or damaged.
+    """
+    with _open_keys(output) as keys:
+        old = keys.read(columns=["file", "file_size", "modified"])
+    both = _files(old).join(
+        _files(pa.concat_tables(slices)), "file", join_type="full outer", right_suffix="_2"
+    )
+    sizes = pc.fill_null(pc.not_equal(both.column(_SIZE), both.column(f"{_SIZE}_2")), True)
+    times = pc.fill_null(pc.not_equal(both.column(_TIME), both.column(f"{_TIME}_2")), False)
+    copied = both.num_rows > 1 and not pc.any(sizes).as_py() and bool(pc.all(times).as_py())
+    changed = both.filter(sizes if copied else pc.or_(sizes, times)).sort_by("file")
+    return InputChanges([_change(**row) for row in changed.to_pylist()], copied)
+
+
+_SIZE, _TIME = "file_size_max", "modified_max"
+
+
+def _files(entries: pa.Table) -> pa.Table:
+    """Returns each file that was seen, once."""
+    there = entries.filter(pc.greater_equal(entries.column("file_size"), 0))
+    return there.group_by("file").aggregate([("file_size", "max"), ("modified", "max")])
+
+
+def _change(
+    file: str,
+    file_size_max: int | None,
+    modified_max: int | None,
+    file_size_max_2: int | None,
+    modified_max_2: int | None,
+) -> str:
+    if file_size_max is None or file_size_max_2 is None:
+        return f"{file} is {'new' if file_size_max is None else 'not there any more'}"
+    seen = Entry("", file, file_size=file_size_max, modified=modified_max)
+    return f"{file} has changed since it was planned: {change(seen, file_size_max_2, modified_max_2)}"
 
 
 @contextlib.contextmanager

@@ -60,6 +60,11 @@ def reject_of_error(key: str, stage: str, error: str, message: str, data: bytes 
     return RejectRow(key, stage, error, one_line(message), size, digest)
 
 
+def may_pass(row: RejectRow) -> bool:
+    """Returns whether the reason of a reject may have passed: its bytes, or memory, could not be had."""
+    return (row.stage == "read" and row.sha256 is None) or row.error == "MemoryError"
+
+
 def write_rejects(path: str, rows: list[RejectRow]) -> None:
     """Publishes a rejects file."""
     columns = list(zip(*rows, strict=True))

@@ -1,18 +1,28 @@
 """Launching a sharded job: the same command continues it, another is refused, a finished one is kept."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from transforms.sharded.ownership import owning
-from transforms.sharded.plan import PLAN_FOLDER, Plan, check_plan_table, differences, read_plan
+from transforms.sharded.plan import (
+    PLAN_FOLDER,
+    InputChanges,
+    Plan,
+    check_plan_table,
+    differences,
+    read_plan,
+)
+from transforms.sources.reading import RESTORE
 from vqgan import filesystems
 from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE, check_parts, read_manifest
-from vqgan.shards import REJECTS_FOLDER
 
 Say = Callable[[str], None]
 REASONS_SHOWN = 3
+LEFTOVER_SECONDS = 86_400.0
+"""What is older was left by a killed run, where no lock tells that no other launcher is at work."""
 
 
 class PlannedRun(Protocol):
@@ -40,6 +50,12 @@ class PlannedRun(Protocol):
     def missing(self, manifest: Mapping[str, Any]) -> list[str]:
         """Returns the names of files that a finished run has lost."""
 
+    def changes(self) -> InputChanges:
+        """Returns what has become of the input since the plan in the output was written."""
+
+    def outdated(self, manifest: Mapping[str, Any]) -> list[str]:
+        """Returns names of a finished run's shards that are to be made anew, as their rejects have passed."""
+
     def counts(self, manifest: Mapping[str, Any]) -> str:
         """Returns what a finished run has made, in a few words."""
 
@@ -57,22 +73,25 @@ def run_planned(run: PlannedRun, execute: Callable[[], None]) -> dict[str, Any]:
     Raises:
       UserError: another run's output, or whatever ``execute`` raises.
     """
-    _check_same_plan(run.output, read_plan(run.output), run.plan)
+    _check_same_plan(run)
     filesystems.make_folder(run.output)
-    with owning(run.output):
+    with owning(run.output) as alone:
+        leftovers = 0.0 if alone else LEFTOVER_SECONDS
+        filesystems.delete_temporaries(run.output, leftovers, below=True)
         return _run_owned(run, execute, speaker(run.quiet))
 
 
 def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[str, Any]:
-    existing = read_plan(run.output)
-    _check_same_plan(run.output, existing, run.plan)  # once more: another run may have been here since
+    existing = _check_same_plan(run)  # once more: another run may have been here since
     if existing is None:
         run.write_plan()
     else:
         check_plan_table(run.output)
+        _check_input(run, say)
         if (manifest := _finished_manifest(run, say)) is not None:
             return manifest
-    _make_folders(run.output, run.folders)
+    for name in run.folders:
+        filesystems.make_folder(filesystems.join(run.output, name))
     execute()
     manifest = read_manifest(run.output)
     if manifest is None:
@@ -117,56 +136,77 @@ def missing_files(
     return [entry["name"] for entry in entries if there.get(entry["name"]) != entry["bytes"]]
 
 
-def _check_same_plan(output: str, existing: Plan | None, plan: Plan) -> None:
+def _check_same_plan(run: PlannedRun) -> Plan | None:
     """Refuses to mix two plans, or a plan's results and other things, in one output.
 
-    Args:
-      output: folder.
-      existing: the plan that lies there.
-      plan: the one to be carried out.
+    Returns:
+      The plan that lies there.
 
     Raises:
       UserError: another plan lies there, or anything else.
     """
+    output = run.output
+    # Before the plan is looked for: what another run makes meanwhile is there after its plan only.
+    # A run that was killed while it wrote its plan leaves a folder of that name.
+    strangers = [name for name in filesystems.list_entries(output) if name != PLAN_FOLDER]
+    existing = read_plan(output)
     if existing is None:
-        # A run that was killed while it wrote its plan leaves a folder of that name.
-        strangers = [name for name in filesystems.list_entries(output) if name != PLAN_FOLDER]
         if strangers:
             raise UserError(
                 f"{output}: there is something else in it, such as {strangers[0]}, and no plan; choose an "
                 "empty or new folder"
             )
-        return
-    if existing.hash != plan.hash:
-        what = "; ".join(differences(existing.identity, plan.identity))
-        raise UserError(f"{output}: belongs to another run ({what}); choose another output")
+    elif existing.hash != run.plan.hash:
+        what = differences(existing.identity, run.plan.identity)
+        with contextlib.suppress(UserError):  # a table of another format, or a damaged one
+            what = [*_shortened(run.changes().lines), *what]
+        raise UserError(f"{output}: belongs to another run ({'; '.join(what)}); choose another output")
+    return existing
+
+
+def _check_input(run: PlannedRun, say: Say) -> None:
+    """Refuses an input of the same names and sizes in which single files have changed.
+
+    Raises:
+      UserError: names them.
+    """
+    changes = run.changes()
+    if changes.lines:
+        raise UserError(f"{run.output}: {'; '.join(_shortened(changes.lines))}; {RESTORE}")
+    if changes.copied:
+        say(
+            f"{run.output}: every file of the input has another time, as a copy has; sizes alone are compared"
+        )
+
+
+def _shortened(lines: Sequence[str]) -> list[str]:
+    more = len(lines) - REASONS_SHOWN
+    return [*lines[:REASONS_SHOWN], *([f"and {more} more files"] if more > 0 else [])]
 
 
 def _finished_manifest(run: PlannedRun, say: Say) -> dict[str, Any] | None:
     """Returns the manifest of an output in which nothing is left to do; None where there is.
 
-    A manifest whose files are not all there is deleted: what is missing will be made again.
+    A manifest whose files are not all there, or whose rejects have passed, is deleted: it will be made again.
     """
     manifest = read_manifest(run.output)
     if manifest is None:
         return None
     check_parts(run.output, manifest)
     missing = run.missing(manifest)
-    if not missing:
+    outdated = [] if missing else run.outdated(manifest)
+    if not missing and not outdated:
         say(f"{run.output} is complete ({run.counts(manifest)}); nothing to do")
         return manifest
-    say(f"{run.output}: {len(missing)} files are missing or damaged, such as {missing[0]}; made again")
+    if missing:
+        files = counted(len(missing), "file")
+        say(f"{run.output}: {files} missing or damaged, such as {missing[0]}; made again")
+    else:
+        say(f"{run.output}: images that could not be read now can, as in {outdated[0]}; made again")
+    for name in missing:  # or what is left of one could be taken for whole
+        filesystems.delete(filesystems.join(run.output, name))
     filesystems.delete(filesystems.join(run.output, MANIFEST_FILE))
     return None
-
-
-def _make_folders(output: str, folders: Sequence[str]) -> None:
-    """Creates folders of an output, once its plan is written, and clears what killed writers left in it."""
-    for name in folders:
-        filesystems.make_folder(filesystems.join(output, name))
-    filesystems.delete_temporaries(output)
-    for name in {PLAN_FOLDER, REJECTS_FOLDER, *folders}:
-        filesystems.delete_temporaries(filesystems.join(output, name))
 
 
 def _say(line: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from transforms.sharded import rejects
 from vqgan import filesystems
+from vqgan.errors import UserError
+from vqgan.manifest import AGAIN
 from vqgan.shards import rejects_name
 
 CHUNK = 1 << 20
@@ -106,14 +108,17 @@ class SliceTotals:
 def summarize_rejects(
     output: str, number: int, slices: int, expected: int
 ) -> tuple[FileSummary | None, Counter[str]]:
-    """Returns the rejects file of a slice, and how often each reason occurs.
+    """Returns the rejects file of a slice, and how often each reason occurs; None where none are expected.
 
-    None where no rejects are expected.
+    Raises:
+      UserError: the file is damaged, or has another number of rows.
     """
     if not expected:
         return None, Counter()
     name = rejects_name(number, slices)
     rows = rejects.read_rejects(filesystems.join(output, name))
+    if len(rows) != expected:
+        raise UserError(f"{name}: {len(rows)} rows, but its shard says {expected}; {AGAIN}")
     return describe_file(output, name, len(rows)), Counter(f"{row.stage}: {row.error}" for row in rows)
 
 

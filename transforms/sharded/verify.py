@@ -4,16 +4,33 @@ Problems are collected as lines, one each; only what cannot be looked at all rai
 """
 
 import abc
-from collections.abc import Iterable, Mapping
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
+from pyarrow import fs
+
 from transforms.sharded import rejects
-from transforms.sharded.plan import Plan, differences, read_plan
-from transforms.sharded.summary import describe_file
+from transforms.sharded.plan import (
+    PLAN_FILE,
+    Plan,
+    check_plan_table,
+    differences,
+    plan_document,
+    read_plan,
+)
+from transforms.sharded.rejects import RejectRow
+from transforms.sharded.summary import FileSummary, SliceTotals, describe_file
 from vqgan import filesystems
-from vqgan.errors import UserError
+from vqgan.documents import Fields, parse_document
+from vqgan.errors import UserError, counted, first_line
 from vqgan.manifest import check_parts, read_manifest
 from vqgan.shards import rejects_name
+
+CIRCUMSTANCES = ("throughput", "versions", "finished", "agreement_with_float32", "license")
+"""Parts of a manifest that nothing else in the data set tells; of the codec, its name and card."""
 
 
 def require_manifest(output: str) -> dict[str, Any]:
@@ -39,24 +56,41 @@ class Verifier(abc.ABC):
     Attributes:
       lists: the manifest's lists of files.
       endings: of the files that must belong to a list.
-      planned_unit, made_unit: what the plan counts and what is made of it, in messages.
       output, manifest, plan: of the data set.
+      identity: the plan's, to be read field by field.
+      planned: how many entries each slice has.
       listed: the manifest's entry of each file, by name.
+      found: the files that are there as listed, by name.
+      totals: what the slices hold that were checked; derived classes add each.
       problems: found so far.
       broken: names of files that are gone or have changed.
     """
 
     lists: ClassVar[tuple[str, ...]] = ("shards", "rejects")
     endings: ClassVar[tuple[str, ...]] = (".parquet",)
-    planned_unit: ClassVar[str] = "images"
-    made_unit: ClassVar[str] = "images"
 
     def __init__(self, output: str, manifest: Mapping[str, Any], plan: Plan) -> None:
         self.output, self.manifest, self.plan = output, manifest, plan
-        entries = [entry for name in self.lists for entry in manifest[name]]
-        self.listed: dict[str, Mapping[str, Any]] = {entry["name"]: entry for entry in entries}
+        self.identity = Fields(plan.identity, self._refuse_plan, "identity")
+        self.planned: list[int] = []
+        self.entries = [entry for name in self.lists for entry in manifest[name]]
+        self.listed: dict[str, Mapping[str, Any]] = {entry["name"]: entry for entry in self.entries}
+        self.found: dict[str, FileSummary] = {}
+        self.totals = self.empty_totals()
         self.problems: list[str] = []
         self.broken: set[str] = set()
+
+    @abc.abstractmethod
+    def empty_totals(self) -> SliceTotals:
+        """Returns the sum of no slices."""
+
+    @abc.abstractmethod
+    def check_identity(self) -> None:
+        """Checks the types of what other checks read of the plan's identity. Raises UserError."""
+
+    @abc.abstractmethod
+    def rebuild_plan(self) -> tuple[Plan, str]:
+        """Returns the plan that the table of slices makes, and the table's name; sets ``planned``."""
 
     @abc.abstractmethod
     def files_of(self, number: int) -> list[str]:
@@ -64,11 +98,19 @@ class Verifier(abc.ABC):
 
     @abc.abstractmethod
     def check_slice(self, number: int, name: str) -> None:
-        """Checks a shard that is there as the manifest has it."""
+        """Checks a shard that is there as the manifest has it, and adds it to ``totals``.
+
+        Raises:
+          UserError: it cannot be read.
+        """
 
     @abc.abstractmethod
     def check_whole(self) -> None:
         """Checks what no single slice tells, at the end."""
+
+    @abc.abstractmethod
+    def rebuild_manifest(self) -> dict[str, Any]:
+        """Returns the manifest that ``totals`` make. Raises where that is none."""
 
     @abc.abstractmethod
     def summary(self) -> str:
@@ -78,8 +120,22 @@ class Verifier(abc.ABC):
         """Returns the names of files that are of no single slice."""
         return []
 
+    def check_plan(self) -> None:
+        """Compares the plan with its table, from which every figure of it follows.
+
+        Raises:
+          UserError: it is not as it was written.
+        """
+        check_plan_table(self.output)
+        self.check_identity()
+        rebuilt, table = self.rebuild_plan()
+        data = filesystems.read_bytes(filesystems.join(self.output, PLAN_FILE))
+        written = parse_document(data, self._refuse_plan).data
+        for line in contradictions(written, plan_document(self.output, rebuilt, table)):
+            raise self._refuse_plan(f"{line} by {table}")
+
     def verify(self) -> tuple[list[str], str]:
-        """Runs all checks.
+        """Runs all checks but that of the plan, which has to hold.
 
         Returns:
           Problems, one line each, and one line that says what was checked.
@@ -91,67 +147,151 @@ class Verifier(abc.ABC):
         self.broken = {name for name, entry in self.listed.items() if not self._is_intact(entry)}
         for number, names in enumerate(by_slice):
             if names[0] in self.listed and not self.broken & {*names, self._rejects_name(number)}:
-                self.check_slice(number, names[0])
+                try:
+                    self.check_slice(number, names[0])
+                except UserError as error:
+                    self.problems.append(str(error))
         self.check_whole()
-        self._check_counts()
+        self._check_manifest()
         return self.problems, self.summary()
 
     def expect(self, name: str, what: str, found: Any, expected: Any) -> None:
         """Adds a problem where something is not as expected."""
-        if found != expected:
-            self.problems.append(f"{name}: {what} is {found}, expected {expected}")
+        self.problems += [f"{name}: {line}" for line in contradictions(found, expected, what)]
 
-    def check_rejects(self, number: int, shard: str, expected: int) -> list[str]:
-        """Checks the number of a slice's rejects against its shard's footer; returns their keys."""
-        entry = self.listed.get(self._rejects_name(number))
-        if entry is None:
+    def check_rejects(
+        self, number: int, shard: str, expected: int
+    ) -> tuple[FileSummary | None, list[RejectRow]]:
+        """Checks the number of a slice's rejects against its shard's footer; returns file and rows.
+
+        Raises:
+          UserError: they cannot be read.
+        """
+        name = self._rejects_name(number)
+        if name not in self.found:
             if expected:
-                self.problems.append(f"{shard}: {expected} rejects, but no rejects file in the manifest")
-            return []
-        rows = rejects.read_rejects(filesystems.join(self.output, entry["name"]))
-        self.expect(entry["name"], "rows", len(rows), expected)
-        return [row.key for row in rows]
+                what = counted(expected, "reject")
+                self.problems.append(f"{shard}: {what}, but no rejects file in the manifest")
+            return None, []
+        rows = rejects.read_rejects(filesystems.join(self.output, name))
+        self.expect(name, "rows", len(rows), expected)
+        return FileSummary(name, len(rows), self.found[name].bytes, self.found[name].sha256), rows
 
     def _rejects_name(self, number: int) -> str:
         return rejects_name(number, self.plan.slices)
 
+    def _refuse_plan(self, reason: str) -> UserError:
+        path = filesystems.join(self.output, PLAN_FILE)
+        return UserError(f"{path}: damaged ({reason}); restore it, or make the data set again elsewhere")
+
     def _check_identity(self) -> None:
         """Checks that the manifest says of itself what the plan says."""
         where, identity, codec = "manifest.json", self.plan.identity, self.manifest["codec"]
-        for line in differences(identity, self.manifest["identity"]):
+        lines = differences(identity, self.manifest["identity"])
+        for line in lines or contradictions(self.manifest["identity"], identity):
             self.problems.append(f"{where}: is not of its plan: {line}")
         for name in ("fingerprint", "config", "decoder_sha256"):
-            if name in identity["codec"] and name in codec:
-                self.expect(where, f"{name} of the codec", codec[name], identity["codec"][name])
+            if name in identity["codec"]:
+                self.expect(where, f"{name} of the codec", codec.get(name), identity["codec"][name])
 
     def _check_listing(self, expected: Iterable[str]) -> None:
         """Compares names alone: files of the plan that the manifest does not list, and files in no list."""
         expected = list(expected)
         self.problems += [f"{name} is not in the manifest" for name in expected if name not in self.listed]
+        known = {*expected, *map(self._rejects_name, range(self.plan.slices))}
+        strangers = [name for name in self.listed if name not in known]
+        self.problems += [f"manifest.json: lists {name}, which is not of the plan" for name in strangers]
         folders = {"", *filesystems.parents(expected), *filesystems.parents(self.listed)}
         there = sorted(filesystems.file_sizes(self.output, folders))
         strays = [name for name in there if name.endswith(self.endings) and name not in self.listed]
         self.problems += [f"{name} belongs to no manifest entry" for name in strays]
 
     def _is_intact(self, entry: Mapping[str, Any]) -> bool:
-        """Tells whether a file is there with the recorded size and sha256."""
-        if not filesystems.exists(filesystems.join(self.output, entry["name"])):
-            self.problems.append(f"{entry['name']} is missing")
+        """Tells whether a file is there with the recorded sha256."""
+        name = entry["name"]
+        info = filesystems.file_info(filesystems.join(self.output, name))
+        if not info.is_file:
+            there = info.type != fs.FileType.NotFound
+            self.problems.append(f"{name} is a folder" if there else f"{name} is missing")
             return False
-        found = describe_file(self.output, entry["name"], entry["rows"])
+        try:
+            found = describe_file(self.output, name, entry["rows"])
+        except OSError as error:
+            self.problems.append(f"{name} cannot be read ({first_line(error)})")
+            return False
         if found.sha256 != entry["sha256"]:
             self.problems.append(
-                f"{entry['name']} has changed: {found.bytes} bytes and sha256 {found.sha256[:12]}, "
+                f"{name} has changed: {found.bytes} bytes and sha256 {found.sha256[:12]}, "
                 f"recorded {entry['bytes']} and {entry['sha256'][:12]}"
             )
-        return bool(found.sha256 == entry["sha256"])
+            return False
+        self.found[name] = found
+        return True
 
-    def _check_counts(self) -> None:
-        """Checks that the manifest's sums are those of its files."""
-        counts, where, planned = self.manifest["counts"], "manifest.json", self.plan.entries
+    def _check_manifest(self) -> None:
+        """Checks that the manifest says what the files say, or where some are damaged, its own sums."""
+        if self.broken or len(self.totals.shards) != self.plan.slices:
+            self._check_sums()
+            return
+        try:
+            rebuilt = self.rebuild_manifest()
+        except UserError as error:
+            self.problems.append(f"manifest.json: {error}")
+            return
+        found, expected = (
+            {name: part for name, part in document.items() if name not in CIRCUMSTANCES}
+            for document in (self.manifest, rebuilt | {"identity": self.manifest["identity"]})
+        )
+        self.expect("manifest.json", "number of", found.pop("counts"), expected.pop("counts"))
+        self.expect("manifest.json", "", found, expected)
+
+    def _check_sums(self) -> None:
+        """Checks that the manifest's counts are the sums of its entries."""
+        counts = self.manifest["counts"]
         rows = sum(entry["rows"] for entry in self.manifest["shards"])
         rejected = sum(entry["rows"] for entry in self.manifest["rejects"])
-        self.expect(where, f"number of planned {self.planned_unit}", counts["planned"], planned)
-        self.expect(where, f"number of {self.made_unit} and rejects", counts["images"] + rejected, planned)
-        self.expect(where, "number of rejects", counts["rejects"], rejected)
-        self.expect(where, "number of rows", counts["rows"], rows)
+        sums = {"planned": self.plan.entries, "rejects": rejected, "rows": rows}
+        self.expect("manifest.json", "number of", {name: counts[name] for name in sums}, sums)
+        made = counts["images"] + rejected
+        self.expect("manifest.json", "number of images and rejects", made, self.plan.entries)
+
+
+def reasons_of(rows: Iterable[RejectRow]) -> Counter[str]:
+    """Counts how often each reason occurs among rejects."""
+    return Counter(f"{row.stage}: {row.error}" for row in rows)
+
+
+def contradictions(found: Any, expected: Any, where: str = "") -> Iterator[str]:
+    """Yields in what JSON data differ from what is expected, one line each.
+
+    Numbers that are no whole ones may differ in their last digits: they were computed elsewhere.
+    """
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        for name in sorted(found.keys() | expected.keys()):
+            inner = f"{where} {name}".strip()
+            if name in found and name in expected:
+                yield from contradictions(found[name], expected[name], inner)
+            else:
+                yield f"{inner} is not there" if name in expected else f"{inner} is unknown"
+    elif _are_lists(found, expected):
+        for number, pair in enumerate(zip(found, expected, strict=True)):
+            yield from contradictions(*pair, f"{where} {number}")
+    elif not _is_same(found, expected):
+        yield f"{where} is {_shown(found)}, expected {_shown(expected)}"
+
+
+def _are_lists(found: Any, expected: Any) -> bool:
+    """Tells whether both are lists of as many objects."""
+    lists = isinstance(found, (list, tuple)) and isinstance(expected, (list, tuple))
+    return lists and len(found) == len(expected) and any(isinstance(item, Mapping) for item in expected)
+
+
+def _is_same(found: Any, expected: Any) -> bool:
+    if isinstance(expected, float) and type(found) in (int, float):
+        return math.isclose(found, expected, rel_tol=1e-9)
+    return json.dumps(found) == json.dumps(expected)
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

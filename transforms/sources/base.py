@@ -54,6 +54,8 @@ class Entry(NamedTuple):
       label: class, where listing tells.
       members: JSON of companion files, where the source has them.
       error: what listing found wrong; such an entry becomes a reject and is never read.
+      file_size: bytes of the file, or -1 where listing does not look at it.
+      modified: time of the file's last change in nanoseconds since 1970, or None; a copy may have another.
     """
 
     key: str
@@ -63,6 +65,12 @@ class Entry(NamedTuple):
     label: int | None = None
     members: str | None = None
     error: str | None = None
+    file_size: int = -1
+    modified: int | None = None
+
+    def unseen(self) -> "Entry":
+        """Returns the entry without what listing saw of its file, which may then be another one."""
+        return self._replace(file_size=-1, modified=None)
 
 
 class Example(NamedTuple):

@@ -18,14 +18,17 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "bytes", "image_bytes", "
 
 
 def require(where: str, columns: Sequence[str], wanted: Sequence[str | None]) -> None:
-    """Makes sure that the wanted columns (None: not wanted) are there.
+    """Makes sure that the wanted columns (None: not wanted) are there, once each.
 
     Raises:
       UserError: one is not; it names those that are.
     """
     missing = [name for name in wanted if name is not None and name not in columns]
     if missing:
-        raise UserError(f"{where}: no column {', '.join(missing)}; there are {', '.join(columns)}")
+        raise UserError(f"{where}: no column {', '.join(missing)}; there are {', '.join(columns) or 'none'}")
+    twice = [name for name in wanted if name is not None and columns.count(name) > 1]
+    if twice:
+        raise UserError(f"{where}: column {twice[0]} is there more than once; give each a name of its own")
 
 
 def first_of(where: str, columns: Sequence[str], candidates: Sequence[str], what: str) -> str:
@@ -34,8 +37,11 @@ def first_of(where: str, columns: Sequence[str], candidates: Sequence[str], what
     Raises:
       UserError: none is.
     """
+    if not columns:
+        raise UserError(f"{where}: no column to take as image_column, for it is empty; give another")
     for name in candidates:
         if name in columns:
+            require(where, columns, [name])
             return name
     raise UserError(
         f"{where}: no column looks like {what}; name one with image_column: there are {', '.join(columns)}"
@@ -84,7 +90,17 @@ def image_column(where: str, schema: pa.Schema, wanted: str | None) -> str:
         raise UserError(
             f"{where}: column {lists[0]} holds lists of images; image_column {lists[0]} makes a row of each"
         )
-    return first_of(where, able or schema.names, IMAGE_COLUMNS if able else (), "images")
+    if not able and len(schema.names) > 0:
+        there = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        raise UserError(f"{where}: no column holds encoded images; there are {' '.join(there.split()):.300}")
+    return first_of(where, able, IMAGE_COLUMNS, "images")
+
+
+def has_only_nulls(schema: pa.Schema, wanted: str | None) -> bool:
+    """Returns whether the column of images, by name, is of Arrow's null type, and there is no other."""
+    places = [schema.get_field_index(name) for name in ([wanted] if wanted else IMAGE_COLUMNS)]
+    empty = any(place >= 0 and pa.types.is_null(schema.field(place).type) for place in places)
+    return empty and (wanted is not None or not any(has_images(kind) for kind in schema.types))
 
 
 def has_images(kind: pa.DataType) -> bool:
@@ -117,13 +133,13 @@ def holds_images(kind: pa.DataType) -> bool:
 MAX_CLASSES = 1 << 20
 """Most names of classes: more are captions, or keys."""
 
-_INTEGER = re.compile(r"\s*[+-]?[0-9][0-9_]*\s*")
+_NUMBER = re.compile(r"\s*[+-]?[0-9][0-9_]*(\.[0-9]*)?\s*")  # pandas writes 1.0 where others are missing
 
 
 def names_of_texts(values: Iterable[str | None]) -> list[str] | None:
     """Returns the distinct texts of a label column, sorted.
 
-    None where some are integers, as all should be then.
+    None where some are numbers, as all should be then.
 
     Raises:
       UserError: there are more than :data:`MAX_CLASSES`.
@@ -136,7 +152,7 @@ def names_of_texts(values: Iterable[str | None]) -> list[str] | None:
                 raise UserError(
                     f"the label column has more than {MAX_CLASSES:,} different texts; name another"
                 )
-    return None if not seen or any(_INTEGER.fullmatch(value) for value in seen) else sorted(seen)
+    return None if not seen or any(_NUMBER.fullmatch(value) for value in seen) else sorted(seen)
 
 
 def to_number(value: object, classes: Mapping[str, int]) -> int | None:
@@ -152,8 +168,14 @@ def to_number(value: object, classes: Mapping[str, int]) -> int | None:
     if isinstance(value, str):
         if not value:
             return None
-        return classes[value] if value in classes else to_label(int(value))
+        return classes[value] if value in classes else to_label(_whole(value))
     return to_label(value)
+
+
+def _whole(text: str) -> int:
+    """Returns an integer, which may be written as ``3.0``. Raises ValueError."""
+    whole, _, fraction = text.strip().partition(".")
+    return int(text if fraction.strip("0") else whole)
 
 
 def feature_names(schema: pa.Schema, column: str) -> list[str] | None:

@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from transforms.sources.base import Entry, Example, Loader, Names, SourceConfig
 from transforms.sources.columns import check_label, is_text, names_of_texts, require, to_number
-from transforms.sources.locations import Found, Location, locate, open_file, to_file, to_key
+from transforms.sources.locations import Found, Location, locate, to_file, to_key, to_text
 from transforms.sources.names import no_image
-from transforms.sources.reading import read_exact
-from transforms.sources.tables import Table, open_table
+from transforms.sources.reading import open_planned, read_exact, seen
+from transforms.sources.tables import Table, check_encoding, open_table, storable
 from vqgan.errors import UserError
 
 
@@ -101,12 +101,16 @@ class FolderSource:
         config = self.config
         if config.label_column is None and not config.columns:
             return {}
-        names = [config.label_column] if config.label_column else []
+        # The columns are read for their encoding, which no worker should stumble over.
+        names = [*([config.label_column] if config.label_column else []), *config.columns]
+        has_label = config.label_column is not None and not config.folder_labels
         numbers = {name: number for number, name in enumerate(self.class_names() or ())}
         labels: dict[str, int | None] = {}
         for path, values in metadata_rows(location, names):
+            if path in labels:
+                raise UserError(f"{config.input}: two rows of metadata describe {to_text(path)}; keep one")
             try:
-                labels[path] = to_number(values[0], numbers) if values and not config.folder_labels else None
+                labels[path] = to_number(values[0], numbers) if has_label else None
             except ValueError as error:
                 raise UserError(
                     f"{config.input}: {path} has the label {values[0]!r:.80}, which is no integer; "
@@ -133,7 +137,8 @@ class FolderSource:
 def _entry(found: Found, classes: dict[str, int]) -> Entry:
     label = classes.get(to_key(found.parts[0])) if len(found.parts) > 1 else None
     error = found.error or no_image(found.name)
-    return Entry(found.key or ".", found.file, size=found.size, label=label, error=error)
+    entry = Entry(found.key or ".", found.file, size=found.size, label=label, error=error)
+    return seen(entry, found)
 
 
 def _classes(location: Location) -> dict[str, int]:
@@ -147,7 +152,7 @@ def _classes(location: Location) -> dict[str, int]:
 
 
 def _load(location: Location, entry: Entry, columns: dict[str, Any]) -> Example:
-    with open_file(location, entry.file) as file:
+    with open_planned(location, entry) as file:
         return Example(read_exact(file, 0, file.size()), entry.label, columns)
 
 
@@ -191,7 +196,8 @@ def metadata_rows(location: Location, names: Sequence[str]) -> Iterator[tuple[st
             if isinstance(row, str) or not isinstance(row[0], str) or not row[0]:
                 reason = row if isinstance(row, str) else f"no {FILE_NAME}"
                 raise UserError(f"{where}: row {number}: {reason}; correct it")
-            yield posixpath.normpath(posixpath.join(folder, row[0])), row[1:]
+            check_encoding(where, number, row[0], dict(zip(names, row[1:], strict=True)))
+            yield posixpath.normpath(posixpath.join(folder, row[0])), tuple(map(storable, row[1:]))
 
 
 def _open(location: Location, found: Found) -> Table:

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import functools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -21,17 +22,28 @@ from transforms.sources.columns import (
     require,
     to_number,
 )
-from transforms.sources.locations import Location, from_file, locate, to_file, to_text
-from transforms.sources.reading import read_exact
-from transforms.sources.tables import DelimitedTable, Table, open_table
+from transforms.sources.locations import Location, from_file, locate, plain_errors, to_file, to_text
+from transforms.sources.reading import opened_as_planned, read_exact
+from transforms.sources.tables import (
+    ParquetTable,
+    Table,
+    check_encoding,
+    is_unicode,
+    open_table,
+    storable,
+)
 from vqgan.errors import UserError
-from vqgan.filesystems import resolve
+from vqgan.faults import GoneError, raise_machine_fault
+from vqgan.filesystems import check_scheme, plain_uri, resolve
 
 PATH_COLUMNS = (
     *("path", "file", "filepath", "file_path", "filename", "file_name"),
     *("image", "image_path", "img", "img_path", "url", "uri"),
 )
 """Names by which the column of paths is recognised, in this order."""
+
+# Base64 of images, and what Python prints for bytes and for the rows of `datasets`.
+_EMBEDDED = re.compile(r"data:|\{['\"]bytes|b['\"]\\x|(/9j/|iVBORw0KGgo|R0lGOD|UklGR)[\w+/=\s]{40}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +93,10 @@ class ListSource:
           UserError: a column is missing, a label is an integer here and a name there, a path is a web
             address, or text to pass through is not UTF-8.
         """
-        table = self._table(locate(self.config.input))
+        location = locate(self.config.input)
+        table = self._table(location)
         path, key, label = self._columns(table)
-        texts = self.config.columns if isinstance(table, DelimitedTable) else ()
+        texts = () if isinstance(table, ParquetTable) else self.config.columns
         names = [name for name in (path, key, label, *texts) if name]
         classes = {name: place for place, name in enumerate(self.class_names() or ())}
         for number, row in enumerate(table.rows(names)):
@@ -91,8 +104,8 @@ class ListSource:
                 yield Entry(f"#row-{number}", "", number, error=row)
                 continue
             values: dict[str, Any] = dict(zip(names, row, strict=True))
-            entry = self._entry(number, values[path], values[key or path])
-            self._check_encoding(number, values[path], {name: values[name] for name in texts})
+            entry = _seen(location, self._entry(number, values[path], values[key or path]))
+            check_encoding(self.config.input, number, values[path], {name: values[name] for name in texts})
             yield (
                 entry if label is None else entry._replace(label=self._label(number, values[label], classes))
             )
@@ -116,6 +129,12 @@ class ListSource:
         wanted = [config.image_column, config.key_column, config.label_column, *config.columns]
         require(config.input, schema.names, wanted)
         path = config.image_column or first_of(config.input, schema.names, PATH_COLUMNS, "paths")
+        kind = schema.field(path).type
+        if not (is_text(kind) or pa.types.is_null(kind)):
+            raise UserError(
+                f"{config.input}: column {path} holds {' '.join(str(kind).split()):.200}, neither paths nor "
+                "encoded images; write the bytes of each image to a binary column"
+            )
         if config.label_column:
             check_label(config.input, schema.field(config.label_column))
         return path, config.key_column, config.label_column
@@ -128,16 +147,16 @@ class ListSource:
                 f"{self.config.input}: {path:.200} is not fetched from the web; download the images first, "
                 "as with img2dataset, and give its output"
             )
-        return Entry(to_text(str(key)), to_file(path), number)
-
-    def _check_encoding(self, number: int, path: object, texts: dict[str, Any]) -> None:
-        """Refuses text in Latin-1 and the like, but where the names of files are in it too."""
-        wrong = [name for name, text in texts.items() if not _is_unicode(text)] if _is_unicode(path) else []
-        if wrong:
+        if _EMBEDDED.match(path):
             raise UserError(
-                f"{self.config.input}: row {number} is not UTF-8 in column {wrong[0]} "
-                f"({to_text(texts[wrong[0]])!r:.80}), perhaps Latin-1; save the list as UTF-8"
+                f"{self.config.input}: row {number} holds an image itself in place of its path, as text; "
+                "write its bytes to a binary column of Parquet, or to a file"
             )
+        try:
+            check_scheme(path)
+        except UserError as error:
+            raise UserError(f"{self.config.input}: row {number}: {error}") from error
+        return Entry(to_text(str(key)), to_file(plain_uri(path)), number)
 
     def _label(self, number: int, value: object, classes: dict[str, int]) -> int | None:
         try:
@@ -154,18 +173,10 @@ class ListSource:
         found: dict[int, dict[str, Any]] = {}
         for number, row in enumerate(self._table(location).rows(names)):
             if number in wanted and not isinstance(row, str):
-                found[number] = {name: _storable(value) for name, value in zip(names, row, strict=True)}
+                found[number] = {name: storable(value) for name, value in zip(names, row, strict=True)}
                 if len(found) == len(wanted):
                     break
         return found
-
-
-def _storable(value: Any) -> Any:
-    return to_text(value) if isinstance(value, str) else value
-
-
-def _is_unicode(value: object) -> bool:
-    return not isinstance(value, str) or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _is_there(location: Location, path: str) -> bool:
@@ -180,7 +191,9 @@ def _is_there(location: Location, path: str) -> bool:
 
 def _load(location: Location, entry: Entry, columns: dict[str, Any]) -> Example:
     try:
-        data = _read(location, entry.file)
+        data = _read_planned(location, entry)
+    except GoneError:
+        raise
     except FileNotFoundError:
         data = _read_as_written_elsewhere(location, entry.file)
     return Example(data, entry.label, columns)
@@ -195,7 +208,7 @@ def _read_as_written_elsewhere(location: Location, file: str) -> bytes:
     path = from_file(file)
     if b"://" in path and b"%" in path:
         return _read(location, to_file(os.fsdecode(unquote_to_bytes(path))))
-    if _is_unicode(os.fsdecode(path)):
+    if is_unicode(os.fsdecode(path)):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     try:
         return _read(location, to_file(path.decode("cp1252", "replace")))
@@ -204,10 +217,28 @@ def _read_as_written_elsewhere(location: Location, file: str) -> bytes:
         raise FileNotFoundError(errno.ENOENT, reason) from error
 
 
+def _read_planned(location: Location, entry: Entry) -> bytes:
+    filesystem, path = _resolve(location, entry.file)
+    with opened_as_planned(entry, filesystem, path, filesystem.open_input_file) as opened:
+        return read_exact(opened, 0, opened.size())
+
+
 def _read(location: Location, file: str) -> bytes:
     filesystem, path = _resolve(location, file)
-    with filesystem.open_input_file(path) as opened:
+    with plain_errors(filesystem), filesystem.open_input_file(path) as opened:
         return read_exact(opened, 0, opened.size())
+
+
+def _seen(location: Location, entry: Entry) -> Entry:
+    """Returns an entry with size and time of its file, if local; a store would be asked for each."""
+    if "://" in entry.file or not isinstance(location.filesystem, fs.LocalFileSystem):
+        return entry
+    try:
+        status = os.stat(_resolve(location, entry.file)[1])
+    except (OSError, ValueError) as error:  # reading will tell; its name may be written in another way
+        raise_machine_fault(error, f"{location.text}: {entry.key!r} cannot be looked at")
+        return entry
+    return entry._replace(file_size=status.st_size, modified=status.st_mtime_ns)
 
 
 def _resolve(location: Location, file: str) -> tuple[fs.FileSystem, str | bytes]:

@@ -14,6 +14,7 @@ Names come from Python's ``os`` functions: a ``str`` whose undecodable bytes are
 
 import dataclasses
 import difflib
+import errno
 import os
 import re
 import stat
@@ -28,7 +29,8 @@ from pyarrow import fs
 from transforms.sources.base import error_reason
 from transforms.sources.globs import EVERYTHING, Globs, State, expand_braces, is_pattern
 from vqgan.errors import UserError, first_line
-from vqgan.filesystems import resolve
+from vqgan.faults import STORE_ERROR, raise_machine_fault
+from vqgan.filesystems import plain_uri, resolve
 
 _UNREACHABLE = "cannot be reached"
 _QUERY = re.compile(r"\?\w+=(?:://|[^/])*$")
@@ -42,11 +44,13 @@ class Found(NamedTuple):
       parts: folder names and file name below the root.
       size: bytes, or -1 where the listing does not tell.
       error: why it cannot be read (a broken link, say, or a folder without permission).
+      modified: time of its last change in nanoseconds since 1970, or None where the listing does not tell.
     """
 
     parts: tuple[str, ...]
     size: int = -1
     error: str | None = None
+    modified: int | None = None
 
     @property
     def name(self) -> str:
@@ -72,6 +76,7 @@ class Node(NamedTuple):
     size: int = -1
     identity: tuple[int, int] | None = None
     error: str | None = None
+    modified: int | None = None
 
 
 class _Step(NamedTuple):
@@ -151,11 +156,14 @@ class Location:
             step = stack.pop()
             if not step.node.is_folder:
                 if step.state is EVERYTHING:
-                    yield Found(step.parts, step.node.size, step.node.error)
+                    yield Found(step.parts, step.node.size, step.node.error, step.node.modified)
             elif step.node.identity is None or step.node.identity not in step.above:
                 try:
                     stack.extend(reversed(self._below(step)))
                 except OSError as error:
+                    raise_machine_fault(
+                        error, f"{self.text}: {to_key('/'.join(step.parts))!r} cannot be listed"
+                    )
                     yield Found(step.parts, error=f"folder cannot be read ({error_reason(error)})")
 
     def _below(self, step: _Step) -> list[_Step]:
@@ -182,7 +190,7 @@ def locate(text: str) -> Location:
             f"{text}: nothing is fetched from the web; download it and give the folder; "
             "img2dataset downloads a list of addresses"
         )
-    path, query = _split_query(text)
+    path, query = _split_query(plain_uri(text))
     if "://" not in path:
         path = os.path.abspath(os.path.expanduser(path))
     if is_pattern(path) and ("://" in path or not os.path.lexists(path)):
@@ -255,18 +263,20 @@ def _local_node(name: str, look: Callable[[], os.stat_result]) -> Node:
     try:
         status = look()
     except OSError as error:
+        raise_machine_fault(error, f"{to_key(name)!r} cannot be looked at")
         return Node(name, error=f"cannot be read ({error_reason(error)})")
     if stat.S_ISDIR(status.st_mode):
         return Node(name, is_folder=True, identity=(status.st_dev, status.st_ino))
     if stat.S_ISREG(status.st_mode):
-        return Node(name, size=status.st_size)
+        return Node(name, size=status.st_size, modified=status.st_mtime_ns)
     return Node(name, error="neither a file nor a folder")
 
 
 def _remote_node(info: fs.FileInfo) -> Node:
     if info.type == fs.FileType.NotFound:
         return Node(info.base_name, error="cannot be read (no such file)")
-    return Node(info.base_name, info.type == fs.FileType.Directory, -1 if info.size is None else info.size)
+    size = -1 if info.size is None else info.size
+    return Node(info.base_name, info.type == fs.FileType.Directory, size, modified=info.mtime_ns)
 
 
 def _missing(text: str, filesystem: fs.FileSystem, path: str, reason: str) -> UserError:
@@ -314,7 +324,6 @@ def from_file(file: str) -> bytes:
     return file.encode("utf-8")
 
 
-_STORE_ERROR = re.compile(r"(?:AWS Error |google::cloud::Status\()([A-Z_]+)")
 _REASONS = {
     "NETWORK_CONNECTION": "no connection to the server",
     "UNAVAILABLE": "no connection to the server, or no credentials",
@@ -333,7 +342,9 @@ def plain_errors(filesystem: fs.FileSystem) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        found = _STORE_ERROR.search(str(error))
+        if "is a directory" in str(error):  # whose text has the path of this machine
+            raise IsADirectoryError(errno.EISDIR, "a folder, not a file") from error
+        found = STORE_ERROR.search(str(error))
         if found is None:
             raise
         raise OSError(_REASONS.get(found[1], found[1].lower().replace("_", " "))) from error

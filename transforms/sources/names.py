@@ -60,7 +60,7 @@ _IMAGE_NAMES = frozenset({*IMAGE_EXTENSIONS, *RARE_EXTENSIONS})
 _CONTAINER_NAMES = {
     "tar": re.compile(r"\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE),
     "parquet": re.compile(r"\.(parquet|parq|pq)$", re.IGNORECASE),
-    "arrow": re.compile(r"\.(arrow|arrows|feather)$", re.IGNORECASE),
+    "arrow": re.compile(r"\.(arrow|arrows|feather|ipc)$", re.IGNORECASE),
     "zip": re.compile(r"\.zip$", re.IGNORECASE),
     "array_record": re.compile(r"\.(array_record|arecord)\b", re.IGNORECASE),
     "tfrecord": re.compile(r"\.tfrecords?\b|-\d{5,}-of-\d{5,}$", re.IGNORECASE),
@@ -68,11 +68,15 @@ _CONTAINER_NAMES = {
 _LIST_NAME = re.compile(r"\.(csv|tsv|tab|txt|lst|jsonl|ndjson)$", re.IGNORECASE)
 _COMPRESSION_NAME = re.compile(r"\.(gz|gzip|bz2|xz|zst|zstd)$", re.IGNORECASE)
 _SIDECAR_NAME = re.compile(
-    r"\.(json|jsonl|txt|md|rst|ya?ml|csv|tsv|html?|idx|crc)$"
-    r"|^(_SUCCESS|_metadata|_common_metadata|_committed_.*|_started_.*)$",
+    r"\.(json|jsonl|txt|md|rst|ya?ml|csv|tsv|html?|idx|index|crc)$"
+    r"|^(_SUCCESS|_metadata|_common_metadata|_committed_.*|_started_.*|(eh)?thumbs\.db|desktop\.ini)$",
     re.IGNORECASE,
 )
 _SIDECAR_FOLDERS = frozenset({"_temporary", "_delta_log", "_spark_metadata", "__MACOSX", "__pycache__"})
+
+_VIDEO, _DOCUMENT = "a video", "one JSON document"
+BESIDE_IMAGES = frozenset({_VIDEO, _DOCUMENT})
+"""What lies among images without making their folder one of something else."""
 
 _CONVERT = "write the images as files, tar or Parquet"
 _UNPACK = "unpack it and give the folder"
@@ -87,7 +91,11 @@ _UNREAD_NAMES = {
     **dict.fromkeys(("beton", "mds", "rec", "recordio", "lance"), ("of one loader alone", _CONVERT)),
     **dict.fromkeys(("avro", "orc"), ("a table", "write it as Parquet")),
     **dict.fromkeys(("xlsx", "xls", "ods"), ("a spreadsheet", "save it as CSV in UTF-8")),
-    **dict.fromkeys(("json",), ("one JSON document", "write a line for each image (.jsonl), or CSV")),
+    **dict.fromkeys(
+        ("mp4", "mov", "m4v", "webm", "mkv", "avi", "mpg", "mpeg", "wmv", "flv"),
+        (_VIDEO, "write its frames as images"),
+    ),
+    **dict.fromkeys(("json",), (_DOCUMENT, "write a line for each image and name it .jsonl, or write CSV")),
 }
 _UNREAD_HEADS = {
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _UNPACK),
@@ -96,9 +104,13 @@ _UNREAD_HEADS = {
     b"\x93NUMPY": ("a NumPy array", _CONVERT),
     b"\x89HDF\r\n\x1a\n": ("an HDF5 file", _CONVERT),
     b"SQLite format 3\0": ("an SQLite database", _CONVERT),
+    b"FEA1": ("a Feather file of version 1", "write it as Arrow or Parquet"),
+    b"\x1a\x45\xdf\xa3": (_VIDEO, "write its frames as images"),
     b"Obj\x01": ("an Avro file", "write it as Parquet"),
     b"ORC": ("an ORC file", "write it as Parquet"),
 }
+
+_LMDB = b"\xde\xc0\xef\xbe"  # where its first page has its magic number
 
 
 def extension(name: str) -> str:
@@ -191,6 +203,8 @@ def kind_of_head(head: bytes) -> str | None:
 
 def unread_head(head: bytes) -> tuple[str, str] | None:
     """Does what :func:`unread` does, by the first bytes."""
+    if head[16:20] == _LMDB:
+        return _UNREAD_NAMES["lmdb"]
     return next((what for magic, what in _UNREAD_HEADS.items() if head.startswith(magic)), None)
 
 

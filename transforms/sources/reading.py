@@ -1,14 +1,20 @@
 """What sources share when they read: bounded reads, loaders that fail, and containers of many images."""
 
+import errno
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
+from pyarrow import fs
 
 from transforms.sources import names
 from transforms.sources.base import Entry, Example, Loader, error_reason
 from transforms.sources.locations import Found, Location, open_file
+from vqgan.errors import UserError
+from vqgan.faults import GoneError, raise_machine_fault
 
 _BUFFER_BYTES = 1 << 16
 MAX_ITEM_BYTES = 1 << 30
@@ -88,14 +94,69 @@ def to_label(value: object) -> int | None:
     return value
 
 
-def failing(error: Exception) -> Loader:
-    """Returns a loader that raises ``error``."""
+def failing(error: Exception, cause: Exception | None = None) -> Loader:
+    """Returns a loader that raises ``error``, perhaps from another."""
+    if cause is not None:
+        error.__cause__ = cause.with_traceback(None)
     return functools.partial(_fail, error)
 
 
 def _fail(error: Exception) -> Example:
     # Without the traceback of an earlier raise: an error that many loaders share would grow.
     raise error.with_traceback(None)
+
+
+class ChangedError(UserError):
+    """A file is not as it was when the input was listed."""
+
+
+def seen(entry: Entry, found: Found) -> Entry:
+    """Returns an entry with size and time of the file that it was found in."""
+    return entry._replace(file_size=found.size, modified=found.modified)
+
+
+def open_planned(location: Location, entry: Entry) -> pa.NativeFile:
+    """Opens the file of an entry for random access, if it is as it was when the input was listed.
+
+    Raises:
+      ChangedError: its size is another, or, on a local disk, its time.
+      GoneError: it is not there any more.
+    """
+    filesystem, path = location.filesystem, location.path(entry.file)
+    return opened_as_planned(entry, filesystem, path, lambda path: open_file(location, entry.file))
+
+
+def opened_as_planned(
+    entry: Entry, filesystem: fs.FileSystem, path: str | bytes, opener: Callable[[str | bytes], pa.NativeFile]
+) -> pa.NativeFile:
+    """Does as :func:`open_planned` for a file that ``opener`` opens."""
+    try:
+        file = opener(path)
+    except FileNotFoundError as error:
+        if entry.file_size < 0:
+            raise  # nobody has ever seen it
+        raise GoneError(errno.ENOENT, "it was there when the input was listed") from error
+    local = isinstance(filesystem, fs.LocalFileSystem) and entry.modified is not None
+    changes = change(entry, file.size(), os.stat(path).st_mtime_ns if local else None)
+    if changes:
+        raise ChangedError(f"{entry.file}: has changed since the input was listed ({changes}); {RESTORE}")
+    return file
+
+
+RESTORE = "restore it, or choose another output"
+
+
+def change(entry: Entry, size: int, modified: int | None) -> str | None:
+    """Returns what differs between the file of an entry and what is there now; None if nothing does."""
+    if entry.file_size >= 0 and size != entry.file_size:
+        return f"{entry.file_size:,} bytes, now {size:,}"
+    if None not in (entry.modified, modified) and modified != entry.modified:
+        return f"its time was {_time(entry.modified)}, now {_time(modified)}"
+    return None
+
+
+def _time(nanoseconds: int | None) -> str:
+    return str(np.datetime64(nanoseconds or 0, "ns")) + "Z"
 
 
 def by_file(entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
@@ -133,8 +194,9 @@ def _stray(found: Found, kind: str) -> str | None:
     if named not in (None, kind):
         return f"a container ({named}) among {kind} files; give it as an input of its own"
     plain = names.uncompressed_name(found.name)
-    is_other = named is None and (names.is_image(plain) or names.unread(plain))
-    return f"no {kind} file, but beside some; give it as an input of its own" if is_other else None
+    what = "an image" if names.is_image(plain) else (names.unread(plain) or ("",))[0]
+    is_other = named is None and what
+    return f"no {kind} file, but {what}; give it as an input of its own" if is_other else None
 
 
 def list_containers(
@@ -155,10 +217,12 @@ def list_containers(
             continue
         try:
             with open_file(location, found.file) as file:
-                yield from list_one(file, found)
+                yield from (seen(entry, found) for entry in list_one(file, found))
         except DamagedFileError as error:
+            raise_machine_fault(error, f"{location.text}: {found.key!r} cannot be read")
             yield damaged(found, error.offset, _damage(found, kind, error))
         except OSError as error:
+            raise_machine_fault(error, f"{location.text}: {found.key!r} cannot be read")
             yield damaged(found, 0, f"cannot be read ({error_reason(error)})")
 
 
@@ -171,7 +235,7 @@ def _damage(found: Found, kind: str, error: DamagedFileError) -> str:
 
 def damaged(found: Found, offset: int, message: str) -> Entry:
     """Returns the entry that stands for all that is lost of a file."""
-    return Entry(f"{found.key}/#damaged-at-{offset}", found.file, offset, error=message)
+    return seen(Entry(f"{found.key}/#damaged-at-{offset}", found.file, offset, error=message), found)
 
 
 def read_containers(
@@ -183,10 +247,10 @@ def read_containers(
 
     A file is closed when the last loader that refers to it is gone: until then any of them may run.
     """
-    for file, group in by_file(entries):
+    for _, group in by_file(entries):
         try:
-            opened = open_file(location, file)
-        except OSError as error:
+            opened = open_planned(location, group[0])
+        except (OSError, ChangedError) as error:
             yield from [failing(error)] * len(group)
             continue
         yield from _read_all(read_one(opened, group), len(group))

@@ -145,8 +145,8 @@ def _kind_of_many(location: Location, sample: list[Found]) -> str:
 
 def _kind_by_name(name: str) -> str | None:
     """Returns a kind of container, or ``unread``."""
-    kind = names.container_kind(name)
-    if kind is None and names.unread(name) and names.extension(name) != "json":
+    kind, what = names.container_kind(name), names.unread(name)
+    if kind is None and what and what[0] not in names.BESIDE_IMAGES:
         return "unread"
     return kind
 

@@ -1,9 +1,8 @@
 """Lists of images (text, CSV, TSV, JSON lines, Parquet) read row by row."""
 
-import csv
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -12,12 +11,12 @@ import pyarrow.parquet as pq
 
 from transforms.sources import names
 from transforms.sources.base import error_reason
-from transforms.sources.locations import Found, Location, open_file
+from transforms.sources.locations import Found, Location, open_file, to_text
 from transforms.sources.names import DECOMPRESSION_ERRORS
-from transforms.sources.text import open_lines, split_tabs
+from transforms.sources.text import open_lines, split_delimited, split_tabs
 from vqgan.errors import UserError
 
-_ERRORS = (*DECOMPRESSION_ERRORS, ValueError, pa.ArrowException, csv.Error)
+_ERRORS = (*DECOMPRESSION_ERRORS, ValueError, pa.ArrowException)
 _SAMPLE_ROWS = 1000
 
 There = Callable[[str], bool]
@@ -94,7 +93,7 @@ class DelimitedTable:
                     yield f"{len(row)} values under a header of {len(header)}"
 
     def _reader(self, lines: Iterator[str]) -> Iterator[list[str]]:
-        return split_tabs(lines) if self._delimiter == "\t" else csv.reader(lines, strict=True)
+        return split_tabs(lines) if self._delimiter == "\t" else split_delimited(lines)
 
 
 class JsonTable:
@@ -223,3 +222,31 @@ def _readable(location: Location, found: Found) -> Iterator[None]:
     except _ERRORS as error:
         where = location.text if location.text.endswith(found.name) else f"{location.text}: {found.key}"
         raise UserError(f"{where}: the list cannot be read ({error_reason(error)}); repair it") from error
+
+
+def is_unicode(value: object) -> bool:
+    """Returns whether text, or a list of texts, came from bytes in UTF-8."""
+    if isinstance(value, list):
+        return all(map(is_unicode, value))
+    return not isinstance(value, str) or not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def storable(value: Any) -> Any:
+    """Makes text that is not UTF-8 such, by escapes."""
+    if isinstance(value, list):
+        return [storable(element) for element in value]
+    return to_text(value) if isinstance(value, str) else value
+
+
+def check_encoding(where: str, number: int, path: object, texts: Mapping[str, Any]) -> None:
+    """Refuses a row of text in Latin-1 and the like, but where the names of files are in it too.
+
+    Raises:
+      UserError: names the column.
+    """
+    wrong = [name for name, text in texts.items() if not is_unicode(text)] if is_unicode(path) else []
+    if wrong:
+        raise UserError(
+            f"{where}: row {number} is not UTF-8 in column {wrong[0]} "
+            f"({storable(texts[wrong[0]])!r:.80}), perhaps Latin-1; save the list as UTF-8"
+        )

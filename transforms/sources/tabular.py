@@ -18,6 +18,7 @@ from transforms.sources.columns import (
     feature_names,
     folder_columns,
     folder_columns_of,
+    has_only_nulls,
     holds_images,
     image_column,
     is_list,
@@ -39,6 +40,7 @@ from transforms.sources.reading import (
     read_exact,
 )
 from vqgan.errors import UserError
+from vqgan.faults import raise_machine_fault
 
 ERRORS = (OSError, ValueError, pa.ArrowException)
 """What pyarrow raises on a damaged file (ArrowMemoryError among them, for an absurd size)."""
@@ -157,7 +159,8 @@ class TableSource:
             try:
                 with open_file(location, found.file) as file:
                     schema = self.open_table(file).schema
-            except ERRORS:
+            except ERRORS as error:
+                raise_machine_fault(error, f"{self.config.input}: {found.key!r} cannot be read")
                 continue
             yield found, with_folder_columns(schema, found)
 
@@ -170,7 +173,11 @@ class TableSource:
         config = self.config
         wanted = [*config.columns, *([config.label_column] if config.label_column else [])]
         first: pa.Schema | None = None
+        empty: tuple[Found, pa.Schema] | None = None
         for found, schema in self._schemas(location):
+            if first is None and has_only_nulls(schema, config.image_column):
+                empty = empty or (found, schema)
+                continue
             if first is None:
                 self._check(found, schema)
                 first = schema
@@ -178,6 +185,8 @@ class TableSource:
                 first = _widened(f"{config.input} ({found.key})", first, schema, wanted)
             if not config.columns and not any(pa.types.is_null(first.field(name).type) for name in wanted):
                 break
+        if first is None and empty is not None:
+            self._check(*empty)
         return first if first is not None else pa.schema([])
 
     def _check(self, found: Found, schema: pa.Schema) -> None:
@@ -198,13 +207,18 @@ class TableSource:
                         continue
                     for group, count in enumerate(table.sizes()):
                         yield from table.values(group, [column], count).column(column).unique().to_pylist()
-            except ERRORS:
+            except ERRORS as error:
+                raise_machine_fault(error, f"{self.config.input}: {found.key!r} cannot be read")
                 continue  # which listing reports
 
     def _list_one(
         self, expected: pa.Schema, classes: dict[str, int], file: pa.NativeFile, found: Found
     ) -> Iterator[Entry]:
         table = self.open_table(file)
+        if has_only_nulls(table.schema, self.config.image_column):
+            for row in range(sum(table.sizes())):
+                yield Entry(f"{found.key}#{row}", found.file, row, error="no image in this row")
+            return
         self._check_same(expected, with_folder_columns(table.schema, found), found)
         first = 0
         for group, count in enumerate(table.sizes()):
@@ -214,12 +228,11 @@ class TableSource:
     def _check_same(self, expected: pa.Schema, schema: pa.Schema, found: Found) -> None:
         config = self.config
         image = image_column(config.input, expected, config.image_column)
-        if image in schema.names and pa.types.is_null(schema.field(image).type):
-            raise DamagedFileError(0, f"column {image} is empty here")
         for name in (image, config.key_column, config.label_column, *config.columns):
             if name and name not in schema.names:
                 raise DamagedFileError(0, f"column {name} is missing here")
         where = f"{config.input} ({found.key})"
+        require(where, schema.names, [image, config.key_column, config.label_column, *config.columns])
         kind, usual = schema.field(image).type, expected.field(image).type
         if (holds_images(kind), is_list(kind)) != (holds_images(usual), is_list(usual)):
             raise UserError(
@@ -238,6 +251,7 @@ class TableSource:
             labels = _values(table, group, self.config.label_column, found, len(rows))
             counts = table.elements(group, image) if is_list(table.schema.field(image).type) else None
         except ERRORS as error:
+            raise_machine_fault(error, f"{self.config.input}: {found.key!r} cannot be read")
             message = f"row group {group} is damaged ({error_reason(error)})"
             yield from (Entry(f"{found.key}#{row}", found.file, row, error=message) for row in rows)
             return
@@ -258,7 +272,8 @@ class TableSource:
                 try:
                     row = rows.at(entry.offset)
                 except ERRORS as error:
-                    yield failing(ValueError(f"row group {group} is damaged ({error_reason(error)})"))
+                    message = f"row group {group} is damaged ({error_reason(error)})"
+                    yield failing(ValueError(message), error)
                     continue
                 yield functools.partial(self._load, row, image, entry, location)
 

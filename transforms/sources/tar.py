@@ -27,6 +27,7 @@ from vqgan.errors import UserError
 
 LABEL_EXTENSION = "cls"
 _GROUPS_LOOKED_AT = 1000
+_NAMED_AT_MOST = 10
 _LEADING = re.compile(r"^(\./|/)+")
 _NUMBERS = re.compile(r"\d+(\.\d+)*")
 _IMAGE = "\0image"
@@ -102,7 +103,7 @@ class TarSource:
             raise DamagedFileError(0, "the file is empty")
         found_members = members(open_archive(file))
         for group in groups(found_members, self._companions, self.config.whole_names):
-            for part in _numbered(group) if self.config.image_column is None else [group]:
+            for part in _apart(group) if self.config.image_column is None else [group]:
                 yield self._entry(part, found)
 
     def _entry(self, group: Group, found: Found) -> Entry:
@@ -239,6 +240,23 @@ def _numbered(group: Group) -> list[Group]:
         for stem in dict.fromkeys(name.rpartition(".")[0] for name in group.parts)
         if stem in stems
     ]
+
+
+def _apart(group: Group) -> list[Group]:
+    """Returns the images of a group that has no main one: each by itself, or each with what is wrong."""
+    numbered = _numbered(group)
+    extensions = [name.rpartition(".") for name in group.parts]
+    stems = [stem for stem, dot, ending in extensions if dot and ending in IMAGE_EXTENSIONS]
+    has_main = any(not dot and ending in IMAGE_EXTENSIONS for _, dot, ending in extensions)
+    if len(numbered) > 1 or len(stems) < 2 or has_main or group.problem:
+        return numbered
+    there = ", ".join(f".{name}" for name in list(group.parts)[:_NAMED_AT_MOST])
+    more = f" and {len(group.parts) - _NAMED_AT_MOST} more" if len(group.parts) > _NAMED_AT_MOST else ""
+    problem = (
+        f"several images, none of them the main one: {there}{more}; name one with --image-column, "
+        "or take each for itself with --whole-names"
+    )
+    return [Group(f"{group.key}.{stem}", {}, problem) for stem in dict.fromkeys(stems)]
 
 
 def _parts_of(group: Group, prefix: str) -> dict[str, Range]:

@@ -8,6 +8,7 @@ first, loses rows; so a quotation mark may be just that.
 import codecs
 import csv
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from typing import BinaryIO, cast
 from transforms.sources.locations import Found, Location, open_file
 from transforms.sources.names import decompressing
 
-MAX_LINE = 1 << 24
+MAX_LINE = 1 << 20
 """Most characters of a line; a file that has none would fill memory."""
+
+csv.field_size_limit(MAX_LINE)  # of the process; Python's own is a caption of 131,072 characters
 
 _HEAD_BYTES = 4096
 _MARKS = (
@@ -49,10 +52,13 @@ def open_lines(location: Location, found: Found) -> Iterator[Iterator[str]]:
 
 
 def _bounded(text: io.TextIOWrapper) -> Iterator[str]:
+    number = 1
     while line := text.readline(MAX_LINE):
-        if len(line) >= MAX_LINE and line[-1] not in "\r\n":
-            raise ValueError(f"a line has more than {MAX_LINE:,} characters")
+        ends = line[-1] in "\r\n"
+        if len(line) >= MAX_LINE and not ends:
+            raise ValueError(f"line {number:,} has more than {MAX_LINE:,} characters")
         yield line
+        number += ends
 
 
 def _encoding(head: bytes) -> str:
@@ -66,6 +72,36 @@ def _encoding(head: bytes) -> str:
     if max(even, odd) * 4 < len(head) or min(even, odd):
         raise ValueError("there are zero bytes in it, so it is no text in UTF-8; save it as such")
     return "utf-16-be" if even else "utf-16-le"
+
+
+def split_delimited(lines: Iterator[str]) -> Iterator[list[str]]:
+    """Yields the fields of each row of CSV; semicolons or tabs divide them if the header has no comma.
+
+    Raises:
+      ValueError: quotation marks that make no fields; it names the line.
+    """
+    header = next(lines, "")
+    delimiter = next((sign for sign in ",;\t" if sign in header), ",")
+    lines = itertools.chain([header], lines)
+    if delimiter == "\t":
+        yield from split_tabs(lines)
+        return
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        first = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"the row that begins at line {first:,}: {_quoting(error)}") from error
+        if row is None:
+            return
+        yield row
+
+
+def _quoting(error: csv.Error) -> str:
+    """Says what is wrong with a row; a quotation mark in a field is written twice."""
+    is_open = "unexpected end" in str(error)
+    return "a quotation mark that is never closed" if is_open else f"a stray quotation mark ({error})"
 
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')

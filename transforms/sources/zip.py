@@ -15,6 +15,7 @@ from transforms.sources.names import DECOMPRESSION_ERRORS
 from transforms.sources.reading import DamagedFileError, check_size, list_containers, read_containers
 
 _ENCRYPTED = 0x1
+_EMPTY_BYTES = 22  # of an archive that is nothing but its end
 _ERRORS = (*DECOMPRESSION_ERRORS, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError)
 """What ``zipfile`` raises on damaged archives, methods that it lacks, and encryption."""
 
@@ -87,6 +88,8 @@ def _load(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], entry: Entry
 
 
 def _open(file: pa.NativeFile) -> zipfile.ZipFile:
+    if file.size() <= _EMPTY_BYTES:
+        raise DamagedFileError(0, "no whole zip archive, or one without members")
     try:
         return zipfile.ZipFile(cast(IO[bytes], file))
     except _ERRORS as error:

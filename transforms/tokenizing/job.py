@@ -24,8 +24,9 @@ from transforms.tokenizing.manifest import (
 )
 from transforms.tokenizing.replay import measure_agreement
 from transforms.tokenizing.report import write_token_report
-from transforms.tokenizing.shard import TokenizeTask, write_shard
+from transforms.tokenizing.shard import TokenizeTask, is_outdated, write_shard
 from vqgan.codec_checkpoint import read_info
+from vqgan.faults import raise_machine_fault
 from vqgan.shards import shard_name
 
 AGREEMENT_SAMPLE = 64
@@ -51,7 +52,10 @@ class TokenizeJob(ShardedJob):
         return shard_name(number, self.task.slices)
 
     def is_whole(self, number: int) -> bool:
-        return is_of_plan(self.task.output, number, self.task.slices, self.task.plan_hash)
+        """Checks as well that no reject has passed."""
+        task = self.task
+        whole = is_of_plan(task.output, number, task.slices, task.plan_hash)
+        return whole and not is_outdated(task, number)
 
     def write(self, number: int, model: Any, progress: ProgressCallback) -> None:
         write_shard(self.task, number, model, progress)
@@ -128,7 +132,8 @@ def _digests(source: Source, table: pa.Table, threads: int) -> Iterator[bytes | 
 def _digest(load: Loader) -> bytes | None:
     try:
         return hashlib.sha256(load().data).digest()
-    except Exception:  # noqa: BLE001 - what cannot be read is like nothing else
+    except Exception as error:  # noqa: BLE001 - what cannot be read is like nothing else
+        raise_machine_fault(error, "the input cannot be read in search of duplicates")
         return None
 
 

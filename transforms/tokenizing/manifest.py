@@ -50,9 +50,11 @@ class TokenTotals(SliceTotals):
 
 
 def is_of_plan(output: str, number: int, slices: int, plan_hash: str) -> bool:
-    """Checks that a shard was made for a plan. Raises UserError and OSError for one that cannot be read."""
+    """Checks that a shard is this slice of a plan. Raises UserError or OSError where it cannot be read."""
     with open_shard(filesystems.join(output, shard_name(number, slices))) as shard:
-        return shard.metadata.plan_hash == plan_hash
+        metadata = shard.metadata
+        found = (metadata.plan_hash, metadata.slice_number, metadata.slices)
+        return found == (plan_hash, number, slices)
 
 
 def summarize_tokens(output: str, number: int, slices: int, seconds: float | None) -> TokenSlice:

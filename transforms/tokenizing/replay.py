@@ -107,7 +107,7 @@ def stored_rows(task: TokenizeTask, number: int, images: int) -> Iterator[Stored
         for key, view, grid in zip(*(first.column(i).to_pylist() for i in (0, 1)), grids, strict=True):
             tokens[key, view] = grid
     keys = list(dict.fromkeys(key for key, _ in tokens))[:images]
-    entries = [entry for entry in read_slice(task.output, number) if entry.key in set(keys)]
+    entries = [entry.unseen() for entry in read_slice(task.output, number) if entry.key in set(keys)]
     for item in read_and_decode(task, open_source(task.source), entries):
         if isinstance(item, Item):
             for row, pixels in zip(item.rows, item.pixels, strict=True):

@@ -21,10 +21,12 @@ from transforms.sharded.job import ProgressCallback
 from transforms.sharded.plan import read_slice
 from transforms.sharded.rejects import RejectRow
 from transforms.sources import Entry, Loader, Source, SourceConfig, open_source
+from transforms.sources.reading import ChangedError
 from vqgan import filesystems
 from vqgan.config import to_dict
 from vqgan.errors import UserError
-from vqgan.shards import ShardMetadata, ShardWriter, shard_name
+from vqgan.faults import MachineError, machine_error, raise_machine_fault
+from vqgan.shards import ShardMetadata, ShardWriter, rejects_name, shard_name
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -56,6 +58,7 @@ class TokenizeTask:
       plan_hash: of the plan in ``output``.
       slices: its number of slices.
       max_reject_rate: a slice in which a larger share is rejected stops the run; None: no limit.
+      copied: the input's files are copies of those that were planned, with times of their own.
     """
 
     output: str
@@ -69,6 +72,7 @@ class TokenizeTask:
     plan_hash: str
     slices: int
     max_reject_rate: float | None = None
+    copied: bool = False
 
     def preprocessing(self) -> dict[str, Any]:
         """Returns how pixels are made from a source's bytes, as JSON data."""
@@ -112,7 +116,7 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
     Raises:
       UserError: the output cannot be written, or too many images are rejected.
     """
-    entries = read_slice(task.output, number)
+    entries = read_planned(task, number)
     source = open_source(task.source)
     extra = source.fields()
     metadata = ShardMetadata(
@@ -142,21 +146,43 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
 
 def read_and_decode(task: TokenizeTask, source: Source, entries: list[Entry]) -> Iterator[Item | RejectRow]:
     """Returns every entry in order, decoded or rejected; a bounded number of them ahead of the caller."""
-    loaders = source.read([entry for entry in entries if entry.error is None])
+    loaders = _loaders(source, [entry for entry in entries if entry.error is None])
     pairs = ((entry, None if entry.error is not None else next(loaders)) for entry in entries)
     window = task.threads + BATCHES_DECODED_AHEAD * max(1, task.batch_size // count_views(task.geometry))
     return in_order(lambda pair: _item(task, *pair), pairs, task.threads, window, "decode")
 
 
+def _loaders(source: Source, entries: list[Entry]) -> Iterator[Loader]:
+    """Yields the loaders of a source, whose faults would else be taken for the output's."""
+    try:
+        yield from source.read(entries)
+    except UserError:
+        raise
+    except Exception as error:
+        raise_machine_fault(error, "the input cannot be read")
+        raise
+
+
 def load_item(task: TokenizeTask, entry: Entry, load: Loader) -> Item | RejectRow:
-    """Reads and decodes one example; whatever is wrong with it becomes its reject."""
+    """Reads and decodes one example; whatever is wrong with it becomes its reject.
+
+    Raises:
+      MachineError: not the example is at fault.
+      ChangedError: its file has changed since the plan was made.
+    """
     try:
         example = load()
+    except ChangedError:
+        raise
     except Exception as error:  # noqa: BLE001
+        raise_machine_fault(error, f"{entry.key!r} cannot be read")
         # Any one example may fail in any way its source knows; none of them may end the run.
         return rejects.reject_of_error(entry.key, "read", type(error).__name__, _reason(error), None)
     try:
         prepared = prepare(example.data, entry.key, task.decode, task.geometry)
+    except MachineError as error:
+        cause = error.__cause__ or error
+        raise machine_error(cause, f"{entry.key!r} cannot be decoded") from cause
     except Reject as reject:
         return rejects.reject_of_error(entry.key, reject.stage, reject.error, str(reject), example.data)
     label = entry.label if entry.label is not None else example.label
@@ -171,6 +197,30 @@ def batches(items: Iterator[Item], batch_size: int) -> Iterator[Batch]:
     """Returns fixed batches in order; views of one image may fall into two batches. The last is padded."""
     pairs = (pair for item in items for pair in zip(item.rows, item.pixels, strict=True))
     return (Batch(rows, pixels) for rows, pixels in fill(pairs, batch_size))
+
+
+def is_outdated(task: TokenizeTask, number: int) -> bool:
+    """Returns whether a finished slice would have other rejects now, of those whose reason may have passed.
+
+    Raises:
+      UserError: the plan or the rejects cannot be read, or the machine is at fault.
+      OSError: the rejects cannot be opened.
+    """
+    path = filesystems.join(task.output, rejects_name(number, task.slices))
+    if not filesystems.exists(path):
+        return False
+    known = {row.key: row for row in rejects.read_rejects(path) if rejects.may_pass(row)}
+    if not known:
+        return False
+    entries = [entry for entry in read_planned(task, number) if entry.key in known]
+    outcomes = read_and_decode(task, open_source(task.source), entries)
+    return any(isinstance(found, Item) or found != known[found.key] for found in outcomes)
+
+
+def read_planned(task: TokenizeTask, number: int) -> list[Entry]:
+    """Returns the entries of a slice; files of a copied corpus have other times than those of the plan."""
+    entries = read_slice(task.output, number)
+    return [entry._replace(modified=None) for entry in entries] if task.copied else entries
 
 
 def encode(filled: Iterator[Batch], codec: "Codec") -> Iterator[tuple[list[Row], np.ndarray]]:

@@ -1,6 +1,8 @@
 """Checking a data set of tokens, tokenized or sampled, against its shards."""
 
+import dataclasses
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,63 +10,128 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.images.crops import Geometry, count_views
-from transforms.sharded.plan import all_keys, differences
-from transforms.sharded.verify import Verifier
+from transforms.sampling.shard import (
+    GRID_FILE,
+    IMAGES_FOLDER,
+    PICTURE_LIST,
+    SEED_FIELD,
+    is_whole_image,
+    picture_lines,
+)
+from transforms.sharded.plan import KEYS_FILE, PLAN_FILE, Plan, all_keys, differences, make_plan, read_slices
+from transforms.sharded.verify import Verifier, contradictions, reasons_of
+from transforms.tokenizing.manifest import TokenSlice, TokenTotals, build_token_manifest
 from vqgan import filesystems
 from vqgan.config import from_dict
-from vqgan.errors import counted
-from vqgan.shards import open_shard, shard_name
+from vqgan.errors import UserError, counted, first_line
+from vqgan.shards import Shard, open_shard, shard_name, shard_schema
 
+_OF_THE_TABLE = ("version", "input", "cut")
+"""Parts of an identity that follow from the plan's table."""
 _KEYS = pa.schema([pa.field("key", pa.string()), pa.field("view", pa.uint8())])
 
 
 class TokenVerifier(Verifier):
     """Footers, keys, counts and token range; the histogram is that of all tokens."""
 
+    totals: TokenTotals
+
     def __init__(self, *data_set: Any) -> None:
         super().__init__(*data_set)
         self._histogram = np.zeros(self.manifest["codebook"]["size"], np.int64)
         self._keys = [_KEYS.empty_table()]
 
+    def empty_totals(self) -> TokenTotals:
+        return TokenTotals()
+
+    def check_identity(self) -> None:
+        codec = self.identity.fields("codec")
+        codec.text("fingerprint")
+        codec.mapping("config")
+        self.identity.mapping("preprocessing")
+        self.identity.mapping("sampling", {})
+        self.identity.fields("source").texts("columns", ())
+
+    def rebuild_plan(self) -> tuple[Plan, str]:
+        def counted() -> Iterator[pa.Table]:
+            for part in read_slices(self.output):
+                self.planned.append(part.num_rows)
+                yield part
+
+        settings = {name: part for name, part in self.plan.identity.items() if name not in _OF_THE_TABLE}
+        return make_plan(counted(), settings), KEYS_FILE
+
     def files_of(self, number: int) -> list[str]:
         return [shard_name(number, self.plan.slices)]
 
     def check_slice(self, number: int, name: str) -> None:
-        codes, identity = len(self._histogram), self.plan.identity
+        histogram = np.zeros(len(self._histogram), np.int64)
         with open_shard(filesystems.join(self.output, name), name) as shard:
             metadata = shard.metadata
-            self.expect(name, "plan hash", metadata.plan_hash, self.manifest["plan_hash"])
-            self.expect(name, "codec", metadata.fingerprint, self.manifest["codec"]["fingerprint"])
-            self.expect(name, "slice number", metadata.slice_number, number)
-            self.expect(name, "number of slices", metadata.slices, self.plan.slices)
-            self.expect(name, "grid", list(metadata.grid), list(self.manifest["grid"]))
-            for what, found in (("codec", metadata.codec_config), ("preprocessing", metadata.preprocessing)):
-                expected = identity["codec"]["config"] if what == "codec" else identity["preprocessing"]
-                for line in differences(expected, found):
-                    self.problems.append(f"{name}: its {what} is not that of the plan: {line}")
-            self.expect(name, "rows", shard.rows, self.listed[name]["rows"])
-            self.expect(name, "images + rejects", metadata.images + metadata.rejects, metadata.planned)
-            self.expect(name, "codebook size", metadata.codebook_size, codes)
-            self.expect(name, "rows", shard.rows, metadata.images * self._views())
-            for batch in shard.batches(["key", "view", "tokens"]):
+            self._check_footer(number, name, shard)
+            for batch in shard.batches():  # all columns: damage must not pass
                 tokens = shard.tokens(batch)
-                valid = tokens[(tokens >= 0) & (tokens < codes)]
+                valid = tokens[(tokens >= 0) & (tokens < len(histogram))]
                 if valid.size < tokens.size:
-                    self.problems.append(f"{name}: tokens outside of [0, {codes})")
-                self._histogram += np.bincount(valid, minlength=codes)
+                    self.problems.append(f"{name}: tokens outside of [0, {len(histogram)})")
+                histogram += np.bincount(valid, minlength=len(histogram))
                 self._keys.append(pa.table([batch.column("key"), batch.column("view")], schema=_KEYS))
-        keys = self.check_rejects(number, name, metadata.rejects)
+            rows, token_bytes = shard.rows, shard.token_bytes()
+        reject_file, rejected = self.check_rejects(number, name, metadata.rejects)
+        keys = [row.key for row in rejected]
         self._keys.append(pa.table({"key": keys, "view": [None] * len(keys)}, schema=_KEYS))
+        self._histogram += histogram
+        found = TokenSlice(
+            number=number,
+            planned=metadata.planned,
+            images=metadata.images,
+            shard=dataclasses.replace(self.found[name], rows=rows),
+            reject_file=reject_file,
+            reject_reasons=reasons_of(rejected),
+            seconds=None,
+            token_bytes=token_bytes,
+            histogram=histogram,
+        )
+        self.totals.add(found)
+
+    def _check_footer(self, number: int, name: str, shard: Shard) -> None:
+        metadata, identity = shard.metadata, self.plan.identity
+        self.expect(name, "plan hash", metadata.plan_hash, self.manifest["plan_hash"])
+        self.expect(name, "codec", metadata.fingerprint, self.manifest["codec"]["fingerprint"])
+        self.expect(name, "slice number", metadata.slice_number, number)
+        self.expect(name, "number of slices", metadata.slices, self.plan.slices)
+        self.expect(name, "number of planned images", metadata.planned, self.planned[number])
+        self.expect(name, "grid", list(metadata.grid), list(self.manifest["grid"]))
+        for what, found, expected in (
+            ("codec", metadata.codec_config, identity["codec"]["config"]),
+            ("preprocessing", metadata.preprocessing, identity["preprocessing"]),
+            ("sampling", metadata.sampling or {}, identity.get("sampling", {})),
+        ):
+            for line in differences(expected, found) or contradictions(found, expected):
+                self.problems.append(f"{name}: its {what} is not that of the plan: {line}")
+        self.expect(name, "rows", shard.rows, self.listed[name]["rows"])
+        self.expect(name, "images + rejects", metadata.images + metadata.rejects, metadata.planned)
+        self.expect(name, "codebook size", metadata.codebook_size, len(self._histogram))
+        self.expect(name, "rows", shard.rows, metadata.images * self._views())
+        ours = shard_schema(metadata.grid, metadata.codebook_size).names
+        extra = [f"{field.name}: {field.type}" for field in shard.schema if field.name not in ours]
+        self.expect(name, "further columns", extra, self.further_columns())
+
+    def further_columns(self) -> list[str]:
+        """Returns names and types of the columns that were passed through from the source."""
+        return list(self.identity.fields("source").texts("columns", ()))
 
     def check_whole(self) -> None:
         if self.broken:
             return
         self._check_keys()
-        rows = sum(entry["rows"] for entry in self.manifest["shards"])
-        tokens = rows * int(np.prod(self.manifest["grid"]))
-        self.expect("manifest.json", "number of tokens", self.manifest["counts"]["tokens"], tokens)
         if self.manifest["codebook"]["histogram"] != self._histogram.tolist():
             self.problems.append("manifest.json: the codebook's histogram is not that of the tokens")
+
+    def rebuild_manifest(self) -> dict[str, Any]:
+        rebuilt = build_token_manifest(self.plan, self.totals, self.manifest["codec"], self.manifest["grid"])
+        rebuilt["codebook"]["histogram"] = self.manifest["codebook"]["histogram"]  # compared above
+        return rebuilt
 
     def summary(self) -> str:
         counts, rejected = self.manifest["counts"], len(self.manifest["rejects"])
@@ -76,8 +143,9 @@ class TokenVerifier(Verifier):
 
     def _views(self) -> int:
         """Returns rows of each image; tokens drawn from a prior have one."""
-        geometry = self.manifest["identity"]["preprocessing"].get("geometry")
-        return 1 if geometry is None else count_views(from_dict(Geometry, geometry))
+        geometry = self.plan.identity["preprocessing"].get("geometry")
+        where = f"{PLAN_FILE}, geometry"
+        return 1 if geometry is None else count_views(from_dict(Geometry, geometry, where))
 
     def _check_keys(self) -> None:
         """Checks that every planned key is an image or a reject, and no row occurs twice."""
@@ -96,3 +164,35 @@ class TokenVerifier(Verifier):
             self.problems.append(f"{lost} planned images are neither rows nor rejects")
         if extra := len(digests - planned):
             self.problems.append(f"{extra} keys were never planned")
+
+
+class SampleVerifier(TokenVerifier):
+    """Tokens that were drawn from a prior, and their pictures, where those are beside them."""
+
+    def further_columns(self) -> list[str]:
+        return [f"{SEED_FIELD.name}: {SEED_FIELD.type}"]
+
+    def check_whole(self) -> None:
+        super().check_whole()
+        has_pictures = filesystems.exists(filesystems.join(self.output, IMAGES_FOLDER))
+        if not self.broken and self.plan.identity.get("pictures") and has_pictures:
+            self._check_pictures()
+
+    def _check_pictures(self) -> None:
+        """Checks that each is the one of its line in their list, and is named by one."""
+        try:
+            listed = filesystems.read_bytes(filesystems.join(self.output, PICTURE_LIST)).splitlines(True)
+            expected = list(picture_lines(self.output, self.plan.slices))
+        except (OSError, UserError) as error:
+            self.problems.append(f"{PICTURE_LIST}: {first_line(error)}")
+            return
+        self.expect(PICTURE_LIST, "number of lines", len(listed), len(expected))
+        pairs = enumerate(zip(listed, expected, strict=False), 1)
+        if changed := [number for number, (found, wanted) in pairs if found != wanted]:
+            first = f"such as line {changed[0]}"
+            self.problems.append(f"{PICTURE_LIST}: {len(changed)} pictures are not those listed, {first}")
+        names = filesystems.list_names(filesystems.join(self.output, IMAGES_FOLDER))
+        if len(names) > len(expected) + 1:
+            self.problems.append(f"{IMAGES_FOLDER}/: {len(names) - len(expected) - 1} files are of no sample")
+        if not is_whole_image(filesystems.join(self.output, GRID_FILE)):
+            self.problems.append(f"{GRID_FILE}: damaged")

@@ -37,6 +37,12 @@ def token_batches(
     dropped where a round ends. Rows in memory are mixed as a whole; of a data set on disk some tens of row
     groups are mixed at a time.
 
+    >>> from vqgan import open_tokens, token_batches
+    >>> batches = token_batches(open_tokens("tokens/"), batch_size=4, seed=0)
+    >>> batch = next(batches)
+    >>> batch.tokens.shape, batch.labels.shape  # int32 both, a label is -1 where there is none
+    ((4, 64), (4,))
+
     Args:
       sets: what to read: a data set, or several of one codec, grid and choice of columns.
       batch_size: rows in a batch of this host.

@@ -48,7 +48,7 @@ class ShardInfo:
       group_rows: rows of each row group.
       slice_number: which slice of the plan.
       fields: columns that were asked for.
-      column_bytes: that those take in memory, about.
+      column_bytes: that those take in memory, at most about.
       largest_label: -1 where there is none.
     """
 
@@ -106,7 +106,7 @@ def check_fact(path: str, what: str, found: object, expected: object) -> None:
 
 
 def check_shard(manifest: TokenManifest, entry: Mapping[str, Any], columns: Sequence[str]) -> ShardInfo:
-    """Compares one shard's size and footer with the manifest. Reads no page.
+    """Compares one shard's size and footer with the manifest. Reads the labels alone.
 
     Raises:
       UserError: it is missing, damaged or not the one of the manifest, or has no such column.
@@ -184,7 +184,7 @@ def _shard_info(shard: Shard, name: str, columns: Sequence[str]) -> ShardInfo:
         group_rows=tuple(group.num_rows for group in groups),
         slice_number=shard.metadata.slice_number,
         fields={column: shard.schema.field(column).remove_metadata() for column in columns},
-        column_bytes=sum(_column_bytes(group, set(columns)) for group in groups),
+        column_bytes=sum(group.total_byte_size for group in groups) if columns else 0,
         largest_label=max((_largest_label(shard, number) for number in range(len(groups))), default=-1),
     )
 
@@ -198,23 +198,9 @@ def _require_column(shard: Shard, name: str) -> None:
 
 
 def _largest_label(shard: Shard, group: int) -> int:
-    """Returns it from the footer where that tells, else from the column."""
-    footer = shard.footer.row_group(group)
-    chunks = map(footer.column, range(footer.num_columns))
-    known = next(chunk.statistics for chunk in chunks if chunk.path_in_schema == "label")
-    if known is not None and known.has_min_max:
-        return max(int(known.max), -1)  # any number below 0 stands for no class
-    if known is not None and known.has_null_count and known.null_count == footer.num_rows:
-        return -1
+    """Reads it: the footer's own statistics have no checksum, and damaged ones may end the process."""
     labels = labels_of(shard.row_group(group, ["label"]).column("label"))
     return int(labels.max(initial=-1))
-
-
-def _column_bytes(group: Any, names: set[str]) -> int:
-    chunks = map(group.column, range(group.num_columns))
-    return sum(
-        chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in names
-    )
 
 
 def _short(value: object) -> str:

@@ -1,6 +1,7 @@
 """Files that hold tensors: what they are by their first bytes, and their contents as a tree."""
 
 import io
+import itertools
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from vqgan.importers.torch_files import (
 )
 
 _MAX_ITEMS = 1_000_000
+_MAX_HEADER = 16 << 20  # bytes of the JSON in front of a safetensors file: some 100 for each tensor
 _HEAD = 512
 
 
@@ -60,6 +62,10 @@ def describe_unknown(path: Path) -> str:
 def read_safetensors(path: Path) -> dict[str, Any]:
     """Reads the tensors of a safetensors file by name, and its metadata under ``__metadata__``."""
     require_extra("import", str(path), "safetensors")
+    with path.open("rb") as start:
+        header = int.from_bytes(start.read(8), "little")
+    if header > _MAX_HEADER:
+        raise _damaged(path, DamagedError(f"its header claims {header:,} bytes"))
     from safetensors import SafetensorError, safe_open
 
     def read(name: str) -> np.ndarray:
@@ -105,6 +111,8 @@ def read_msgpack(path: Path) -> Any:
                 max_map_len=_MAX_ITEMS,
                 max_array_len=_MAX_ITEMS,
                 max_str_len=_MAX_ITEMS,
+                object_hook=_counted(),
+                list_hook=_counted(),
             )
             tree = unpacker.unpack()
             end = unpacker.tell()
@@ -118,6 +126,18 @@ def read_msgpack(path: Path) -> Any:
         return _with_arrays(tree)
     except DamagedError as error:
         raise _damaged(path, error) from error
+
+
+def _counted() -> Callable[[Any], Any]:
+    """Returns a hook that ends a file of mappings or lists without end: an empty one is a single byte."""
+    numbers = itertools.count(1)
+
+    def hook(made: Any) -> Any:
+        if next(numbers) > _MAX_ITEMS:
+            raise DamagedError(f"it has more than {_MAX_ITEMS:,} mappings or lists")
+        return made
+
+    return hook
 
 
 def _with_arrays(tree: Any, depth: int = 0) -> Any:

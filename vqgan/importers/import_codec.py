@@ -13,6 +13,7 @@ import numpy as np
 from vqgan.config import ModelConfig
 from vqgan.documents import parse_document
 from vqgan.errors import UserError
+from vqgan.folders import check_expansion
 from vqgan.importers.containers import READERS, describe_unknown, sniff
 from vqgan.importers.convert import convert_weights, infer_config
 from vqgan.importers.layout import Fields, KeyLayout
@@ -20,7 +21,7 @@ from vqgan.importers.pickle_objects import PickleError
 from vqgan.importers.registry import ForeignModel, find_published, recognise_model, refine_layout
 from vqgan.importers.source import ImportOptions, find_native, find_weights, parse_source
 from vqgan.importers.tensors import Tensor
-from vqgan.model.parameters import codec_parameter_count
+from vqgan.model.parameters import check_codec_size, codec_parameter_count
 
 _STEP_NAMES = ("global_step", "steps", "step")
 
@@ -76,10 +77,12 @@ def _import(
     if options.attn_resolutions is not None:  # with the levels that have attention, they tell the resolution
         known = known | {"attn_resolutions": options.attn_resolutions}
     config = _with_options(infer_config(model.tensors, layout, known, where), options)
+    check_codec_size(config, where)
     found = find_published(options.name, file, layout.name, codec_parameter_count(config))
     if found is not None:
         known |= found[1].fields
         config = _with_options(infer_config(model.tensors, layout, known, where), options)
+    _check_size(config, file)
     tensors = model.tensors
     # LlamaGen's averaged weights are a member of their own; latent-diffusion's are twins in the same one.
     if options.weights == "ema" and model.member != "ema":
@@ -97,6 +100,14 @@ def _import(
         **_training_step(tree),
     }
     return ImportedCodec(config, weights, origin)
+
+
+def _check_size(config: ModelConfig, file: Path) -> None:
+    """Refuses an architecture that the file cannot hold the weights of, before one is read."""
+    try:
+        check_expansion(4 * codec_parameter_count(config), file.stat().st_size)
+    except UserError as error:
+        raise UserError(f"{file}: {error}; get the checkpoint from its publisher") from error
 
 
 def _averaged(tensors: Mapping[str, Tensor], layout: KeyLayout, where: str) -> Mapping[str, Tensor]:

@@ -241,6 +241,14 @@ CONSTRUCTORS: dict[str, Constructor] = {
 
 MAX_TENSORS = 200_000
 MAX_DEPTH = 24
+MAX_NAME = 1024
+
+
+def _key_text(key: Any) -> str:
+    """Returns a key as a part of a dotted name."""
+    if isinstance(key, (str, bytes)) and len(key) > MAX_NAME:
+        raise PickleError(f"a key of {len(key):,} characters")
+    return f"<key of type {type(key).__name__}>" if isinstance(key, tuple) else str(key)
 
 
 def flatten_tensors(tree: Any) -> dict[str, Tensor]:
@@ -254,12 +262,13 @@ def flatten_tensors(tree: Any) -> dict[str, Tensor]:
     pending: list[tuple[str, Any, int]] = [("", tree, 0)]
     while pending:
         name, value, depth = pending.pop()
-        visited += 1
-        if visited > MAX_TENSORS or depth > MAX_DEPTH:
-            raise PickleError("its dictionaries are nested without end")
         if isinstance(value, dict):
+            visited += len(value)  # before they are listed: one dictionary may be in many
+            if visited > MAX_TENSORS or depth >= MAX_DEPTH:
+                raise PickleError("its dictionaries are nested without end")
             prefix = f"{name}." if name else ""
-            pending += [(f"{prefix}{key}", item, depth + 1) for key, item in reversed(list(value.items()))]
+            items = reversed(list(value.items()))
+            pending += [(f"{prefix}{_key_text(key)}", item, depth + 1) for key, item in items]
         elif isinstance(value, Tensor):
             found[name] = value
         elif isinstance(value, np.ndarray):

@@ -81,22 +81,30 @@ def _arity(constructor: Constructor) -> tuple[int, float]:
 
 def simple_key(key: Any) -> Any:
     """Returns a mapping's key, or a text in its place: nested tuples take exponential time to hash."""
-    if isinstance(key, _SIMPLE) or (isinstance(key, tuple) and all(isinstance(k, _SIMPLE) for k in key)):
+    if isinstance(key, _SIMPLE):
+        return key
+    if isinstance(key, tuple) and len(key) <= _MAX_KEY and all(isinstance(k, _SIMPLE) for k in key):
         return key
     return f"<key of type {type(key).__name__}>"
 
 
+_MAX_KEY = 64
 _SIMPLE = (str, int, float, bytes, bool, type(None), Global, Stub)
 
 
 class BoundedFile:
-    """A file that never reads past its end, so that a forged length cannot claim memory."""
+    """A file that never reads past its end, so that a forged length cannot claim memory.
+
+    Attributes:
+      size: bytes from its position to its end.
+    """
 
     def __init__(self, file: BinaryIO):
         self._file = file
         start = file.tell()
         self._end = file.seek(0, io.SEEK_END)
         file.seek(start)
+        self.size = self._end - start
 
     def read(self, size: int = -1) -> bytes:
         """Reads at most ``size`` bytes; fails where fewer are left."""

@@ -23,6 +23,13 @@ from vqgan.importers.pickle_objects import (
 Constructor = Callable[..., Any]
 
 _MAX_STACK = 1_000_000
+_MAX_INSTRUCTIONS = 1_000_000  # the largest checkpoints take some 100,000
+_MAX_BITS = 1024  # of a number
+_MAX_NAME = 1024  # of a global, in characters
+# Bytes that constructors may be given in all, beside some for each byte of the file: by its memo a pickle can
+# give them the same object again and again, and each time they copy it.
+_FREE_BYTES = 64 << 20
+_GIVEN_PER_BYTE = 4
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "STRING", "BINSTRING", "SHORT_BINSTRING",
@@ -53,20 +60,23 @@ def load_pickle(
       UserError: the pickle names something that runs code.
       PickleError: it is damaged.
     """
-    machine = _Machine(constructors, persistent)
-    for name, argument in _instructions(file):
+    bounded = BoundedFile(file)
+    machine = _Machine(constructors, persistent, _FREE_BYTES + _GIVEN_PER_BYTE * bounded.size)
+    for number, (name, argument) in enumerate(_instructions(bounded)):
+        if number >= _MAX_INSTRUCTIONS:
+            raise PickleError(f"it has more than {_MAX_INSTRUCTIONS:,} instructions")
         if machine.step(name, argument):
             return machine.result
     raise PickleError("it has no end")
 
 
-def _instructions(file: BinaryIO) -> Iterator[tuple[str, Any]]:
+def _instructions(file: BoundedFile) -> Iterator[tuple[str, Any]]:
     """Yields names and arguments of the instructions.
 
     What goes wrong while one is carried out does not end here.
     """
     try:
-        for opcode, argument, _ in pickletools.genops(BoundedFile(file)):  # type: ignore[arg-type]
+        for opcode, argument, _ in pickletools.genops(file):  # type: ignore[arg-type]
             yield opcode.name, argument
     except (PickleError, OSError):
         raise
@@ -77,8 +87,14 @@ def _instructions(file: BinaryIO) -> Iterator[tuple[str, Any]]:
 class _Machine:
     """The stack machine: one :meth:`step` for each instruction."""
 
-    def __init__(self, constructors: Mapping[str, Constructor], persistent: Callable[[Any], Any] | None):
+    def __init__(
+        self,
+        constructors: Mapping[str, Constructor],
+        persistent: Callable[[Any], Any] | None,
+        budget: int,
+    ):
         self._constructors = constructors
+        self._budget = budget
         self._persistent = persistent
         self._stack: list[Any] = []
         self._marks: list[int] = []
@@ -91,6 +107,8 @@ class _Machine:
             self.result = self._pop()
             return True
         if name in _LITERALS:
+            if type(argument) is int and argument.bit_length() > _MAX_BITS:
+                raise PickleError(f"a number of {argument.bit_length():,} bits")
             self._push(argument)
         elif name in _CONSTANTS:
             self._push(_CONSTANTS[name])
@@ -215,29 +233,30 @@ class _Machine:
     def _do_inst(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
         found = self._find(module, name)
-        self._push(_call(found, tuple(self._pop_to_mark())))
+        self._push(self._call(found, tuple(self._pop_to_mark())))
 
     def _do_obj(self, _: Any) -> None:
         items = self._pop_to_mark()
         if not items:
             raise PickleError("a call of nothing")
-        self._push(_call(items[0], tuple(items[1:])))
+        self._push(self._call(items[0], tuple(items[1:])))
 
     def _do_reduce(self, _: Any) -> None:
         arguments, function = self._pop(), self._pop()
-        self._push(_call(function, arguments))
+        self._push(self._call(function, arguments))
 
     _do_newobj = _do_reduce
 
     def _do_newobj_ex(self, _: Any) -> None:
         _keywords, arguments, function = self._pop(), self._pop(), self._pop()
-        self._push(_call(function, arguments))
+        self._push(self._call(function, arguments))
 
     def _do_build(self, _: Any) -> None:
         state, target = self._pop(), self._top()
         if isinstance(target, Stub):
             target.state = state
         elif hasattr(target, "setstate"):
+            self._spend(state)
             target.setstate(state)
         # Attributes set on plain data (an OrderedDict's _metadata) carry nothing that we use.
 
@@ -252,21 +271,40 @@ class _Machine:
             raise PickleError("it refers to data outside of itself")
         return self._persistent(persistent_id)
 
+    def _call(self, function: Any, arguments: Any) -> Any:
+        """Returns the result of a pure constructor, or a stub for everything else."""
+        if not isinstance(arguments, (tuple, list)):
+            raise PickleError("a call without a list of arguments")
+        if isinstance(function, Global) and function.constructor is not None:
+            self._spend(arguments)
+            return call(function, arguments)
+        if isinstance(function, Stub | Global):
+            return Stub(function.name)
+        raise PickleError("it calls something that is no function")
+
+    def _spend(self, arguments: Any) -> None:
+        """Counts what a constructor is given: what it is, and what is in it."""
+        self._budget -= _weight(arguments)
+        if isinstance(arguments, (tuple, list)) and self._budget >= 0:
+            self._budget -= sum(map(_weight, arguments))
+        if self._budget < 0:
+            raise PickleError("it makes much more than it holds")
+
     def _find(self, module: str, name: str) -> Global:
+        if len(module) + len(name) > _MAX_NAME:
+            raise PickleError(f"a name of {len(module) + len(name):,} characters")
         refuse_dangerous(module, name)
         full = f"{module}.{name}"
         return Global(full, self._constructors.get(full))
 
 
-def _call(function: Any, arguments: Any) -> Any:
-    """Returns the result of a pure constructor, or a stub for everything else."""
-    if not isinstance(arguments, (tuple, list)):
-        raise PickleError("a call without a list of arguments")
-    if isinstance(function, Global) and function.constructor is not None:
-        return call(function, arguments)
-    if isinstance(function, Stub | Global):
-        return Stub(function.name)
-    raise PickleError("it calls something that is no function")
+def _weight(value: Any) -> int:
+    """Estimates the bytes that a copy takes, without what is in it."""
+    if isinstance(value, (str, bytes, bytearray)):
+        return len(value)
+    if isinstance(value, (tuple, list)):
+        return 8 * len(value)
+    return 100 * len(value) if isinstance(value, dict) else 1
 
 
 def _set_items(target: Any, items: list[Any]) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 from vqgan.downloads import fetching, is_dataset, is_hub, is_missing, is_unreachable, require_library
 from vqgan.errors import UserError
-from vqgan.extras import require_extra
 from vqgan.importers.containers import sniff
 from vqgan.importers.layout import NativeConfig
 
@@ -31,6 +30,8 @@ _LISTED = 8  # names in one error
 _CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 _CONFIG_STEMS = ("config", "model", "configuration")
 _MAX_CONFIG_BYTES = 4 << 20
+_MAX_YAML_BYTES = 256 << 10  # its parser is slow
+_MAX_YAML_VALUES = 50_000  # anchors written out
 _EXAMPLES = {"input_range": "0,1", "attn_resolutions": "16", "resolution": "256"}
 
 
@@ -203,7 +204,7 @@ def _config_candidates(folder: Path, stem: str) -> list[Path]:
 def _read_config(path: Path, strict: bool) -> NativeConfig | None:
     """Reads the file's mapping; without ``strict`` it is None where there is none."""
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
+        if path.stat().st_size > (_MAX_CONFIG_BYTES if path.suffix == ".json" else _MAX_YAML_BYTES):
             raise ValueError("it is too large for a configuration")
         text = path.read_text()
         data = json.loads(text) if path.suffix == ".json" else _parse_yaml(text, path)
@@ -221,13 +222,30 @@ def _read_config(path: Path, strict: bool) -> NativeConfig | None:
 
 
 def _parse_yaml(text: str, path: Path) -> Any:
-    require_extra("import", str(path), "yaml")
     import yaml
 
+    loader = yaml.SafeLoader(text)
     try:
-        return yaml.safe_load(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _yaml_values(node, {}) > _MAX_YAML_VALUES:
+            raise ValueError("its anchors stand for more values than any configuration has")
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
+    finally:
+        loader.dispose()
+
+
+def _yaml_values(node: Any, known: dict[int, int]) -> int:
+    """Counts the values of a YAML node with every alias written out; ``known`` has those of earlier nodes."""
+    if id(node) not in known:
+        known[id(node)] = _MAX_YAML_VALUES + 1  # of a node within itself
+        parts = node.value if isinstance(node.value, list) else []
+        inner = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_yaml_values(part, known) for part in inner)
+    return known[id(node)]
 
 
 _CODEC = ["codec.json", "README.md", "encoder/*", "quantizer/*", "decoder/*"]  # a codec of ours

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vqgan.errors import UserError
+from vqgan.folders import check_expansion
 from vqgan.importers.pickle_constructors import CONSTRUCTORS, Storage, storage_dtype
 from vqgan.importers.pickle_objects import PickleError
 from vqgan.importers.safe_pickle import load_pickle
@@ -24,7 +25,8 @@ from vqgan.importers.tensors import DamagedError, shown
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-_MAX_STRUCTURE = 256 << 20  # bytes of the pickle that holds the structure of a zip checkpoint
+_MAX_STRUCTURE = 64 << 20  # bytes of the pickle that holds the structure of a zip checkpoint
+_MAX_KEY = 256  # characters
 _CHUNK = 1 << 20
 # What the library raises for a damaged archive. Nothing but its own calls stands under it.
 _ZIP_DAMAGE = (
@@ -129,7 +131,8 @@ class _ZipFile:
             raise UserError("a TorchScript archive holds a program, not a checkpoint; get the state_dict")
         info = self._members[structures[0]]
         if info.file_size > _MAX_STRUCTURE:
-            raise PickleError(f"its structure claims {info.file_size} bytes")
+            raise PickleError(f"its structure claims {info.file_size:,} bytes")
+        check_expansion(sum(member.file_size for member in self._members.values()), self._size)
         self._pickle = _whole_member(path, info)
         self._order = self._byte_order()
 
@@ -171,8 +174,6 @@ class _ZipFile:
 
     def _read_member(self, info: zipfile.ZipInfo, first: int, size: int) -> np.ndarray:
         if info.compress_type != zipfile.ZIP_STORED:
-            if info.file_size > 1100 * max(1, info.compress_size):  # more than deflate can do
-                raise PickleError(f"{info.filename} claims {info.file_size} bytes")
             return np.frombuffer(_whole_member(self._path, info), np.uint8)[first : first + size]
         with self._path.open("rb") as file:
             start = self._data_start(file, info)
@@ -217,7 +218,7 @@ def _storage_id(persistent_id: Any) -> tuple[Any, str, int]:
     _, kind, key, _, count = persistent_id[:5]
     if type(count) is not int or not 0 <= count < 1 << 48:
         raise PickleError(f"a storage of {shown(count)} numbers")
-    if not isinstance(key, (str, int)):
+    if not isinstance(key, (str, int)) or len(str(key)) > _MAX_KEY:
         raise PickleError("a storage without a key")
     return kind, str(key), count
 

@@ -8,10 +8,13 @@ import math
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from vqgan.config import ModelConfig
+from vqgan.config import MOST_PARAMETERS, ModelConfig
+from vqgan.errors import UserError
 
 Shape: TypeAlias = tuple[int, ...]
 Named: TypeAlias = Iterator[tuple[str, Shape]]
+
+MOST_CODES = 1 << 26  # each is counted, in 8 bytes
 
 
 def codec_parameter_shapes(config: ModelConfig) -> dict[str, dict[str, Shape]]:
@@ -28,6 +31,26 @@ def codec_parameter_count(config: ModelConfig) -> int:
     return sum(
         math.prod(shape) for part in codec_parameter_shapes(config).values() for shape in part.values()
     )
+
+
+def check_codec_size(config: ModelConfig, where: str) -> None:
+    """Refuses a codec that is larger than any, before memory or time is spent on it.
+
+    Args:
+      config: architecture, perhaps a stranger's.
+      where: what says so, for the error.
+
+    Raises:
+      UserError: it has more than :data:`vqgan.config.MOST_PARAMETERS` or :data:`MOST_CODES`.
+    """
+    parameters = codec_parameter_count(config)
+    if parameters > MOST_PARAMETERS:
+        raise UserError(
+            f"{where}: the model would have {parameters:,} parameters, at most {MOST_PARAMETERS:,}; "
+            "correct ch, ch_mult, z_channels, embed_dim, codebook_size or the numbers of blocks"
+        )
+    if config.codebook_size > MOST_CODES:
+        raise UserError(f"{where}: model.codebook_size is {config.codebook_size:,}, at most {MOST_CODES:,}")
 
 
 def _conv(name: str, inputs: int, outputs: int, size: int, bias: bool = True) -> Named:

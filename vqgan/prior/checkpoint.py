@@ -178,7 +178,7 @@ def load_prior_weights(info: PriorInfo) -> Weights:
     Raises:
       UserError: a file is missing or damaged, or a weight is not finite.
     """
-    weights = folders.read_arrays(FOLDER, info.path, WEIGHTS, info.files)
+    weights = folders.read_arrays(FOLDER, info.path, WEIGHTS, info.files, prior_parameter_shapes(info.config))
     folders.check_sum(FOLDER, info.path, info.fingerprint, prior_fingerprint(info.config, weights))
     _check_finite(info.path, weights, "copy or train the prior again")
     return weights

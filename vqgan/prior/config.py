@@ -1,6 +1,6 @@
 """Configuration of a prior: its architecture, with the names and shapes of its parameters, and its objective.
 
-Imports the standard library and the package's errors only.
+Imports no JAX and no NumPy.
 """
 
 import dataclasses
@@ -8,12 +8,14 @@ import math
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from vqgan.config import MOST_PARAMETERS
 from vqgan.errors import UserError
 
 KINDS = ("autoregressive", "masked")
 BLOCKS = ("llama", "gpt")
 MASK_SCHEDULES = ("cosine", "linear", "square", "cubic")
 MOST_LAYERS = 1000
+MOST_POSITIONS = 1 << 20
 HIDDEN_MULTIPLE = 64  # widths of the gated layer that matrix units like
 
 Shape: TypeAlias = tuple[int, ...]
@@ -76,6 +78,7 @@ class PriorConfig:
             raise UserError(f"model.dropout is {self.dropout}: it must lie in [0, 1)")
         self._check_start()
         self._check_heads()
+        self._check_size()
 
     def _check_least(self, name: str, value: int, least: int) -> None:
         if value < least:
@@ -101,6 +104,20 @@ class PriorConfig:
             raise UserError(
                 "model.start_token is False: only an autoregressive prior of block gpt with a condition grid "
                 "and no classes can do without"
+            )
+
+    def _check_size(self) -> None:
+        """Refuses what is larger than any prior, before memory or time is spent on it."""
+        if self.prefix + self.length > MOST_POSITIONS:
+            raise UserError(
+                f"model.grid is {list(self.grid)}, condition_grid {list(self.condition_grid)}: at most "
+                f"{MOST_POSITIONS:,} tokens"
+            )
+        parameters = prior_parameter_count(self)
+        if parameters > MOST_PARAMETERS:
+            raise UserError(
+                f"the prior would have {parameters:,} parameters, at most {MOST_PARAMETERS:,}; correct "
+                "model.layers, width, hidden, classes or the sizes of the codebooks"
             )
 
     def _check_heads(self) -> None:

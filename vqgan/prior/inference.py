@@ -170,7 +170,7 @@ class Prior:
                     raise
                 why = f"names a codec that is unavailable ({error}); give one as Prior.load(..., codec=...)"
                 raise UserError(f"prior {self.info.path} {why}") from error
-        require_codec(self.info, codec.fingerprint, str(codec.info.path or ""))
+        require_codec(self.info, codec.fingerprint, str(codec.info.path))
         return codec
 
     @cached_property

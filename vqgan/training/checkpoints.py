@@ -31,6 +31,13 @@ class Checkpoints:
         step: int | None = self._manager.latest_step()
         return step
 
+    def drop_newest(self) -> int | None:
+        """Removes the newest checkpoint if there is an earlier one; returns the step of the last one."""
+        steps = sorted(self._manager.all_steps())
+        if len(steps) > 1:
+            self._manager.delete(steps.pop())
+        return steps[-1] if steps else None
+
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
         """Writes a checkpoint; older ones go once it is complete.
 

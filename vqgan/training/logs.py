@@ -9,7 +9,9 @@ import contextlib
 import io
 import json
 import math
+import os
 import re
+import socket
 import sys
 import time
 import uuid
@@ -142,32 +144,61 @@ class _Files:
 
 
 class _TensorBoard:
-    """Event files, through tensorboardX."""
+    """Event files, in tensorboardX's form.
+
+    Its own writer writes from a thread: where the disk is full the thread ends, and the run waits for it for
+    ever. Here a failed write is the run's.
+    """
 
     def __init__(self, folder: Path, resume_step: int):
         require_extra("train", str(folder), "tensorboardX")
-        from tensorboardX import SummaryWriter
+        from tensorboardX import summary
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
 
-        # The viewer drops what earlier files say from this step on.
-        first_step = resume_step + 1 if resume_step else 0
+        self._folder, self._summary, self._event = folder, summary, Event
+        now = time.time()
+        name = f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{os.getpid()}"
         try:
-            self._writer = SummaryWriter(str(folder), purge_step=first_step)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = RecordWriter(str(folder / name))
         except OSError as error:
             raise write_error(folder, error) from error
+        # The viewer drops what earlier files say from this step on.
+        start = SessionLog(status=SessionLog.START)
+        first_step = resume_step + 1 if resume_step else 0
+        try:
+            self._put(Event(wall_time=now, file_version="brain.Event:2"))
+            self._put(Event(wall_time=now, step=first_step, session_log=start))
+        except UserError:
+            self.close()
+            raise
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
-        for name, value in values.items():
-            if value is not None:
-                self._writer.add_scalar(name, value, step)
+        finite = {name: value for name, value in values.items() if value is not None}
+        self._write(step, *(self._summary.scalar(name, value) for name, value in finite.items()))
 
     def images(self, step: int, name: str, grid: np.ndarray) -> None:
-        self._writer.add_image(name, grid, step, dataformats="HWC")
+        self._write(step, self._summary.image(name, grid, dataformats="HWC"))
 
     def event(self, step: int, text: str) -> None:
-        self._writer.add_text("events", text, step)
+        self._write(step, self._summary.text("events", text))
 
     def close(self) -> None:
-        self._writer.close()
+        # Closing writes again what could not be written, and that has been reported.
+        with contextlib.suppress(OSError):
+            self._writer.close()
+
+    def _write(self, step: int, *summaries: Any) -> None:
+        self._put(*(self._event(step=step, wall_time=time.time(), summary=each) for each in summaries))
+
+    def _put(self, *events: Any) -> None:
+        try:
+            for event in events:
+                self._writer.write(event.SerializeToString())
+            self._writer.flush()
+        except OSError as error:
+            raise write_error(self._folder, error) from error
 
 
 class _Wandb:

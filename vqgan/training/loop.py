@@ -108,6 +108,7 @@ class Outcome(Generic[S]):
       best_step: step of the exported model; None before the first evaluation.
       metrics: those of the exported model.
       finished: whether all steps were done, not stopped by a signal.
+      checkpoint: step of the newest checkpoint, where the same command goes on; None if there is none.
     """
 
     state: S
@@ -115,6 +116,7 @@ class Outcome(Generic[S]):
     best_step: int | None
     metrics: dict[str, float]
     finished: bool
+    checkpoint: int | None
 
 
 class TrainingLoop(Generic[S]):
@@ -151,6 +153,8 @@ class TrainingLoop(Generic[S]):
         self._best_step: int | None = None
         self._best_metrics: dict[str, float] = {}
         self._evaluated: int | None = None
+        self._skipped_in_row: Any = 0  # on the device: reading it waits for the step
+        self._is_save_due = False
         self._started, self._minutes_before = time.monotonic(), 0.0
         self._state = learner.initial()
         self._done = self._resume()
@@ -174,10 +178,12 @@ class TrainingLoop(Generic[S]):
                 if self._is_evaluation_due() and (not stopping.asked or self._done == config.steps):
                     self._evaluate()
                     watch.pause(self._done)
-                if self._done % config.save_every == 0:
+                self._is_save_due |= self._done % config.save_every == 0
+                if self._is_save_due and not self._is_skipping():
                     self._save()
                     watch.pause(self._done)
-            self._save()
+            if not self._is_skipping():
+                self._save()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -190,7 +196,8 @@ class TrainingLoop(Generic[S]):
             self._logs.close()
             self._checkpoints.close()
         finished = self._done >= config.steps
-        return Outcome(self._state, self._done, self._best_step, self._best_metrics, finished)
+        step, best, newest = self._done, self._best_step, self._checkpoints.latest
+        return Outcome(self._state, step, best, self._best_metrics, finished, newest)
 
     def _one_step(self, watch: "_Stopwatch") -> Mapping[str, jax.Array]:
         self._state, event = self._learner.before_step(self._done, self._state, self._batches)
@@ -200,7 +207,12 @@ class TrainingLoop(Generic[S]):
             batch = next(self._batches)
         self._state, scalars = self._learner.step(self._done, self._state, batch)
         self._done += 1
+        self._skipped_in_row = scalars["skipped_in_row"]
         return scalars
+
+    def _is_skipping(self) -> bool:
+        """Tells whether the last step was skipped: the weights may be past mending, so they are not saved."""
+        return int(self._skipped_in_row) > 0
 
     def _log(self, scalars: Mapping[str, jax.Array], watch: "_Stopwatch") -> None:
         """Waits for the device, which steps alone do not."""
@@ -213,10 +225,26 @@ class TrainingLoop(Generic[S]):
         shown = {name: values[name] for name in PROGRESS_SCALARS if name in values}
         self._progress.update(self._done, self._config.steps, shown, rate, left)
         if values["skipped_in_row"] >= self._config.max_skipped:
-            raise UserError(
-                f"step {self._done}: loss or gradients were not finite in {values['skipped_in_row']:.0f} "
-                "steps in a row; the last checkpoint is from before: lower the learning rate and go on"
+            raise self._blown_up(int(values["skipped_in_row"]))
+
+    def _blown_up(self, count: int) -> UserError:
+        """Returns the end of a run after too many skipped steps, with what to do."""
+        newest, bad = self._checkpoints.latest, None
+        if newest is not None and newest >= self._done - count:
+            # No step from there was good, and none of them depends on the learning rate.
+            bad, newest = newest, self._checkpoints.drop_newest()
+        what = f"step {self._done}: loss or gradients were not finite in {count} steps in a row"
+        if newest is not None and newest == bad:
+            advice = (
+                f"nor are they from the only checkpoint, {bad}, on: start again in another folder, with a"
             )
+        elif newest is None:
+            advice = "there is no checkpoint yet: give the same command, which starts again, with a"
+        else:
+            dropped = "" if bad is None else f"that of step {bad} was of no use and is removed, "
+            advice = f"the last checkpoint, {newest}, is from before ({dropped}step {newest + 1} was good): "
+            advice += "give the same command, which goes on from there, with a"
+        return UserError(f"{what}; {advice} lower learning rate")
 
     def _is_evaluation_due(self) -> bool:
         every, last = self._config.evaluate_every, self._config.steps
@@ -229,6 +257,8 @@ class TrainingLoop(Generic[S]):
         if result.image_grid is not None:
             self._logs.images(self._done, result.grid_name, result.image_grid)
         if not result.metrics:
+            if self._is_skipping() and self._done < self._config.steps:
+                return
             self._export_params(params, self._so_far(), {})
             return
         named = {f"validation/{name}": value for name, value in result.metrics.items()}
@@ -250,6 +280,7 @@ class TrainingLoop(Generic[S]):
         return Done(self._done, self._minutes_before + (time.monotonic() - self._started) / 60)
 
     def _save(self) -> None:
+        self._is_save_due = False
         position = {
             "data": self._batches.get_state(),
             "best": self._best,

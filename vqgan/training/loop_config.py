@@ -37,7 +37,8 @@ class LoopConfig:
       ema_decay: decay of the averaged weights that are evaluated and exported; 0 for none.
       log_every: steps between entries of the log.
       evaluate_every: steps between evaluations on the validation data.
-      save_every: steps between checkpoints; one is also written at the end and at SIGTERM.
+      save_every: steps between checkpoints; one is also written at the end and at SIGTERM. While steps are
+        skipped none is written: the first good step after them is followed by one.
       keep: checkpoints that are kept, the newest.
       best: metric of the evaluation by which the best model is chosen, one of :data:`HIGHER_IS_BETTER`.
       max_skipped: consecutive steps with a loss or gradient that is not finite, after which the run stops.

@@ -19,6 +19,7 @@ from vqgan.training.report import write_training_report
 
 S = TypeVar("S")
 CONFIG_FILE = "config.json"
+REJECTS_FILE = "rejects.jsonl"
 FREE_FIELDS = frozenset(
     f"train.{name}" for name in ("steps", "log_every", "evaluate_every", "save_every", "keep", "max_skipped")
 ) | {"optimizer.learning_rate", "optimizer.clip_norm"}
@@ -147,23 +148,37 @@ def check_same_run(folder: Path, config: dict[str, Any], free: frozenset[str]) -
       UserError: the folder belongs to another run (with what differs), or to something else.
     """
     path = folder / CONFIG_FILE
-    if any((folder / "checkpoints").glob("[0-9]*")):
+    if has_checkpoints(folder):
         _refuse_differences(folder, _flat(read_run_config(folder).data), _flat(config), free)
-    elif (
-        not path.exists()
-        and folder.is_dir()
-        and any(
-            # What a killed process has left of a write is no one's.
-            not (entry.name.startswith(".") and entry.name.endswith(".tmp"))
-            for entry in folder.iterdir()
-        )
-    ):
-        raise UserError(f"{folder}: there is something else than a training run; name a folder of its own")
+    else:
+        check_run_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made a folder ({error.strerror}); name another one") from error
     write_atomically(path, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Tells whether a run in the folder has got as far as a checkpoint."""
+    return any((folder / "checkpoints").glob("[0-9]*"))
+
+
+def check_run_folder(folder: Path) -> None:
+    """Checks that a run may write to a folder: it is not there, empty, or that of a run.
+
+    Raises:
+      UserError: it holds something else.
+    """
+    if (folder / CONFIG_FILE).exists() or not folder.is_dir():
+        return
+    for entry in folder.iterdir():
+        # What a killed process has left of a write is no one's; a run without one good image leaves rejects.
+        is_temporary = entry.name.startswith(".") and entry.name.endswith(".tmp")
+        if not is_temporary and entry.name != REJECTS_FILE:
+            raise UserError(
+                f"{folder}: there is something else than a training run; name a folder of its own"
+            )
 
 
 def _refuse_differences(

@@ -1,5 +1,6 @@
 """Formats by layouts against truth by construction: right pixels, or a reject that names the layout."""
 
+import functools
 import io
 import itertools
 import struct
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.transforms.images.writers import pack, png_chunk, write_png, write_psd, write_tiff
+from tests.transforms.images.writers import jpeg_block, pack, png_chunk, write_png, write_psd, write_tiff
 from transforms.images.decode import DecodeConfig, Reject
 from transforms.images.decode import decode_image as decode
 
@@ -155,6 +156,63 @@ def tiff_number_cases() -> Iterator[Case]:
         yield Case(f"tiff raw {options}", write_tiff(random_samples(1, 8), 32803, 8, **options), None)
 
 
+def tiff_storage_cases() -> Iterator[Case]:
+    """Ways of storing the same samples: BigTIFF, LZMA, Zstandard, differences of floats' bytes."""
+    real = RNG.random((HEIGHT, WIDTH, 3))
+    for big, order, planar, storage, compression in itertools.product(
+        (False, True), ORDERS, (False, True), STORAGES, ("raw", "packbits", "lzw", "deflate", "lzma", "zstd")
+    ):
+        if not big and compression not in ("lzma", "zstd", "deflate"):
+            continue
+        options = {"big": big, "order": order, "planar": planar, "compression": compression, **storage}
+        for bits, predictor in itertools.product((4, 8, 16), (False, True)):
+            if predictor and (bits == 4 or compression in ("raw", "packbits")):
+                continue
+            samples = random_samples(3, bits)
+            data = write_tiff(samples, 2, bits, predictor=predictor, **options)
+            yield Case(f"tiff storage {bits} {predictor} {options}", data, np.rint(in_255(samples, bits)))
+        for bits in (16, 32, 64) if compression not in ("raw", "packbits") else ():
+            floats = real.astype(f"f{bits // 8}")
+            data = write_tiff(floats, 2, bits, float_predictor=True, **options)
+            yield Case(f"tiff float predictor {bits} {options}", data, real * 255, 0.51 if bits > 16 else 0.6)
+    whole = write_tiff(random_samples(3, 8), 2, 8, float_predictor=True, compression="deflate")
+    yield Case("tiff float predictor of integers", whole, None)
+
+
+def tiff_jpeg_cases() -> Iterator[Case]:
+    """JPEG strips and tiles, the truth of each being the JPEG by itself; and what is refused by name."""
+    grid = np.linspace(0, 6, 64)
+    waves = 127.5 + 120 * np.sin(grid[:48, None, None] + grid[None, :, None] / 2 + np.arange(3))
+    picture = waves.astype(np.uint8)
+    for order, big, storage, (photometric, count), subsampling in itertools.product(
+        ORDERS, (False, True), ({}, {"rows_per_strip": 16}, {"tile": 16}), ((1, 1), (2, 3), (6, 3)), (0, 2)
+    ):
+        if subsampling and photometric != 6:
+            continue
+        samples = picture[..., :count]
+        options = {"order": order, "big": big, "compression": "jpeg", "subsampling": subsampling, **storage}
+        tags = [(530, 3, [1 + subsampling // 2] * 2)] if photometric == 6 else []
+        data = write_tiff(samples, photometric, 8, tags=tags, **options)
+        truth = np.zeros((*samples.shape[:2], 3))
+        rows, columns = storage.get("rows_per_strip", storage.get("tile", 48)), storage.get("tile", 64)
+        for top, left in itertools.product(range(0, 48, rows), range(0, 64, columns)):
+            block = samples[top : top + rows, left : left + columns]
+            shown = Image.open(io.BytesIO(jpeg_block(block, photometric, subsampling))).convert("RGB")
+            truth[top : top + rows, left : left + columns] = np.asarray(shown)
+        refused = big and order == ">"
+        yield Case(f"tiff jpeg {photometric} {options}", data, None if refused else truth, 1)
+    for photometric in (0, 5):
+        samples = np.ascontiguousarray(picture[..., [0, 1, 2, 0]] if photometric else picture[..., :1])
+        data = bytearray(write_tiff(samples, photometric, 8))
+        place = data.index(struct.pack("<HHI", 259, 3, 1)) + 8
+        for compression in (6, 7, 34712, 34887, 34933, 34934, 50001, 50002):
+            data[place : place + 4] = struct.pack("<I", compression)
+            yield Case(f"tiff compression {compression} {photometric}", bytes(data), None)
+    thumbnail = write_tiff(picture, 2, 8, tags=[(254, 4, [1])])
+    yield Case("tiff thumbnail first", thumbnail, None)
+    yield Case("tiff page of several", write_tiff(picture, 2, 8, tags=[(254, 4, [2])]), picture.astype(float))
+
+
 # -- PNG, PSD, PNM, SGI, BMP, JPEG 2000 ----------------------------------------------------------------
 
 
@@ -182,6 +240,68 @@ def png_cases() -> Iterator[Case]:
             unused = png_chunk(b"tRNS", struct.pack(">3H", 0, 0, 0))
             data = write_png(samples, colour, bits, interlaced=interlaced, before=unused)
             yield Case(f"{name} tRNS unused", data, samples >> 8)
+
+
+def icon_of(png: bytes, side: int) -> bytes:
+    """A Windows icon that is a PNG."""
+    return struct.pack("<3H4B2H2I", 0, 1, 1, side, side, 0, 0, 1, 32, len(png), 22) + png
+
+
+def icns_of(png: bytes) -> bytes:
+    """An Apple icon of 32 pixels that is a PNG."""
+    return struct.pack(">4sI4sI", b"icns", 16 + len(png), b"ic11", 8 + len(png)) + png
+
+
+def icon_cases() -> Iterator[Case]:
+    """PNGs inside icons: grey, RGB, palette; with alpha, with a transparent colour."""
+    for colour, count, bits in ((0, 1, 8), (0, 1, 16), (0, 1, 1), (2, 3, 8), (4, 2, 8), (6, 4, 8), (3, 1, 2)):
+        samples = RNG.integers(0, 1 << bits, (32, 32, count)).astype(np.uint16 if bits > 8 else np.uint8)
+        values = in_255(samples, bits)
+        palette = RNG.integers(0, 256, (4, 3), dtype=np.uint8)
+        before = png_chunk(b"PLTE", palette.tobytes()) if colour == 3 else b""
+        truth = values[..., :3] if colour & 2 else as_rgb(values)
+        truth = palette[samples[..., 0]].astype(float) if colour == 3 else truth
+        truth = over_white(truth, values[..., -1:]) if colour & 4 else truth
+        png = write_png(samples, colour, bits, before=before)
+        yield Case(f"ico {colour} {bits}", icon_of(png, 32), truth, 1)
+        yield Case(f"icns {colour} {bits}", icns_of(png), None if colour == 3 else truth, 1)
+        if colour & 4:
+            continue
+        clear = samples[7, 5] if colour != 3 else np.array([1])
+        body = struct.pack(f">{count}H", *clear.tolist()) if colour != 3 else b"\xff\0"
+        png = write_png(samples, colour, bits, before=before + png_chunk(b"tRNS", body))
+        hit = (samples == clear).all(-1, keepdims=True)
+        yield Case(f"ico {colour} {bits} tRNS", icon_of(png, 32), np.where(hit, 255, truth), 1)
+        yield Case(f"icns {colour} {bits} tRNS", icns_of(png), None)
+
+
+def tga_of(flags: int, end: bytes, kind: int, bits: int, pixels: np.ndarray, colours: bytes = b"") -> bytes:
+    """A TGA; ``colours`` are 24 bits each."""
+    count = len(colours) // 3
+    sizes = (int(count > 0), kind, 0, count, 24 if count else 0, 0, 0, WIDTH, HEIGHT, bits, flags)
+    body = (pixels if flags & 32 else pixels[::-1]).tobytes()
+    return struct.pack("<3B2HB4H2B", 0, *sizes) + colours + body + end
+
+
+def tga_cases() -> Iterator[Case]:
+    """32 and 16 bits, palettes and grey, with and without a word on alpha, upside down and not."""
+    footer = bytes(8) + b"TRUEVISION-XFILE.\0"
+    palette = RNG.integers(0, 256, (256, 3), dtype=np.uint8)
+    for alpha, down, end in itertools.product((0, 8), (False, True), (b"", footer)):
+        file = functools.partial(tga_of, alpha | 32 * down, end)
+        name = f"{alpha} {down} {len(end)}"
+        samples = random_samples(4, 8)
+        rgb = samples[..., :3].astype(float)
+        truth = over_white(rgb, samples[..., 3:]) if alpha else rgb
+        yield Case(f"tga 32 {name}", file(2, 32, samples[..., [2, 1, 0, 3]]), truth, 1)
+        grey, clear = samples[..., :1], samples[..., 1:2]
+        truth = over_white(as_rgb(grey), clear) if alpha else as_rgb(grey)
+        yield Case(f"tga grey {name}", file(3, 16, samples[..., :2]), truth, 1)
+        truth = palette[grey[..., 0]].astype(float)
+        yield Case(f"tga palette {name}", file(1, 8, grey, palette[:, ::-1].tobytes()), truth)
+        short = random_samples(1, 16)
+        truth = np.concatenate([(short >> by & 31) * (255 / 31) for by in (10, 5, 0)], -1)
+        yield Case(f"tga 16 {name}", file(2, 16, short.astype("<u2")), None if alpha else truth, 1.01)
 
 
 def psd_cases() -> Iterator[Case]:
@@ -302,8 +422,8 @@ def jpeg2000_cases() -> Iterator[Case]:
         yield Case(f"jpeg 2000 signed {count}", bytes(signed), None)
 
 
-MATRICES = [tiff_cases, tiff_number_cases, png_cases, psd_cases, netpbm_cases, sgi_cases, bmp_cases]
-MATRICES += [jpeg2000_cases]
+MATRICES = [tiff_cases, tiff_number_cases, tiff_storage_cases, tiff_jpeg_cases, png_cases, psd_cases]
+MATRICES += [icon_cases, tga_cases, netpbm_cases, sgi_cases, bmp_cases, jpeg2000_cases]
 
 
 @pytest.mark.parametrize("cases", MATRICES, ids=lambda cases: cases.__name__)

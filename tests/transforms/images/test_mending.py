@@ -170,7 +170,7 @@ def test_scans_are_counted_before_time_is_spent() -> None:
     scans = len(jpeg.read_structure(whole).scans)
     allowed = whole[:-2] + whole[last:-2] * (jpeg.MOST_SCANS - scans) + b"\xff\xd9"
     assert len(jpeg.read_structure(allowed).scans) == jpeg.MOST_SCANS
-    jpeg.check_scans(allowed)
+    jpeg.check_jpeg(allowed)
     with pytest.raises(Reject, match="more than 100 scans"):
         decode(whole[:-2] + whole[last:-2] * 5000 + b"\xff\xd9", CONFIG)
 

@@ -1,12 +1,16 @@
 """Small writers of TIFF, PNG and PSD in any layout: truth by construction for the tests of the decoder."""
 
+import io
+import lzma
 import struct
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+from PIL import Image
 
-COMPRESSIONS = {"raw": 1, "lzw": 5, "deflate": 8, "packbits": 32773}
+COMPRESSIONS = {"raw": 1, "lzw": 5, "deflate": 8, "packbits": 32773, "lzma": 34925, "zstd": 50000, "jpeg": 7}
 _SHORT, _LONG = 3, 4
 
 
@@ -27,7 +31,19 @@ def compress(data: bytes, method: str) -> bytes:
         return b"".join(
             bytes([len(data[i : i + 128]) - 1]) + data[i : i + 128] for i in range(0, len(data), 128)
         )
+    if method == "lzma":
+        return lzma.compress(data)
+    if method == "zstd":
+        return pa.compress(data, "zstd", asbytes=True)
     return lzw(data) if method == "lzw" else data
+
+
+def jpeg_block(block: np.ndarray, photometric: int, subsampling: int = 0) -> bytes:
+    """One strip or tile as a JPEG: grey, or RGB as it is, or converted to YCbCr."""
+    out = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(block).squeeze(-1) if block.shape[-1] == 1 else block)
+    image.save(out, "JPEG", quality=95, subsampling=subsampling, keep_rgb=photometric == 2)
+    return out.getvalue()
 
 
 def lzw(data: bytes) -> bytes:
@@ -51,6 +67,9 @@ def write_tiff(
     tile: int | None = None,
     fill_order: int = 1,
     predictor: bool = False,
+    float_predictor: bool = False,
+    big: bool = False,
+    subsampling: int = 0,
     extra: Sequence[int] = (),
     colour_map: np.ndarray | None = None,
     tags: Sequence[tuple[int, int, Sequence[int]]] = (),
@@ -68,6 +87,9 @@ def write_tiff(
       tile: side of square tiles, in place of strips.
       fill_order: 2 reverses the bits of each byte.
       predictor: store differences of neighbours in a row.
+      float_predictor: store differences of the bytes of floats in a row.
+      big: write BigTIFF.
+      subsampling: of a JPEG's colours, as Pillow counts it.
       extra: values of ExtraSamples.
       colour_map: uint16 ``[3, colours]``.
       tags: further tags: number, type, values.
@@ -78,7 +100,9 @@ def write_tiff(
     for plane in planes:
         for block in _blocks(plane, rows_per_strip or height, tile):
             data = pack(_differences(block) if predictor else block, bits, order)
-            data = compress(data, compression)
+            data = _byte_differences(block) if float_predictor else data
+            is_jpeg = compression == "jpeg"
+            data = jpeg_block(block, photometric, subsampling) if is_jpeg else compress(data, compression)
             parts.append(data.translate(_REVERSED) if fill_order == 2 else data)
     kind = {"f": 3, "i": 2}.get(samples.dtype.kind, 1)
     entries: list[tuple[int, int, Sequence[int]]] = [
@@ -94,17 +118,20 @@ def write_tiff(
         *tags,
     ]
     entries += [(317, _SHORT, [2])] if predictor else []
+    entries += [(317, _SHORT, [3])] if float_predictor else []
     entries += [(338, _SHORT, list(extra))] if extra else []
     entries += [(320, _SHORT, colour_map.ravel().tolist())] if colour_map is not None else []
     offsets, counts = (324, 325) if tile else (273, 279)
     entries += (
         [(322, _SHORT, [tile]), (323, _SHORT, [tile])] if tile else [(278, _LONG, [rows_per_strip or height])]
     )
-    places = np.cumsum([8, *(len(part) + len(part) % 2 for part in parts)]).tolist()
+    places = np.cumsum([16 if big else 8, *(len(part) + len(part) % 2 for part in parts)]).tolist()
     entries += [(offsets, _LONG, places[:-1]), (counts, _LONG, [len(part) for part in parts])]
     body = b"".join(part + b"\0" * (len(part) % 2) for part in parts)
-    magic = b"II*\0" if order == "<" else b"MM\0*"
-    return magic + struct.pack(f"{order}I", places[-1]) + body + _directory(entries, order, places[-1])
+    letters = b"II" if order == "<" else b"MM"
+    classic = struct.pack(f"{order}HI", 42, places[-1])
+    head = struct.pack(f"{order}HHHQ", 43, 8, 0, places[-1]) if big else classic
+    return letters + head + body + _directory(entries, order, places[-1], big)
 
 
 def _blocks(plane: np.ndarray, rows: int, tile: int | None) -> list[np.ndarray]:
@@ -126,20 +153,33 @@ def _differences(block: np.ndarray) -> np.ndarray:
     return result
 
 
-def _directory(entries: list[tuple[int, int, Sequence[int]]], order: str, start: int) -> bytes:
+def _byte_differences(block: np.ndarray) -> bytes:
+    """Predictor 3: the highest bytes of all floats of a row, then the next; of these their differences."""
+    rows = []
+    for row in block:
+        values = row.astype(row.dtype.newbyteorder(">")).ravel()
+        planes = values.view(np.uint8).reshape(len(values), -1).T.reshape(-1, row.shape[-1])
+        rows.append(np.diff(planes, axis=0, prepend=np.zeros((1, row.shape[-1]), np.uint8)).astype(np.uint8))
+    return b"".join(row.tobytes() for row in rows)
+
+
+def _directory(
+    entries: list[tuple[int, int, Sequence[int]]], order: str, start: int, big: bool = False
+) -> bytes:
     """The image file directory, with long values behind it."""
     formats = {1: "B", 3: "H", 4: "I"}
-    head, tail = struct.pack(f"{order}H", len(entries)), b""
-    beyond = start + 2 + 12 * len(entries) + 4
+    number, inline = ("Q", 8) if big else ("I", 4)
+    head, tail = struct.pack(f"{order}{'Q' if big else 'H'}", len(entries)), b""
+    beyond = start + len(head) + (20 if big else 12) * len(entries) + inline
     for tag, kind, values in sorted(entries, key=lambda entry: entry[0]):
         data = struct.pack(f"{order}{len(values)}{formats[kind]}", *values)
-        if len(data) > 4:
-            place = struct.pack(f"{order}I", beyond + len(tail))
+        if len(data) > inline:
+            place = struct.pack(f"{order}{number}", beyond + len(tail))
             tail += data + b"\0" * (len(data) % 2)
         else:
-            place = data.ljust(4, b"\0")
-        head += struct.pack(f"{order}HHI", tag, kind, len(values)) + place
-    return head + bytes(4) + tail
+            place = data.ljust(inline, b"\0")
+        head += struct.pack(f"{order}HH{number}", tag, kind, len(values)) + place
+    return head + bytes(inline) + tail
 
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))

@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import lzma
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -117,6 +118,27 @@ def test_what_is_no_text_is_refused(tmp_path, monkeypatch):
     (tmp_path / "l.txt").write_bytes(b"a" * 101)
     with pytest.raises(UserError, match="more than 100 characters"):
         _keys(tmp_path / "l.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "start"),
+    [
+        ("l.txt", "a.jpg\nb.jpg\r\n", ""),
+        ("l.csv", "path,x\na.jpg,\n", "b.jpg,"),
+        ("l.tsv", "path\ta\n\n", '"'),
+        ("l.jsonl", '{"path": "a.jpg"}\n\n', '{"path": "'),
+    ],
+)
+def test_a_line_without_end_is_named(name, before, start, tmp_path):
+    """128 MB of it, compressed to some kilobytes, of which no more than a line is unpacked."""
+    packed = gzip.compress(before.encode() + start.encode()) + 128 * gzip.compress(b"x" * (1 << 20))
+    (tmp_path / f"{name}.gz").write_bytes(packed)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=rf"{name}.*line 3 has more than 1,048,576 characters") as caught:
+        _keys(tmp_path / f"{name}.gz")
+    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    tracemalloc.stop()
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from transforms.sources import SourceConfig, open_source
 from transforms.sources.columnar import ParquetSource
+from transforms.sources.reading import ChangedError
 from vqgan.errors import UserError
 
 HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -183,7 +184,9 @@ def test_a_file_truncated_after_listing_fails_in_the_loaders(parquet, results_of
     source = _source(parquet)
     entries = list(source.list())
     parquet.write_bytes(parquet.read_bytes()[:-50])
-    assert all(isinstance(result, ValueError) for result in results_of(source, entries))
+    assert all(isinstance(result, ChangedError) for result in results_of(source, entries))
+    unseen = [entry.unseen() for entry in entries]
+    assert all(isinstance(result, ValueError) for result in results_of(source, unseen))
 
 
 def test_memory_does_not_grow_with_the_row_group(tmp_path):

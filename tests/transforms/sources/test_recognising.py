@@ -206,6 +206,24 @@ def test_damaged_arrow_files_are_entries_with_errors(tmp_path, results_of):
         assert len(results_of(source, good)) == len(good)
 
 
+def test_zip_members_that_claim_much(tmp_path, photos, read_all, monkeypatch):
+    """By their declared size; and one that declares less than is in it gives no more than it declared."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("good.jpg", next(iter(photos.values())))
+        archive.writestr("large.jpg", bytes(4 << 20))
+        archive.writestr("liar.jpg", bytes(1 << 20))
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    directory = data.rindex(b"PK\x01\x02")  # the last entry: liar.jpg
+    assert data[directory + 46 :].startswith(b"liar.jpg")
+    data[directory + 24 : directory + 28] = (1000).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(data)
+    monkeypatch.setattr("transforms.sources.reading.MAX_ITEM_BYTES", 2 << 20)
+    results = read_all(open_source(SourceConfig(str(tmp_path / "a.zip"))))
+    assert results["a.zip/good.jpg"].data == next(iter(photos.values()))
+    assert "4,194,304 bytes are more than the 2,097,152" in str(results["a.zip/large.jpg"])
+    assert isinstance(results["a.zip/liar.jpg"], ValueError)
+
+
 def test_zip_archives(tmp_path, photos, read_all):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.mkdir("p")

@@ -11,6 +11,7 @@ import pytest
 
 from transforms.sharded.plan import check_keys, collect
 from transforms.sources import Entry, SourceConfig, open_source
+from transforms.sources.reading import ChangedError
 from transforms.sources.tar import TarSource
 from vqgan.errors import UserError
 
@@ -146,10 +147,14 @@ def test_groups_without_an_image_are_errors(tmp_path, tar_bytes):
     members = [("a.txt", b""), ("a.json", b""), ("b.1.jpg", b""), ("b.2.jpg", b""), ("README", b"")]
     (tmp_path / "a.tar").write_bytes(tar_bytes([*members, ("._c.jpg", b"hidden")]))
     errors = {entry.key: entry.error for entry in _source(tmp_path / "a.tar").list()}
+    several = (
+        "several images, none of them the main one: .1.jpg, .2.jpg; "
+        "name one with --image-column, or take each for itself with --whole-names"
+    )
     assert errors == {
         "a.tar/a": "no image among .txt, .json",
-        "a.tar/b": "several images, none of them the main one: .1.jpg, .2.jpg; "
-        "name one with --image-column, or take each for itself with --whole-names",
+        "a.tar/b.1": several,
+        "a.tar/b.2": several,
         "a.tar/README": "no image among (no extension)",
     }
 
@@ -244,7 +249,7 @@ def test_truncation_anywhere_is_noticed(tmp_path, tar_bytes, results_of):
         entries = _list(tmp_path, data[:length])
         assert entries[-1].error
         good = entries[:-1]
-        assert good == whole[: len(good)]
+        assert [entry.unseen() for entry in good] == [entry.unseen() for entry in whole[: len(good)]]
         assert [r.data for r in results_of(_source(tmp_path / "a.tar"), good)] == originals[: len(good)]
 
 
@@ -253,7 +258,8 @@ def test_an_archive_cut_after_listing_fails_in_the_loader(tar, results_of):
     entries = list(source.list())
     with tar.open("r+b") as file:
         file.truncate(entries[-1].offset + 100)
-    results = results_of(source, entries)
+    assert all(isinstance(result, ChangedError) for result in results_of(source, entries))
+    results = results_of(source, [entry.unseen() for entry in entries])
     assert isinstance(results[-1], ValueError)
     assert not any(isinstance(result, Exception) for result in results[:-1])
 

@@ -279,7 +279,9 @@ def test_vanished_input_stops_the_run(
     prepared = planned(configure(source, slice_size=10))
     shutil.rmtree(source)
     source.mkdir()
-    with pytest.raises(UserError, match=r"not one of its 10 images can be read.*No such file.*still there"):
+    with pytest.raises(
+        UserError, match=r"^'.*' cannot be read \(No such file.*restore it, then run the same"
+    ):
         make_slice(prepared.job, 0, codec, ignore)
     assert digests(prepared.config.output) == {}
     shutil.rmtree(source)
@@ -287,16 +289,28 @@ def test_vanished_input_stops_the_run(
     assert make_slice(prepared.job, 0, codec, ignore).images == 10
 
 
+def test_a_list_of_what_is_not_there_stops_the_run(
+    configure: Configure, planned: Planned, codec: Codec, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text("\n".join(f"{number}.jpg" for number in range(10)))
+    prepared = planned(configure(tmp_path / "list.txt", slice_size=10))
+    with pytest.raises(UserError, match=r"not one of its 10 images can be read.*No such file.*still there"):
+        make_slice(prepared.job, 0, codec, ignore)
+    assert digests(prepared.config.output) == {}
+
+
 def test_messages_do_not_depend_on_the_mount_point(
     configure: Configure, planned: Planned, photos: Path, codec: Codec, tmp_path: Path
 ) -> None:
-    """An image that vanished between plan and run is rejected with the same bytes wherever it was."""
+    """An image that a list names and nobody has seen is rejected with the same bytes anywhere."""
     found = []
     for name in ("here", "somewhere/else"):
         source = tmp_path / name
         shutil.copytree(photos, source)
-        prepared = planned(configure(source, slice_size=20, output=str(tmp_path / f"out-{len(found)}")))
-        next(iter(sorted(source.iterdir()))).unlink()
+        names = sorted(path.name for path in source.iterdir())
+        (source / "list.txt").write_text("\n".join([*names[1:], "none.jpg"]))
+        output = str(tmp_path / f"out-{len(found)}")
+        prepared = planned(configure(source / "list.txt", slice_size=20, output=output))
         make_slice(prepared.job, 0, codec, ignore)
         found.append(digests(prepared.config.output))
         (row,) = rejects.read_rejects(f"{prepared.config.output}/{rejects_name(0, 1)}")

@@ -15,7 +15,7 @@ import pytest
 from pipelines.inspecting import verify_data_set
 from pipelines.tokenize_images import TokenizeConfig
 from transforms.images.crops import Geometry
-from transforms.sharded.plan import spread
+from transforms.sharded.plan import Plan, spread
 from transforms.sources import SourceConfig
 from transforms.tokenizing.replay import check_agreement
 from vqgan.errors import UserError
@@ -218,11 +218,47 @@ def another_preprocessing(data: Path) -> None:
     rewrite(data, SHARD, same, preprocessing=footer)
 
 
+def another_entry_of_the_plan(data: Path) -> None:
+    """A label of another class, with all sums of files mended."""
+    path = data / "plan" / "keys.parquet"
+    table = pq.read_table(path)
+    labels = pa.array([7, *table.column("label").to_pylist()[1:]], pa.int32())
+    groups = pq.ParquetFile(path).metadata
+    table = table.set_column(table.schema.get_field_index("label"), table.schema.field("label"), labels)
+    with pq.ParquetWriter(path, table.schema) as writer:
+        start = 0
+        for number in range(groups.num_row_groups):
+            rows = groups.row_group(number).num_rows
+            writer.write_table(table.slice(start, rows))
+            start += rows
+    contents = path.read_bytes()
+    edit_plan(
+        data, lambda p: p["table"].update(bytes=len(contents), sha256=hashlib.sha256(contents).hexdigest())
+    )
+
+
+def edit_plan(data: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = data / "plan" / "plan.json"
+    plan = json.loads(path.read_text())
+    change(plan)
+    path.write_text(json.dumps(plan))
+
+
+def a_codec_that_is_no_object(data: Path) -> None:
+    edit_plan(data, lambda p: p["identity"].update(codec=3))
+    edit_plan(data, lambda p: p.update(hash=Plan(p["identity"], 0, 0).hash))
+
+
 def flip_a_bit_of_the_plan(data: Path) -> None:
     path = data / "plan" / "keys.parquet"
     contents = bytearray(path.read_bytes())
     contents[len(contents) // 2] ^= 1
     path.write_bytes(bytes(contents))
+
+
+def turn_into_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
 
 
 @pytest.mark.parametrize(
@@ -234,9 +270,57 @@ def flip_a_bit_of_the_plan(data: Path) -> None:
         ),
         (other_class_names, "manifest.json: is not of its plan: source.class_names"),
         (another_fingerprint, "manifest.json: fingerprint of the codec is 0000"),
-        (another_codec_config, "manifest.json: config of the codec is"),
+        (another_codec_config, "manifest.json: config of the codec ch is 3, expected 8"),
         (another_grid, rf"{SHARD}: grid is \[16, 16\], expected \[8, 32\]"),
         (another_preprocessing, f"{SHARD}: its preprocessing is not that of the plan: geometry.filter"),
+        (
+            another_entry_of_the_plan,
+            "plan.json: damaged .hash is .*, expected .* by plan/keys.parquet",
+        ),
+        (
+            lambda data: edit_plan(data, lambda p: p.update(slices=10**18)),
+            "plan.json: damaged .slices is 1000000000000000000, expected 4 by plan/keys.parquet",
+        ),
+        (
+            lambda data: edit_plan(data, lambda p: p.update(entries=22)),
+            "plan.json: damaged .entries is 22, expected 21 by plan/keys.parquet",
+        ),
+        (a_codec_that_is_no_object, "plan.json: damaged .'identity.codec' is 3, expected an object"),
+        (
+            lambda data: edit_manifest(data, lambda m: m["shards"].append(m["shards"][0])),
+            "manifest.json: shards is",
+        ),
+        (
+            lambda data: edit_manifest(data, lambda m: m["shards"][0].update(bytes=1)),
+            "manifest.json: shards 0 bytes is 1, expected",
+        ),
+        (
+            lambda data: edit_manifest(data, lambda m: m["codebook"].update(used=3)),
+            "manifest.json: codebook used is 3, expected",
+        ),
+        (
+            lambda data: edit_manifest(data, lambda m: m["storage"].update(token_bytes=3)),
+            "manifest.json: storage token_bytes is 3, expected",
+        ),
+        (
+            lambda data: edit_manifest(data, lambda m: m["reject_reasons"].clear()),
+            "manifest.json: reject_reasons decode: .* is not there",
+        ),
+        (
+            lambda data: edit_manifest(data, lambda m: m.update(more=3)),
+            "manifest.json: more is unknown",
+        ),
+        (
+            lambda data: edit_manifest(data, lambda m: m["identity"].update(dedupe=0)),
+            "manifest.json: is not of its plan: dedupe is 0, expected false",
+        ),
+        (lambda data: rewrite(data, SHARD, same, planned=9), f"{SHARD}: number of planned images is 9"),
+        (lambda data: rewrite(data, SHARD, same, sampling={"x": 1}), f"{SHARD}: its sampling is not that"),
+        (
+            lambda data: rewrite(data, SHARD, lambda t: t.append_column("more", t.column("key"))),
+            f"{SHARD}: further columns is",
+        ),
+        (lambda data: turn_into_a_folder(data / SHARD), f"{SHARD} is a folder"),
         (flip_a_bit_of_the_plan, "keys.parquet: has changed since it was written"),
         (flip_a_byte, f"{SHARD} has changed: .* sha256"),
         (truncate, f"{SHARD} has changed"),
@@ -254,7 +338,7 @@ def flip_a_bit_of_the_plan(data: Path) -> None:
         (bad_token, rf"{SHARD}: tokens outside of \[0, 64\)"),
         (other_token, "the codebook's histogram is not that of the tokens"),
         (lose_a_reject, "rejects-.*: rows is 0, expected 1"),
-        (forget_the_rejects, "1 rejects, but no rejects file"),
+        (forget_the_rejects, "1 reject, but no rejects file"),
         (forget_a_shard, f"{SHARD} is not in the manifest"),
         (forget_all_shards, f"{SHARD} is not in the manifest"),
         (another_manifest, "of different plans"),
@@ -279,7 +363,7 @@ def test_wrong_counts_are_found(data: Path, name: str) -> None:
 def test_summary(data: Path) -> None:
     problems, summary = verify_data_set(str(data))
     assert problems == []
-    assert summary == "4 shards, 1 rejects files: 21 planned, 20 images, 40 rows, 1 rejects"
+    assert summary == "4 shards, 1 rejects file: 21 planned, 20 images, 40 rows, 1 reject"
 
 
 def test_nothing_to_verify(data: Path, tmp_path: Path) -> None:

@@ -66,6 +66,19 @@ def test_feed_forward_width(block: str, width: int, hidden: int, expected: int) 
         ),
         ({"heads": 3}, "model.heads is 3: it must divide model.width, 256"),
         ({"width": 24, "heads": 4}, "multiple of 4"),
+        ({"layers": 1_000_000_000}, "model.layers is 1000000000: at most 1000"),
+        (
+            {"grid": (1 << 31, 1)},
+            r"model.grid is \[2147483648, 1\], condition_grid \[0, 0\]: at most 1,048,576",
+        ),
+        (
+            {"condition_grid": (1024, 1024), "condition_codebook_size": 4},
+            "model.grid is .*: at most 1,048,576 tokens",
+        ),
+        ({"width": 1 << 20}, r"the prior would have [\d,]+ parameters, at most 10,000,000,000; correct"),
+        ({"codebook_size": 1 << 31}, "the prior would have"),
+        ({"classes": 1 << 50}, "the prior would have"),
+        ({"hidden": 1 << 50}, "the prior would have"),
     ],
 )
 def test_refusals(wrong: dict[str, Any], message: str, refused: Any) -> None:

@@ -8,6 +8,7 @@ import dataclasses
 from vqgan.config import CODEBOOK_QUANTIZERS, PRESETS, ModelConfig
 from vqgan.discriminators.architecture import DiscriminatorConfig
 from vqgan.errors import UserError
+from vqgan.model.parameters import check_codec_size
 from vqgan.training.loop_config import LoopConfig, OptimizerConfig, check_choice, check_least
 
 PERCEPTUAL_NETWORKS = ("vgg", "alex")
@@ -193,6 +194,7 @@ class CodecTrainConfig:
     )
 
     def __post_init__(self) -> None:
+        check_codec_size(self.model, "model")
         for size in (self.data.crop_size, self.data.evaluated_size):
             self.model.grid(size, size)
             self._check_perceptual(size)

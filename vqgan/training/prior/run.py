@@ -25,7 +25,7 @@ from vqgan.training.loop import Done, Evaluate, Evaluation, Outcome, ResumableBa
 from vqgan.training.prior.config import PriorTrainConfig
 from vqgan.training.prior.learner import PriorLearner, PriorTrainState, build_prior
 from vqgan.training.prior.prior_rows import PriorRows
-from vqgan.training.training_run import FREE_FIELDS, TrainingRun, read_run_config
+from vqgan.training.training_run import FREE_FIELDS, TrainingRun, has_checkpoints, read_run_config
 
 SampleGrid = Callable[[Arrays], np.ndarray]
 """Parameters to a grid of samples, uint8 ``[H, W, 3]``."""
@@ -206,8 +206,7 @@ def _check_same_codec(run: PriorRun) -> None:
         fingerprint, name = before.text("fingerprint"), before.text("name")
     except UserError:
         return  # no run there, or something else, which the comparison of configurations reports
-    has_begun = any((run.folder / "checkpoints").glob("[0-9]*"))
-    if has_begun and fingerprint != run.codec.fingerprint:
+    if has_checkpoints(run.folder) and fingerprint != run.codec.fingerprint:
         raise UserError(
             f"{run.folder}: this run learns tokens of codec {fingerprint[:12]} ({name}), and these were made "
             f"by {run.codec.fingerprint[:12]} ({run.codec.name}); name another folder"
