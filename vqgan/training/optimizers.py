@@ -29,7 +29,9 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Builds Adam with warm-up, a schedule, clipping and weight decay, for a run of ``steps`` updates."""
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    # Something always stands here: clipping may be set or dropped between a run and its continuation, whose
+    # state must have the same structure.
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     adam = optax.adamw(
         make_schedule(config, steps),
         b1=config.b1,
@@ -38,7 +40,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         # Matrices and kernels decay; biases, scales and the like do not.
         mask=lambda params: jax.tree.map(lambda value: value.ndim > 1, params),
     )
-    return optax.chain(*clip, adam)
+    return optax.chain(clip, adam)
 
 
 def apply_gradients(

@@ -88,3 +88,10 @@ def test_average_with_and_without_decay() -> None:
     assert float(early) == pytest.approx(9.0)  # decay 1 / 10
     late = update_average(average, params, jnp.asarray(10_000), 0.9)["w"]
     assert float(late) == pytest.approx(1.0)
+
+
+def test_clipping_may_be_set_when_a_run_goes_on() -> None:
+    """The state that a checkpoint holds has the same structure without it."""
+    params = {"a": jnp.ones((2, 2))}
+    states = [make_optimizer(OptimizerConfig(clip_norm=norm), 10).init(params) for norm in (0.0, 1.0)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
