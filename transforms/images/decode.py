@@ -23,19 +23,18 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.IcoImagePlugin import IcoImageFile
 
 from transforms.images import jpeg, png, psd, tiff
 from transforms.images.budget import AT_ONCE, with_memory
 from transforms.images.color import Extent, read_orientation, to_rgb, turn_upright
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry, View, views, wanted_side
-from transforms.images.extra_formats import is_heif, is_jxl, open_heif, open_jxl
-from transforms.images.layouts import LayoutImage, UnsupportedLayoutError
+from transforms.images.extra_formats import is_heif, is_jxl, name_unread, open_heif, open_jxl
+from transforms.images.layouts import LayoutImage, with_tga_alpha
 from transforms.images.resize import render
 from vqgan.errors import UserError
 from vqgan.faults import MachineError, raise_machine_fault
@@ -45,37 +44,9 @@ _ALLOWED = (
     *("PSD", "DDS", "BLP", "PCX", "DCX", "SGI", "SUN", "QOI", "MSP", "FLI", "FTEX", "GBR", "XBM", "XPM"),
     *("XVTHUMB", "PIXAR", "PCD", "IM", "TGA"),  # the last three have no signature in their first bytes
 )
-_REFUSED = {
-    rb"%!PS|\xc5\xd0\xd3\xc6": "EPS is a program for a PostScript interpreter, and files are never executed",
-    rb"%PDF": "PDF is a document, not an image",
-    rb"\xd7\xcd\xc6\x9a|\x01\0\0\0.{36} EMF": "drawing commands (WMF, EMF) are not an image",
-    rb"\x89HDF|GRIB|BUFR|SIMPLE": "scientific data (HDF5, GRIB, BUFR, FITS) is not decoded",
-    rb"\x00\x00\x01\xb3": "MPEG is video, not an image",
-    rb"\xd0\xcf\x11\xe0": "OLE containers (FlashPix, Microsoft Image Composer) are not decoded",
-    rb"....ftyp(crx )|II\*\0....CR|IIU\0|IIR[OS]|FUJIFILMCCD-RAW": "camera raw is not decoded: develop it",
-    rb"....(ftyp(?!avi|hei|hev|mif1|msf1)|moov|mdat)|\x1a\x45\xdf\xa3|RIFF....AVI |FLV\x01|OggS": (
-        "video or sound is not an image: write its frames as images"
-    ),
-    rb"ID3|fLaC|RIFF....WAVE": "sound is not an image",
-    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(?i:<!doctype svg|<svg)": (
-        "SVG is drawing commands, not an image"
-    ),
-    rb"(\xef\xbb\xbf)?\s*(?i:<(!doctype )?html)": "a web page (of a failed download?), not an image",
-    rb"version https://git-lfs": "a Git LFS pointer in place of the image: run git lfs pull",
-    rb"\x1f\x8b|BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd": "a compressed file: decompress it",
-    rb"II\xbc": "JPEG XR is not decoded: convert it to PNG",
-    rb"\x76\x2f\x31\x01|#\?(RADIANCE|RGBE)": "OpenEXR and Radiance are not decoded: convert it to PNG",
-    rb".{128}DICM": "DICOM is not decoded: convert it to PNG",
-    rb"P7\s|PF\s": "PAM, and PFM of colours, are not decoded: convert it to PNG",
-    rb"gimp xcf|AT&TFORM|BPG\xfb|FLIF|\xabKTX": "XCF, DjVu, BPG, FLIF and KTX are not decoded",
-}
-_SIGNED = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "JPEG2000", "ICNS", "ICO", "DDS", "QOI")
-"""Formats that first bytes tell for sure."""
 # Pillow keeps a pointer and padding for every row: a column of a few million pixels takes ten times its area.
 _LONGEST_SIDE = 1_000_000
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
-_HEAD_BYTES = 1024
-_TGA_ALPHA_BITS = 15  # of byte 17, their number
 _PILLOW = re.compile(r"PIL\.")  # modules whose warnings are silenced
 _lock = threading.Lock()
 
@@ -270,6 +241,7 @@ def open_image(data: bytes, config: DecodeConfig) -> Image.Image:
 
 
 def _open(data: bytes) -> Image.Image:
+    data = png.unwrapped(data)
     if data.startswith(tiff.PREFIXES):
         return tiff.open_tiff(data)
     if data.startswith(psd.PREFIX):
@@ -279,26 +251,9 @@ def _open(data: bytes) -> Image.Image:
     if data.startswith(jpeg.SIGNATURE):
         jpeg.check_jpeg(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
         return _open_with_extras(data)
-    inner = _png_of_icon(image, data)
-    return image if inner is None else _open(inner)
-
-
-def _png_of_icon(image: Image.Image, data: bytes) -> bytes | None:
-    """Returns the PNG that an icon is, whose transparent colour Pillow would forget.
-
-    Raises:
-      UnsupportedLayoutError: there may be one, but where it lies is not known.
-    """
-    if image.format == "ICNS" and (b"tRNS" in data or b"PLTE" in data):
-        raise UnsupportedLayoutError("ICNS with a palette or a transparent colour is not decoded")
-    if not isinstance(image, IcoImageFile):
-        return None
-    entry = image.ico.entry[image.ico.getentryindex(image.size)]
-    inner = data[entry.offset : entry.offset + entry.size]
-    return inner if inner.startswith(png.SIGNATURE) else None
 
 
 def _open_with_extras(data: bytes) -> Image.Image:
@@ -309,7 +264,7 @@ def _open_with_extras(data: bytes) -> Image.Image:
                 return open_one(data)
             except UserError as error:  # the extra is not installed
                 raise Reject("decode", "UnsupportedFormat", str(error)) from None
-    raise _unidentified(data)
+    raise Reject("decode", *name_unread(data, _FORMATS))
 
 
 def decode_image(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Decoded:
@@ -350,7 +305,7 @@ def _open_for(data: bytes, config: DecodeConfig, wanted: int | None) -> _Opened:
     """Opens an image whose shorter side will be ``wanted`` or None. Raises Reject and MachineError."""
     image = open_image(data, config)
     with rejecting("decode"):
-        size = image.size
+        data, size = png.unwrapped(data), image.size
         image, draft = _drafted(image, data, config, wanted)
         whole = image.info.get("progressive")  # the coefficients of all pixels are kept until the last scan
         width, height = size if whole else image.size
@@ -395,48 +350,11 @@ def _load(image: Image.Image, data: bytes) -> Image.Image:
     if image.format == "PNG":
         png.mend_transparency(image, data)
     if image.format == "TGA":
-        image = _with_tga_alpha(image, data)
+        image = with_tga_alpha(image, data)
     if image.format == "JPEG2000":
         image = jpeg.load_deep(image, data)
     image.load()
     return image
-
-
-def _with_tga_alpha(image: Image.Image, data: bytes) -> Image.Image:
-    """Loads a TGA; what lies where alpha would counts only if the header says so.
-
-    Raises:
-      UnsupportedLayoutError: alpha of one bit, of which decoders disagree whether 1 is opaque.
-    """
-    palette_bits, bits, has_alpha = data[7], data[16], data[17] & _TGA_ALPHA_BITS
-    if has_alpha and 16 in (bits if image.mode == "RGBA" else 0, palette_bits):
-        raise UnsupportedLayoutError("TGA with alpha of one bit is not decoded")
-    image.load()
-    return image if has_alpha or not image.has_transparency_data else image.convert("RGB")
-
-
-def _unidentified(data: bytes) -> Reject:
-    """Names the formats that are refused on purpose, and those that are damaged; others stay unidentified."""
-    for signature, reason in _REFUSED.items():
-        if re.match(signature, data[:_HEAD_BYTES], re.DOTALL):
-            return Reject("decode", "UnsupportedFormat", reason)
-    for name in _FORMATS:
-        factory, accept = Image.OPEN[name]
-        if name in _SIGNED and accept is not None and accept(data[:16]) is True:
-            reason = _why_not(factory, data)
-            what = f"{name} that is damaged, cut off or in a layout that is not decoded{reason}"
-            return Reject("decode", "UnidentifiedImageError", what)
-    return Reject("decode", "UnidentifiedImageError", "not an image in any known format")
-
-
-def _why_not(factory: Callable[..., Any], data: bytes) -> str:
-    """Says what the plugin of a format has against a file that it does not open."""
-    try:
-        factory(io.BytesIO(data), "").close()
-    except Exception as error:  # noqa: BLE001 - plugins raise almost anything
-        reason = reject_reason(error, "decode").message
-        return "" if "not identified" in reason else f" ({reason})"
-    return ""
 
 
 def _check_size(width: int, height: int, config: DecodeConfig) -> None:

@@ -1,4 +1,4 @@
-"""HEIF (HEIC) and JPEG XL, decoded by packages of the extras ``heic`` and ``jxl``.
+"""HEIF (HEIC) and JPEG XL, decoded by packages of the extras ``heic`` and ``jxl``; and what nothing decodes.
 
 ==========  ========================================================================================
 HEIF        HEVC of 8, 10 or 12 bits, grey, RGB or YCbCr, with alpha; turned and mirrored as the file says
@@ -11,23 +11,81 @@ in grey.
 """
 
 import io
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from PIL import Image
 
+from transforms.images.jxl import JXL_CODESTREAM, JXL_CONTAINER, read_jxl_header
 from transforms.images.layouts import UnsupportedLayoutError
 from vqgan.extras import require_extra
+from vqgan.faults import raise_machine_fault
 
-JXL_CODESTREAM = b"\xff\x0a"
-JXL_CONTAINER = b"\0\0\0\x0cJXL \x0d\x0a\x87\x0a"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_SIZES = ((9, 1), (13, 1), (18, 1), (30, 1))
-_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
-_ALPHA = 0
-_MOST_EXTRA_CHANNELS = 16
-_MOST_BITS = 16  # of an integer sample
 _MODES = ("L", "LA", "RGB", "RGBA", "I;16", "F")
+
+_HEAD_BYTES = 1024
+_REFUSED = {
+    rb"%!PS|\xc5\xd0\xd3\xc6": "EPS is a program for a PostScript interpreter, and files are never executed",
+    rb"%PDF": "PDF is a document, not an image",
+    rb"\xd7\xcd\xc6\x9a|\x01\0\0\0.{36} EMF": "drawing commands (WMF, EMF) are not an image",
+    rb"\x89HDF|GRIB|BUFR|SIMPLE": "scientific data (HDF5, GRIB, BUFR, FITS) is not decoded",
+    rb"\x00\x00\x01\xb3": "MPEG is video, not an image",
+    rb"\xd0\xcf\x11\xe0": "OLE containers (FlashPix, Microsoft Image Composer) are not decoded",
+    rb"....ftyp(crx )|II\*\0....CR|IIU\0|IIR[OS]|FUJIFILMCCD-RAW": "camera raw is not decoded: develop it",
+    rb"....(ftyp(?!avi|hei|hev|mif1|msf1)|moov|mdat)|\x1a\x45\xdf\xa3|RIFF....AVI |FLV\x01|OggS": (
+        "video or sound is not an image: write its frames as images"
+    ),
+    rb"ID3|fLaC|RIFF....WAVE": "sound is not an image",
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(?i:<!doctype svg|<svg)": (
+        "SVG is drawing commands, not an image"
+    ),
+    rb"(\xef\xbb\xbf)?\s*(?i:<(!doctype )?html)": "a web page (of a failed download?), not an image",
+    rb"version https://git-lfs": "a Git LFS pointer in place of the image: run git lfs pull",
+    rb"\x1f\x8b|BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd": "a compressed file: decompress it",
+    rb"II\xbc": "JPEG XR is not decoded: convert it to PNG",
+    rb"\x76\x2f\x31\x01|#\?(RADIANCE|RGBE)": "OpenEXR and Radiance are not decoded: convert it to PNG",
+    rb".{128}DICM": "DICOM is not decoded: convert it to PNG",
+    rb"P7\s|PF\s": "PAM, and PFM of colours, are not decoded: convert it to PNG",
+    rb"gimp xcf|AT&TFORM|BPG\xfb|FLIF|\xabKTX": "XCF, DjVu, BPG, FLIF and KTX are not decoded",
+}
+
+
+_SIGNED = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "JPEG2000", "ICNS", "ICO", "DDS", "QOI")
+"""Pillow's formats that first bytes tell for sure."""
+
+
+def name_unread(data: bytes, formats: Sequence[str]) -> tuple[str, str]:
+    """Returns class and message of the reject of a file that nothing opens, by its first bytes.
+
+    Args:
+      data: the file.
+      formats: of Pillow, none of which opened it.
+
+    Raises:
+      MachineError: not the file is at fault.
+    """
+    for sign, reason in _REFUSED.items():
+        if re.match(sign, data[:_HEAD_BYTES], re.DOTALL):
+            return "UnsupportedFormat", reason
+    for name in formats:
+        factory, accept = Image.OPEN[name]
+        if name in _SIGNED and accept is not None and accept(data[:16]) is True:
+            what = f"{name} that is damaged, cut off or in a layout that is not decoded"
+            return "UnidentifiedImageError", what + _why(factory, data)
+    return "UnidentifiedImageError", "not an image in any known format"
+
+
+def _why(factory: Callable[..., Any], data: bytes) -> str:
+    """Says what the plugin of a format has against a file that it does not open."""
+    try:
+        factory(io.BytesIO(data), "").close()
+    except Exception as error:  # noqa: BLE001 - plugins raise almost anything
+        raise_machine_fault(error, "an image cannot be decoded")
+        reason = " ".join(str(error).split())[:200]
+        return f" ({reason})" if reason and "<" not in reason and "not identified" not in reason else ""
+    return ""
 
 
 class ExtraImage(Image.Image):
@@ -120,126 +178,3 @@ def _decode_jxl(data: bytes) -> Image.Image:
     if info.mode not in _MODES:
         raise UnsupportedLayoutError(f"JPEG XL in mode {info.mode} is not decoded")
     return Image.frombytes(info.mode, (info.width, info.height), pixels)
-
-
-class JxlHeader(NamedTuple):
-    """What the head of a JPEG XL codestream says.
-
-    Attributes:
-      size: width and height as stored, before orientation.
-      problem: what about its layout is not decoded; empty if all is.
-    """
-
-    size: tuple[int, int]
-    problem: str
-
-
-def read_jxl_header(data: bytes) -> JxlHeader:
-    """Reads size and layout, as in ISO/IEC 18181-1, annex D.
-
-    Raises:
-      EOFError: the file ends before.
-    """
-    bits = _Bits(_codestream(data)[len(JXL_CODESTREAM) :])
-    size = _size(bits)
-    if bits.read(1):  # all by default: RGB of 8 bits
-        return JxlHeader(size, "")
-    if bits.read(1):
-        bits.read(3)  # orientation, which the decoder applies
-        if bits.read(1):
-            _size(bits)  # at which to show it
-        if bits.read(1):
-            return JxlHeader(size, "with a preview")
-        if bits.read(1):
-            return JxlHeader(size, "with an animation")
-    is_float, depth = _depth(bits)
-    if not is_float and depth > _MOST_BITS:
-        return JxlHeader(size, f"of {depth} bits")
-    bits.read(1)  # the size of buffers
-    count = bits.choose((0, 0), (0, 1), (4, 2), (12, 1))
-    if count > _MOST_EXTRA_CHANNELS:
-        return JxlHeader(size, f"with {count} extra channels")
-    problems = [problem for problem in (_extra_channel(bits) for _ in range(count)) if problem]
-    return JxlHeader(size, problems[0] if problems else "")
-
-
-def _extra_channel(bits: "_Bits") -> str:
-    """Says what is wrong with an extra channel; empty if it is alpha."""
-    if bits.read(1):
-        return ""
-    kind = bits.choose((0, 0), (0, 1), (4, 2), (6, 18))
-    _depth(bits)
-    bits.choose((0, 0), (0, 3), (0, 4), (3, 1))
-    for _ in range(bits.choose((0, 0), (4, 0), (5, 16), (10, 48))):
-        bits.read(8)  # its name
-    if kind != _ALPHA:
-        return f"with an extra channel of kind {kind}"
-    return "whose colours are multiplied by alpha" if bits.read(1) else ""
-
-
-def _depth(bits: "_Bits") -> tuple[bool, int]:
-    """Returns whether samples are floats, and their bits."""
-    if not bits.read(1):
-        return False, bits.choose((0, 8), (0, 10), (0, 12), (6, 1))
-    depth = bits.choose((0, 32), (0, 16), (0, 24), (6, 1))
-    bits.read(4)
-    return True, depth
-
-
-def _size(bits: "_Bits") -> tuple[int, int]:
-    small = bits.read(1)
-    height = 8 * (bits.read(5) + 1) if small else bits.choose(*_SIZES)
-    ratio = bits.read(3)
-    if ratio:
-        across, down = _RATIOS[ratio - 1]
-        return height * across // down, height
-    return (8 * (bits.read(5) + 1) if small else bits.choose(*_SIZES)), height
-
-
-class _Bits:
-    """Numbers from the bits of bytes, the lowest first."""
-
-    def __init__(self, data: bytes) -> None:
-        self._value = int.from_bytes(data[:4096], "little")
-        self._left = 8 * len(data[:4096])
-
-    def read(self, count: int) -> int:
-        """Takes ``count`` bits. Raises EOFError."""
-        self._left -= count
-        if self._left < 0:
-            raise EOFError("the JPEG XL file ends in its header")
-        value = self._value & ((1 << count) - 1)
-        self._value >>= count
-        return value
-
-    def choose(self, *ways: tuple[int, int]) -> int:
-        """Takes a number of as many bits as one of four ways has, and adds what that way has."""
-        count, more = ways[self.read(2)]
-        return self.read(count) + more
-
-
-def _codestream(data: bytes) -> bytes:
-    """Returns the first bytes of the codestream, which may lie in boxes."""
-    if data.startswith(JXL_CODESTREAM):
-        return data
-    parts = []
-    for kind, body in _boxes(data):
-        if kind == b"jxlc":
-            return body
-        if kind == b"jxlp":
-            parts.append(body[4:])
-    return b"".join(parts)
-
-
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    position = 0
-    while position + 8 <= len(data):
-        length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
-        start = position + 8
-        if length == 1:
-            length, start = int.from_bytes(data[start : start + 8], "big"), start + 8
-        end = position + length if length else len(data)
-        if end < start:
-            return
-        yield kind, data[start:end]
-        position = end

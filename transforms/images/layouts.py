@@ -307,3 +307,19 @@ def _converted(values: np.ndarray, mode: str) -> np.ndarray:
     height, width = values.shape[:2]
     image = Image.frombytes(mode, (width, height), np.ascontiguousarray(values).tobytes())
     return np.asarray(to_rgb(image))
+
+
+_TGA_ALPHA_BITS = 15  # of byte 17, their number
+
+
+def with_tga_alpha(image: Image.Image, data: bytes) -> Image.Image:
+    """Loads a TGA; what lies where alpha would counts only if the header says so.
+
+    Raises:
+      UnsupportedLayoutError: alpha of one bit, of which decoders disagree whether 1 is opaque.
+    """
+    palette_bits, bits, has_alpha = data[7], data[16], data[17] & _TGA_ALPHA_BITS
+    if has_alpha and 16 in (bits if image.mode == "RGBA" else 0, palette_bits):
+        raise UnsupportedLayoutError("TGA with alpha of one bit is not decoded")
+    image.load()
+    return image if has_alpha or not image.has_transparency_data else image.convert("RGB")

@@ -1,5 +1,6 @@
 """PNG: what pixels need is checked and kept, and what they do not need cannot stop them."""
 
+import io
 import re
 import struct
 import zlib
@@ -7,10 +8,12 @@ from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
+from PIL.IcoImagePlugin import IcoFile
 
 from transforms.images.layouts import UnsupportedLayoutError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_ICON = b"\0\0\1\0"
 _NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND")
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _ORIENTATION = (b"eXIf", *_ANIMATION)  # of use, but the pixels are there without them
@@ -110,3 +113,21 @@ def mend_transparency(image: Image.Image, data: bytes) -> None:
         image.info["transparency"] = tuple(value & 255 for value in transparent)
     elif colour == _GREY and bits == 8:
         image.info["transparency"] = transparent & 255
+
+
+def unwrapped(data: bytes) -> bytes:
+    """Returns the PNG that an icon is, whose transparent colour Pillow would forget; any other file as it is.
+
+    Raises:
+      UnsupportedLayoutError: an Apple icon may be such a PNG, but which of several is not known.
+    """
+    if data.startswith(b"icns") and (b"tRNS" in data or b"PLTE" in data):
+        raise UnsupportedLayoutError("ICNS with a palette or a transparent colour is not decoded")
+    if not data.startswith(_ICON):
+        return data
+    try:
+        entry = IcoFile(io.BytesIO(data)).entry[0]  # the largest
+    except (SyntaxError, IndexError, struct.error):
+        return data
+    inner = data[entry.offset : entry.offset + entry.size]
+    return inner if inner.startswith(SIGNATURE) else data

@@ -219,14 +219,20 @@ def _read_as_written_elsewhere(location: Location, file: str) -> bytes:
 
 def _read_planned(location: Location, entry: Entry) -> bytes:
     filesystem, path = _resolve(location, entry.file)
-    with opened_as_planned(entry, filesystem, path, filesystem.open_input_file) as opened:
+    with opened_as_planned(entry, filesystem, path, functools.partial(_open_input, filesystem)) as opened:
         return read_exact(opened, 0, opened.size())
 
 
 def _read(location: Location, file: str) -> bytes:
     filesystem, path = _resolve(location, file)
-    with plain_errors(filesystem), filesystem.open_input_file(path) as opened:
+    with _open_input(filesystem, path) as opened:
         return read_exact(opened, 0, opened.size())
+
+
+def _open_input(filesystem: fs.FileSystem, path: str | bytes) -> pa.NativeFile:
+    """Opens a file. Raises OSError of one line."""
+    with plain_errors(filesystem):
+        return filesystem.open_input_file(path)
 
 
 def _seen(location: Location, entry: Entry) -> Entry:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from transforms.images.decode import DecodeConfig, Reject
 from transforms.images.decode import decode_image as decode
-from transforms.images.extra_formats import JxlHeader, open_jxl, read_jxl_header
+from transforms.images.extra_formats import open_jxl
+from transforms.images.jxl import JxlHeader, read_jxl_header
 
 JXL = Path(__file__).parents[2] / "testdata" / "jxl"
 HEIGHT, WIDTH = 9, 12

@@ -254,7 +254,17 @@ def icns_of(png: bytes) -> bytes:
 
 def icon_cases() -> Iterator[Case]:
     """PNGs inside icons: grey, RGB, palette; with alpha, with a transparent colour."""
-    for colour, count, bits in ((0, 1, 8), (0, 1, 16), (0, 1, 1), (2, 3, 8), (4, 2, 8), (6, 4, 8), (3, 1, 2)):
+    for colour, count, bits in (
+        (0, 1, 8),
+        (0, 1, 16),
+        (0, 1, 1),
+        (0, 1, 2),
+        (0, 1, 4),
+        (2, 3, 8),
+        (4, 2, 8),
+        (6, 4, 8),
+        (3, 1, 2),
+    ):
         samples = RNG.integers(0, 1 << bits, (32, 32, count)).astype(np.uint16 if bits > 8 else np.uint8)
         values = in_255(samples, bits)
         palette = RNG.integers(0, 256, (4, 3), dtype=np.uint8)
