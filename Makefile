@@ -14,7 +14,7 @@ WORKERS ?= 2
 .PHONY: demo test lint docs clean
 
 demo: .venv/product
-	@echo "== demo, about five minutes on two cores: ten photographs become tokens and images again,"
+	@echo "== demo, five to ten minutes on two cores: ten photographs become tokens and images again,"
 	@echo "== then a small prior learns handwritten digits and draws new ones"
 	@$(BIN)/vqgan demo --output demo-output
 
