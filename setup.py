@@ -15,7 +15,7 @@ EXTRAS = {
     # Training codecs and priors; vqgan demo.
     "train": ["grain>=0.2.18", "optax>=0.2.6", "tensorboardX>=2.6"],
     # Checkpoints of other code bases as codecs, and exporting to them.
-    "import": ["pyyaml", "safetensors"],
+    "import": ["safetensors"],
     # hf://OWNER/NAME as a codec or prior, hf://datasets/OWNER/NAME as tokens; vqgan push.
     "hub": ["huggingface-hub"],
     # tfds:NAME/SPLIT inputs, in both of its file formats, without TensorFlow.
@@ -28,13 +28,19 @@ EXTRAS = {
     "wandb": ["wandb"],
     # Dataflow as a runner.
     "gcp": ["apache-beam[gcp]"],
+    # The documentation as a site: make docs.
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings-python>=2"],
     # Tests, checks and building.
     "dev": [
         "build",
         "datasets",
         "duckdb",
         "hypothesis",
+        "ipykernel",
+        "lunr",
         "mypy",
+        "nbclient",
+        "nbformat",
         "opencv-python-headless",
         "pandas",
         "pillow-jxl-plugin",
@@ -47,6 +53,7 @@ EXTRAS = {
         "wheel",
     ],
 }
+EXTRAS["dev"] += EXTRAS["docs"]
 EXTRAS["all"] = sorted({need for name in ("train", "import", "hub", "tfds", "heic") for need in EXTRAS[name]})
 
 setup(
@@ -63,7 +70,11 @@ setup(
     packages=find_packages(
         include=["vqgan", "vqgan.*", "transforms", "transforms.*", "pipelines", "pipelines.*"]
     ),
-    package_data={"vqgan": ["pretrained/**/*", "py.typed"], "pipelines": ["photos/*"]},
+    package_data={
+        "vqgan": ["pretrained/**/*", "py.typed"],
+        "transforms": ["py.typed"],
+        "pipelines": ["photos/*", "digits/*", "py.typed"],
+    },
     # Everything that a worker imports, by name: nothing of it may be there only because another brings it.
     install_requires=[
         "apache-beam>=2.77,<3",
@@ -77,10 +88,11 @@ setup(
         "pillow>=12",
         "protobuf>=5",
         "pyarrow>=21,<26",
+        "pyyaml>=6",
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["vqgan = pipelines.cli:main"]},
+    entry_points={"console_scripts": ["vqgan = vqgan.__main__:start"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Console",

@@ -25,7 +25,7 @@ from vqgan.prior.sampling.logits import SamplingVariant, sample_keys
 from vqgan.prior.sampling.loops import AutoregressiveLoop, RasterNumbers
 from vqgan.prior.sampling.request import Request, SampleInputs
 from vqgan.prior.sampling.sampler import PriorSampler
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 
 PRESETS = {
     "tiny": PriorConfig(layers=4, heads=4, width=128, classes=10),
@@ -38,7 +38,7 @@ PARTS = 8
 class UncachedLoop(AutoregressiveLoop):
     """Every token from a pass over all tokens before it."""
 
-    def __call__(self, prior: Prior, inputs: SampleInputs, numbers: RasterNumbers) -> jax.Array:
+    def __call__(self, prior: PriorTransformer, inputs: SampleInputs, numbers: RasterNumbers) -> jax.Array:
         """Decodes a batch, int32 ``[B, L]``."""
         variant, keys = self.variant, sample_keys(jnp.asarray(inputs.seeds))
         labels, _ = variant.double_conditions(jnp.asarray(inputs.labels), None, prior.config.classes)
@@ -56,7 +56,7 @@ class UncachedLoop(AutoregressiveLoop):
 
 def random_params(config: PriorConfig) -> Arrays:
     """Random weights; the last layer's, which start at zero, too."""
-    params, _ = take_apart(lambda: Prior(config, rngs=nnx.Rngs(0))).initial()
+    params, _ = take_apart(lambda: PriorTransformer(config, rngs=nnx.Rngs(0))).initial()
     kernel = params["head.kernel"]
     return params | {"head.kernel": jax.random.normal(jax.random.key(1), kernel.shape) / config.width**0.5}
 

@@ -5,11 +5,13 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from transforms.sharded import progress
 from transforms.sharded.job import ShardedJob
-from transforms.sharded.plan import Plan
+from transforms.sharded.plan import PLAN_FOLDER, Plan
+from vqgan import filesystems
+from vqgan.config import RUN_FILE
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
 
@@ -39,11 +41,17 @@ def run_job(job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool) 
     shown = progress.Progress(plan.entries, quiet=quiet)
     progress.show(shown)
     try:
-        with answering(), beam.Pipeline(options=PipelineOptions(args)) as pipeline:
+        with answering(), plain_labels(), beam.Pipeline(options=PipelineOptions(args)) as pipeline:
             pipeline | RunJob(job, plan)
     finally:
         progress.show(None)
         shown.close()
+
+
+def write_record(output: str, record: bytes) -> None:
+    """Leaves the settings of a run beside its plan, once that is there; nothing if there are none."""
+    if record:
+        filesystems.write_bytes(filesystems.join(output, f"{PLAN_FOLDER}/{RUN_FILE}"), record)
 
 
 @contextlib.contextmanager
@@ -63,6 +71,23 @@ def answering() -> Iterator[None]:
         if found is None:
             raise
         raise found from error
+
+
+@contextlib.contextmanager
+def plain_labels() -> Iterator[None]:
+    """Keeps Beam, in a notebook, from naming steps after cells.
+
+    It would import its data frames for that, which fails with pandas 3, and where there is no pandas.
+    """
+    import apache_beam.pipeline
+
+    beam_pipeline: Any = apache_beam.pipeline
+    rename = beam_pipeline.alter_label_if_ipython
+    beam_pipeline.alter_label_if_ipython = lambda *_: None
+    try:
+        yield
+    finally:
+        beam_pipeline.alter_label_if_ipython = rename
 
 
 class _AlreadyAnswered(logging.Filter):

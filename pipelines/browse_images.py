@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipelines.browsing import BrowsedRow, TokenBrowser
 from transforms.decoding.image_format import ImageForm
-from transforms.images.decode import Decoded, Prepared, Reject, decode, prepare, rejecting
+from transforms.images.decode import Decoded, Prepared, Reject, decode_image, prepare, rejecting
 from transforms.sharded.batching import load_codec
 from transforms.sharded.plan import read_slice
 from transforms.sources import Entry, Loader, SourceConfig, open_source
@@ -170,7 +170,7 @@ class Originals:
             raise UserError(f"{entry.key}: cannot be read ({error_reason(error)})") from error
         try:
             prepared = prepare(data, entry.key, task.decode, task.geometry)
-            return prepared, _whole(decode(data, task.decode, WHOLE_SIDE))
+            return prepared, _whole(decode_image(data, task.decode, WHOLE_SIDE))
         except Reject as reject:
             raise UserError(f"{entry.key}: {reject.error} ({reject.message})") from reject
 

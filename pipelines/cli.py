@@ -7,9 +7,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from pipelines.commands import codecs, data_sets, general, priors
+from pipelines.flags import CommandParser
 from vqgan import __version__
 from vqgan.errors import UserError
 
@@ -34,6 +35,7 @@ COMMANDS = (
     data_sets.add_decode,
     priors.add_import_prior,
     general.add_demo,
+    general.add_completion,
 )
 """In the order in which the program's help lists them."""
 
@@ -83,16 +85,9 @@ def _run(argv: Sequence[str] | None) -> int:
         raise
 
 
-class _Parser(argparse.ArgumentParser):
-    """Complains in one line, without the usage of every flag."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Builds the parser with all commands."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="vqgan",
         description="Image corpora to VQGAN tokens and back.",
         epilog=EPILOG,

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from pipelines.beam_runs import run_job
+from pipelines.beam_runs import run_job, write_record
 from pipelines.settings import DTYPES
 from transforms.decoding.image_format import FORMATS, VIEWS, ImageForm
 from transforms.decoding.index import folders, open_index
@@ -27,7 +27,7 @@ from transforms.sharded.plan import InputChanges, Plan
 from transforms.sharded.run import missing_files, run_planned, speaker
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.manifest import IMAGES_KIND
 
 __all__ = ["FORMATS", "DecodeTokensConfig", "PlannedDecode", "form_of", "plan_decode", "run_decode"]
@@ -144,7 +144,8 @@ class PlannedDecode:
     def counts(self, manifest: Mapping[str, Any]) -> str:
         counts, storage = manifest["counts"], manifest["storage"]
         return (
-            f"{counts['images']} images, {counts['rejects']} rejects, {len(manifest['shards'])} slices, "
+            f"{counted(counts['images'], 'image')}, {counted(counts['rejects'], 'reject')}, "
+            f"{counted(len(manifest['shards']), 'slice')}, "
             f"{storage['image_bytes'] / 1e6:.1f} MB"
         )
 
@@ -194,12 +195,13 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
     return PlannedDecode(config, codec, tokens, make_decode_plan(parts, settings, tokens.plan_hash), parts)
 
 
-def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str, Any]:
+def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str], record: bytes = b"") -> dict[str, Any]:
     """Makes the pictures of a token data set, or continues a run that was interrupted.
 
     Args:
       config: all settings.
       beam_args: flags for Beam.
+      record: the settings as a file, for the output.
 
     Returns:
       The manifest.
@@ -208,12 +210,18 @@ def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str]) -> dict[str
       UserError: whatever the user can put right.
     """
     planned = plan_decode(config)
-    return run_planned(planned, lambda: _run_pipeline(planned, beam_args))
+
+    def execute() -> None:
+        write_record(config.output, record)
+        _run_pipeline(planned, beam_args)
+
+    return run_planned(planned, execute)
 
 
 def _run_pipeline(planned: PlannedDecode, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
-    speaker(planned.quiet)(f"{plan.entries} rows of tokens in {plan.slices} slices, codec {fingerprint}")
+    what = f"{counted(plan.entries, 'row')} of tokens in {counted(plan.slices, 'slice')}"
+    speaker(planned.quiet)(f"{what}, codec {fingerprint}")
     run_job(planned.job, plan, beam_args, planned.quiet)
 
 

@@ -44,6 +44,7 @@ from transforms.sources import Entry, Source, SourceConfig, open_source
 from transforms.tokenizing.shard import Batch, Item, TokenizeTask, batches, read_and_decode
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
+from vqgan.config import RUN_FILE
 from vqgan.data.splits import is_validation, key_hash
 from vqgan.errors import UserError
 from vqgan.metrics.frechet import FeatureStatistics
@@ -98,8 +99,12 @@ class EvaluateConfig:
             raise UserError(f"--codec {' '.join(repeated)}: give one codec, or several different ones")
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any]:
     """Measures codecs and, where ``config.output`` is set, writes the results.
+
+    Args:
+      config: all settings.
+      record: the settings as a file, for the output.
 
     Returns:
       ``reference`` (which images), ``codecs`` (each with its ``figures``), ``skipped`` (metrics and
@@ -122,6 +127,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     evaluation.measure(entries)
     results = evaluation.results()
     if config.output is not None:
+        if record:
+            filesystems.write_bytes(filesystems.join(config.output, RUN_FILE), record)
         page = render_evaluation(results, evaluation.examples(entries))
         table = per_image_csv(config.codecs, evaluation.keys, evaluation.scores)
         _write(config.output, "evaluation.csv", table)
@@ -292,7 +299,7 @@ class CodecEvaluation:
         return list(map(ExamplePair, keys, images, codec.decode(codec.encode(images)), captions))
 
     def results(self) -> dict[str, Any]:
-        """Returns everything that was found, as :func:`evaluate` does."""
+        """Returns everything that was found, as :func:`run_evaluation` does."""
         reference = self._describe_reference()
         skipped = dict(self.metrics.skipped)
         if self.reference is not None and self.reference.count < 2:

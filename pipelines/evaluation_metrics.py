@@ -25,6 +25,7 @@ ON_HOST: Mapping[str, PerImage] = {"psnr": psnr, "ssim": ssim, "l1": mean_absolu
 LPIPS = {"lpips-alex": "alex", "lpips-vgg": "vgg"}
 FRECHET = "frechet"
 METRICS = (*ON_HOST, *LPIPS, FRECHET)
+FID_HINT = "FID is frechet with --features inception and the --features-weights of pytorch-fid"
 DEFAULT_FEATURES = "efficientnet-lite0"
 UNITS = {"psnr": "dB", "l1": "levels of 255"}
 HIGHER_IS_BETTER = frozenset({"psnr", "ssim"})
@@ -51,7 +52,8 @@ class MetricChoice:
     def __post_init__(self) -> None:
         unknown = [name for name in self.metrics or () if name not in METRICS]
         if unknown or self.metrics == ():
-            raise UserError(f"--metrics {','.join(unknown)}: known are {', '.join(METRICS)}")
+            hint = f"; {FID_HINT}" if any("fid" in name.lower() for name in unknown) else ""
+            raise UserError(f"--metrics {','.join(unknown)}: known are {', '.join(METRICS)}{hint}")
         if (self.lpips_heads or self.lpips_backbone) and len(LPIPS.keys() & set(self.metrics or LPIPS)) != 1:
             raise UserError(
                 "--lpips-heads and --lpips-backbone are files of one network: "

@@ -17,7 +17,7 @@ from vqgan import filesystems
 from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, read_info
 from vqgan.dataset_card import CARD_FILE, render_dataset_card
 from vqgan.downloads import DATASET_TYPE, DATASETS, SCHEME, require_library
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE, REPORT_FILE, check_parts, damaged_manifest, load_token_manifest
 from vqgan.model_card import render_codec_card
 from vqgan.prior.checkpoint import (
@@ -225,7 +225,7 @@ def push(
     address = f"{scheme}{destination.repo}" + (f"@{revision}" if revision else "")
     what = upload.title[:1].lower() + upload.title[1:]
     count = len(upload.files) + len(upload.last) - 1
-    return f"{url}: {what}, {count} files and a card; its name is {address}"
+    return f"{url}: {what}, {counted(count, 'file')} and a card; its name is {address}"
 
 
 def check_can_push(repo: str) -> None:

@@ -1,12 +1,12 @@
 """``vqgan sample``: token shards drawn from a prior, their images, and an image grid."""
 
 import dataclasses
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipelines.beam_runs import write_record
 from pipelines.given_tokens import GivenTokens, first_rows, known_tokens, open_condition, open_given
 from pipelines.settings import DTYPES
 from transforms.sampling.job import SampleJob
@@ -32,18 +32,15 @@ from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.data.tokens import TokenSet
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.model_card import ModelCard
-from vqgan.prior.checkpoint import PriorInfo, read_prior, require_codec
+from vqgan.prior.checkpoint import NO_CLASS, PriorInfo, class_numbers, read_prior, require_codec
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.request import check_settings
 from vqgan.shards import DATA_FOLDER, ShardMetadata
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
-
-
-NO_CLASS = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +176,7 @@ class PlannedSample:
     def counts(self, manifest: Mapping[str, Any]) -> str:
         codebook = manifest["codebook"]
         return (
-            f"{manifest['counts']['rows']} samples, {len(manifest['shards'])} shards, "
+            f"{counted(manifest['counts']['rows'], 'sample')}, {counted(len(manifest['shards']), 'shard')}, "
             f"{codebook['used']} of {codebook['size']} codes used"
         )
 
@@ -228,33 +225,6 @@ def _codec(config: SampleConfig, prior: PriorInfo) -> CodecInfo:
         ) from error
     require_codec(prior, codec.fingerprint, name)
     return codec
-
-
-def class_numbers(prior: PriorInfo, classes: Sequence[str]) -> list[int | None]:
-    """Returns numbers of classes given by name or number; None is no class.
-
-    Raises:
-      UserError: the prior has no classes, or none of that name.
-    """
-    count = prior.config.classes
-    if not classes:
-        return list(range(count)) if count else [None]
-    return [_class_number(prior, name) for name in classes]
-
-
-def _class_number(prior: PriorInfo, name: str) -> int | None:
-    count = prior.config.classes
-    if name == NO_CLASS:
-        return None
-    if not count:
-        raise UserError(f"--class {name}: this prior was trained without classes; leave it out")
-    if name in prior.class_names:
-        return prior.class_names.index(name)
-    if name.isdecimal() and int(name) < count:
-        return int(name)
-    near = [] if name.isdecimal() else difflib.get_close_matches(name, prior.class_names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"give a number from 0 to {count - 1}, or {NO_CLASS}"
-    raise UserError(f"--class {name}: there is no such class; {hint}")
 
 
 def _sampling(
@@ -316,14 +286,23 @@ GRID_SAMPLES = 64
 GRID_COLUMNS = 8
 
 
-def run_sample(config: SampleConfig) -> dict[str, Any]:
+def run_sample(config: SampleConfig, record: bytes = b"") -> dict[str, Any]:
     """Samples a data set, or continues one that was interrupted; returns its manifest.
+
+    Args:
+      config: all settings.
+      record: the settings as a file, for the output.
 
     Raises:
       UserError: whatever the user can put right.
     """
     planned = plan_sample(config)
-    return run_planned(planned, lambda: _sample_slices(planned))
+
+    def execute() -> None:
+        write_record(config.output, record)
+        _sample_slices(planned)
+
+    return run_planned(planned, execute)
 
 
 def _sample_slices(planned: PlannedSample) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from pipelines.beam_runs import run_job
+from pipelines.beam_runs import run_job, write_record
 from pipelines.settings import DTYPES
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
@@ -35,7 +35,7 @@ from transforms.tokenizing.shard import TokenizeTask, is_outdated
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE
 from vqgan.shards import DATA_FOLDER, rejects_name, shard_name
 
@@ -148,8 +148,9 @@ class PlannedTokenize:
     def counts(self, manifest: Mapping[str, Any]) -> str:
         counts, codebook = manifest["counts"], manifest["codebook"]
         return (
-            f"{counts['images']} images, {counts['rows']} rows, {counts['rejects']} rejects, "
-            f"{len(manifest['shards'])} shards, {codebook['used']} of {codebook['size']} codes used"
+            f"{counted(counts['images'], 'image')}, {counted(counts['rows'], 'row')}, "
+            f"{counted(counts['rejects'], 'reject')}, {counted(len(manifest['shards']), 'shard')}, "
+            f"{codebook['used']} of {codebook['size']} codes used"
         )
 
 
@@ -192,12 +193,13 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
     return PlannedTokenize(config, codec, make_plan(slices, settings), slices)
 
 
-def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
+def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str], record: bytes = b"") -> dict[str, Any]:
     """Makes a data set, or continues one that was interrupted.
 
     Args:
       config: all settings.
       beam_args: flags for Beam.
+      record: the settings as a file, for the output.
 
     Returns:
       The manifest.
@@ -208,11 +210,16 @@ def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, 
     if config.output == "":
         raise UserError("--output is empty: give a folder")
     planned = plan_tokenize(config)
-    manifest = run_planned(planned, lambda: _run_pipeline(planned, beam_args))
+
+    def execute() -> None:
+        write_record(config.output, record)
+        _run_pipeline(planned, beam_args)
+
+    manifest = run_planned(planned, execute)
     if agreement := manifest.get("agreement_with_float32"):
         speaker(config.quiet)(
-            f"{config.dtype}: {agreement['share']:.2%} of the tokens of {agreement['images']} images "
-            "are those of float32"
+            f"{config.dtype}: {agreement['share']:.2%} of the tokens of "
+            f"{counted(agreement['images'], 'image')} are those of float32"
         )
     return manifest
 
@@ -228,7 +235,8 @@ def _without_images(source: SourceConfig) -> str:
 
 def _run_pipeline(planned: PlannedTokenize, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
-    speaker(planned.quiet)(f"{plan.entries} images in {plan.slices} slices, codec {fingerprint}")
+    what = f"{counted(plan.entries, 'image')} in {counted(plan.slices, 'slice')}"
+    speaker(planned.quiet)(f"{what}, codec {fingerprint}")
     run_job(planned.job, plan, beam_args, planned.quiet)
 
 

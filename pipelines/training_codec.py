@@ -12,14 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.settings import apply_settings
-from pipelines.training_runs import TrainingRequest, require_training, say_outcome
+from pipelines.training_runs import (
+    TrainingRequest,
+    TrainingSummary,
+    render_training,
+    require_training,
+    say_outcome,
+)
 from transforms.images.dataset import Pictures, split
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.run import Say, speaker
 from transforms.sources import SourceConfig
 from vqgan.codec_checkpoint import read_info
 from vqgan.data.splits import key_hash
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.filesystems import make_folder, write_atomically
 from vqgan.training.codec.config import CODEC_TRAINING_PRESETS, CodecTrainConfig, DataConfig
 
@@ -46,11 +52,15 @@ class TrainRequest(TrainingRequest):
     init: str | None = None
 
 
-def run_codec_training(request: TrainRequest) -> bool:
+def run_codec_training(request: TrainRequest, record: Mapping[str, Any] | None = None) -> TrainingSummary:
     """Trains until the end, or until SIGTERM; goes on where an earlier run in the same folder stopped.
 
+    Args:
+      request: all settings.
+      record: the settings as they were given, for the run's folder.
+
     Returns:
-      Whether all steps were done.
+      How it ended.
 
     Raises:
       UserError: a mistake in the request, no usable images, or the loss is not finite any more.
@@ -66,25 +76,28 @@ def run_codec_training(request: TrainRequest) -> bool:
     started = time.monotonic()
     say = speaker(request.quiet)
     check_run_folder(Path(request.output))
-    outcome = _train(request, config, training, validation, say)
-    say_outcome(outcome, request, CODEC_FOLDER, started, say)
-    return outcome.finished
+    outcome = _train(request, config, (training, validation), record, say)
+    return say_outcome(outcome, request, CODEC_FOLDER, started, say)
 
 
 def _train(
-    request: TrainRequest, config: CodecTrainConfig, training: Pictures, validation: Pictures, say: Say
+    request: TrainRequest,
+    config: CodecTrainConfig,
+    sets: tuple[Pictures, Pictures],
+    record: Mapping[str, Any] | None,
+    say: Say,
 ) -> "Outcome[Any]":
-    from vqgan.training.codec.run import train_codec
+    from vqgan.training.codec.run import fit_codec
     from vqgan.training.training_run import has_checkpoints
 
-    folder = Path(request.output)
+    folder, (training, validation) = Path(request.output), sets
     batches = _WatchedBatches(training, config, folder)
     try:
         images = validation_images(validation, config.data)
         _check_usable(training, config.data, folder)
-        say(f"{len(training)} images to train on, {len(images)} for validation")
-        job = _codec_run(request, config, training, validation, images)
-        outcome = train_codec(job, batches, images)
+        say(f"{counted(len(training), 'image')} to train on, {len(images)} for validation")
+        job = _codec_run(request, config, sets, images, record)
+        outcome = fit_codec(job, batches, images)
     except UserError:
         # In a folder with checkpoints this may not even be the run that it belongs to, before a first batch.
         if batches.begun or not has_checkpoints(folder):
@@ -100,9 +113,9 @@ def _train(
 def _codec_run(
     request: TrainRequest,
     config: CodecTrainConfig,
-    training: Pictures,
-    validation: Pictures,
+    sets: tuple[Pictures, Pictures],
     images: np.ndarray,
+    record: Mapping[str, Any] | None,
 ) -> "CodecRun":
     from vqgan.training.codec.run import CodecRun
 
@@ -110,10 +123,11 @@ def _codec_run(
         config=config,
         folder=Path(request.output),
         init=request.init,
-        data=_digest(training, validation),
-        card=_card(request, training, images),
+        data=_digest(*sets),
+        card=_card(request, sets[0], images),
         quiet=request.quiet,
         wandb_project=request.wandb_project,
+        record=render_training("train", record, config),
     )
 
 
@@ -263,4 +277,4 @@ def _write_rejects(folder: Path, rejects: Mapping[str, str], say: Say) -> None:
     make_folder(str(folder))
     lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in sorted(known.items())]
     write_atomically(path, "".join(lines).encode())
-    say(f"{len(known)} images could not be used: {path}")
+    say(f"{counted(len(known), 'image')} could not be used: {path}")

@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.settings import apply_settings, split_setting
-from pipelines.training_runs import TrainingRequest, require_training, say_outcome
+from pipelines.training_runs import (
+    TrainingRequest,
+    TrainingSummary,
+    render_training,
+    require_training,
+    say_outcome,
+)
 from transforms.sharded.run import Say, speaker
 from vqgan.config import ModelConfig, from_dict
 from vqgan.data.token_batches import check_mixable, token_batches
 from vqgan.data.tokens import TokenSet, called, open_tokens
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.prior.checkpoint import CodecIdentity
 from vqgan.training.prior.config import FITTED, PRIOR_TRAINING_PRESETS, PriorTrainConfig, TokenDataConfig
 from vqgan.training.prior.prior_rows import (
@@ -25,6 +31,8 @@ from vqgan.training.prior.prior_rows import (
     mixed_histogram,
     spread_rows,
 )
+
+LARGEST_ADVISED = 20  # of data.holdout, where the one that was given keeps nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,11 +167,23 @@ def _open_validation(
         for tokens in training
     )
     if not sum(map(len, validation_sets)):
+        fits = _fitting_holdout(training, holdout)
+        advice = f"give --set data.holdout={fits}" if fits else "tokenize more images"
         raise UserError(
-            f"data.holdout is {holdout}: none of the {sum(map(len, training))} rows is kept for validation; "
-            "lower data.holdout, or set it to 0 to go without validation"
+            f"data.holdout is {holdout}: none of the {counted(sum(map(len, training)), 'row')} is kept for "
+            f"validation; {advice}, or --set data.holdout=0 to go without validation"
         )
     return validation_sets
+
+
+def _fitting_holdout(training: Sequence[TokenSet], holdout: int) -> int:
+    """Returns a number below ``holdout`` that keeps some rows and leaves some; 0 if none does."""
+    for fewer in range(min(holdout - 1, LARGEST_ADVISED), 1, -1):
+        options: dict[str, Any] = {"holdout": fewer, "validation": True, "memory_mib": 0}
+        kept = sum(len(open_tokens(tokens.path, **options)) for tokens in training)
+        if 0 < kept < sum(map(len, training)):
+            return fewer
+    return 0
 
 
 def _classes(training: Sequence[TokenSet], validation: Sequence[TokenSet]) -> tuple[int, tuple[str, ...]]:
@@ -212,18 +232,24 @@ class TrainPriorRequest(TrainingRequest):
     unconditional: bool = False
 
 
-def run_prior_training(request: TrainPriorRequest) -> bool:
+def run_prior_training(
+    request: TrainPriorRequest, record: Mapping[str, Any] | None = None
+) -> TrainingSummary:
     """Trains until the end, or until SIGTERM; goes on where an earlier run in the same folder stopped.
 
+    Args:
+      request: all settings.
+      record: the settings as they were given, for the run's folder.
+
     Returns:
-      Whether all steps were done.
+      How it ended.
 
     Raises:
       UserError: a mistake in the request, data sets that do not go together or are of another codec than
         the run's, nothing left to train on, or the loss is not finite any more.
     """
     require_training(request.wandb_project)
-    from vqgan.training.prior.run import PRIOR_FOLDER, PriorRun, train_prior
+    from vqgan.training.prior.run import PRIOR_FOLDER, PriorRun, fit_prior
 
     say = speaker(request.quiet)
     config = configure_prior_training(request.preset, request.settings)
@@ -250,11 +276,11 @@ def run_prior_training(request: TrainPriorRequest) -> bool:
         card=_card(request, sets, validation),
         quiet=request.quiet,
         wandb_project=request.wandb_project,
+        record=render_training("train-prior", record, config, FITTED),
     )
     say(_described(sets, config, validation))
-    outcome = train_prior(job, open_prior_batches(sets, config), validation)
-    say_outcome(outcome, request, PRIOR_FOLDER, started, say)
-    return outcome.finished
+    outcome = fit_prior(job, open_prior_batches(sets, config), validation)
+    return say_outcome(outcome, request, PRIOR_FOLDER, started, say)
 
 
 def configure_prior_training(preset: str, settings: Sequence[str]) -> PriorTrainConfig:
@@ -345,6 +371,6 @@ def _described(sets: PriorSets, config: PriorTrainConfig, validation: PriorRows)
     height, width = model.grid
     kind = f"{model.classes} classes" if model.classes else "no classes"
     return (
-        f"{sum(map(len, sets.training))} rows of {height}x{width} tokens to train on, "
+        f"{counted(sum(map(len, sets.training)), 'row')} of {height}x{width} tokens to train on, "
         f"{len(validation.tokens)} for validation; {model.codebook_size} codes, {kind}"
     )

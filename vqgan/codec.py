@@ -31,6 +31,15 @@ class Codec:
 
     Use :meth:`Codec.load`. Weights are read at the first call that needs them.
 
+    >>> import numpy as np
+    >>> from vqgan import Codec
+    >>> codec = Codec.load("tiny")
+    >>> tokens = codec.encode(np.zeros((1, 64, 64, 3), np.uint8))
+    >>> tokens.shape, tokens.dtype
+    ((1, 8, 8), dtype('int32'))
+    >>> codec.decode(tokens).shape
+    (1, 64, 64, 3)
+
     Attributes:
       info: what the codec's folder says of it.
       batch_size: images per device call, a multiple of the number of devices.

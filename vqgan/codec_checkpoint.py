@@ -84,6 +84,11 @@ def resolve_codec(path_or_name: str | os.PathLike[str]) -> Path | None:
     if is_hub(str(path_or_name)) and "?" not in str(path_or_name):
         folder = fetch_checkpoint(str(path_or_name))
         return folder if (folder / "codec.json").is_file() else None
+    if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
+        raise UserError(
+            f"codec {path}: this run has exported no codec yet; it does so at its first evaluation "
+            "(train.evaluate_every)"
+        )
     if is_hub(str(path_or_name)) or Path(split_source(str(path_or_name))[0]).exists():
         return None
     raise UserError(

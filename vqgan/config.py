@@ -20,6 +20,8 @@ QUANTIZERS = ("nearest", "cosine", "gumbel", "ema", "fsq", "lfq")
 # Quantizers that choose the nearest code: placing and reviving codes and the rotation trick are for them.
 CODEBOOK_QUANTIZERS = ("nearest", "cosine", "ema")
 ATTENTIONS = ("full", "linear")
+RUN_FILE = "run.yaml"
+"""Where a run leaves the settings that it was given, for ``--config``."""
 LARGEST = 1 << 53  # of a whole number in a configuration: beyond it JSON's readers disagree
 # What a configuration may ask for, checked before anything is made of it: it may come from a stranger.
 MOST_LEVELS = 16
@@ -207,9 +209,11 @@ class ModelConfig:
         """
         f = self.downsampling
         if height % f or width % f or height < f or width < f:
+            sides = sorted({height, width})
+            near = sorted({near for side in sides for near in (side // f * f, -(-side // f) * f) if near})
             raise UserError(
                 f"images of {width}x{height} pixels do not fit this codec: both sides must be "
-                f"multiples of {f} pixels"
+                f"multiples of {f} pixels, such as {' or '.join(map(str, near or [f]))}"
             )
         return height // f, width // f
 

@@ -7,10 +7,27 @@ prints that line and exits with code 2; a library user catches it like any other
 
 
 class UserError(Exception):
-    """Something that the user can put right. The message is one complete line."""
+    """Something that the user can put right. The message is one complete line.
+
+    >>> from vqgan import Codec, UserError
+    >>> try:
+    ...     Codec.load("nowhere/")
+    ... except UserError as error:
+    ...     print(str(error).split(";")[0])
+    codec nowhere/: nothing there
+    """
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things for a message: ``1 slice``, ``2 slices``, ``12,000 slices``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def first_line(error: BaseException) -> str:
     """Returns what another library's error says, in one printable line; its type where it says nothing."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+    return printable((str(error).splitlines() or [type(error).__name__])[0])
+
+
+def printable(text: str) -> str:
+    """Returns a text with what is no printable character, such as a line feed, written as in Python."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

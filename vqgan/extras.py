@@ -1,18 +1,21 @@
-"""What the optional extras bring, and the one line that says how to get them.
+"""What surrounds a run: optional packages, files that hide ours, and whether somebody watches.
 
-A command asks before it works, so that nobody waits for a result that cannot be written.
+For what an extra brings there is one line that says how to get it; a command asks before it works, so that
+nobody waits for a result that cannot be written.
 """
 
 import importlib.util
 import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
 
 from vqgan.errors import UserError
 
 EXTRAS: Mapping[str, Mapping[str, str]] = {
     "train": {"grain": "grain>=0.2.18", "optax": "optax>=0.2.6", "tensorboardX": "tensorboardX>=2.6"},
-    "import": {"yaml": "pyyaml", "safetensors": "safetensors"},
+    "import": {"safetensors": "safetensors"},
     "hub": {"huggingface_hub": "huggingface-hub"},
     "tfds": {
         "tensorflow_datasets": "tensorflow-datasets>=4.9.9",
@@ -25,6 +28,44 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     "gcp": {"google.cloud.dataflow": "apache-beam[gcp]"},
 }
 """By extra: the modules that it brings, each with its requirement as in ``setup.py`` (a test compares)."""
+
+PACKAGES = {"pipelines": "commands", "transforms": "sharded"}
+"""Our other packages, each with a folder by which it is known to be ours."""
+
+
+def check_packages() -> None:
+    """Checks that no file of the user's is taken for one of our packages. Imports none of them.
+
+    Raises:
+      UserError: one is.
+    """
+    for name, inner in PACKAGES.items():
+        spec = importlib.util.find_spec(name)
+        folders = [] if spec is None else list(spec.submodule_search_locations or ())
+        if spec is not None and not any(Path(folder, inner).is_dir() for folder in folders):
+            where = spec.origin or ", ".join(folders)
+            raise UserError(
+                f"{where}: hides the package {name} of vqgan; rename it, or start in another folder"
+            )
+
+
+def is_watched(stream: TextIO) -> bool:
+    """Tells whether a line that changes is seen as one: on a terminal, and in a notebook."""
+    return stream.isatty() or "ipykernel" in sys.modules
+
+
+def progress_bar(stream: TextIO, **settings: Any) -> Any:
+    """Makes a bar of tqdm, in a notebook its widget; None where nobody watches the stream.
+
+    Args:
+      stream: where the bar is drawn.
+      settings: of tqdm, such as ``total``.
+    """
+    if not is_watched(stream):
+        return None
+    from tqdm.auto import tqdm
+
+    return tqdm(file=stream, dynamic_ncols=True, **settings)
 
 
 def require_extra(extra: str, what: str, *modules: str) -> None:

@@ -1,11 +1,11 @@
-"""``vqgan inspect``, ``push`` and ``demo``: commands for whatever the others make."""
+"""``vqgan inspect``, ``push``, ``demo`` and ``completion``: commands for whatever the others make."""
 
 import argparse
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.flags import add_command, check_flags
+from pipelines.flags import SHELLS, add_command, check_flags
 
 
 def add_inspect(commands: Any) -> None:
@@ -35,9 +35,9 @@ def add_push(commands: Any) -> None:
     flag = parser.add_argument
     flag("path", help="folder of a codec, of a prior, of the run that trained it, or of a token data set")
     flag("repository", metavar="OWNER/NAME", help="repository; created if it is not there")
-    flag("--revision", help="branch (the repository's main one)")
+    flag("--revision", help="branch (default: the repository's main one)")
     flag("--private", action="store_true", help="if the repository is created, make it private")
-    flag("--message", help="of the commit")
+    flag("--message", help="of the commit (default: what is uploaded)")
 
 
 def _push(args: argparse.Namespace, unknown: Sequence[str]) -> int:
@@ -53,8 +53,8 @@ def add_demo(commands: Any) -> None:
     """Adds ``vqgan demo``."""
     summary = "Photographs to tokens and back, a small prior, new images, and a report to look at."
     parser = add_command(commands, "demo", summary, _demo)
-    parser.add_argument("--output", default="demo-output", help="folder for everything (demo-output)")
-    parser.add_argument("--input", help="your own images instead of the photographs that come along")
+    parser.add_argument("--output", default="demo-output", help="folder for everything")
+    parser.add_argument("--input", help="your own images (default: photographs that come along)")
 
 
 def _demo(args: argparse.Namespace, unknown: Sequence[str]) -> int:
@@ -62,4 +62,22 @@ def _demo(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 
     check_flags(unknown, args.parser, beam=False)
     run_demo(args.output, args.input)
+    return 0
+
+
+def add_completion(commands: Any) -> None:
+    """Adds ``vqgan completion``."""
+    summary = (
+        "Print a script that completes commands and flags in a shell; its first line says where it goes."
+    )
+    parser = add_command(commands, "completion", summary, _completion)
+    parser.add_argument("shell", choices=SHELLS, help="which shell")
+    parser.set_defaults(commands=commands)
+
+
+def _completion(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.completion import render_completion
+
+    check_flags(unknown, args.parser, beam=False)
+    print(render_completion(args.commands, args.shell), end="")
     return 0

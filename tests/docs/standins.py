@@ -27,7 +27,7 @@ TRAINING = (
     "train.steps=3", "train.batch_size=4", "train.evaluate_every=3", "train.save_every=3",
     "codebook.autoencoder_steps=0", "adversarial.weight=0", "loss.perceptual=0", "train.best=psnr",
 )  # fmt: skip
-_PRIOR = (
+PRIOR_TRAINING = (
     "model.layers=1", "model.heads=2", "model.width=16", "model.hidden=16", "data.samples=2",
     "data.validation_limit=8", "train.steps=3", "train.batch_size=4", "train.evaluate_every=3",
     "train.save_every=3", "data.holdout=5",
@@ -41,7 +41,7 @@ def small_training(old: str) -> Change:
 
 def small_prior(old: str) -> Change:
     """A change that makes ``vqgan train-prior`` short."""
-    return Change(old, f"{old} {_flags(_PRIOR)}", "minutes")
+    return Change(old, f"{old} {_flags(PRIOR_TRAINING)}", "minutes")
 
 
 def _flags(settings: Sequence[str]) -> str:

@@ -96,7 +96,7 @@ def test_nothing_of_the_extras_comes_along(base: Environment) -> None:
 
 
 def test_tokenize_then_verify(base: Environment, tokens: Path) -> None:
-    assert "11 planned, 10 images, 10 rows, 1 rejects" in base.vqgan("verify", "tokens/").stdout
+    assert "11 planned, 10 images, 10 rows, 1 reject" in base.vqgan("verify", "tokens/").stdout
     base.vqgan("verify", "tokens/", "--codec", "tiny", "--input", PHOTOS)
 
 
@@ -114,7 +114,7 @@ def test_decode(base: Environment, tokens: Path) -> None:
 
 def test_evaluate(base: Environment) -> None:
     metrics = ("--metrics", "psnr,ssim,l1")
-    text = base.vqgan("evaluate", "--codec", "tiny", "--data", PHOTOS, *SIZE, *metrics, "--json").stdout
+    text = base.vqgan("evaluate", "--codec", "tiny", "--input", PHOTOS, *SIZE, *metrics, "--json").stdout
     (codec,) = json.loads(text)["codecs"]
     assert codec["figures"]["psnr"]["value"] > 15
 
@@ -132,7 +132,7 @@ def test_checkpoints_that_need_no_extra(name: str, base: Environment) -> None:
 
 TOKENIZE = ("tokenize", "--output", "out")
 TRAIN = ("grain, tensorboardX", "'grain>=0.2.18' 'optax>=0.2.6' 'tensorboardX>=2.6'$")
-IMPORT = ("safetensors", "pyyaml safetensors$")
+IMPORT = ("safetensors", "pip install safetensors$")
 GCP = ("google.cloud.dataflow", "'apache-beam\\[gcp\\]'$")
 ON_HUB = ("huggingface_hub", "huggingface-hub$")
 FROM_TFDS = (
@@ -144,7 +144,7 @@ FROM_TFDS = (
 @pytest.mark.parametrize(
     ("command", "missing", "installs"),
     [
-        (["train", "--data", PHOTOS, "--output", "run"], *TRAIN),
+        (["train", "--input", PHOTOS, "--output", "run"], *TRAIN),
         (["train-prior", "--tokens", "tokens", "--output", "run"], *TRAIN),
         (["demo"], *TRAIN),
         ([*TOKENIZE, "--input", PHOTOS, "--codec", "tiny", "--runner=DataflowRunner"], *GCP),
@@ -153,8 +153,8 @@ FROM_TFDS = (
         (["export", "tiny", "out", "--to", "safetensors"], *IMPORT),
         (["push", "tiny", "owner/name"], *ON_HUB),
         ([*TOKENIZE, "--input", PHOTOS, "--codec", HUB], *ON_HUB),
-        (["evaluate", "--codec", HUB, "--data", PHOTOS, "--output", "out"], *ON_HUB),
-        (["evaluate", "--codec", "tiny", "--data", TFDS, "--output", "out"], *FROM_TFDS),
+        (["evaluate", "--codec", HUB, "--input", PHOTOS, "--output", "out"], *ON_HUB),
+        (["evaluate", "--codec", "tiny", "--input", TFDS, "--output", "out"], *FROM_TFDS),
         ([*TOKENIZE, "--input", TFDS, "--codec", "tiny"], *FROM_TFDS),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value.split()[0],
@@ -169,9 +169,9 @@ def test_what_needs_an_extra_says_so(
 
 def test_extra_train(with_extra: WithExtra, base: Environment, tokens: Path) -> None:
     train = with_extra("train")
-    train.vqgan("train", "--data", PHOTOS, "--output", "run", *settings(CODEC_SETTINGS))
+    train.vqgan("train", "--input", PHOTOS, "--output", "run", *settings(CODEC_SETTINGS))
     train.vqgan("train-prior", "--tokens", tokens, "--output", "prior", *settings(PRIOR_SETTINGS))
-    line = train.refuses("train", "--data", PHOTOS, "--output", "other", "--init", GOLDEN / "diffusers-vq")
+    line = train.refuses("train", "--input", PHOTOS, "--output", "other", "--init", GOLDEN / "diffusers-vq")
     assert "needs safetensors (extra 'import')" in line
     # What was trained needs no extra any more.
     base.vqgan("inspect", train.work / "run" / "codec")
@@ -183,7 +183,7 @@ def test_demo(with_extra: WithExtra) -> None:
     train.run("-c", DEMO, *PRIOR_SETTINGS)
     assert len(list((train.work / "demo" / "pictures").rglob("*.png"))) == 10
     assert (train.work / "demo" / "report.html").is_file()
-    line = train.refuses("train", "--data", PHOTOS, "--output", "logged", "--wandb", "project")
+    line = train.refuses("train", "--input", PHOTOS, "--output", "logged", "--wandb", "project")
     assert line == "vqgan train: wandb project project needs wandb (extra 'wandb'), not installed; " + (
         "install it with: pip install wandb"
     )

@@ -90,7 +90,7 @@ def test_flags_of_beam_pass(tokenize: Vqgan, few: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("inspect", "tiny"), ("verify", "x"), ("demo",), ("train", "--data=x", "--output=y")]
+    "command", [("inspect", "tiny"), ("verify", "x"), ("demo",), ("train", "--input=x", "--output=y")]
 )
 def test_flags_of_beam_are_refused_elsewhere(vqgan: Vqgan, command: tuple[str, ...]) -> None:
     result = vqgan(*command, "--runner=FnApiRunner")
@@ -138,7 +138,7 @@ def test_verify(vqgan: Vqgan, finished: Path, codec_path: str) -> None:
     result = vqgan("verify", finished / "out")
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines() == [
-        "4 shards, 1 rejects files: 41 planned, 40 images, 40 rows, 1 rejects",
+        "4 shards, 1 rejects file: 41 planned, 40 images, 40 rows, 1 reject",
         "ok",
     ]
     flags = ("--codec", codec_path, "--input", finished / "in", "--sample", 5)

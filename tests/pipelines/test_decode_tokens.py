@@ -301,7 +301,7 @@ def start(finished: Path, output: Path, files: int) -> int:
 
 
 def test_killed_processes(finished: Path, tmp_path: Path) -> None:
-    decode_tokens.run_decode(config_of(finished, tmp_path / "reference"), [])
+    assert start(finished, tmp_path / "reference", 0) == 0
     output = tmp_path / "run"
     for files in (2, 9, 16):  # at the plan, inside the first slice, inside the second
         assert start(finished, output, files) == -signal.SIGKILL, "it was not killed at work"

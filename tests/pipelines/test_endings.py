@@ -173,8 +173,8 @@ def test_a_pattern_that_the_shell_expanded(vqgan: Vqgan, few: Path) -> None:
         f"vqgan tokenize: unexpected argument '{others[0]}': the shell expands patterns; quote them, as in "
         f"--input '{few}/*.jpg'"
     )
-    trained = vqgan("train", "--data", first, *others, "--output", few.parent / "run")
-    assert trained.line.endswith(f"--data '{few}/*.jpg'")
+    trained = vqgan("train", "--input", first, *others, "--output", few.parent / "run")
+    assert trained.line.endswith(f"--input '{few}/*.jpg'")
     assert "see vqgan inspect --help" in vqgan("inspect", first, *others).line
 
 

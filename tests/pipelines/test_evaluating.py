@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pipelines.evaluating import EvaluateConfig, evaluate, select
+from pipelines.evaluating import EvaluateConfig, run_evaluation, select
 from pipelines.evaluation_metrics import (
     MetricChoice,
 )
@@ -94,7 +94,7 @@ def settings(source: Path, *codecs: str, **changes: Any) -> EvaluateConfig:
 
 
 def test_metrics_are_those_of_the_rounded_reconstruction(few: Path, codec_path: str, stand_ins: None) -> None:
-    found = evaluate(settings(few, codec_path, choice=MetricChoice()))
+    found = run_evaluation(settings(few, codec_path, choice=MetricChoice()))
     figures = {name: figure["value"] for name, figure in found["codecs"][0]["figures"].items()}
     codec = Codec.load(codec_path, batch_size=4)
     _, images = squares(few, 32)
@@ -135,7 +135,7 @@ def written(
         shutil.copy(path, root / "in")
     next((root / "in").glob("wine*")).rename(root / "in" / "<b>&,'\".jpg")
     (root / "in" / "broken.jpg").write_bytes(b"no image")
-    evaluate(settings(root / "in", codec_path, other_codec, output=str(root / "out")))
+    run_evaluation(settings(root / "in", codec_path, other_codec, output=str(root / "out")))
     return root
 
 
@@ -208,7 +208,7 @@ def test_the_page_shows_worst_and_best_of_each_codec(written: Path) -> None:
 
 
 def test_text_and_json_on_the_command_line(vqgan: Vqgan, few: Path, codec_path: str) -> None:
-    common = ["evaluate", "--codec", codec_path, "--data", few, "--batch-size", 4, "--limit", 3]
+    common = ["evaluate", "--codec", codec_path, "--input", few, "--batch-size", 4, "--limit", 3]
     result = vqgan(*common, "--json")
     assert (result.code, result.err) == (0, "")
     found = json.loads(result.out)
@@ -224,7 +224,7 @@ def test_a_single_image_of_another_size(few: Path, codec_path: str, stand_ins: N
     only = sorted(few.iterdir())[0]
     output = tmp_path / "out"
     config = settings(only, codec_path, choice=MetricChoice(), image_size=48, output=str(output))
-    found = evaluate(config)
+    found = run_evaluation(config)
     figures = found["codecs"][0]["figures"]
     assert figures["psnr"]["images"] == 1
     assert figures["psnr"]["lowest"] == figures["psnr"]["highest"] == figures["psnr"]["value"]
@@ -239,7 +239,7 @@ def test_a_checkpoint_of_another_code_base(
     vqgan: Vqgan, written: Path, codec_path: str, tmp_path: Path
 ) -> None:
     assert vqgan("export", codec_path, tmp_path / "foreign", "--to", "diffusers").code == 0
-    found = evaluate(settings(written / "in", str(tmp_path / "foreign"), image_size=32))
+    found = run_evaluation(settings(written / "in", str(tmp_path / "foreign"), image_size=32))
     own = json.loads((written / "out" / "evaluation.json").read_text())["codecs"][0]["figures"]
     foreign = found["codecs"][0]["figures"]
     assert foreign["psnr"]["value"] == pytest.approx(own["psnr"]["value"], rel=1e-3)
@@ -266,7 +266,7 @@ def test_what_was_asked_for_by_name_is_needed(
     monkeypatch.setattr("pipelines.evaluating.CodecEvaluation", fail)
     monkeypatch.setattr("pipelines.evaluating.collect", fail)
     with refused("these weights cannot be had"):
-        evaluate(settings(few, codec_path, choice=choice, output=str(tmp_path / "out")))
+        run_evaluation(settings(few, codec_path, choice=choice, output=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
@@ -296,15 +296,15 @@ def test_the_limit_is_a_sample_that_does_not_depend_on_the_order(photos: Path) -
 
 def test_nothing_to_measure(few: Path, codec_path: str, tmp_path: Path, refused: Any) -> None:
     with refused("leaves none of its 10 images; use --split all"):
-        evaluate(settings(few, codec_path, split="train", holdout=1))
+        run_evaluation(settings(few, codec_path, split="train", holdout=1))
     empty = tmp_path / "empty"
     empty.mkdir()
     with refused("there are no images in it"):
-        evaluate(settings(empty, codec_path))
+        run_evaluation(settings(empty, codec_path))
     for name in ("a.jpg", "b.jpg"):
         (empty / name).write_bytes(b"no image")
     with refused("none of its 2 images can be used, such as 'a.jpg' .*; nothing was measured"):
-        evaluate(settings(empty, codec_path))
+        run_evaluation(settings(empty, codec_path))
 
 
 @pytest.mark.parametrize(
@@ -324,15 +324,15 @@ def test_nothing_to_measure(few: Path, codec_path: str, tmp_path: Path, refused:
     ],
 )
 def test_mistakes(vqgan: Vqgan, few: Path, codec_path: str, flags: list[Any], says: str) -> None:
-    result = vqgan("evaluate", "--codec", codec_path, "--data", few, *flags)
+    result = vqgan("evaluate", "--codec", codec_path, "--input", few, *flags)
     assert (result.code, says in result.line) == (2, True), result.err
 
 
 def test_the_same_codec_twice(vqgan: Vqgan, few: Path, codec_path: str) -> None:
-    result = vqgan("evaluate", "--codec", codec_path, "--codec", codec_path, "--data", few)
+    result = vqgan("evaluate", "--codec", codec_path, "--codec", codec_path, "--input", few)
     assert (result.code, "give one codec, or several different ones" in result.line) == (2, True)
 
 
 def test_codecs_of_different_resolutions_need_a_size(few: Path, codec_path: str, refused: Any) -> None:
     with refused("these codecs are for 32, 128 pixels: give --image-size"):
-        evaluate(settings(few, codec_path, "tiny"))
+        run_evaluation(settings(few, codec_path, "tiny"))

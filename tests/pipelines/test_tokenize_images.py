@@ -117,10 +117,10 @@ def test_a_finished_run_again_says_so(vqgan: Vqgan, few: Path, codec_path: str, 
     ]
     first = vqgan(*argv)
     assert first.code == 0
-    assert "10 images in 1 slices" in first.err
+    assert "10 images in 1 slice," in first.err
     again = vqgan(*argv)
     assert again.code == 0
-    assert "is complete (10 images, 10 rows, 0 rejects, 1 shards" in again.line
+    assert "is complete (10 images, 10 rows, 0 rejects, 1 shard," in again.line
 
 
 def change_file(folder: Path) -> None:

@@ -38,7 +38,7 @@ TOY_SETTINGS = (
 
 def command(source: Path, run: Path, *more: Any) -> list[Any]:
     settings = [part for setting in TOY_SETTINGS for part in ("--set", setting)]
-    return ["train", "--data", source, "--output", run, *settings, *more]
+    return ["train", "--input", source, "--output", run, *settings, *more]
 
 
 def test_settings_reach_their_section() -> None:
@@ -81,7 +81,7 @@ def test_settings_reach_their_section() -> None:
     ],
 )
 def test_wrong_settings(vqgan: Vqgan, photos: Path, tmp_path: Path, setting: str, says: str) -> None:
-    result = vqgan("train", "--data", photos, "--output", tmp_path / "run", "--set", setting, "--quiet")
+    result = vqgan("train", "--input", photos, "--output", tmp_path / "run", "--set", setting, "--quiet")
     assert (result.code, says in result.line) == (2, True), result.err
     assert not (tmp_path / "run").exists()
 
@@ -123,7 +123,7 @@ def test_entropy_loss_needs_a_quantizer_that_has_one() -> None:
 
 
 def test_unknown_preset(vqgan: Vqgan, photos: Path, tmp_path: Path) -> None:
-    result = vqgan("train", "--data", photos, "--output", tmp_path / "c", "--preset", "huge")
+    result = vqgan("train", "--input", photos, "--output", tmp_path / "c", "--preset", "huge")
     assert (result.code, "--preset huge: known are" in result.line) == (2, True)
 
 
@@ -163,7 +163,7 @@ def test_all_too_small(vqgan: Vqgan, few: Path, tmp_path: Path, monkeypatch: pyt
     def made(*_: Any) -> None:
         raise UserError("as far as this")
 
-    monkeypatch.setattr("vqgan.training.codec.run.train_codec", made)
+    monkeypatch.setattr("vqgan.training.codec.run.fit_codec", made)
     result = vqgan(*command(few, tmp_path / "run", *larger, "--quiet"))
     assert result.code == 2
     assert "images can be used; see the reasons of the rejects in " in result.line
@@ -220,7 +220,7 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(argv(root / "in", root / "run"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "step 8 of 8" in done.stderr
-    assert "1 images could not be used" in done.stderr
+    assert "1 image could not be used" in done.stderr
     return root
 
 

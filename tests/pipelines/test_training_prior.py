@@ -269,7 +269,7 @@ def test_classes_and_a_condition(
 ) -> None:
     """The rows that training and validation are given have the condition of the same picture."""
     seen: list[PriorRows] = []
-    real = prior_run.train_prior
+    real = prior_run.fit_prior
 
     def watched(job: Any, batches: Any, validation: PriorRows) -> Any:
         start = batches.get_state()
@@ -277,7 +277,7 @@ def test_classes_and_a_condition(
         batches.set_state(start)
         return real(job, batches, validation)
 
-    monkeypatch.setattr(prior_run, "train_prior", watched)
+    monkeypatch.setattr(prior_run, "fit_prior", watched)
     once = ["--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "data.samples=0"]
     result = vqgan(*command(labelled, tmp_path / "run", *once, "--condition", sketches))
     assert result.code == 0, result.err

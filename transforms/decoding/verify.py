@@ -22,7 +22,7 @@ from transforms.decoding.plan import PARTS_FILE, TokenInput, make_decode_plan, r
 from transforms.sharded.plan import PLAN_FILE, Plan
 from transforms.sharded.verify import Verifier, reasons_of
 from vqgan import filesystems
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 
 
 class ImageVerifier(Verifier):
@@ -102,13 +102,14 @@ class ImageVerifier(Verifier):
             grid=manifest["grid"],
             slices=max(tokens.slices, self.plan.slices),
         )
-        return build_image_manifest(self.plan, self.totals, manifest["codec"], expected, metadata)
+        return build_image_manifest(self.plan, self.totals, self.codec(), expected, metadata)
 
     def summary(self) -> str:
         counts, rejected = self.manifest["counts"], len(self.manifest["rejects"])
         return (
-            f"{self.plan.slices} slices of images ({self.container}), {rejected} rejects files: "
-            f"{counts['planned']} planned, {counts['images']} images, {counts['rejects']} rejects"
+            f"{counted(self.plan.slices, 'slice')} of images ({self.container}), "
+            f"{counted(rejected, 'rejects file')}: {counts['planned']} planned, "
+            f"{counted(counts['images'], 'image')}, {counted(counts['rejects'], 'reject')}"
         )
 
     def _check_footer(self, number: int, name: str, metadata: IndexMetadata, rows: int) -> None:
@@ -137,7 +138,7 @@ class ImageVerifier(Verifier):
             rows[row.key, row.view] += 1
             total += row.bytes
         if changed:
-            self.problems.append(f"{name}: {len(changed)} images have changed, such as {changed[0]}")
+            self.problems.append(f"{name}: {counted(len(changed), 'image')} changed, such as {changed[0]}")
         if len(rows) < rows.total():
             self.problems.append(f"{name}: {rows.total() - len(rows)} rows occur more than once")
         return total
@@ -159,4 +160,4 @@ class ImageVerifier(Verifier):
         metadata = 1
         found = sum(info.is_file for info in filesystem.get_file_info(selector)) - metadata
         if found > (images := self.manifest["counts"]["images"]):
-            self.problems.append(f"{IMAGES_FOLDER}/: {found - images} files belong to no index")
+            self.problems.append(f"{IMAGES_FOLDER}/: {counted(found - images, 'file')} in no index")

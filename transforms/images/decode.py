@@ -183,12 +183,12 @@ def prepare(data: bytes, key: str, decode_config: DecodeConfig, geometry: Geomet
 
 
 def decoding(data: bytes, config: DecodeConfig, wanted: int | None, use: Callable[[Decoded], T]) -> T:
-    """Decodes an image as :func:`decode` does, and has its pixels used within the budget of all threads.
+    """Decodes like :func:`decode_image`, and has the pixels used within the budget of all threads.
 
     Args:
       data: the whole file.
       config: limits.
-      wanted: see :func:`decode`.
+      wanted: see :func:`decode_image`.
       use: what to do with the pixels; closes them where they are not kept.
 
     Raises:
@@ -267,7 +267,7 @@ def _open_with_extras(data: bytes) -> Image.Image:
     raise Reject("decode", *name_unread(data, _FORMATS))
 
 
-def decode(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Decoded:
+def decode_image(data: bytes, config: DecodeConfig, wanted: int | None = None) -> Decoded:
     """Decodes an image file to upright RGB.
 
     Args:

@@ -5,7 +5,8 @@ import threading
 import time
 from typing import TextIO
 
-from tqdm import tqdm
+from vqgan.errors import counted
+from vqgan.extras import progress_bar
 
 PLAIN_INTERVAL = 10.0  # seconds between lines where nobody watches a terminal
 
@@ -13,7 +14,7 @@ PLAIN_INTERVAL = 10.0  # seconds between lines where nobody watches a terminal
 class Progress:
     """Counts images and rejects, and shows rate and time left.
 
-    On a terminal it is one line that changes; elsewhere a plain line now and then.
+    On a terminal and in a notebook it is one line that changes; elsewhere a plain line now and then.
     """
 
     def __init__(self, total: int, stream: TextIO | None = None, quiet: bool = False):
@@ -24,8 +25,7 @@ class Progress:
         self._quiet = quiet
         self._lock = threading.Lock()
         self._started = self._last_line = time.monotonic()
-        terminal = self._stream.isatty() and not quiet
-        self._bar = tqdm(total=total, unit="img", file=self._stream, dynamic_ncols=True) if terminal else None
+        self._bar = None if quiet else progress_bar(self._stream, total=total, unit="img")
 
     def __call__(self, images: int, rejects: int) -> None:
         """Counts what has been done since the last call."""
@@ -44,9 +44,8 @@ class Progress:
         done = self.images + self.rejects
         rate = done / max(time.monotonic() - self._started, 1e-9)
         left = (self._total - done) / rate if rate else float("inf")
-        return (
-            f"{done} of {self._total} images, {rate:.1f} images/s, {left:.0f} s left, {self.rejects} rejects"
-        )
+        rejects = counted(self.rejects, "reject")
+        return f"{done} of {self._total} images, {rate:.1f} images/s, {left:.0f} s left, {rejects}"
 
     def close(self) -> None:
         """Ends the changing line."""

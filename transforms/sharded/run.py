@@ -16,7 +16,7 @@ from transforms.sharded.plan import (
 )
 from transforms.sources.reading import RESTORE
 from vqgan import filesystems
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE, check_parts, read_manifest
 
 Say = Callable[[str], None]
@@ -121,7 +121,7 @@ def exit_code(output: str, manifest: Mapping[str, Any], made: str) -> int:
     reasons = sorted(manifest["reject_reasons"].items(), key=lambda item: -item[1])
     shown = [f"{reason} ({count})" for reason, count in reasons[:REASONS_SHOWN]]
     if len(reasons) > len(shown):
-        shown.append(f"{len(reasons) - len(shown)} other reasons")
+        shown.append(counted(len(reasons) - len(shown), "other reason"))
     why = f"all {counts['rejects']} were rejected, {', '.join(shown)}" if shown else "there was nothing to do"
     _say(f"{output}: no {made} were made: {why}")
     return 1
@@ -199,7 +199,8 @@ def _finished_manifest(run: PlannedRun, say: Say) -> dict[str, Any] | None:
         say(f"{run.output} is complete ({run.counts(manifest)}); nothing to do")
         return manifest
     if missing:
-        say(f"{run.output}: {len(missing)} files are missing or damaged, such as {missing[0]}; made again")
+        files = counted(len(missing), "file")
+        say(f"{run.output}: {files} missing or damaged, such as {missing[0]}; made again")
     else:
         say(f"{run.output}: images that could not be read now can, as in {outdated[0]}; made again")
     for name in missing:  # or what is left of one could be taken for whole

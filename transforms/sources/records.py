@@ -158,7 +158,7 @@ def read_examples(
         yield functools.partial(_load, layout, read)
 
 
-def sample(location: Location, form: RecordFormat, files: Iterable[str]) -> list[bytes]:
+def sample_records(location: Location, form: RecordFormat, files: Iterable[str]) -> list[bytes]:
     """Returns the first records of the first file that has any that can be read."""
     for name in files:
         try:
@@ -258,7 +258,9 @@ class TFRecordSource:
             return []
         location = locate(self.config.input)
         files = (found.file for found in container_files(location, "tfrecord"))
-        return infer_fields(self.config.input, self.config.columns, sample(location, TFRecords(), files))
+        return infer_fields(
+            self.config.input, self.config.columns, sample_records(location, TFRecords(), files)
+        )
 
     def class_names(self) -> None:
         """Gives None: classes are numbers here."""

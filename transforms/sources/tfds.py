@@ -27,7 +27,7 @@ from transforms.sources.records import (
     RecordFormat,
     TFRecords,
     read_examples,
-    sample,
+    sample_records,
 )
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
@@ -263,7 +263,7 @@ class TFDSSource:
         if not self.config.columns:
             return []
         prepared = load_metadata(self.config.input)
-        records = sample(prepared.location, _FORMATS[prepared.file_format], prepared.records)
+        records = sample_records(prepared.location, _FORMATS[prepared.file_format], prepared.records)
         return infer_fields(self.config.input, self.config.columns, records)
 
     def class_names(self) -> Names | None:

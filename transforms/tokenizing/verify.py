@@ -23,7 +23,7 @@ from transforms.sharded.verify import Verifier, contradictions, reasons_of
 from transforms.tokenizing.manifest import TokenSlice, TokenTotals, build_token_manifest
 from vqgan import filesystems
 from vqgan.config import from_dict
-from vqgan.errors import UserError, first_line
+from vqgan.errors import UserError, counted, first_line
 from vqgan.shards import Shard, open_shard, shard_name, shard_schema
 
 _OF_THE_TABLE = ("version", "input", "cut")
@@ -129,16 +129,16 @@ class TokenVerifier(Verifier):
             self.problems.append("manifest.json: the codebook's histogram is not that of the tokens")
 
     def rebuild_manifest(self) -> dict[str, Any]:
-        rebuilt = build_token_manifest(self.plan, self.totals, self.manifest["codec"], self.manifest["grid"])
+        rebuilt = build_token_manifest(self.plan, self.totals, self.codec(), self.manifest["grid"])
         rebuilt["codebook"]["histogram"] = self.manifest["codebook"]["histogram"]  # compared above
         return rebuilt
 
     def summary(self) -> str:
-        counts = self.manifest["counts"]
+        counts, rejected = self.manifest["counts"], len(self.manifest["rejects"])
         return (
-            f"{self.plan.slices} shards, {len(self.manifest['rejects'])} rejects files: "
-            f"{counts['planned']} planned, {counts['images']} images, {counts['rows']} rows, "
-            f"{counts['rejects']} rejects"
+            f"{counted(self.plan.slices, 'shard')}, {counted(rejected, 'rejects file')}: "
+            f"{counts['planned']} planned, {counted(counts['images'], 'image')}, "
+            f"{counted(counts['rows'], 'row')}, {counted(counts['rejects'], 'reject')}"
         )
 
     def _views(self) -> int:

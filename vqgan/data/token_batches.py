@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from vqgan.data import VIEW_CHOICES
 from vqgan.data.row_groups import ROW_GROUPS_MIXED, gather
 from vqgan.data.shuffle import EndlessOrder, IndexStream, Mixture, block_layout, epoch_order
 from vqgan.data.token_shards import column_kind
 from vqgan.data.tokens import TokenBatch, TokenSet, as_batch, called, shape
 from vqgan.errors import UserError
 
-VIEW_CHOICES = ("all", "one")
 _STATE_VERSION = 1
 
 
 def token_batches(
-    sets: Sequence[TokenSet],
+    sets: TokenSet | Sequence[TokenSet],
     batch_size: int,
     seed: int,
     *,
@@ -37,8 +37,14 @@ def token_batches(
     dropped where a round ends. Rows in memory are mixed as a whole; of a data set on disk some tens of row
     groups are mixed at a time.
 
+    >>> from vqgan import open_tokens, token_batches
+    >>> batches = token_batches(open_tokens("tokens/"), batch_size=4, seed=0)
+    >>> batch = next(batches)
+    >>> batch.tokens.shape, batch.labels.shape  # int32 both, a label is -1 where there is none
+    ((4, 64), (4,))
+
     Args:
-      sets: what to read: data sets of one codec, grid and choice of columns.
+      sets: what to read: a data set, or several of one codec, grid and choice of columns.
       batch_size: rows in a batch of this host.
       seed: of the order, not negative.
       weights: share of each set in every stretch of some thousand rows. None: the sets are as one, so each
@@ -50,6 +56,7 @@ def token_batches(
     Raises:
       UserError: no rows, sets that do not go together, weights that cannot be met.
     """
+    sets = [sets] if isinstance(sets, TokenSet) else sets
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} rows: it must be at least 1")
     if views not in VIEW_CHOICES:

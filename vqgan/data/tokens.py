@@ -35,7 +35,7 @@ class TokenBatch(NamedTuple):
 
     tokens: np.ndarray
     labels: np.ndarray
-    columns: dict[str, np.ndarray | list]
+    columns: dict[str, np.ndarray | list[Any]]
 
 
 class TokenSet:
@@ -132,6 +132,13 @@ def open_tokens(
 ) -> TokenSet:
     """Opens a finished data set, after comparing every shard's size and footer with the manifest.
 
+    >>> from vqgan import open_tokens
+    >>> tokens = open_tokens("tokens/")
+    >>> len(tokens), tokens.grid, tokens.codebook_size
+    (10, (8, 8), 1024)
+    >>> tokens.take([0, 3]).tokens.shape  # int32, each row a grid row by row
+    (2, 64)
+
     Args:
       path: folder or URI that ``vqgan tokenize`` or ``vqgan sample`` has written, or
         ``hf://datasets/owner/name[@revision]`` of one that ``vqgan push`` has uploaded.
@@ -208,7 +215,7 @@ def called(fingerprint: str, name: str) -> str:
     return fingerprint[:12] + (f" ({name})" if name else "")
 
 
-def _values(values: pa.Array, field: pa.Field) -> np.ndarray | list:
+def _values(values: pa.Array, field: pa.Field) -> np.ndarray | list[Any]:
     """Returns a column as an array where each row must have a value of the same shape, else as a list."""
     if not field.nullable and _is_number(field.type):
         return values.to_numpy(zero_copy_only=False)

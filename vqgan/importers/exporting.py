@@ -42,7 +42,7 @@ def export_checkpoint(
       The folder.
 
     Raises:
-      UserError: the format cannot express the architecture, or the files are there already.
+      UserError: the format cannot express the architecture, or there is something in the folder already.
     """
     require_extra("import", "export", "safetensors")
     from safetensors.numpy import save_file
@@ -54,6 +54,7 @@ def export_checkpoint(
     file = path / (WEIGHTS_FILE if to == "diffusers" else "model.safetensors")
     if file.exists():
         raise UserError(f"{file}: exists already; give another folder")
+    _check_empty(path)
     path.mkdir(parents=True, exist_ok=True)
     tensors = {
         _foreign_name(name, layout, config): _for_torch(name, value, linear=to == "diffusers")
@@ -65,6 +66,15 @@ def export_checkpoint(
     native = _diffusers_config(config) if to == "diffusers" else to_dict(config)
     (path / "config.json").write_text(json.dumps(native, indent=2) + "\n")
     return path
+
+
+def _check_empty(path: Path) -> None:
+    if path.is_dir():
+        others = sorted(entry.name for entry in path.iterdir())
+        if others:
+            raise UserError(f"{path}: there is something else in it, such as {others[0]}; give a new folder")
+    elif path.exists():
+        raise UserError(f"{path}: is a file; give a new folder")
 
 
 def _layout(to: str, config: ModelConfig) -> KeyLayout:

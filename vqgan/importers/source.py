@@ -16,7 +16,6 @@ from typing import Any
 
 from vqgan.downloads import fetching, is_dataset, is_hub, is_missing, is_unreachable, require_library
 from vqgan.errors import UserError
-from vqgan.extras import require_extra
 from vqgan.importers.containers import sniff
 from vqgan.importers.layout import NativeConfig
 
@@ -223,7 +222,6 @@ def _read_config(path: Path, strict: bool) -> NativeConfig | None:
 
 
 def _parse_yaml(text: str, path: Path) -> Any:
-    require_extra("import", str(path), "yaml")
     import yaml
 
     loader = yaml.SafeLoader(text)

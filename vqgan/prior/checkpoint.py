@@ -10,6 +10,8 @@ Reading ``prior.json`` needs neither JAX nor Orbax.
 """
 
 import dataclasses
+import difflib
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,8 @@ from vqgan.prior.config import PriorConfig, prior_parameter_count, prior_paramet
 
 FOLDER = folders.FolderKind("prior", "prior.json", 1)
 WEIGHTS = "weights"
+NO_CLASS = "none"
+"""In place of a class's name: no class."""
 CARD_TASK = "unconditional-image-generation"
 CARD_TAGS = ("vqgan", "image-generation", "transformer", "jax")
 _PATTERNS = (FOLDER.document, "README.md", f"{WEIGHTS}/*")
@@ -197,6 +201,40 @@ def require_codec(info: PriorInfo, fingerprint: str, name: str) -> None:
             f"({info.codec.fingerprint[:12]}), not those of {name or 'a codec without a name'} "
             f"({fingerprint[:12]}); give the codec or data set that belongs to it"
         )
+
+
+def class_numbers(prior: PriorInfo, labels: Sequence[int | str | None]) -> list[int | None]:
+    """Returns classes by number, None for no class.
+
+    Args:
+      prior: whose classes they are.
+      labels: numbers, names, or numbers as texts; None, -1 and :data:`NO_CLASS` are no class. All of the
+        prior's where there are none, for a prior without classes no class.
+
+    Raises:
+      UserError: the prior has no classes, or none of that name.
+    """
+    count = prior.config.classes
+    if not labels:
+        return list(range(count)) if count else [None]
+    return [_class_number(prior, label) for label in labels]
+
+
+def _class_number(prior: PriorInfo, label: int | str | None) -> int | None:
+    count = prior.config.classes
+    is_number = isinstance(label, numbers.Integral)
+    if label is None or label == NO_CLASS or (is_number and label == -1):
+        return None
+    name = str(label)
+    if not count:
+        raise UserError(f"class {name}: this prior was trained without classes; leave it out")
+    if name in prior.class_names and not is_number:
+        return prior.class_names.index(name)
+    if name.isdecimal() and int(name) < count:
+        return int(name)
+    near = [] if name.isdecimal() else difflib.get_close_matches(name, prior.class_names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"give a number from 0 to {count - 1}, or {NO_CLASS}"
+    raise UserError(f"class {name}: there is no such class; {hint}")
 
 
 def prior_fingerprint(config: PriorConfig, weights: Mapping[str, np.ndarray]) -> str:

@@ -13,7 +13,7 @@ from flax import nnx
 
 from vqgan.prior.config import ObjectiveConfig, check_objective
 from vqgan.prior.mask_schedules import random_mask, training_mask_counts
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 
 VALIDATION_SEED = 2202_04200
 VALIDATION_SCHEDULE = "cosine"
@@ -37,7 +37,7 @@ class Objective(NamedTuple):
 
 
 def training_loss(
-    prior: Prior,
+    prior: PriorTransformer,
     tokens: jax.Array,
     labels: jax.Array,
     condition: jax.Array | None,
@@ -74,7 +74,11 @@ def training_loss(
 
 
 def validation_loss(
-    prior: Prior, tokens: jax.Array, labels: jax.Array, condition: jax.Array | None, valid: jax.Array
+    prior: PriorTransformer,
+    tokens: jax.Array,
+    labels: jax.Array,
+    condition: jax.Array | None,
+    valid: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Sums the losses of a batch, and counts the tokens that the sum is over; nothing is random.
 
@@ -161,7 +165,7 @@ def _average(logits: jax.Array, tokens: jax.Array, predicted: jax.Array, label_s
     return Objective(loss, weight, jax.lax.stop_gradient(scalars))
 
 
-def _class_rows(prior: Prior, labels: jax.Array) -> jax.Array:
+def _class_rows(prior: PriorTransformer, labels: jax.Array) -> jax.Array:
     """Returns rows of the class embedding; the last one is no class."""
     classes = prior.config.classes
     return jnp.where(labels < 0, classes, labels) if classes else jnp.zeros_like(labels)

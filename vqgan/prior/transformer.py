@@ -221,7 +221,7 @@ class Block(nnx.Module):
         return x + self.feed_forward(self.feed_forward_norm(x)), cache
 
 
-class Prior(nnx.Module):
+class PriorTransformer(nnx.Module):
     """A prior over token grids.
 
     Call it for the logits of whole sequences. Sampling takes :meth:`prefix_inputs` and :meth:`token_inputs`

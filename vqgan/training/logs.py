@@ -21,10 +21,9 @@ from typing import Any, Protocol, TextIO
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from vqgan.errors import UserError
-from vqgan.extras import require_extra
+from vqgan.extras import is_watched, progress_bar, require_extra
 from vqgan.filesystems import write_atomically, write_error
 
 METRICS_FILE = "metrics.jsonl"
@@ -301,15 +300,15 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 class ProgressLine:
-    """How far a run is: one line that changes on a terminal, elsewhere a plain line now and then."""
+    """How far a run is: one line that changes where somebody watches, elsewhere a plain line now and then."""
 
     def __init__(
         self, stream: TextIO | None = None, *, quiet: bool = False, interval: float = PLAIN_INTERVAL
     ):
         self._stream = stream or sys.stderr
         self._quiet = quiet
-        self._terminal = self._stream.isatty() and not quiet
-        self._interval = TERMINAL_INTERVAL if self._terminal else interval
+        self._watched = is_watched(self._stream) and not quiet
+        self._interval = TERMINAL_INTERVAL if self._watched else interval
         self._last = -math.inf
         self._bar: Any = None
 
@@ -326,12 +325,12 @@ class ProgressLine:
             return
         self._last = time.monotonic()
         rest = _status(values, images_per_second, seconds_left)
-        if not self._terminal:
+        if not self._watched:
             print(f"step {step} of {steps}, {rest}", file=self._stream, flush=True)
             return
         if self._bar is None:
             form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{desc}]"
-            self._bar = tqdm(total=steps, file=self._stream, dynamic_ncols=True, bar_format=form)
+            self._bar = progress_bar(self._stream, total=steps, bar_format=form)
         self._bar.n = step
         self._bar.set_description_str(rest)
 

@@ -40,7 +40,8 @@ class LoopConfig:
       save_every: steps between checkpoints; one is also written at the end and at SIGTERM. While steps are
         skipped none is written: the first good step after them is followed by one.
       keep: checkpoints that are kept, the newest.
-      best: metric of the evaluation by which the best model is chosen, one of :data:`HIGHER_IS_BETTER`.
+      best: metric of the evaluation by which the best model is chosen: ``psnr``, ``lpips``, ``l1``,
+        ``perplexity`` or ``used_codes`` of a codec, ``loss`` or ``bits`` of a prior.
       max_skipped: consecutive steps with a loss or gradient that is not finite, after which the run stops.
     """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from vqgan.config import to_dict
+from vqgan.config import RUN_FILE, to_dict
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
 from vqgan.filesystems import write_atomically
@@ -32,12 +32,13 @@ class TrainingRun:
 
     Attributes:
       config: everything that decides on the result.
-      folder: of the run: ``config.json``, ``checkpoints/``, ``metrics.jsonl``, ``tensorboard/``,
-        ``sheets/`` (image grids), ``report.html``, and the best model in a folder of its own.
+      folder: of the run: ``config.json``, ``run.yaml``, ``checkpoints/``, ``metrics.jsonl``,
+        ``tensorboard/``, ``sheets/`` (image grids), ``report.html``, and the best model in a folder.
       data: what the data are, so that others are not taken for them when the run goes on.
       card: what the model's card says beside configuration and metrics.
       quiet: print errors only.
       wandb_project: also log to Weights & Biases.
+      record: the settings of the command as a file, which is left in the folder; empty for none.
     """
 
     config: Any
@@ -46,6 +47,7 @@ class TrainingRun:
     card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     quiet: bool = False
     wandb_project: str | None = None
+    record: bytes = b""
 
     def carry_out(
         self,
@@ -73,6 +75,8 @@ class TrainingRun:
           UserError: a folder of another run, a loss that is not finite, or a place that cannot be written to.
         """
         check_same_run(self.folder, {**to_dict(self.config), **identity, "data_sha256": self.data}, free)
+        if self.record:
+            write_atomically(self.folder / RUN_FILE, self.record)
         recover()
         progress = ProgressLine(quiet=self.quiet)
         logs = {"quiet": self.quiet, "wandb_project": self.wandb_project}

@@ -119,12 +119,12 @@ def swap_tars(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("container", "damage", "problem"),
     [
-        ("files", lambda f: flip(a_picture(f)), "1 images have changed, such as images/"),
+        ("files", lambda f: flip(a_picture(f)), "1 image changed, such as images/"),
         ("files", lambda f: a_picture(f).unlink(), "images/.*cannot be read"),
         (
             "files",
             lambda f: shutil.copy(a_picture(f), f / "images" / "more.png"),
-            "1 files belong to no index",
+            "1 file in no index",
         ),
         ("files", lambda f: flip(f / INDEX), f"{INDEX} has changed"),
         ("files", lambda f: (f / INDEX).unlink(), f"{INDEX} is missing"),

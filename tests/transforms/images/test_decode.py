@@ -23,7 +23,8 @@ from PIL import Image, IptcImagePlugin, PngImagePlugin
 from transforms.images import color
 from transforms.images import decode as decoding
 from transforms.images.crops import Geometry
-from transforms.images.decode import DecodeConfig, Reject, decode, open_image, prepare
+from transforms.images.decode import DecodeConfig, Reject, open_image, prepare
+from transforms.images.decode import decode_image as decode
 from vqgan.config import from_dict, to_dict
 from vqgan.errors import UserError
 

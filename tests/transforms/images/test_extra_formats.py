@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transforms.images.decode import DecodeConfig, Reject, decode
+from transforms.images.decode import DecodeConfig, Reject
+from transforms.images.decode import decode_image as decode
 from transforms.images.extra_formats import open_jxl
 from transforms.images.jxl import JxlHeader, read_jxl_header
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from tests.transforms.images.writers import jpeg_block, pack, png_chunk, write_png, write_psd, write_tiff
-from transforms.images.decode import DecodeConfig, Reject, decode
+from transforms.images.decode import DecodeConfig, Reject
+from transforms.images.decode import decode_image as decode
 
 HEIGHT, WIDTH = 21, 37
 RNG = np.random.default_rng(11)

@@ -12,7 +12,8 @@ from PIL import Image
 from tests.transforms.images.writers import png_chunk, write_png, write_tiff
 from transforms.images import jpeg, png
 from transforms.images.config import DecodeConfig
-from transforms.images.decode import Reject, decode
+from transforms.images.decode import Reject
+from transforms.images.decode import decode_image as decode
 from vqgan.config import from_dict, to_dict
 from vqgan.errors import UserError
 

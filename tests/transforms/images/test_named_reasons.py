@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transforms.images.decode import DecodeConfig, Reject, decode
+from transforms.images.decode import DecodeConfig, Reject
+from transforms.images.decode import decode_image as decode
 
 PICTURE = np.add.outer(np.arange(12) * 10, np.arange(16) * 9).astype(np.uint8)
 

@@ -338,7 +338,7 @@ def turn_into_a_folder(path: Path) -> None:
         (bad_token, rf"{SHARD}: tokens outside of \[0, 64\)"),
         (other_token, "the codebook's histogram is not that of the tokens"),
         (lose_a_reject, "rejects-.*: rows is 0, expected 1"),
-        (forget_the_rejects, "1 rejects, but no rejects file"),
+        (forget_the_rejects, "1 reject, but no rejects file"),
         (forget_a_shard, f"{SHARD} is not in the manifest"),
         (forget_all_shards, f"{SHARD} is not in the manifest"),
         (another_manifest, "of different plans"),
@@ -363,7 +363,7 @@ def test_wrong_counts_are_found(data: Path, name: str) -> None:
 def test_summary(data: Path) -> None:
     problems, summary = verify_data_set(str(data))
     assert problems == []
-    assert summary == "4 shards, 1 rejects files: 21 planned, 20 images, 40 rows, 1 rejects"
+    assert summary == "4 shards, 1 rejects file: 21 planned, 20 images, 40 rows, 1 reject"
 
 
 def test_nothing_to_verify(data: Path, tmp_path: Path) -> None:
@@ -420,3 +420,11 @@ def test_spread(sample: int, slices: int) -> None:
 
 def test_names() -> None:
     assert rejects_name(3, 10) == "rejects/rejects-00003-of-00010.parquet"
+
+
+def test_problems_can_be_printed(data: Path) -> None:
+    edit_manifest(data, lambda manifest: manifest["shards"][0].update(sha256="\0"))
+    edit_manifest(data, lambda manifest: manifest["identity"].update(dtype="\n"))
+    problems, _ = verify_data_set(str(data))
+    assert len(problems) >= 2
+    assert all(problem.isprintable() for problem in problems)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from vqgan.functional import take_apart
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,7 @@ def random_params() -> Callable[[PriorConfig], dict[str, Any]]:
 
     def params(config: PriorConfig) -> dict[str, Any]:
         rng = np.random.default_rng(0)
-        abstract = nnx.to_flat_state(take_apart(lambda: Prior(config, rngs=nnx.Rngs(0))).params)
+        abstract = nnx.to_flat_state(take_apart(lambda: PriorTransformer(config, rngs=nnx.Rngs(0))).params)
         shapes = {".".join(map(str, path)): param.shape for path, param in abstract}
         return {
             name: (rng.normal(size=shape) * 0.5 + name.endswith("scale")).astype(np.float32)

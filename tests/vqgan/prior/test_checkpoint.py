@@ -27,7 +27,7 @@ from vqgan.prior.checkpoint import (
     save_prior,
 )
 from vqgan.prior.config import PriorConfig, prior_parameter_count, prior_parameter_shapes
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 
 CONFIG = PriorConfig(codebook_size=12, grid=(2, 3), classes=3, layers=1, heads=1, width=8)
 CODEC = CodecIdentity("c0dec" * 12 + "0123", "codecs/f4|512", {"ch": 16}, 32)
@@ -96,7 +96,7 @@ def test_round_trip(saved: PriorInfo, weights: Weights) -> None:
     ],
 )
 def test_names_and_shapes_are_those_of_the_module(config: PriorConfig) -> None:
-    model = nnx.eval_shape(lambda: Prior(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: PriorTransformer(config, rngs=nnx.Rngs(0)))
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     shapes = {".".join(map(str, path)): tuple(param.shape) for path, param in flat}
     assert shapes == prior_parameter_shapes(config)
@@ -104,7 +104,7 @@ def test_names_and_shapes_are_those_of_the_module(config: PriorConfig) -> None:
 
 
 def test_saved_weights_fill_a_module(saved: PriorInfo, weights: Weights) -> None:
-    abstract = nnx.eval_shape(lambda: Prior(CONFIG, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: PriorTransformer(CONFIG, rngs=nnx.Rngs(0)))
     state = module_state(abstract, load_prior_weights(saved), "here")
     graph, _, others = nnx.split(abstract, nnx.Param, ...)
     assert same(module_weights(nnx.merge(graph, state, others)), weights)

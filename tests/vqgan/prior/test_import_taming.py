@@ -23,7 +23,7 @@ from vqgan.prior.import_taming import ImportedPrior, PriorSpec, import_taming_pr
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.request import Request
 from vqgan.prior.sampling.sampler import PriorSampler
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 
 VOCABULARY, CODES, GRID, WIDTH, HEADS = 20, 16, (2, 3), 8, 2
 LENGTH = 6
@@ -110,7 +110,7 @@ def logits(
     condition: np.ndarray | None = None,
 ) -> np.ndarray:
     """What our transformer gives with the imported weights."""
-    functional = take_apart(lambda: Prior(prior.config, rngs=nnx.Rngs(0)))
+    functional = take_apart(lambda: PriorTransformer(prior.config, rngs=nnx.Rngs(0)))
     params = {name: jnp.asarray(value) for name, value in prior.weights.items()}
     model = functional.bind(params, {})
     return np.asarray(jax.jit(model)(tokens, labels, condition))

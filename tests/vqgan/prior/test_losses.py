@@ -22,7 +22,7 @@ from vqgan.prior.losses import (
     unigram_entropy,
     validation_loss,
 )
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 
 CODES, LENGTH, CLASSES = 5, 16, 3
 CONFIG = PriorConfig(codebook_size=CODES, grid=(4, 4), classes=CLASSES, layers=1, heads=1, width=8)
@@ -190,8 +190,8 @@ def test_other_keys_hide_other_tokens() -> None:
 # Validation, with a real prior
 
 
-def structure(config: PriorConfig) -> tuple[Functional[Prior], Arrays]:
-    functional = take_apart(lambda: Prior(config, rngs=nnx.Rngs(0)))
+def structure(config: PriorConfig) -> tuple[Functional[PriorTransformer], Arrays]:
+    functional = take_apart(lambda: PriorTransformer(config, rngs=nnx.Rngs(0)))
     generator = np.random.default_rng(0)
     params = {
         ".".join(map(str, path)): generator.normal(0, 0.4, variable.shape).astype(np.float32)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vqgan.functional import Arrays, Functional, take_apart
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.transformer import Prior, apply_rotary, coordinates, rotary_table
+from vqgan.prior.transformer import PriorTransformer, apply_rotary, coordinates, rotary_table
 
 LLAMA = PriorConfig(
     codebook_size=7,
@@ -34,8 +34,8 @@ MASKED = dataclasses.replace(LLAMA, kind="masked")
 CONFIGS = {"llama": LLAMA, "gpt": GPT, "masked": MASKED}
 
 
-def structure(config: PriorConfig, **options: Any) -> Functional[Prior]:
-    return take_apart(lambda: Prior(config, rngs=nnx.Rngs(0), **options))
+def structure(config: PriorConfig, **options: Any) -> Functional[PriorTransformer]:
+    return take_apart(lambda: PriorTransformer(config, rngs=nnx.Rngs(0), **options))
 
 
 def random_params(config: PriorConfig) -> Arrays:
@@ -245,10 +245,10 @@ def test_dropout_acts_in_training_only(inputs: tuple[jax.Array, ...]) -> None:
 def test_a_missing_or_unwanted_condition_is_refused(inputs: tuple[jax.Array, ...]) -> None:
     tokens, labels, condition = inputs
     with pytest.raises(ValueError, match="no condition given"):
-        Prior(LLAMA, rngs=nnx.Rngs(0))(tokens, labels)
+        PriorTransformer(LLAMA, rngs=nnx.Rngs(0))(tokens, labels)
     plain = dataclasses.replace(LLAMA, condition_codebook_size=0, condition_grid=(0, 0))
     with pytest.raises(ValueError, match="a condition given"):
-        Prior(plain, rngs=nnx.Rngs(0))(tokens, labels, condition)
+        PriorTransformer(plain, rngs=nnx.Rngs(0))(tokens, labels, condition)
 
 
 def test_a_grid_of_one_token() -> None:

@@ -41,6 +41,14 @@ class MaskedSamplingConfig:
 class SamplingConfig:
     """How tokens are drawn.
 
+    >>> from vqgan import Prior, SamplingConfig
+    >>> config = SamplingConfig(top_p=0.95, guidance=3.0, guidance_schedule="cosine")
+    >>> Prior.load("prior/").sample(2, labels="dog", config=config).dtype
+    dtype('int32')
+
+    Raises:
+      UserError: a value out of range.
+
     Attributes:
       temperature: the logits are divided by it; 0 takes the most probable token.
       top_k: only the k most probable tokens are drawn; 0 for all.

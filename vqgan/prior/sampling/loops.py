@@ -30,7 +30,7 @@ from vqgan.prior.sampling.logits import (
     sample_tokens,
 )
 from vqgan.prior.sampling.request import BATCH_AXIS, SampleInputs
-from vqgan.prior.transformer import Prior, PriorCache
+from vqgan.prior.transformer import PriorCache, PriorTransformer
 
 
 class RasterNumbers(NamedTuple):
@@ -63,7 +63,7 @@ class AutoregressiveLoop:
         scales = guidance_scales(settings, known.shape[1])
         return RasterNumbers(LogitsParams.of(settings), jnp.asarray(scales))
 
-    def __call__(self, prior: Prior, inputs: SampleInputs, numbers: RasterNumbers) -> jax.Array:
+    def __call__(self, prior: PriorTransformer, inputs: SampleInputs, numbers: RasterNumbers) -> jax.Array:
         """Decodes a batch, int32 ``[B, L]``."""
         seeds, labels, condition, tokens = jax.tree.map(jnp.asarray, inputs)
         keys, given = sample_keys(seeds), self.given
@@ -86,7 +86,9 @@ class AutoregressiveLoop:
         tokens, _ = jax.lax.fori_loop(given + 1, tokens.shape[1], step, (tokens, cache))
         return tokens
 
-    def prefix_inputs(self, prior: Prior, labels: jax.Array, condition: jax.Array | None) -> jax.Array:
+    def prefix_inputs(
+        self, prior: PriorTransformer, labels: jax.Array, condition: jax.Array | None
+    ) -> jax.Array:
         """Returns inputs ``[B or 2B, P, D]`` before the first token; the second half is without a class."""
         labels, condition = self.variant.double_conditions(labels, condition, prior.config.classes)
         return prior.prefix_inputs(len(labels), labels, condition)
@@ -139,7 +141,7 @@ class MaskedLoop:
         """Returns the numbers for a batch with known tokens ``[B, L]``; schedules count only the others."""
         return plan_passes(settings, np.sum(known < 0, axis=1)), LogitsParams.of(settings)
 
-    def __call__(self, prior: Prior, inputs: SampleInputs, numbers: MaskedNumbers) -> jax.Array:
+    def __call__(self, prior: PriorTransformer, inputs: SampleInputs, numbers: MaskedNumbers) -> jax.Array:
         """Decodes a batch, int32 ``[B, L]``."""
         variant = self.variant
         seeds, labels, condition, known = jax.tree.map(jnp.asarray, inputs)

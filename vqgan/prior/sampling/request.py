@@ -1,5 +1,6 @@
 """What is to be sampled from a prior: its checks, and its cut into full batches. Needs no JAX."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -67,11 +68,22 @@ def check_request(config: PriorConfig, request: Request) -> None:
 
 
 def check_settings(config: PriorConfig, settings: SamplingConfig) -> None:
-    """Refuses guidance of a prior without classes: it compares a class with no class.
+    """Refuses settings that mean nothing to a prior.
 
     Raises:
-      UserError: as said.
+      UserError: guidance without classes, since it compares a class with no class; or a masked prior's
+        settings for an autoregressive one.
     """
+    changed = [
+        f"{field.name} is {value!r}"
+        for field in dataclasses.fields(settings.masked)
+        if (value := getattr(settings.masked, field.name)) != field.default
+    ]
+    if config.is_causal and changed:
+        raise UserError(
+            f"sampling.masked: {', '.join(changed)}, but this prior is autoregressive and draws token after "
+            "token: leave steps, mask schedule and choice temperature out"
+        )
     if settings.is_guided and not config.classes:
         raise UserError(
             f"sampling.guidance is {settings.guidance}, but this prior was trained without classes: "

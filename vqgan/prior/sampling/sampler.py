@@ -32,7 +32,7 @@ from vqgan.prior.sampling.request import (
     given_count,
 )
 from vqgan.prior.sampling.sliding_window import SlidingWindowLoop, enlarge_grid
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 
 N = TypeVar("N")
 
@@ -49,7 +49,7 @@ class DecodingLoop(Protocol[N]):
         """Returns what of the settings matters for a batch with known tokens ``[B, L]``, -1 where unknown."""
         ...
 
-    def __call__(self, prior: Prior, inputs: SampleInputs, numbers: N, /) -> jax.Array:
+    def __call__(self, prior: PriorTransformer, inputs: SampleInputs, numbers: N, /) -> jax.Array:
         """Decodes int32 ``[B, L]``; other numbers compile nothing anew."""
         ...
 
@@ -94,7 +94,7 @@ class PriorSampler:
         self.compilations = 0
         self._dtype = jnp.dtype(dtype)
         self._mesh = Mesh(np.array(devices), (BATCH_AXIS,))
-        self._structure = take_apart(lambda: Prior(config, dtype=dtype, rngs=nnx.Rngs(0)))
+        self._structure = take_apart(lambda: PriorTransformer(config, dtype=dtype, rngs=nnx.Rngs(0)))
         self._compiled = jax.jit(self._decode, static_argnames="loop")
         self.replace_params(params)
 

@@ -19,7 +19,7 @@ from vqgan.prior.config import PriorConfig
 from vqgan.prior.sampling.logits import sample_keys
 from vqgan.prior.sampling.loops import AutoregressiveLoop, RasterNumbers
 from vqgan.prior.sampling.request import SampleInputs
-from vqgan.prior.transformer import Prior, PriorCache
+from vqgan.prior.transformer import PriorCache, PriorTransformer
 
 
 class WindowPlace(NamedTuple):
@@ -96,7 +96,7 @@ class SlidingWindowLoop(AutoregressiveLoop):
 
     grid: tuple[int, int]
 
-    def __call__(self, prior: Prior, inputs: SampleInputs, numbers: RasterNumbers) -> jax.Array:
+    def __call__(self, prior: PriorTransformer, inputs: SampleInputs, numbers: RasterNumbers) -> jax.Array:
         """Decodes a batch, int32 ``[B, H * W]``."""
         window, length = prior.config.grid, prior.config.length
         seeds, labels, condition, known = jax.tree.map(jnp.asarray, inputs)
@@ -122,7 +122,7 @@ class SlidingWindowLoop(AutoregressiveLoop):
         return jax.lax.fori_loop(self.given, known.shape[1], step, first).tokens
 
     def _decode_step(
-        self, prior: Prior, state: WindowState, place: WindowPlace, k: jax.Array
+        self, prior: PriorTransformer, state: WindowState, place: WindowPlace, k: jax.Array
     ) -> tuple[jax.Array, PriorCache]:
         """Returns logits ``[B or 2B, K]`` of token k, whose window is that of the token before.
 
@@ -135,7 +135,7 @@ class SlidingWindowLoop(AutoregressiveLoop):
 
     def _prefill(
         self,
-        prior: Prior,
+        prior: PriorTransformer,
         state: WindowState,
         place: WindowPlace,
         labels: jax.Array,

@@ -51,7 +51,7 @@ class CodecRun(TrainingRun):
     init: str | None = None
 
 
-def train_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) -> Outcome[CodecTrainState]:
+def fit_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) -> Outcome[CodecTrainState]:
     """Trains to the end or until SIGTERM, from the newest checkpoint in the folder if there is one.
 
     Args:

@@ -5,7 +5,7 @@ Codebook, grid and classes are those of the tokens that a prior is trained on. N
 
 import dataclasses
 
-from vqgan.data.token_batches import VIEW_CHOICES
+from vqgan.data import VIEW_CHOICES
 from vqgan.errors import UserError
 from vqgan.prior.config import ObjectiveConfig, PriorConfig, check_objective
 from vqgan.training.loop_config import LoopConfig, OptimizerConfig, check_choice, check_least

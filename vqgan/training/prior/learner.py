@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vqgan.functional import Arrays, Scalars, take_apart
 from vqgan.prior.losses import Objective, training_loss
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 from vqgan.training import optimizers, sharding
 from vqgan.training.prior.config import PriorTrainConfig
 from vqgan.training.prior.prior_rows import PriorRows
@@ -150,9 +150,9 @@ class PriorLearner:
         return jax.lax.with_sharding_constraint(gradients, self._shardings.params), objective
 
 
-def build_prior(config: PriorTrainConfig) -> Prior:
+def build_prior(config: PriorTrainConfig) -> PriorTransformer:
     """Builds the model with random weights, in training mode."""
-    return Prior(
+    return PriorTransformer(
         config.model,
         dtype=jnp.dtype(config.train.dtype),
         remat=config.train.remat,

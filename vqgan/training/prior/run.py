@@ -19,7 +19,7 @@ from vqgan.prior.losses import unigram_entropy, validation_loss
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.request import Request
 from vqgan.prior.sampling.sampler import PriorSampler
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 from vqgan.training import sharding
 from vqgan.training.loop import Done, Evaluate, Evaluation, Outcome, ResumableBatches
 from vqgan.training.prior.config import PriorTrainConfig
@@ -61,7 +61,7 @@ class PriorRun(TrainingRun):
     decoder: Codec | None = None
 
 
-def train_prior(run: PriorRun, batches: ResumableBatches, validation: PriorRows) -> Outcome[PriorTrainState]:
+def fit_prior(run: PriorRun, batches: ResumableBatches, validation: PriorRows) -> Outcome[PriorTrainState]:
     """Trains to the end or until SIGTERM, from the newest checkpoint in the folder if there is one.
 
     Args:
@@ -118,7 +118,7 @@ def _make_evaluation(run: PriorRun, validation: PriorRows) -> Evaluate:
 
 
 def make_prior_evaluation(
-    prior: Functional[Prior],
+    prior: Functional[PriorTransformer],
     mesh: Mesh,
     rows: PriorRows,
     batch_size: int,

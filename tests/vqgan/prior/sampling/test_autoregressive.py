@@ -22,7 +22,7 @@ from vqgan.prior.sampling.logits import (
 )
 from vqgan.prior.sampling.request import Request
 from vqgan.prior.sampling.sampler import PriorSampler
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 
 LLAMA = PriorConfig(
     codebook_size=9,
@@ -51,7 +51,7 @@ class Model:
     """A prior with random weights: its sampler, and the plain way to do the same."""
 
     def __init__(self, config: PriorConfig, params: dict[str, Any]):
-        parts = take_apart(lambda: Prior(config, rngs=nnx.Rngs(0)))
+        parts = take_apart(lambda: PriorTransformer(config, rngs=nnx.Rngs(0)))
 
         def logits(*inputs: Any) -> jax.Array:
             prior = parts.bind(params, {})

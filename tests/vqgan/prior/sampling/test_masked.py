@@ -22,7 +22,7 @@ from vqgan.prior.sampling.logits import LogitsParams
 from vqgan.prior.sampling.loops import fill_in, plan_passes
 from vqgan.prior.sampling.request import Request
 from vqgan.prior.sampling.sampler import PriorSampler
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 
 CODES, LENGTH, CLASSES = 6, 12, 3
 CONFIG = PriorConfig(
@@ -188,7 +188,7 @@ def test_other_numbers_compile_nothing(sampler: PriorSampler) -> None:
 
 
 def test_guided_samples_against_the_prior(sampler: PriorSampler, random_params: Params) -> None:
-    prior = take_apart(lambda: Prior(CONFIG, rngs=nnx.Rngs(0))).bind(random_params(CONFIG), {})
+    prior = take_apart(lambda: PriorTransformer(CONFIG, rngs=nnx.Rngs(0))).bind(random_params(CONFIG), {})
     # One token of each sample is open: the first pass fills it in.
     known = np.tile(np.arange(LENGTH) % CODES, (LENGTH, 1))
     np.fill_diagonal(known, -1)

@@ -15,7 +15,7 @@ from vqgan.prior.config import PriorConfig
 from vqgan.prior.sampling.config import MaskedSamplingConfig, SamplingConfig
 from vqgan.prior.sampling.request import Request
 from vqgan.prior.sampling.sampler import PriorSampler
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 
 HEAD = (20, 13)  # of no other array
 CONFIG = PriorConfig(codebook_size=HEAD[1], grid=(2, 2), layers=1, heads=1, width=HEAD[0], hidden=8)
@@ -57,6 +57,8 @@ def test_matrices_are_kept_in_the_type_of_activations(random_params: Params, kin
     first = sampler.sample(REQUEST, GREEDY)[:, 0, 0]
     sampler.release()
     # The layers themselves cast float32 weights to the same.
-    prior = take_apart(lambda: Prior(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))).bind(params, {})
+    prior = take_apart(lambda: PriorTransformer(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))).bind(
+        params, {}
+    )
     hidden = np.full((2, 4), config.codebook_size if kind == "masked" else 0)
     np.testing.assert_array_equal(first, jax.jit(prior)(hidden)[:, 0].argmax(axis=-1))

@@ -26,7 +26,7 @@ from vqgan.prior.sampling.logits import (
 from vqgan.prior.sampling.request import Request
 from vqgan.prior.sampling.sampler import PriorSampler
 from vqgan.prior.sampling.sliding_window import SlidingWindowLoop, place_window
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 
 LLAMA = PriorConfig(
     codebook_size=9,
@@ -60,7 +60,7 @@ def sampler(random_params: Params) -> Samplers:
 def forward(random_params: Params) -> Forward:
     @functools.cache
     def compiled(config: PriorConfig) -> Callable[..., jax.Array]:
-        parts, params = take_apart(lambda: Prior(config, rngs=nnx.Rngs(0))), random_params(config)
+        parts, params = take_apart(lambda: PriorTransformer(config, rngs=nnx.Rngs(0))), random_params(config)
         return jax.jit(lambda *inputs: parts.bind(params, {})(*inputs))
 
     return compiled

@@ -12,7 +12,7 @@ from flax import nnx
 from vqgan.codec import Codec
 from vqgan.functional import take_apart
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.transformer import Prior
+from vqgan.prior.transformer import PriorTransformer
 from vqgan.training.prior.prior_rows import PriorRows, join_rows
 from vqgan.training.prior.run import make_prior_evaluation, make_sample_grid
 from vqgan.training.sharding import data_mesh
@@ -23,7 +23,7 @@ MODEL = PriorConfig(codebook_size=CODES, grid=(2, 2), classes=2, layers=1, heads
 
 def test_every_row_counts_once_whatever_the_batch() -> None:
     """A head of random weights on the prior's own features: the loss of each row, summed in NumPy."""
-    prior = take_apart(lambda: Prior(MODEL, rngs=nnx.Rngs(0)))
+    prior = take_apart(lambda: PriorTransformer(MODEL, rngs=nnx.Rngs(0)))
     params, _ = prior.initial()
     rng = np.random.default_rng(0)
     params["head.kernel"] = jax.numpy.asarray(rng.standard_normal((8, CODES)), "float32")
@@ -73,7 +73,7 @@ def test_sample_grids_keep_no_weights(kind: str) -> None:
     # In NumPy: JAX's arrays remember what they were copied to, which would be counted.
     params: dict[str, Any] = {
         name: np.array(value)
-        for name, value in take_apart(lambda: Prior(model, rngs=nnx.Rngs(0))).initial()[0].items()
+        for name, value in take_apart(lambda: PriorTransformer(model, rngs=nnx.Rngs(0))).initial()[0].items()
     }
     assert heads() == 0
     first = sampled(params)
