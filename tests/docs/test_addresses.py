@@ -20,7 +20,8 @@ from PIL import Image
 from pyarrow import fs
 
 from pipelines.cli import build_parser
-from pipelines.flags import source_config
+from pipelines.flags import given_options
+from pipelines.run_options import TokenizeOptions
 from tests.docs.reading import ROOT, shell_words
 from tests.docs.standins import make_photos
 from transforms.sources import locations, open_source
@@ -146,7 +147,8 @@ def read(address: str, *flags: str) -> list[bytes]:
     """The bytes of all images that ``vqgan tokenize --input ADDRESS FLAGS`` would take, with no error."""
     line = f"vqgan tokenize --input {address} {' '.join(flags)} --codec tiny --output tokens/"
     args = build_parser().parse_args(shell_words(line)[1:])
-    source = open_source(source_config(args))
+    options = TokenizeOptions(**given_options(TokenizeOptions, args))
+    source = open_source(options.source(options.input))
     source.fields()
     entries = list(source.list())
     assert [entry.error for entry in entries if entry.error] == []
