@@ -28,13 +28,19 @@ EXTRAS = {
     "wandb": ["wandb"],
     # Dataflow as a runner.
     "gcp": ["apache-beam[gcp]"],
+    # The documentation as a site: make docs.
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings-python>=2"],
     # Tests, checks and building.
     "dev": [
         "build",
         "datasets",
         "duckdb",
         "hypothesis",
+        "ipykernel",
+        "lunr",
         "mypy",
+        "nbclient",
+        "nbformat",
         "opencv-python-headless",
         "pandas",
         "pillow-jxl-plugin",
@@ -47,6 +53,7 @@ EXTRAS = {
         "wheel",
     ],
 }
+EXTRAS["dev"] += EXTRAS["docs"]
 EXTRAS["all"] = sorted({need for name in ("train", "import", "hub", "tfds", "heic") for need in EXTRAS[name]})
 
 setup(
@@ -66,7 +73,7 @@ setup(
     package_data={
         "vqgan": ["pretrained/**/*", "py.typed"],
         "transforms": ["py.typed"],
-        "pipelines": ["photos/*", "py.typed"],
+        "pipelines": ["photos/*", "digits/*", "py.typed"],
     },
     # Everything that a worker imports, by name: nothing of it may be there only because another brings it.
     install_requires=[

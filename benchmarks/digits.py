@@ -1,21 +1,20 @@
 """Whether samples of a class-conditional prior show their class: real digits, judged by their neighbours.
 
-Tokenizes the digits of the tests, trains a prior, samples every class at some scales of guidance, and lets
+Tokenizes the digits of the demo, trains a prior, samples every class at some scales of guidance, and lets
 the real digits nearest to each sample vote on what it is. Prints the share that is voted to be of the class
 that was asked for, beside that of real digits which were encoded and decoded (each judged without itself).
 
     python benchmarks/digits.py --steps 1000
 """
 
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 from common import parser, say, scratch
-from PIL import Image
 
+from pipelines.demo import DIGITS, read_by_neighbours, real_digits, shrink_to_digits
 from pipelines.sample_prior import SampleConfig
 from pipelines.sample_prior import run_sample as sample
 from pipelines.tokenize_images import TokenizeConfig
@@ -27,35 +26,6 @@ from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
 from vqgan.codec import Codec
 from vqgan.prior.sampling.config import SamplingConfig
-
-DIGITS = Path(__file__).parent.parent / "tests" / "testdata" / "digits" / "digits.parquet"
-SIDE = 8
-NEIGHBOURS = 5
-
-
-def real_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Pixels ``[N, 64]`` and classes ``[N]``."""
-    table = pq.read_table(DIGITS)
-    images = [np.asarray(Image.open(io.BytesIO(data))) for data in table.column("image").to_pylist()]
-    return np.stack(images).reshape(-1, SIDE * SIDE).astype(np.float32), table.column("label").to_numpy()
-
-
-def reduced(pictures: np.ndarray) -> np.ndarray:
-    """Pictures ``[N, H, W, 3]`` at the digits' own size, ``[N, 64]``."""
-    grey = (Image.fromarray(picture).convert("L") for picture in pictures)
-    small = [np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX)) for image in grey]
-    return np.stack(small).reshape(-1, SIDE * SIDE).astype(np.float32)
-
-
-def voted(
-    found: np.ndarray, pixels: np.ndarray, classes: np.ndarray, own: np.ndarray | None = None
-) -> np.ndarray:
-    """The class that most of the nearest real digits are of, not counting those numbered in ``own``."""
-    distances = ((found[:, None] - pixels[None]) ** 2).sum(axis=-1)
-    if own is not None:
-        distances[np.arange(len(found)), own] = np.inf
-    nearest = np.argsort(distances, axis=1)[:, :NEIGHBOURS]
-    return np.array([np.bincount(classes[row], minlength=10).argmax() for row in nearest])
 
 
 def read_rows(folder: str) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +69,9 @@ def main() -> None:
         codec = Codec.load("tiny", batch_size=50)
         tokens, labels = read_rows(f"{folder}/tokens")
         chosen = np.arange(0, len(tokens), max(1, len(tokens) // args.count))
-        votes = voted(reduced(codec.decode(tokens[chosen])), pixels, classes, own=chosen)
+        votes = read_by_neighbours(
+            shrink_to_digits(codec.decode(tokens[chosen])), pixels, classes, own=chosen
+        )
         say("| pictures | voted to be of their class |\n|---|---|")
         say(f"| real, encoded and decoded | {np.mean(votes == labels[chosen]):.1%} |")
         for scale in args.guidance:
@@ -110,7 +82,9 @@ def main() -> None:
                 )
             )
             tokens, labels = read_rows(output)
-            share = np.mean(voted(reduced(codec.decode(tokens)), pixels, classes) == labels)
+            share = np.mean(
+                read_by_neighbours(shrink_to_digits(codec.decode(tokens)), pixels, classes) == labels
+            )
             say(f"| samples, guidance {scale:g} | {share:.1%} |")
 
 

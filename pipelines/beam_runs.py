@@ -5,7 +5,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from transforms.sharded import progress
 from transforms.sharded.job import ShardedJob
@@ -41,7 +41,7 @@ def run_job(job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool) 
     shown = progress.Progress(plan.entries, quiet=quiet)
     progress.show(shown)
     try:
-        with answering(), beam.Pipeline(options=PipelineOptions(args)) as pipeline:
+        with answering(), plain_labels(), beam.Pipeline(options=PipelineOptions(args)) as pipeline:
             pipeline | RunJob(job, plan)
     finally:
         progress.show(None)
@@ -71,6 +71,23 @@ def answering() -> Iterator[None]:
         if found is None:
             raise
         raise found from error
+
+
+@contextlib.contextmanager
+def plain_labels() -> Iterator[None]:
+    """Keeps Beam, in a notebook, from naming steps after cells.
+
+    It would import its data frames for that, which fails with pandas 3, and where there is no pandas.
+    """
+    import apache_beam.pipeline
+
+    beam_pipeline: Any = apache_beam.pipeline
+    rename = beam_pipeline.alter_label_if_ipython
+    beam_pipeline.alter_label_if_ipython = lambda *_: None
+    try:
+        yield
+    finally:
+        beam_pipeline.alter_label_if_ipython = rename
 
 
 class _AlreadyAnswered(logging.Filter):

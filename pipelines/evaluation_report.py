@@ -160,22 +160,16 @@ def _pairs(examples: Sequence[ExamplePair]) -> str:
 
 
 def _pair(example: ExamplePair) -> str:
-    key = html.escape(example.key)
     original, reconstruction = (
         page.data_uri(image, MOST_BYTES) for image in (example.original, example.reconstruction)
     )
-    caption = html.escape(example.caption)
-    return (
-        f"<figure><div class=pair><img alt='original of {key}' src='{original}'>"
-        f"<img alt='reconstruction of {key}' src='{reconstruction}'></div>"
-        f"<figcaption><span title='{key}'>{key}</span><b>{caption}</b></figcaption></figure>"
-    )
+    images = [(f"original of {example.key}", original), (f"reconstruction of {example.key}", reconstruction)]
+    return page.figure(images, example.key, example.caption)
 
 
 STYLE = """
 .metrics{overflow-x:auto}.metrics :is(td,th){white-space:nowrap}
 .metrics td:last-child{white-space:normal;min-width:280px}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(235px,1fr));gap:16px}
-.pair{display:flex;gap:4px}.pair img{width:50%;border-radius:4px}
-.grid figcaption span{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.grid figcaption{display:block}.grid figcaption span{display:block}
 """

@@ -25,5 +25,9 @@ def counted(number: int, noun: str) -> str:
 
 def first_line(error: BaseException) -> str:
     """Returns what another library's error says, in one printable line; its type where it says nothing."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+    return printable((str(error).splitlines() or [type(error).__name__])[0])
+
+
+def printable(text: str) -> str:
+    """Returns a text with what is no printable character, such as a line feed, written as in Python."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

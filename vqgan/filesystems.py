@@ -164,11 +164,17 @@ def list_entries(folder: str) -> list[str]:
 
 def _list(folder: str) -> list[fs.FileInfo]:
     filesystem, inner = resolve(folder)
-    selector = fs.FileSelector(inner, allow_not_found=True)
     try:
-        found: list[fs.FileInfo] = filesystem.get_file_info(selector)
+        return _infos(filesystem, fs.FileSelector(inner, allow_not_found=True))
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({first_line(error)}); give a folder") from error
+
+
+def _infos(filesystem: fs.FileSystem, selector: fs.FileSelector) -> list[fs.FileInfo]:
+    try:
+        found: list[fs.FileInfo] = filesystem.get_file_info(selector)
+    except FileNotFoundError:  # pyarrow's, of a folder that was made just while it found it missing
+        found = filesystem.get_file_info(selector)
     return found
 
 
@@ -319,7 +325,7 @@ def delete_temporaries(folder: str, least_age: float = 0, below: bool = False) -
     filesystem, inner = resolve(folder)
     selector = fs.FileSelector(inner, allow_not_found=True, recursive=below)
     try:
-        for info in filesystem.get_file_info(selector):
+        for info in _infos(filesystem, selector):
             hidden = info.base_name.startswith(".") and info.base_name.endswith(".tmp")
             age = time.time() - (info.mtime_ns / 1e9 if info.mtime_ns else math.inf)
             if info.is_file and hidden and (not least_age or age >= least_age):

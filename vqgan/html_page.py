@@ -9,10 +9,24 @@ import html
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+
+
+class Tile(NamedTuple):
+    """A number of a page, large; all plain text.
+
+    Attributes:
+      name: what the number is of.
+      value: the number with its unit.
+      meaning: how to take it: what is good, or what it compares with.
+    """
+
+    name: str
+    value: str
+    meaning: str = ""
 
 
 def document(title: str, subtitle: str, sections: Iterable[str], style: str = "") -> str:
@@ -39,13 +53,36 @@ def section(title: str, body: str, kind: str = "") -> str:
     return f"<section>{heading}<div class='{kind}'>{body}</div></section>"
 
 
-def tiles(values: Iterable[tuple[str, str]]) -> str:
-    """Makes a section of names and values (plain text), the value large."""
-    shown = "".join(
-        f"<div class=tile><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>"
-        for name, value in values
-    )
+def tiles(values: Iterable[Tile | tuple[str, str]]) -> str:
+    """Makes a section of numbers, each with its name and a word on what is good."""
+    shown = "".join(_tile(Tile(*value)) for value in values)
     return section("", shown, "tiles")
+
+
+def _tile(tile: Tile) -> str:
+    name, value, meaning = map(html.escape, tile)
+    below = f"<small>{meaning}</small>" if meaning else ""
+    return f"<div class=tile><b>{value}</b><span>{name}</span>{below}</div>"
+
+
+def figure(images: Sequence[tuple[str, str]], title: str, note: str = "") -> str:
+    """Frames images side by side above their title; a click enlarges them together.
+
+    Args:
+      images: of each a plain text that stands for it, and its source as :func:`data_uri` makes it.
+      title: plain text.
+      note: plain text beside the title, set off from it.
+    """
+    title = html.escape(title)
+    shown = "".join(f"<img alt='{html.escape(alt)}' src='{source}'>" for alt, source in images)
+    beside = f"<b>{html.escape(note)}</b>" if note else ""
+    caption = f"<figcaption><span title='{title}'>{title}</span>{beside}</figcaption>"
+    return f"<figure>{zoom(shown)}{caption}</figure>"
+
+
+def zoom(images: str) -> str:
+    """Lets a click or the space bar fill the window with images, and another one go back; no script."""
+    return f"<label class=zoom><input type=checkbox aria-label=enlarge /><span>{images}</span></label>"
 
 
 def details(parts: Mapping[str, Any]) -> str:
@@ -55,6 +92,15 @@ def details(parts: Mapping[str, Any]) -> str:
         f"<pre>{html.escape(json.dumps(part, indent=2))}</pre></details>"
         for name, part in parts.items()
     )
+
+
+def links(pages: Iterable[tuple[str, str]]) -> str:
+    """Lists pages beside this one, as relative paths, each with what it shows (plain text)."""
+    items = (
+        f"<li><a href='{html.escape(path)}'>{html.escape(path)}</a> {html.escape(what)}</li>"
+        for path, what in pages
+    )
+    return f"<ul class=links>{''.join(items)}</ul>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -112,8 +158,17 @@ h1{font-size:28px;margin:0;overflow-wrap:anywhere}h2{font-size:18px;margin:0 0 1
 .sub{color:var(--soft);margin:2px 0 20px}
 section{background:var(--paper);border:1px solid var(--line);border-radius:10px;padding:18px;margin:0 0 16px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:14px}
-.tile b{display:block;font-size:18px}.tile span{color:var(--soft);font-size:13px}
-figure{margin:0}figcaption{color:var(--soft);font-size:13px}
+.tile b{display:block;font-size:18px}.tile span,.tile small{display:block;font-size:13px;line-height:1.35}
+.tile small{color:var(--soft);font-size:12px}
+figure{margin:0;min-width:0}figcaption{color:var(--soft);font-size:13px;display:flex;
+justify-content:space-between;gap:8px}
+figcaption span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.zoom{display:block;position:relative;cursor:zoom-in}.zoom span{display:flex;gap:4px}
+.zoom img{flex:1 1 0;min-width:0;max-width:100%;height:auto;border-radius:4px}
+.zoom input{position:absolute;opacity:0}.zoom input:focus-visible+span{outline:2px solid var(--accent)}
+.zoom input:checked+span{position:fixed;inset:0;z-index:9;padding:2vmin;background:#000d;cursor:zoom-out}
+.zoom input:checked+span img{height:100%;object-fit:contain;border-radius:0}
+.links{margin:0;padding-left:20px}a{color:var(--accent)}
 svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font-size:13px}
 table{border-collapse:collapse}
 td,th{padding:4px 18px 4px 0;border-bottom:1px solid var(--line);text-align:left;overflow-wrap:anywhere}

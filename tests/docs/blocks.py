@@ -7,7 +7,7 @@ _FENCE = re.compile(r"(?P<indent> *)(?P<mark>`{3,}|~{3,})(?P<language>[^`]*)")
 _COMMENT = re.compile(r"\s*<!--\s*(?P<note>.*?)\s*-->\s*")
 _INLINE = re.compile(r"`(vqgan\s+[a-z-]+\s[^`]+)`")
 _SHELL = ("", "bash", "sh", "shell", "console")
-_MARKED = ("output", "tree", "not run: ")
+_MARKED = ("output", "tree", "file: ", "not run: ")
 _NEEDS = "needs: "
 
 
@@ -18,9 +18,10 @@ class Block:
     Attributes:
       file: name of the document.
       line: its first line there, from 1.
-      kind: ``shell``, ``python``, ``inline``, ``output``, ``tree``, ``not run`` or ``unknown``.
+      kind: ``shell``, ``python``, ``inline``, ``file``, ``output``, ``tree``, ``not run`` or ``unknown``.
       text: without fences and indentation.
-      note: why it is not run; for what is run, a package that it needs, or nothing.
+      note: why it is not run; the name of a file that a reader makes of it; for what is run, a package that
+        it needs, or nothing.
     """
 
     file: str
@@ -37,7 +38,8 @@ def parse(file: str, text: str) -> list[Block]:
     """All blocks of a document and all whole commands in its text, in the order of their lines.
 
     A comment in the line before a fence (``<!-- output -->``, ``<!-- tree -->``, ``<!-- not run: WHY -->``,
-    ``<!-- needs: PACKAGE -->``) is its note. ``vqgan`` and the mere name of a command are no inline command.
+    ``<!-- file: NAME -->``, ``<!-- needs: PACKAGE -->``) is its note. ``vqgan`` and the mere name of a
+    command are no inline command.
 
     Raises:
       ValueError: a fence is never closed.

@@ -89,6 +89,9 @@ class Reader:
             return f"marked: {block.note}"
         if block.kind in ("output", "tree"):
             return f"marked: {block.kind}"
+        if block.kind == "file":
+            (self.folder / block.note).write_text(block.text)
+            return f"written: {block.note}"
         if block.note and importlib.util.find_spec(block.note) is None:
             return f"marked: {block.note} is not installed"
         with contextlib.chdir(self.folder), contextlib.redirect_stdout(io.StringIO()) as out:

@@ -11,9 +11,7 @@ DOCUMENT = Document(
     "docs/training.md",
     (
         small_training("--preset cpu-64"),
-        Change(
-            'settings=("train.seed=1",)', f'settings=("train.seed=1", *{TRAINING})', "half an hour otherwise"
-        ),
+        Change('set={"train.seed": 1}', f'set=["train.seed=1", *{TRAINING}]', "half an hour otherwise"),
         Change("vqgan push prior/ owner/name", None, "tests/pipelines/test_pushing_tokens.py does it"),
     ),
 )

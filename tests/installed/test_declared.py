@@ -126,7 +126,7 @@ def test_the_extras_are_those_of_setup(declared: dict[str, Any]) -> None:
     for extra, brought in EXTRAS.items():
         assert list(brought.values()) == declared["extras_require"][extra]
         assert list(map(distribution, brought)) == list(map(name_of, brought.values()))
-    assert set(declared["extras_require"]) - set(EXTRAS) == {"all", "dev"}
+    assert set(declared["extras_require"]) - set(EXTRAS) == {"all", "dev", "docs"}
 
 
 def test_an_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:

@@ -15,7 +15,12 @@ import vqgan
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"vqgan", "transforms", "pipelines"}
-DATA = {"vqgan/pretrained/tiny/codec.json", "vqgan/py.typed", "pipelines/photos/wine.jpg"}
+DATA = {
+    "vqgan/pretrained/tiny/codec.json",
+    "vqgan/py.typed",
+    "pipelines/photos/wine.jpg",
+    "pipelines/digits/digits.parquet",
+}
 READER = {"reader/setup.py", "reader/pyproject.toml", "reader/README.md"}
 NOT_FOR_READING = ("vqgan/codec.py", "vqgan/model.py", "vqgan/data/image_crops.py", "vqgan/prior/config.py")
 

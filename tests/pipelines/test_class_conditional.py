@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from pipelines import cli
+from pipelines.demo import DIGITS
 from vqgan.data.tokens import all_batches, open_tokens
 from vqgan.training.logs import read_metrics
 
-DIGITS = Path(__file__).parents[1] / "testdata" / "digits" / "digits.parquet"
 CLASSES = (0, 1, 7)
 STEPS = 220
 

@@ -285,6 +285,20 @@ def test_looking_around(tmp_path: Path, scheme: str) -> None:
     assert filesystems.list_names(root) == [".a"]
 
 
+def test_listing_a_folder_that_is_made_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is not there when pyarrow lists it, and is when pyarrow looks why."""
+
+    class Late(fs.LocalFileSystem):  # type: ignore[misc]
+        def get_file_info(self, selector: fs.FileSelector) -> Any:
+            if not (tmp_path / "new").exists():
+                (tmp_path / "new").mkdir()
+                raise FileNotFoundError(2, "Cannot list directory")
+            return super().get_file_info(selector)
+
+    monkeypatch.setattr(filesystems, "resolve", lambda path: (Late(), path))
+    assert filesystems.list_entries(str(tmp_path / "new")) == []
+
+
 def test_listing_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(UserError, match="cannot be listed"):

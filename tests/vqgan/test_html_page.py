@@ -65,3 +65,22 @@ def test_a_large_picture_becomes_a_small_jpeg(most: int, size: int | None) -> No
         assert len(base64.b64decode(uri.partition(",")[2])) <= most
     else:
         assert opened.width < 64
+
+
+def test_figures_enlarge_and_links_lead_to_what_they_name() -> None:
+    made = html_page.figure([(HOSTILE, "data:a"), ("b", "data:b")], HOSTILE, HOSTILE)
+    assert "<script>" not in made
+    # The label holds box and images, so that a click on an image turns the box, which enlarges all of them.
+    label = made[made.index("<label") : made.index("</label>")]
+    assert "<input type=checkbox" in label
+    assert label.count("<img ") == 2
+    assert ".zoom input:checked+span{position:fixed" in html_page.STYLE
+    links = html_page.links([("a/report.html", HOSTILE)])
+    assert "href='a/report.html'" in links
+    assert "<script>" not in links
+
+
+def test_a_number_has_a_word_on_what_is_good() -> None:
+    made = html_page.tiles([html_page.Tile("PSNR", "30 dB", "higher is better"), ("steps", "5")])
+    assert "<b>30 dB</b><span>PSNR</span><small>higher is better</small>" in made
+    assert made.count("<small>") == 1

@@ -1,6 +1,5 @@
 """``report.html`` of decoded pictures: one self-contained page to see what a run has made."""
 
-import html
 import io
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -50,15 +49,16 @@ def sample_pictures(
 def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> str:
     """Renders the whole page."""
     counts, storage, form = manifest["counts"], manifest["storage"], manifest["identity"]["form"]
+    tile = html_page.Tile
     figures = [
-        ("pictures", f"{counts['images']:,}"),
-        ("rejects", f"{counts['rejects']:,}"),
-        ("grid", f"{manifest['grid'][0]} × {manifest['grid'][1]}"),
-        ("form", f"{form['encoding']}, {form['container']}"),
-        ("per picture", f"{storage['bytes_per_image'] / 1024:,.1f} KiB"),
-        ("images per second", f"{manifest['throughput']['images_per_second']:,.1f}"),
-        ("codec", manifest["codec"]["fingerprint"][:12]),
-        ("decoder", manifest["codec"]["decoder_sha256"][:12]),
+        tile("images", f"{counts['images']:,}"),
+        tile("rejects", f"{counts['rejects']:,}", "rows that could not be decoded; reasons below"),
+        tile("grid", f"{manifest['grid'][0]} × {manifest['grid'][1]}", "tokens of one image"),
+        tile("format", f"{form['encoding']}, {form['container']}"),
+        tile("per image", f"{storage['bytes_per_image'] / 1024:,.1f} KiB"),
+        tile("images per second", f"{manifest['throughput']['images_per_second']:,.1f}"),
+        tile("codec", manifest["codec"]["fingerprint"][:12], "fingerprint; that of the tokens"),
+        tile("decoder", manifest["codec"]["decoder_sha256"][:12], "another decoder gives other images"),
     ]
     parts = {
         "tokens": manifest["tokens"],
@@ -88,20 +88,16 @@ def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> st
 def _image_grid(shown: Sequence[Shown]) -> str:
     if not shown:
         return "<p>There is no picture to show.</p>"
-    figures = []
-    for picture in shown:
-        title = html.escape(picture.title)
-        label = "" if picture.label is None else f"<b>class {picture.label}</b>"
-        figures.append(
-            f"<figure><img alt='{title}' src='{html_page.data_uri(picture.pixels, MOST_BYTES)}'>"
-            f"<figcaption><span title='{title}'>{title}</span>{label}</figcaption></figure>"
+    return "".join(
+        html_page.figure(
+            [(picture.title, html_page.data_uri(picture.pixels, MOST_BYTES))],
+            picture.title,
+            "" if picture.label is None else f"class {picture.label}",
         )
-    return "".join(figures)
+        for picture in shown
+    )
 
 
 STYLE = """
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:14px}
-.grid img{width:100%;border-radius:4px}
-.grid figcaption{display:flex;justify-content:space-between;gap:8px}
-figcaption span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 """

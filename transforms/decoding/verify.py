@@ -102,7 +102,7 @@ class ImageVerifier(Verifier):
             grid=manifest["grid"],
             slices=max(tokens.slices, self.plan.slices),
         )
-        return build_image_manifest(self.plan, self.totals, manifest["codec"], expected, metadata)
+        return build_image_manifest(self.plan, self.totals, self.codec(), expected, metadata)
 
     def summary(self) -> str:
         counts, rejected = self.manifest["counts"], len(self.manifest["rejects"])

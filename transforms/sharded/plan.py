@@ -23,7 +23,7 @@ from transforms.sources.base import Entry
 from transforms.sources.reading import change
 from vqgan import filesystems
 from vqgan.documents import parse_document
-from vqgan.errors import UserError, first_line
+from vqgan.errors import UserError, first_line, printable
 from vqgan.manifest import FORMAT_VERSION, check_version
 
 PLAN_FOLDER = "plan"
@@ -360,7 +360,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = printable(value) if isinstance(value, str) else json.dumps(value)
     return text[:12] if len(text) == 64 else text
 
 

@@ -25,7 +25,7 @@ from transforms.sharded.rejects import RejectRow
 from transforms.sharded.summary import FileSummary, SliceTotals, describe_file
 from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
-from vqgan.errors import UserError, counted, first_line
+from vqgan.errors import UserError, counted, first_line, printable
 from vqgan.manifest import check_parts, read_manifest
 from vqgan.shards import rejects_name
 
@@ -48,6 +48,9 @@ def require_manifest(output: str) -> dict[str, Any]:
     raise UserError(
         f"{output}: no data set there (no manifest.json); give the output of vqgan tokenize or decode"
     )
+
+
+ABOUT_CODEC = ("name", "fingerprint", "decoder_sha256", "config", "card")
 
 
 class Verifier(abc.ABC):
@@ -153,11 +156,15 @@ class Verifier(abc.ABC):
                     self.problems.append(str(error))
         self.check_whole()
         self._check_manifest()
-        return self.problems, self.summary()
+        return [printable(problem) for problem in self.problems], self.summary()
 
     def expect(self, name: str, what: str, found: Any, expected: Any) -> None:
         """Adds a problem where something is not as expected."""
         self.problems += [f"{name}: {line}" for line in contradictions(found, expected, what)]
+
+    def codec(self) -> dict[str, Any]:
+        """Returns what the manifest says of the codec, without what no manifest says."""
+        return {name: part for name, part in self.manifest["codec"].items() if name in ABOUT_CODEC}
 
     def check_rejects(
         self, number: int, shard: str, expected: int

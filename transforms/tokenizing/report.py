@@ -1,6 +1,5 @@
 """``report.html``: one self-contained page to see what a run has made."""
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,19 +57,30 @@ def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str
     counts, codebook, storage = manifest["counts"], manifest["codebook"], manifest["storage"]
     throughput = manifest["throughput"]
     mean = f"{np.mean([pair.psnr for pair in pairs]):.2f} dB" if pairs else "–"
+    tile = html_page.Tile
     figures = [
-        ("images", f"{counts['images']:,}"),
-        ("rejects", f"{counts['rejects']:,}"),
-        ("rows", f"{counts['rows']:,}"),
-        ("tokens", f"{counts['tokens']:,}"),
-        ("grid", f"{manifest['grid'][0]} × {manifest['grid'][1]}"),
-        ("codes used", f"{codebook['used']:,} of {codebook['size']:,}"),
-        ("perplexity", f"{codebook['perplexity']:,.1f}"),
-        ("entropy", f"{codebook['entropy_bits']:.2f} bits"),
-        ("per token on disk", f"{storage['bits_per_token']:.2f} bits"),
-        ("images per second", f"{throughput['images_per_second']:,.1f}"),
-        ("PSNR of these images", mean),
-        ("codec", manifest["codec"]["fingerprint"][:12]),
+        tile("images", f"{counts['images']:,}"),
+        tile("rejects", f"{counts['rejects']:,}", "images that could not be used; reasons below"),
+        tile("rows", f"{counts['rows']:,}", "one for each view of an image"),
+        tile("tokens", f"{counts['tokens']:,}"),
+        tile("grid", f"{manifest['grid'][0]} × {manifest['grid'][1]}", "tokens of one image"),
+        tile(
+            "codes used",
+            f"{codebook['used']:,} of {codebook['size']:,}",
+            "more is better; few images use few",
+        ),
+        tile(
+            "perplexity", f"{codebook['perplexity']:,.1f}", f"higher is better, {codebook['size']:,} at most"
+        ),
+        tile("entropy", f"{codebook['entropy_bits']:.2f} bits", "what a token tells on average"),
+        tile(
+            "per token on disk",
+            f"{storage['bits_per_token']:.2f} bits",
+            "near the entropy, but for small data sets",
+        ),
+        tile("images per second", f"{throughput['images_per_second']:,.1f}"),
+        tile("PSNR of these images", mean, "higher is better; from 30 dB hard to tell apart"),
+        tile("codec", manifest["codec"]["fingerprint"][:12], "fingerprint: tokens of another one do not mix"),
     ]
     sections = [
         html_page.tiles(figures),
@@ -86,15 +96,17 @@ def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str
 def _image_grid(pairs: Sequence[Pair]) -> str:
     if not pairs:
         return "<p>There is no image to show.</p>"
-    figures = []
-    for pair in pairs:
-        key = html.escape(pair.key)
-        figures.append(
-            f"<figure><div class=pair><img alt='original of {key}' src='{html_page.data_uri(pair.original)}'>"
-            f"<img alt='reconstruction of {key}' src='{html_page.data_uri(pair.reconstruction)}'></div>"
-            f"<figcaption><span title='{key}'>{key}</span><b>{pair.psnr:.2f} dB</b></figcaption></figure>"
+    return "".join(
+        html_page.figure(
+            [
+                (f"original of {pair.key}", html_page.data_uri(pair.original)),
+                (f"reconstruction of {pair.key}", html_page.data_uri(pair.reconstruction)),
+            ],
+            pair.key,
+            f"{pair.psnr:.2f} dB",
         )
-    return "".join(figures)
+        for pair in pairs
+    )
 
 
 def _histogram(counts: np.ndarray) -> str:
@@ -142,8 +154,5 @@ def _details(manifest: Mapping[str, Any]) -> str:
 
 STYLE = """
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:16px}
-.pair{display:flex;gap:4px}.pair img{width:50%;border-radius:4px}
-.grid figcaption{display:flex;justify-content:space-between;gap:8px}
-figcaption span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .bars{fill:var(--accent)}.plot line{stroke:var(--ink);stroke-dasharray:5 4}
 """

@@ -129,7 +129,7 @@ class TokenVerifier(Verifier):
             self.problems.append("manifest.json: the codebook's histogram is not that of the tokens")
 
     def rebuild_manifest(self) -> dict[str, Any]:
-        rebuilt = build_token_manifest(self.plan, self.totals, self.manifest["codec"], self.manifest["grid"])
+        rebuilt = build_token_manifest(self.plan, self.totals, self.codec(), self.manifest["grid"])
         rebuilt["codebook"]["histogram"] = self.manifest["codebook"]["histogram"]  # compared above
         return rebuilt
 

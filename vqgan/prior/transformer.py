@@ -1,9 +1,9 @@
 """The transformer of a prior, from token grids to the distribution of each token, read from top to bottom.
 
-Positions, attention, feed-forward parts, blocks, and the model. Blocks are pre-norm, in two layouts.
-``llama``: RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202), rotary positions in two dimensions,
-normalised queries and keys (arXiv 2302.05442), no biases. ``gpt``: LayerNorm, GELU, and positions that were
-added before, as in the prior of *Taming Transformers* (arXiv 2012.09841).
+Attention, feed-forward parts, blocks, and the model; :mod:`vqgan.prior.layers` has what they are made of.
+Blocks are pre-norm, in two layouts. ``llama``: RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202), rotary
+positions in two dimensions, normalised queries and keys (arXiv 2302.05442), no biases. ``gpt``: LayerNorm,
+GELU, and positions that were added before, as in the prior of *Taming Transformers* (arXiv 2012.09841).
 """
 
 import math
@@ -11,71 +11,14 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
 from vqgan.prior.config import PriorConfig
+from vqgan.prior.layers import apply_rotary, embedding, linear, norm, product, rotary_table
 
-ROTARY_BASE = 10_000.0
-START = (-1.0, -1.0)
-"""Coordinates of the start token: outside the grid."""
-STANDARD_DEVIATION = 0.02  # of initial weights, as in GPT-2
-EPSILON = 1e-5
-
-
-def coordinates(config: PriorConfig) -> np.ndarray:
-    """Returns row and column of every position of the sequence, in units of the token grid.
-
-    The condition's tokens lie over the image that they describe: where its grid is coarser or finer,
-    its cells' centres are scaled to the token grid.
-
-    Returns:
-      float32 ``[P + L, 2]``.
-    """
-    parts = [np.array([START], np.float32), _cells(config.grid, config.grid)]
-    if config.condition_length:
-        parts.insert(0, _cells(config.condition_grid, config.grid))
-    return np.concatenate(parts)
-
-
-def _cells(grid: tuple[int, int], onto: tuple[int, int]) -> np.ndarray:
-    """Returns centres of a grid's cells in raster order, where the cells of ``onto`` are at whole numbers."""
-    axes = [(np.arange(n) + 0.5) * m / n - 0.5 for n, m in zip(grid, onto, strict=True)]
-    rows, columns = np.meshgrid(*axes, indexing="ij")
-    return np.stack([rows.ravel(), columns.ravel()], axis=-1).astype(np.float32)  # (h * w, 2)
-
-
-def rotary_table(config: PriorConfig) -> np.ndarray:
-    """Returns the angles of rotary positions (RoFormer, arXiv 2104.09864) in two dimensions.
-
-    Half of a head's pairs of features turn with the row, the other half with the column, each at
-    frequencies ``ROTARY_BASE ** (-k / n)``.
-
-    Returns:
-      float32 ``[P + L, head_width / 2]``.
-    """
-    count = config.head_width // 4  # of a head's width / 2 pairs, half turn with each coordinate
-    frequencies = ROTARY_BASE ** (-np.arange(count, dtype=np.float32) / count)
-    angles = coordinates(config)[:, :, None] * frequencies  # (P + L, 2, head_width / 4)
-    return angles.reshape(len(angles), -1)
-
-
-def apply_rotary(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Turns the pairs ``(x[k], x[k + D/2])`` of features by the angles of their positions.
-
-    Args:
-      x: ``[B, T, H, D]``.
-      angles: ``[T, D / 2]``.
-
-    Returns:
-      The shape and type of ``x``; computed in float32.
-    """
-    half = (*x.shape[:-1], x.shape[-1] // 2)
-    cos, sin = (jnp.broadcast_to(f(angles)[None, :, None], half) for f in (jnp.cos, jnp.sin))
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
-    return turned.astype(x.dtype)
+ATTENTION_PARTS = 4
+"""Parts of a causal sequence that attend one after the other on a CPU: each skips what lies after it."""
 
 
 class LayerCache(NamedTuple):
@@ -99,25 +42,28 @@ class PriorAttention(nnx.Module):
         self.config = config
         self.dtype = dtype
         width, has_bias = config.width, config.block == "gpt"
-        self.query = _linear(width, width, has_bias, dtype, rngs)
-        self.key = _linear(width, width, has_bias, dtype, rngs)
-        self.value = _linear(width, width, has_bias, dtype, rngs)
-        self.out = _linear(width, width, has_bias, dtype, rngs, depth=config.layers)
+        self.query = linear(width, width, has_bias, dtype, rngs)
+        self.key = linear(width, width, has_bias, dtype, rngs)
+        self.value = linear(width, width, has_bias, dtype, rngs)
+        self.out = linear(width, width, has_bias, dtype, rngs, depth=config.layers)
         normalised = config.block == "llama"
-        self.query_norm = _norm(config.head_width, config, dtype, rngs) if normalised else None
-        self.key_norm = _norm(config.head_width, config, dtype, rngs) if normalised else None
+        self.query_norm = norm(config.head_width, config, dtype, rngs) if normalised else None
+        self.key_norm = norm(config.head_width, config, dtype, rngs) if normalised else None
 
     def __call__(self, x: jax.Array, angles: jax.Array | None) -> jax.Array:
         """Attends within whole sequences, ``[B, T, D]`` to the same shape."""
         query, key, value = self._project(x, angles)
-        attended = jax.nn.dot_product_attention(
-            query,
-            key,
-            value,
-            is_causal=self.config.is_causal,
-            implementation=_implementation(self.dtype, self.config.head_width),
-        )  # (B, T, heads, head_width)
-        return self._merge_heads(attended)
+        if self.config.is_causal and jax.default_backend() == "cpu":
+            attended = _attend_causally(query, key, value)
+        else:
+            attended = jax.nn.dot_product_attention(
+                query,
+                key,
+                value,
+                is_causal=self.config.is_causal,
+                implementation=_implementation(self.dtype, self.config.head_width),
+            )
+        return self._merge_heads(attended)  # of (B, T, heads, head_width)
 
     def call_cached(
         self, x: jax.Array, angles: jax.Array | None, start: jax.Array, cache: LayerCache
@@ -171,6 +117,23 @@ def _attend(query: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Arra
     return jnp.einsum("bhts,bhsd->bhtd", weights, values)
 
 
+def _attend_causally(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Attends from each position to itself and those before it, ``[B, T, heads, head_width]`` all.
+
+    Half of a causal sequence's scores are masked. Where the sequence is cut into parts, most of these are
+    never computed: a part attends to the keys up to its own end.
+    """
+    query, key, value = (part.swapaxes(1, 2) for part in (query, key, value))  # (B, heads, T, head_width)
+    length = query.shape[2]
+    size = -(-length // ATTENTION_PARTS)
+    parts = []
+    for start in range(0, length, size):
+        end = min(start + size, length)
+        seen = jnp.arange(end)[None] <= jnp.arange(start, end)[:, None]  # (end - start, end)
+        parts.append(_attend(query[:, :, start:end], key[:, :, :end], value[:, :, :end], seen))
+    return jnp.concatenate(parts, axis=2).swapaxes(1, 2)
+
+
 def _implementation(dtype: DTypeLike, head_width: int) -> Literal["cudnn"] | None:
     """Returns cuDNN's fused attention where it exists.
 
@@ -185,9 +148,9 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: PriorConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         width, hidden, has_bias = config.width, config.feed_forward_width, config.block == "gpt"
-        self.gate = _linear(width, hidden, False, dtype, rngs) if config.block == "llama" else None
-        self.up = _linear(width, hidden, has_bias, dtype, rngs)
-        self.down = _linear(hidden, width, has_bias, dtype, rngs, depth=config.layers)
+        self.gate = linear(width, hidden, False, dtype, rngs) if config.block == "llama" else None
+        self.up = linear(width, hidden, has_bias, dtype, rngs)
+        self.down = linear(hidden, width, has_bias, dtype, rngs, depth=config.layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Transforms each position by itself, ``[B, T, D]`` to the same shape."""
@@ -201,9 +164,9 @@ class Block(nnx.Module):
     """Attention and a feed-forward part, each added to its input."""
 
     def __init__(self, config: PriorConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.attention_norm = _norm(config.width, config, dtype, rngs)
+        self.attention_norm = norm(config.width, config, dtype, rngs)
         self.attention = PriorAttention(config, dtype=dtype, rngs=rngs)
-        self.feed_forward_norm = _norm(config.width, config, dtype, rngs)
+        self.feed_forward_norm = norm(config.width, config, dtype, rngs)
         self.feed_forward = FeedForward(config, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
 
@@ -235,20 +198,21 @@ class PriorTransformer(nnx.Module):
         self.config = config
         self.dtype = dtype
         self.remat = remat
-        self.token_embedding = _embedding(config.vocabulary, config, rngs)
-        self.class_embedding = _embedding(config.classes + 1, config, rngs)  # the last row: no class
+        self.token_embedding = embedding(config.vocabulary, config, rngs)
+        self.class_embedding = embedding(config.classes + 1, config, rngs)  # the last row: no class
         codes, positions = config.condition_codebook_size, config.prefix + config.length
-        self.condition_embedding = _embedding(codes, config, rngs) if codes else None
-        self.position_embedding = _embedding(positions, config, rngs) if config.block == "gpt" else None
+        self.condition_embedding = embedding(codes, config, rngs) if codes else None
+        self.position_embedding = embedding(positions, config, rngs) if config.block == "gpt" else None
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
         self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.layers)])
-        self.norm = _norm(config.width, config, dtype, rngs)
+        self.norm = norm(config.width, config, dtype, rngs)
         self.head = nnx.Linear(
             config.width,
             config.codebook_size,
             use_bias=False,
             dtype=dtype,
             kernel_init=nnx.initializers.zeros,  # every code equally likely at first
+            dot_general=product,
             rngs=rngs,
         )
 
@@ -365,34 +329,3 @@ class PriorTransformer(nnx.Module):
         if self.config.block != "llama":
             return None
         return jax.lax.dynamic_slice_in_dim(jnp.asarray(rotary_table(self.config)), start, count)
-
-
-def _linear(
-    inputs: int, outputs: int, has_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs, depth: int | None = None
-) -> nnx.Linear:
-    """Makes a linear layer.
-
-    Those that end a branch, of which there are ``2 * depth``, start smaller by the root of that number, so
-    that the sum of all branches does not grow with depth (GPT-2's rule).
-    """
-    deviation = STANDARD_DEVIATION if depth is None else STANDARD_DEVIATION / math.sqrt(2 * depth)
-    return nnx.Linear(
-        inputs,
-        outputs,
-        use_bias=has_bias,
-        dtype=dtype,
-        kernel_init=nnx.initializers.normal(deviation),
-        rngs=rngs,
-    )
-
-
-def _norm(width: int, config: PriorConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.LayerNorm:
-    if config.block == "llama":
-        return nnx.RMSNorm(width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
-    # The fast variance, E[x^2] - E[x]^2, cancels digits.
-    return nnx.LayerNorm(width, epsilon=EPSILON, dtype=dtype, use_fast_variance=False, rngs=rngs)
-
-
-def _embedding(rows: int, config: PriorConfig, rngs: nnx.Rngs) -> nnx.Param[jax.Array]:
-    init = nnx.initializers.normal(STANDARD_DEVIATION)
-    return nnx.Param(init(rngs.params(), (rows, config.width)))

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-WIDTH, HEIGHT = 500, 230
-LEFT, RIGHT, TOP, BOTTOM = 50, 492, 20, 202  # of the plot in the drawing
+WIDTH, HEIGHT = 500, 262
+LEFT, RIGHT, TOP, BOTTOM = 50, 492, 36, 218  # of the plot in the drawing
 MOST_POINTS = 300  # of a line, however many steps a run has
 MOST_DOTS = 60
 SLOTS = 60  # strips across the plot that show values on hover
@@ -72,8 +72,16 @@ class Scale:
         return log_ticks(self.low, self.high) if self.log else linear_ticks(self.low, self.high, 5)
 
 
-def panel(title: str, series: Sequence[Series], marks: Sequence[Mark], end: int) -> str:
-    """Draws a chart with its title and legend; steps run from 0 to ``end``."""
+def panel(title: str, series: Sequence[Series], marks: Sequence[Mark], end: int, unit: str = "") -> str:
+    """Draws a chart with its title and legend; steps run from 0 to ``end``.
+
+    Args:
+      title: plain text.
+      series: what is drawn.
+      marks: events.
+      end: last step.
+      unit: of the values, beside their axis; the title without one.
+    """
     heading = f"<h3>{html.escape(title)}</h3>{_legend(series)}"
     lines = [smooth(one.values) if one.noisy else one.values for one in series]
     scale = choose_scale([np.concatenate(thin(one.steps, one.values)[1:]) for one in series], lines)
@@ -81,6 +89,7 @@ def panel(title: str, series: Sequence[Series], marks: Sequence[Mark], end: int)
         return f"<figure class=panel>{heading}<p>No finite value.</p></figure>"
     drawn = [
         _grid(scale, end),
+        _axis_names(unit or title),
         *(_line(one, line, scale, end) for one, line in zip(series, lines, strict=True)),
         _marks(marks, end),
         _slots(series, end),
@@ -173,6 +182,14 @@ def _grid(scale: Scale, end: int) -> str:
         parts.append(f"<path class=grid d='M{x:.1f} {BOTTOM}v4'/>")
         parts.append(f"<text x='{x:.1f}' y={BOTTOM + 18} text-anchor={anchor}>{label(tick)}</text>")
     return "".join(parts) + f"<path class=axis d='M{LEFT} {BOTTOM}H{RIGHT}'/>"
+
+
+def _axis_names(unit: str) -> str:
+    """Names the axis of values, above it, and that of steps."""
+    return (
+        f"<text x=2 y=14>{html.escape(unit)}</text>"
+        f"<text x='{(LEFT + RIGHT) / 2:g}' y={BOTTOM + 38} text-anchor=middle>training step</text>"
+    )
 
 
 def _marks(marks: Sequence[Mark], end: int) -> str:

@@ -35,6 +35,35 @@ WORDS = {
 GRID_TITLES = {"samples": "Samples of the prior"}
 # What a model that knows frequencies only would reach: a line to compare another quantity with.
 BASELINES = {"unigram": "loss", "unigram_bits": "bits"}
+UNITS = {
+    "loss": "nats per token",
+    "nats": "nats per token",
+    "bits": "bits per token",
+    "unigram": "nats per token",
+    "unigram_bits": "bits per token",
+    "accuracy": "share of tokens, 0 to 1",
+    "psnr": "dB",
+    "l1": "mean error, levels of 255",
+    "lpips": "distance, 0 for equal images",
+    "used_codes": "codes",
+    "perplexity": "as many codes, evenly used",
+    "images_per_second": "images per second",
+    "data_wait_share": "share of the time, 0 to 1",
+    "temperature": "temperature",
+}
+MEANINGS = {
+    "loss": "lower is better",
+    "bits": "lower is better; the loss in another unit",
+    "unigram": "what the frequencies of single codes give; the loss should get well below",
+    "unigram_bits": "what the frequencies of single codes give",
+    "psnr": "higher is better; from 30 dB hard to tell apart",
+    "l1": "lower is better",
+    "lpips": "lower is better",
+    "used_codes": "more is better",
+    "perplexity": "higher is better",
+}
+SAME_CURVE = {"bits": "loss", "nats": "loss"}
+"""Quantities that are another one in another unit: no chart of their own where their values say the same."""
 # What says how the run went rather than how well it learned comes last.
 RUN = ("learning_rate", "temperature", "images_per_second", "data_wait_share", "skipped", "skipped_in_row")
 
@@ -119,10 +148,26 @@ def split_quantities(found: Curves) -> tuple[list[str], list[str]]:
         split, _, quantity = name.partition("/") if "/" in name else ("", "", name)
         if quantity in BASELINES:
             continue  # drawn beside what it is compared with
+        if _is_drawn_already(name, found):
+            continue
         splits.setdefault(quantity, set()).add(split)
     validation = [quantity for quantity, names in splits.items() if names == {"validation"}]
     training = [quantity for quantity in splits if quantity not in validation]
-    return validation, sorted(training, key=lambda quantity: quantity in RUN)
+    return validation, sorted(
+        training, key=lambda quantity: (quantity in RUN, "validation" not in splits[quantity])
+    )
+
+
+def _is_drawn_already(name: str, found: Curves) -> bool:
+    """Tells whether a quantity is a multiple of another one at every step, so that its chart is the same."""
+    split, _, quantity = name.partition("/")
+    other = found.get(f"{split}/{SAME_CURVE.get(quantity)}")
+    if other is None or not np.array_equal(other[0], found[name][0]):
+        return False
+    values, others = found[name][1], other[1]
+    finite = np.isfinite(values) & np.isfinite(others) & (others != 0)
+    ratios = values[finite] / others[finite]
+    return len(ratios) > 0 and bool(np.allclose(ratios, ratios[0], rtol=1e-4))
 
 
 def best_of(quantity: str, values: np.ndarray) -> int:
@@ -177,8 +222,14 @@ def _charts(
     )
     events += f"<li>and {more:,} further events</li>" if more else ""
     listed = f"<ul class=events>{events}</ul>" if events else ""
-    panels = (charts.panel(title_of(name), _series(name, found), marks, end) for name in quantities)
+    panels = (
+        charts.panel(title_of(name), _series(name, found), marks, end, _unit(name)) for name in quantities
+    )
     return html_page.section(title, f"{listed}<div class=charts>{''.join(panels)}</div>")
+
+
+def _unit(quantity: str) -> str:
+    return UNITS.get(quantity, "")
 
 
 def _series(quantity: str, found: Curves) -> list[Series]:
@@ -195,17 +246,19 @@ def _series(quantity: str, found: Curves) -> list[Series]:
     return sorted(series, key=lambda one: ["train", "validation", "other"].index(one.kind))
 
 
-def _tiles(found: Curves, end: int, records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    tiles = [("steps", f"{end:,}"), ("time", clock(_duration(records)))]
+def _tiles(found: Curves, end: int, records: Sequence[Mapping[str, Any]]) -> list[html_page.Tile]:
+    tile = html_page.Tile
+    tiles = [tile("steps", f"{end:,}"), tile("time", clock(_duration(records)))]
     rate = found.get("train/images_per_second")
     if rate is not None and np.isfinite(rate[1]).any():
-        tiles.append(("images per second", f"{np.nanmedian(rate[1]):,.1f}"))
+        tiles.append(tile("images per second", f"{np.nanmedian(rate[1]):,.1f}"))
     for name, (steps, values) in found.items():
         split, _, quantity = name.partition("/")
         if split == "validation" and np.isfinite(values).any():
             best = best_of(quantity, values)
             when = "" if quantity in BASELINES else f", best at step {steps[best]:,}"
-            tiles.append((f"{title_of(quantity)}{when}", _digits(values[best])))
+            meaning = "; ".join(filter(None, (_unit(quantity), MEANINGS.get(quantity, ""))))
+            tiles.append(tile(f"{title_of(quantity)}{when}", _digits(values[best]), meaning))
     return tiles
 
 
@@ -263,7 +316,8 @@ def _grid(shows: str, step: int, path: Path, most_bytes: int) -> str:
     source = html_page.data_uri(pixels, most_bytes)
     height, width = pixels.shape[:2]
     size = f"width={width} height={height}"
-    return f"<figure><img alt='{shows} at step {step}' {size} src='{source}'>{caption}</figure>"
+    image = f"<img alt='{shows} at step {step}' {size} src='{source}'>"
+    return f"<figure>{html_page.zoom(image)}{caption}</figure>"
 
 
 def _parts(configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,6 +339,6 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 STYLE = """
-.grids{display:grid;gap:16px}.grids img{max-width:100%;height:auto;border-radius:4px;display:block}
+.grids{display:grid;gap:16px}.grids .zoom img{flex:0 1 auto}
 .grids figcaption{margin-top:4px}
 """

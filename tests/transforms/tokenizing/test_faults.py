@@ -508,7 +508,7 @@ def test_twenty_pairs_of_launchers(
     if pair % 3 == 0:
         leftover(output / "plan", "keys.parquet")
     both = sorted(launch_two(configure(source), refused))
-    told = f"{output}: another run owns this output (process {os.getpid()} on "
+    told = f"{output}: another run owns this output ("  # a process, or one that has just started
     assert both[-1] == "done"
     assert both[0].startswith(told) or (both[0] == "done" and pair % 2 == 0)
     assert contents(output) == reference

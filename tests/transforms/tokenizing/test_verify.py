@@ -420,3 +420,11 @@ def test_spread(sample: int, slices: int) -> None:
 
 def test_names() -> None:
     assert rejects_name(3, 10) == "rejects/rejects-00003-of-00010.parquet"
+
+
+def test_problems_can_be_printed(data: Path) -> None:
+    edit_manifest(data, lambda manifest: manifest["shards"][0].update(sha256="\0"))
+    edit_manifest(data, lambda manifest: manifest["identity"].update(dtype="\n"))
+    problems, _ = verify_data_set(str(data))
+    assert len(problems) >= 2
+    assert all(problem.isprintable() for problem in problems)

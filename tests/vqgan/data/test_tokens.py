@@ -17,6 +17,7 @@ import pytest
 from vqgan.data import row_groups
 from vqgan.data.splits import is_validation
 from vqgan.data.tokens import TokenSet, all_batches, open_tokens
+from vqgan.errors import UserError
 from vqgan.shards import METADATA_KEY, shard_name
 
 ROWS, L = 26, 6
@@ -100,6 +101,24 @@ def test_largest_label_without_statistics(write_tokens: Any) -> None:
         writer.add_key_value_metadata({METADATA_KEY: footer})
     record(folder, lambda manifest: manifest["shards"][1].update(bytes=path.stat().st_size))
     assert open_tokens(str(folder)).classes == 20  # rows 12 to 19 are in that shard
+
+
+def test_no_bit_of_a_footer_ends_the_process(write_tokens: Any) -> None:
+    """Some make pyarrow abort where it is asked for a chunk's metadata before it has read the chunk."""
+    folder = write_tokens()
+    path = folder / shard_name(1, 3)
+    whole = path.read_bytes()
+    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    refusals = 0
+    for bit in range(700):  # in the first row group are some
+        damaged = bytearray(whole)
+        damaged[start + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            open_tokens(str(folder), columns=["key"])
+        except UserError:
+            refusals += 1
+    assert refusals > 50
 
 
 def test_large_codebooks(write_tokens: Any, memory_mib: int) -> None:

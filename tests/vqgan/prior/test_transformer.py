@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from vqgan.functional import Arrays, Functional, take_apart
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.transformer import PriorTransformer, apply_rotary, coordinates, rotary_table
+from vqgan.prior.layers import apply_rotary, coordinates, rotary_table
+from vqgan.prior.transformer import PriorTransformer
 
 LLAMA = PriorConfig(
     codebook_size=7,

@@ -342,3 +342,26 @@ def test_labels() -> None:
         "0", "0.3", "1e-5", "7.5e-4", "-2.5e-4", "0.001", "1e15",
         "2500", "20k", "12.5k", "1.5M", "2G", "-10k",
     ]  # fmt: skip
+
+
+def test_no_chart_stands_there_twice_and_axes_have_names(tmp_path: Path) -> None:
+    """Of a prior: the loss in nats is what ``nats`` says again, and ``bits`` in another unit."""
+    records: list[dict[str, Any]] = []
+    for step in range(1, 9):
+        loss = 5.0 - step / 4
+        records.append(
+            {"step": step, "train/accuracy": step / 10, "train/loss": loss, "train/nats": loss}
+            | {"validation/loss": loss + 1, "validation/bits": (loss + 1) / np.log(2)}
+        )
+    folder = write_run(tmp_path / "prior", records)
+    write_training_report(folder)
+    page = (folder / "report.html").read_text()
+    assert re.findall("<h3>(.*?)</h3>", page) == ["loss", "accuracy"]
+    assert page.count(">training step</text>") == 2
+    assert ">nats per token</text>" in page
+    assert ">share of tokens, 0 to 1</text>" in page
+    # With label smoothing they differ, and are both worth a look.
+    for record in records:
+        record["train/nats"] -= 0.1 * record["step"]
+    write_training_report(write_run(folder, records))
+    assert re.findall("<h3>(.*?)</h3>", (folder / "report.html").read_text()) == ["loss", "accuracy", "nats"]

@@ -1,0 +1,135 @@
+"""What the transformer of a prior is made of: linear layers, norms, embeddings, two-dimensional positions."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from vqgan.prior.config import PriorConfig
+
+ROTARY_BASE = 10_000.0
+START = (-1.0, -1.0)
+"""Coordinates of the start token: outside the grid."""
+STANDARD_DEVIATION = 0.02  # of initial weights, as in GPT-2
+EPSILON = 1e-5
+
+
+def linear(
+    inputs: int, outputs: int, has_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs, depth: int | None = None
+) -> nnx.Linear:
+    """Makes a linear layer.
+
+    Those that end a branch, of which there are ``2 * depth``, start smaller by the root of that number, so
+    that the sum of all branches does not grow with depth (GPT-2's rule).
+    """
+    deviation = STANDARD_DEVIATION if depth is None else STANDARD_DEVIATION / math.sqrt(2 * depth)
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=has_bias,
+        dtype=dtype,
+        kernel_init=nnx.initializers.normal(deviation),
+        dot_general=product,
+        rngs=rngs,
+    )
+
+
+def product(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
+    """Multiplies ``[..., I]`` by ``[I, O]`` where ``nnx.Linear`` asks for a ``dot_general``.
+
+    The sums are those of :func:`jax.lax.dot_general`, and so are the gradients; but all positions are rows of
+    one matrix, and the gradient of the weights is the product of two matrices as well. XLA's CPU compiler
+    hands these to a library, while it makes loops and transposing copies of what automatic differentiation
+    writes.
+    """
+    rows = x.reshape(-1, x.shape[-1])  # (B * T, I)
+    return _matrix_product(rows, kernel).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+@jax.custom_vjp
+def _matrix_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return x @ kernel
+
+
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    return gradient @ kernel.T, x.T @ gradient
+
+
+_matrix_product.defvjp(_forward, _backward)
+
+
+def norm(width: int, config: PriorConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.LayerNorm:
+    """Makes RMSNorm or LayerNorm, as the layout of the blocks has it."""
+    if config.block == "llama":
+        return nnx.RMSNorm(width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+    # The fast variance, E[x^2] - E[x]^2, cancels digits.
+    return nnx.LayerNorm(width, epsilon=EPSILON, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+def embedding(rows: int, config: PriorConfig, rngs: nnx.Rngs) -> nnx.Param[jax.Array]:
+    """Makes a table of vectors."""
+    init = nnx.initializers.normal(STANDARD_DEVIATION)
+    return nnx.Param(init(rngs.params(), (rows, config.width)))
+
+
+def coordinates(config: PriorConfig) -> np.ndarray:
+    """Returns row and column of every position of the sequence, in units of the token grid.
+
+    The condition's tokens lie over the image that they describe: where its grid is coarser or finer,
+    its cells' centres are scaled to the token grid.
+
+    Returns:
+      float32 ``[P + L, 2]``.
+    """
+    parts = [np.array([START], np.float32), _cells(config.grid, config.grid)]
+    if config.condition_length:
+        parts.insert(0, _cells(config.condition_grid, config.grid))
+    return np.concatenate(parts)
+
+
+def _cells(grid: tuple[int, int], onto: tuple[int, int]) -> np.ndarray:
+    """Returns centres of a grid's cells in raster order, where the cells of ``onto`` are at whole numbers."""
+    axes = [(np.arange(n) + 0.5) * m / n - 0.5 for n, m in zip(grid, onto, strict=True)]
+    rows, columns = np.meshgrid(*axes, indexing="ij")
+    return np.stack([rows.ravel(), columns.ravel()], axis=-1).astype(np.float32)  # (h * w, 2)
+
+
+def rotary_table(config: PriorConfig) -> np.ndarray:
+    """Returns the angles of rotary positions (RoFormer, arXiv 2104.09864) in two dimensions.
+
+    Half of a head's pairs of features turn with the row, the other half with the column, each at
+    frequencies ``ROTARY_BASE ** (-k / n)``.
+
+    Returns:
+      float32 ``[P + L, head_width / 2]``.
+    """
+    count = config.head_width // 4  # of a head's width / 2 pairs, half turn with each coordinate
+    frequencies = ROTARY_BASE ** (-np.arange(count, dtype=np.float32) / count)
+    angles = coordinates(config)[:, :, None] * frequencies  # (P + L, 2, head_width / 4)
+    return angles.reshape(len(angles), -1)
+
+
+def apply_rotary(x: jax.Array, angles: jax.Array) -> jax.Array:
+    """Turns the pairs ``(x[k], x[k + D/2])`` of features by the angles of their positions.
+
+    Args:
+      x: ``[B, T, H, D]``.
+      angles: ``[T, D / 2]``.
+
+    Returns:
+      The shape and type of ``x``; computed in float32.
+    """
+    half = (*x.shape[:-1], x.shape[-1] // 2)
+    cos, sin = (jnp.broadcast_to(f(angles)[None, :, None], half) for f in (jnp.cos, jnp.sin))
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    return turned.astype(x.dtype)
