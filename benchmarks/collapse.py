@@ -1,6 +1,6 @@
 """What the cures for codebook collapse do: the same training without them, then with them.
 
-Prints codes used, perplexity and PSNR on held-back pictures of your own corpus.
+Prints codes used, perplexity and PSNR on held-back images of your own corpus.
 
     python benchmarks/collapse.py --data photos/
 """

@@ -1,7 +1,7 @@
 """Speed of the decode pipeline against a bare loop over the same decoder and the same tokens.
 
 The bare loop keeps two batches in flight over batches that already lie in memory: reading, encoding and
-writing pictures cost it nothing, so a ratio of 1 means that the pipeline hides all of them. Both use the
+writing images cost it nothing, so a ratio of 1 means that the pipeline hides all of them. Both use the
 same compiled decoder in the same process. Pipeline and loop alternate, and the ratio is taken pair by
 pair, since the speed of a shared machine drifts.
 
@@ -26,7 +26,7 @@ from vqgan.shards import DATA_FOLDER, ShardMetadata, ShardWriter, shard_name
 
 
 def photo_tokens(codec: Codec, rows: int, size: int) -> np.ndarray:
-    """Tokens of real photographs, int32 ``[rows, h, w]``: their pictures compress as pictures do."""
+    """Tokens of real photographs, int32 ``[rows, h, w]``: their images compress as images do."""
     photos = [Image.open(path).convert("RGB").resize((size, size)) for path in sorted(PHOTOS.glob("*.jpg"))]
     tokens = codec.encode(np.stack([np.asarray(photo) for photo in photos[: codec.batch_size]]))
     return np.resize(tokens, (rows, *tokens.shape[1:]))
@@ -119,8 +119,8 @@ def compare(folder: Path, name: str, tokens: np.ndarray, forms: list[str], batch
 def main() -> None:
     """Measures both codecs and prints a table."""
     flags = parser("Decode pipeline against a bare decoder loop.")
-    flags.add_argument("--images", type=int, default=768, help="pictures for the small codec")
-    flags.add_argument("--large-images", type=int, default=96, help="pictures for the large codec")
+    flags.add_argument("--images", type=int, default=768, help="images for the small codec")
+    flags.add_argument("--large-images", type=int, default=96, help="images for the large codec")
     flags.add_argument("--repeats", type=int, default=5)
     flags.add_argument("--batch-size", type=int, default=32)
     flags.add_argument("--size", type=int, default=256)

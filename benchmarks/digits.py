@@ -72,7 +72,7 @@ def main() -> None:
         votes = read_by_neighbours(
             shrink_to_digits(codec.decode(tokens[chosen])), pixels, classes, own=chosen
         )
-        say("| pictures | voted to be of their class |\n|---|---|")
+        say("| images | voted to be of their class |\n|---|---|")
         say(f"| real, encoded and decoded | {np.mean(votes == labels[chosen]):.1%} |")
         for scale in args.guidance:
             output = f"{folder}/samples-{scale:g}"

@@ -1,4 +1,4 @@
-"""The picture in the README: photographs above, their reconstructions by the shipped codec below.
+"""The image in the README: photographs above, their reconstructions by the shipped codec below.
 
 python benchmarks/reconstructions.py docs/reconstructions.jpg
 """
@@ -17,7 +17,7 @@ from vqgan.metrics.image import psnr
 
 
 def main() -> None:
-    """Writes the picture and prints PSNR and codebook usage."""
+    """Writes the image and prints PSNR and codebook usage."""
     flags = parser("Originals above reconstructions.")
     flags.add_argument("output", type=Path)
     flags.add_argument("--codec", default="tiny")

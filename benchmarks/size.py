@@ -34,8 +34,8 @@ def with_drawn_codebook(folder: Path, photos: Path) -> str:
     encode = nnx.jit(
         lambda images: nnx.merge(nnx.graphdef(abstract), state)(normalize(images, info.config.input_range))
     )
-    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(photos.glob("*.jpg"))]
-    batches = crop_batches(pictures, CropConfig(128), 32, 1)
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(photos.glob("*.jpg"))]
+    batches = crop_batches(images, CropConfig(128), 32, 1)
     latents = np.concatenate([np.asarray(encode(next(batches))) for _ in range(16)])
     latents = latents.reshape(-1, info.config.embed_dim)
     chosen = np.random.default_rng(0).choice(len(latents), LARGE_CODEBOOK, replace=False)

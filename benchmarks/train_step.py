@@ -101,7 +101,7 @@ def main() -> None:
     """Makes the corpus and measures every preset asked for."""
     flags = parser(__doc__ or "")
     flags.add_argument("--preset", action="append", help="training presets (tiny and cpu-64)")
-    flags.add_argument("--images", type=int, default=100, help="pictures in the corpus")
+    flags.add_argument("--images", type=int, default=100, help="images in the corpus")
     flags.add_argument("--steps", type=int, default=10, help="timed steps of each phase")
     flags.add_argument("--loader-only", action="store_true", help="measure no steps")
     flags.add_argument("--peak-tflops", type=float, help="what the device can do, from its data sheet")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.browsing import BrowsedRow, TokenBrowser
-from transforms.decoding.image_format import ImageForm
+from transforms.decoding.image_format import ImageFormat
 from transforms.images.decode import Decoded, Prepared, Reject, decode_image, prepare, rejecting
 from transforms.sharded.batching import load_codec
 from transforms.sharded.plan import read_slice
@@ -274,9 +274,9 @@ def token_colors(tokens: np.ndarray) -> np.ndarray:
 
 def as_png(pixels: np.ndarray) -> bytes:
     """Encodes uint8 ``[H, W, 3]`` without loss."""
-    return ImageForm(encoding="png").encode(np.ascontiguousarray(pixels))
+    return ImageFormat(encoding="png").encode(np.ascontiguousarray(pixels))
 
 
 def as_jpeg(pixels: np.ndarray) -> bytes:
     """Encodes uint8 ``[H, W, 3]`` to be looked at."""
-    return ImageForm(encoding="jpeg", quality=90).encode(pixels)
+    return ImageFormat(encoding="jpeg", quality=90).encode(pixels)

@@ -1,4 +1,4 @@
-"""``vqgan decode``: a token data set, tokenized or sampled, becomes pictures."""
+"""``vqgan decode``: a token data set, tokenized or sampled, becomes images."""
 
 import dataclasses
 import os
@@ -9,7 +9,7 @@ from pyarrow import fs
 
 from pipelines.beam_runs import run_job, write_record
 from pipelines.settings import DTYPES
-from transforms.decoding.image_format import FORMATS, VIEWS, ImageForm
+from transforms.decoding.image_format import FORMATS, VIEWS, ImageFormat
 from transforms.decoding.index import folders, open_index
 from transforms.decoding.job import DecodeJob
 from transforms.decoding.manifest import lost_images
@@ -39,14 +39,14 @@ class DecodeTokensConfig:
 
     Attributes:
       tokens: folder or URI of a finished token data set, or ``hf://datasets/owner/name[@revision]``.
-      output: folder or URI of the pictures.
+      output: folder or URI of the images.
       codec: path or name; None for the one that the data set names.
-      form: how and where pictures are written.
+      form: how and where images are written.
       views: ``all``, or the ``first`` of each image.
       limit: decode no more rows than this; None for all.
       batch_size: grids per device call.
       dtype: type that convolutions compute in.
-      threads: encoders of pictures per worker.
+      threads: encoders of images per worker.
       report: write ``report.html``.
       quiet: no progress.
     """
@@ -54,7 +54,7 @@ class DecodeTokensConfig:
     tokens: str
     output: str
     codec: str | None = None
-    form: ImageForm = dataclasses.field(default_factory=ImageForm)
+    form: ImageFormat = dataclasses.field(default_factory=ImageFormat)
     views: str = "all"
     limit: int | None = None
     batch_size: int = 32
@@ -150,19 +150,19 @@ class PlannedDecode:
         )
 
 
-def form_of(chosen: str, image_format: str | None, quality: int | None) -> ImageForm:
+def form_of(chosen: str, image_format: str | None, quality: int | None) -> ImageFormat:
     """Returns the form that ``--format``, ``--image-format`` and ``--quality`` describe.
 
     Raises:
       UserError: they contradict each other.
     """
     if chosen in ("tar", "parquet"):
-        return ImageForm(chosen, image_format or "png", quality)
+        return ImageFormat(chosen, image_format or "png", quality)
     if image_format not in (None, chosen):
         raise UserError(
             f"--image-format {image_format}: is for tar and parquet; give --format {image_format}"
         )
-    return ImageForm("files", chosen, quality)
+    return ImageFormat("files", chosen, quality)
 
 
 def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
@@ -196,7 +196,7 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
 
 
 def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str], record: bytes = b"") -> dict[str, Any]:
-    """Makes the pictures of a token data set, or continues a run that was interrupted.
+    """Makes the images of a token data set, or continues a run that was interrupted.
 
     Args:
       config: all settings.

@@ -51,7 +51,7 @@ DRAWING = SamplingConfig(guidance=3.0, temperature=0.8)
 REPORT_FILE = "report.html"
 PAGES = (
     ("tokens/report.html", "the photographs: originals beside reconstructions, use of the codebook, rejects"),
-    ("pictures/report.html", "the photographs, decoded from the shards alone"),
+    ("decoded/report.html", "the photographs, decoded from the shards alone"),
     ("digits/report.html", "the digits as tokens"),
     ("prior/report.html", "curves of the prior, and its samples during training"),
 )
@@ -78,7 +78,7 @@ def run_demo(output: str, images: str | None) -> None:
     tokens = tokenize_and_verify(photos, folder / "tokens", IMAGE_SIZE, BATCH_SIZE)
     say("== 2 of 5: tokens back to images")
     decode_tokens.run_decode(
-        decode_tokens.DecodeTokensConfig(tokens, str(folder / "pictures"), batch_size=BATCH_SIZE), []
+        decode_tokens.DecodeTokensConfig(tokens, str(folder / "decoded"), batch_size=BATCH_SIZE), []
     )
     say("== 3 of 5: handwritten digits to tokens")
     digits = SourceConfig(input=str(DIGITS), key_column="key", label_column="label")
@@ -109,7 +109,7 @@ def run_demo(output: str, images: str | None) -> None:
         f"{folder.resolve()}\n"
         f"  report.html              all of it on one page: open this first\n"
         f"  tokens/                  the shards of the photographs, and originals beside reconstructions\n"
-        f"  pictures/                decoded from the shards alone\n"
+        f"  decoded/                decoded from the shards alone\n"
         f"  digits/                  1,797 handwritten digits as tokens, with their classes\n"
         f"  prior/                   the prior, its curves and its samples\n"
         f"  samples/                 tokens that the prior has drawn, and their images"

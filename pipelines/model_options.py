@@ -233,7 +233,7 @@ class SampleOptions(GivenOptions, DrawingOptions):
       batch_size: samples drawn together
       slice_size: samples per shard, at most
       dtype: type of activations: float32 or bfloat16
-      pictures: write an image of each sample, and a grid of the first ones
+      images: write an image of each sample, and a grid of the first ones
       quiet: print errors only
     """
 
@@ -249,7 +249,7 @@ class SampleOptions(GivenOptions, DrawingOptions):
     batch_size: int = 16
     slice_size: int = 256
     dtype: str = "float32"
-    pictures: bool = True
+    images: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
 
     def config(self) -> "SampleConfig":
@@ -277,6 +277,6 @@ class SampleOptions(GivenOptions, DrawingOptions):
             batch_size=self.batch_size,
             slice_size=self.slice_size,
             dtype=self.dtype,
-            pictures=self.pictures,
+            images=self.images,
             quiet=self.quiet,
         )

@@ -51,7 +51,7 @@ class SampleConfig:
       prior: folder of a prior, or of the run that has trained it.
       output: folder or URI of the data set.
       count: number of samples.
-      codec: renders the pictures; None for the one that the prior names.
+      codec: renders the images; None for the one that the prior names.
       classes: names or numbers, taken in turn; ``none`` for no class; empty for all of the prior's.
       seed: of the first sample; the others follow.
       settings: how tokens are drawn.
@@ -61,7 +61,7 @@ class SampleConfig:
       batch_size: samples drawn together.
       slice_size: samples per shard, at most.
       dtype: type of activations.
-      pictures: render an image of each sample, and a grid of the first ones.
+      images: render an image of each sample, and a grid of the first ones.
       quiet: no progress.
     """
 
@@ -78,7 +78,7 @@ class SampleConfig:
     batch_size: int = 16
     slice_size: int = 256
     dtype: str = "float32"
-    pictures: bool = True
+    images: bool = True
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class PlannedSample:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        return (DATA_FOLDER, IMAGES_FOLDER) if self.config.pictures else (DATA_FOLDER,)
+        return (DATA_FOLDER, IMAGES_FOLDER) if self.config.images else (DATA_FOLDER,)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -158,7 +158,7 @@ class PlannedSample:
 
     def missing(self, manifest: Mapping[str, Any]) -> list[str]:
         missing = missing_files(self.output, manifest)
-        if self.config.pictures:
+        if self.config.images:
             missing += missing_images(self.output, self.keys)
             beside = (GRID_FILE, PICTURE_LIST)
             sizes = filesystems.sizes_of(self.output, beside)
@@ -207,7 +207,7 @@ def plan_sample(config: SampleConfig) -> PlannedSample:
         "source": {"kind": "prior", "class_names": list(prior.class_names)},
         "sampling": _sampling(config, prior, given, condition),
         "slice_size": config.slice_size,
-        "pictures": {"decoder_sha256": codec.decoder_sha256} if config.pictures else {},
+        "pictures": {"decoder_sha256": codec.decoder_sha256} if config.images else {},
     }
     return PlannedSample(config, prior, codec, make_plan(slices, settings), slices, guides)
 
@@ -263,7 +263,7 @@ def _check_grid(config: SampleConfig, prior: PriorInfo) -> None:
         )
     if prior.config.kind == "masked" or config.given is not None or config.condition is not None:
         raise UserError(
-            f"--grid {config.grid[0]}x{config.grid[1]}: larger pictures are for autoregressive priors, "
+            f"--grid {config.grid[0]}x{config.grid[1]}: larger images are for autoregressive priors, "
             "without --given and --condition; leave those out, or the grid"
         )
 
@@ -278,7 +278,7 @@ def _check_settings(config: SampleConfig, prior: PriorInfo) -> None:
         what = "--guidance" if config.settings.is_guided else f"--class {NO_CLASS}"
         raise UserError(
             f"{what}: this prior was trained with objective.class_dropout=0 and has never learned from "
-            "pictures without a class; leave it out, or train one with class_dropout=0.1"
+            "images without a class; leave it out, or train one with class_dropout=0.1"
         )
 
 
@@ -307,7 +307,7 @@ def run_sample(config: SampleConfig, record: bytes = b"") -> dict[str, Any]:
 
 def _sample_slices(planned: PlannedSample) -> None:
     config, name = planned.config, _codec_name(planned)
-    codec = load_codec(name, config.batch_size, "float32") if config.pictures else None
+    codec = load_codec(name, config.batch_size, "float32") if config.images else None
     described = {
         "name": name,
         "fingerprint": planned.codec.fingerprint,
@@ -343,7 +343,7 @@ def _drawing(planned: PlannedSample) -> Draw:
 
 
 def _write_grid(planned: PlannedSample, codec: "Codec") -> None:
-    """Writes ``sheet.png``: the first samples; a column for each class where there are a few."""
+    """Writes ``grid.png``: the first samples; a column for each class where there are a few."""
     from vqgan.image_grid import tile_images
 
     config = planned.config

@@ -19,7 +19,7 @@ from pipelines.training_runs import (
     require_training,
     say_outcome,
 )
-from transforms.images.dataset import Pictures, split
+from transforms.images.dataset import ImageDataset, split
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.run import Say, speaker
 from transforms.sources import SourceConfig
@@ -83,7 +83,7 @@ def run_codec_training(request: TrainRequest, record: Mapping[str, Any] | None =
 def _train(
     request: TrainRequest,
     config: CodecTrainConfig,
-    sets: tuple[Pictures, Pictures],
+    sets: tuple[ImageDataset, ImageDataset],
     record: Mapping[str, Any] | None,
     say: Say,
 ) -> "Outcome[Any]":
@@ -113,7 +113,7 @@ def _train(
 def _codec_run(
     request: TrainRequest,
     config: CodecTrainConfig,
-    sets: tuple[Pictures, Pictures],
+    sets: tuple[ImageDataset, ImageDataset],
     images: np.ndarray,
     record: Mapping[str, Any] | None,
 ) -> "CodecRun":
@@ -140,7 +140,7 @@ def configure_codec_training(preset: str, settings: Sequence[str]) -> CodecTrain
     return apply_settings(CODEC_TRAINING_PRESETS, preset, settings)
 
 
-def validation_images(images: Pictures, config: DataConfig) -> np.ndarray:
+def validation_images(images: ImageDataset, config: DataConfig) -> np.ndarray:
     """Reads validation images, centre-cropped and resized, uint8 ``[N, S, S, 3]``, but for unusable ones."""
     from vqgan.data.image_crops import center_crop_resize
 
@@ -154,7 +154,9 @@ def validation_images(images: Pictures, config: DataConfig) -> np.ndarray:
     return np.stack(found) if found else np.zeros((0, size, size, 3), np.uint8)
 
 
-def _training_and_validation(request: TrainRequest, config: CodecTrainConfig) -> tuple[Pictures, Pictures]:
+def _training_and_validation(
+    request: TrainRequest, config: CodecTrainConfig
+) -> tuple[ImageDataset, ImageDataset]:
     training = open_images(request.source, config.data)
     if request.validation is not None:
         return training, open_images(request.validation, config.data).uncached()
@@ -162,12 +164,12 @@ def _training_and_validation(request: TrainRequest, config: CodecTrainConfig) ->
     return training, validation.uncached()
 
 
-def open_images(source: SourceConfig, data: DataConfig) -> Pictures:
+def open_images(source: SourceConfig, data: DataConfig) -> ImageDataset:
     """Opens the images of a source that are large enough to crop."""
-    return Pictures(source, DecodeConfig(), data.max_short_side, data.crop_size, data.cache_mib << 20)
+    return ImageDataset(source, DecodeConfig(), data.max_short_side, data.crop_size, data.cache_mib << 20)
 
 
-def open_crop_batches(images: Pictures, config: CodecTrainConfig) -> "CropBatches":
+def open_crop_batches(images: ImageDataset, config: CodecTrainConfig) -> "CropBatches":
     """Opens endless batches of training crops."""
     from vqgan.data.image_crops import CropConfig, crop_batches
 
@@ -183,7 +185,7 @@ def open_crop_batches(images: Pictures, config: CodecTrainConfig) -> "CropBatche
     )
 
 
-def _check_usable(images: Pictures, data: DataConfig, folder: Path) -> None:
+def _check_usable(images: ImageDataset, data: DataConfig, folder: Path) -> None:
     """Looks for a first image that can be used, before a model is made.
 
     Raises:
@@ -199,7 +201,7 @@ def _check_usable(images: Pictures, data: DataConfig, folder: Path) -> None:
     )
 
 
-def _digest(*sets: Pictures) -> str:
+def _digest(*sets: ImageDataset) -> str:
     """Returns sha256 over the keys of the images, set by set."""
     digest = hashlib.sha256()
     for images in sets:
@@ -212,7 +214,7 @@ def _digest(*sets: Pictures) -> str:
 class _WatchedBatches:
     """CropBatches of crops that stop the run when too many images are of no use."""
 
-    def __init__(self, images: Pictures, config: CodecTrainConfig, folder: Path):
+    def __init__(self, images: ImageDataset, config: CodecTrainConfig, folder: Path):
         self._folder = folder
         self._images, self._limit, self._count = images, config.data.max_rejects, 0
         self._batches = open_crop_batches(images, config)
@@ -251,7 +253,7 @@ class _WatchedBatches:
             )
 
 
-def _card(request: TrainRequest, training: Pictures, validation: np.ndarray) -> Mapping[str, Any]:
+def _card(request: TrainRequest, training: ImageDataset, validation: np.ndarray) -> Mapping[str, Any]:
     validation_source = request.source if request.validation is None else request.validation
     return {
         "license": request.license,

@@ -48,7 +48,7 @@ tokens = open_tokens("path/to/this/folder")  # or hf://datasets/owner/name
 Or anything else that reads Parquet: one row for each view of an image, its grid in `tokens`, row by row."""
 _DECODING = """\
 ```
-vqgan decode --tokens path/to/this/folder --output pictures/
+vqgan decode --tokens path/to/this/folder --output images/
 ```
 
 `--codec` names the codec where it lies elsewhere now; another one is refused."""

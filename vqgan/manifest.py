@@ -17,7 +17,7 @@ FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 REPORT_FILE = "report.html"
 IMAGES_KIND = "images"
-"""``kind`` in the manifest of decoded pictures; that of tokens has none."""
+"""``kind`` in the manifest of decoded images; that of tokens has none."""
 PARTS = (
     "plan_hash", "identity", "codec", "grid", "counts", "shards", "rejects", "reject_reasons", "codebook",
     "storage", "throughput", "versions", "finished",
@@ -99,10 +99,10 @@ def check_tokens(path: str, manifest: Mapping[str, Any]) -> None:
       manifest: of it.
 
     Raises:
-      UserError: it holds decoded pictures.
+      UserError: it holds decoded images.
     """
     if manifest.get("kind") == IMAGES_KIND:
-        raise UserError(f"{path}: holds pictures already; give the token data set that they were made of")
+        raise UserError(f"{path}: holds images already; give the token data set that they were made of")
 
 
 def check_parts(output: str, manifest: Mapping[str, Any]) -> None:
@@ -114,24 +114,24 @@ def check_parts(output: str, manifest: Mapping[str, Any]) -> None:
     fields = manifest_fields(output, manifest)
     for name in PARTS:
         fields.value(name)
-    pictures = manifest.get("kind") == IMAGES_KIND
+    images = manifest.get("kind") == IMAGES_KIND
     fields.text("plan_hash")
     fields.text("finished")
     identity = fields.fields("identity")
     identity.mapping("preprocessing")
     identity.mapping("source", {})
     codec = fields.fields("codec")
-    for name in ("name", "fingerprint", *(("decoder_sha256",) if pictures else ())):
+    for name in ("name", "fingerprint", *(("decoder_sha256",) if images else ())):
         codec.text(name)
     fields.integers("grid", 2, least=1)
-    for name in ("planned", "images", "rejects", "rows", *(() if pictures else ("tokens",))):
+    for name in ("planned", "images", "rejects", "rows", *(() if images else ("tokens",))):
         fields.fields("counts").integer(name)
-    for name in ("shards", "rejects", *(("archives", "metadata") if pictures else ())):
+    for name in ("shards", "rejects", *(("archives", "metadata") if images else ())):
         check_entries(fields, name)
     fields.sizes("reject_reasons")
     _check_circumstances(fields)
     codebook, storage = fields.fields("codebook"), fields.fields("storage")
-    if pictures:
+    if images:
         identity.fields("form").text("container")
         storage.number("image_bytes")
         tokens = fields.fields("tokens")
@@ -222,7 +222,7 @@ def load_token_manifest(path: str) -> TokenManifest:
       path: folder, URI, or ``hf://datasets/owner/name[@revision]``.
 
     Raises:
-      UserError: there is no data set, it is unavailable on the Hub, it is not finished, it holds pictures,
+      UserError: there is no data set, it is unavailable on the Hub, it is not finished, it holds images,
         or its manifest is damaged.
     """
     folder = resolve_dataset(path)

@@ -68,7 +68,7 @@ class ShardMetadata:
       planned: entries of the slice; each became an image with rows, or a reject.
       images: images that have rows here.
       rejects: entries in the rejects file of the slice.
-      sampling: for tokens drawn from a prior, which one and how, as JSON data; None for real pictures.
+      sampling: for tokens drawn from a prior, which one and how, as JSON data; None for real images.
     """
 
     fingerprint: str

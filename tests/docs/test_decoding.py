@@ -11,16 +11,16 @@ DOCUMENT = Document(
     "docs/decoding.md",
     (
         Change(
-            "vqgan tokenize --input 'pictures/data/images-*.parquet'",
+            "vqgan tokenize --input 'decoded/data/images-*.parquet'",
             "vqgan tokenize --codec tiny --output again --input 'samples-parquet/data/images-*.parquet'",
-            "the table names the flags that matter; these are the pictures made above",
+            "the table names the flags that matter; these are the images made above",
         ),
         Change(
-            "vqgan tokenize --input pictures/images",
-            "vqgan tokenize --codec tiny --output again-2 --input data/pictures/images",
-            "the table names the flags that matter; these are the pictures made above",
+            "vqgan tokenize --input decoded/images",
+            "vqgan tokenize --codec tiny --output again-2 --input data/decoded/images",
+            "the table names the flags that matter; these are the images made above",
         ),
-        Change("vqgan verify pictures", "vqgan verify data/pictures", "the pictures made above"),
+        Change("vqgan verify decoded", "vqgan verify data/decoded", "the images made above"),
     ),
 )
 
@@ -42,4 +42,4 @@ def test_block(block: Block, reader: Reader, typed: Typed) -> None:
 def test_the_tree_shows_what_is_written(reader: Reader) -> None:
     """Runs after the blocks."""
     (tree,) = (block for block in DOCUMENT.blocks if block.kind == "tree")
-    assert missing_names(tree, [reader.folder / "data" / "pictures"]) == []
+    assert missing_names(tree, [reader.folder / "data" / "decoded"]) == []

@@ -71,7 +71,7 @@ def test_where_the_path_into_torch_ends(torch_reader: Reader) -> None:
 def test_where_the_path_to_a_prior_ends(own_reader: Reader) -> None:
     assert own_reader.names["tokens"].counts["images"] == 20
     assert own_reader.names["images"].shape == (10, 32, 32, 3)
-    assert len(list((own_reader.folder / "pictures").rglob("*.webp"))) == 4
+    assert len(list((own_reader.folder / "decoded").rglob("*.webp"))) == 4
 
 
 def test_where_the_path_to_a_cluster_ends(cluster_reader: Reader) -> None:

@@ -1,6 +1,6 @@
 """What a user types, in the environment that ``pip install`` makes: without extras, and with each by itself.
 
-Pictures and models are as small as they can be: what is tested is that everything needed is there.
+Images and models are as small as they can be: what is tested is that everything needed is there.
 """
 
 import json
@@ -108,8 +108,8 @@ def test_inspect(base: Environment, tokens: Path) -> None:
 
 
 def test_decode(base: Environment, tokens: Path) -> None:
-    base.vqgan("decode", "--tokens", "tokens/", "--output", "pictures/")
-    assert len(list((base.work / "pictures").rglob("*.png"))) == 10
+    base.vqgan("decode", "--tokens", "tokens/", "--output", "decoded/")
+    assert len(list((base.work / "decoded").rglob("*.png"))) == 10
 
 
 def test_evaluate(base: Environment) -> None:
@@ -181,7 +181,7 @@ def test_extra_train(with_extra: WithExtra, base: Environment, tokens: Path) -> 
 def test_demo(with_extra: WithExtra) -> None:
     train = with_extra("train")
     train.run("-c", DEMO, *PRIOR_SETTINGS)
-    assert len(list((train.work / "demo" / "pictures").rglob("*.png"))) == 10
+    assert len(list((train.work / "demo" / "decoded").rglob("*.png"))) == 10
     assert (train.work / "demo" / "report.html").is_file()
     line = train.refuses("train", "--input", PHOTOS, "--output", "logged", "--wandb", "project")
     assert line == "vqgan train: wandb project project needs wandb (extra 'wandb'), not installed; " + (

@@ -12,7 +12,7 @@ from pipelines import decode_tokens, sample_prior, tokenize_images
 from pipelines.decode_tokens import DecodeTokensConfig
 from pipelines.sample_prior import SampleConfig
 from pipelines.tokenize_images import TokenizeConfig
-from transforms.decoding.image_format import ImageForm
+from transforms.decoding.image_format import ImageFormat
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry
 from transforms.sharded.job import make_all
@@ -83,7 +83,7 @@ def _decode(tokens: Path, output: Path, container: str) -> dict[str, Any]:
     config = DecodeTokensConfig(
         tokens=str(tokens),
         output=str(output),
-        form=ImageForm(container),
+        form=ImageFormat(container),
         batch_size=4,
         threads=2,
         report=False,

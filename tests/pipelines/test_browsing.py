@@ -293,7 +293,7 @@ def test_samples_have_no_originals(
     vqgan: Vqgan, tmp_path: Path, codec_path: str, finished: Path, refused: Refused
 ) -> None:
     prior, samples = save_random_prior(tmp_path / "prior", codec_path), str(tmp_path / "samples")
-    flags = ["--count", 4, "--batch-size", 4, "--no-pictures", "--quiet"]
+    flags = ["--count", 4, "--batch-size", 4, "--no-images", "--quiet"]
     assert vqgan("sample", "--prior", prior, "--output", samples, *flags).code == 0
     with refused("not made of images; leave out --input"):
         open_site(samples, SourceConfig(str(finished / "in")), None)

@@ -1,4 +1,4 @@
-"""The whole circle on real pictures with classes: digits to tokens, a prior, and samples that show it."""
+"""The whole circle on real images with classes: digits to tokens, a prior, and samples that show it."""
 
 import io
 from pathlib import Path
@@ -25,7 +25,7 @@ def vqgan(*argv: object) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tokens of three digits, a prior trained on them, samples of it, and their pictures."""
+    """A folder with tokens of three digits, a prior trained on them, samples of it, and their images."""
     folder = tmp_path_factory.mktemp("digits")
     table = pq.read_table(DIGITS)
     kept = table.filter(pc.is_in(table.column("label"), value_set=pa.array(CLASSES, pa.int32())))
@@ -48,14 +48,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vqgan("train-prior", "--tokens", folder / "tokens", "--output", folder / "run", *flags, "--quiet")
     draw = ["--prior", folder / "run", "--output", folder / "samples", "--count", 90, "--guidance", 2]
     classes = [part for number in CLASSES for part in ("--class", number)]
-    vqgan("sample", *draw, *classes, "--batch-size", 30, "--no-pictures", "--quiet")
-    decode = ["--tokens", folder / "samples", "--output", folder / "pictures", "--format", "parquet"]
+    vqgan("sample", *draw, *classes, "--batch-size", 30, "--no-images", "--quiet")
+    decode = ["--tokens", folder / "samples", "--output", folder / "images", "--format", "parquet"]
     vqgan("decode", *decode, "--batch-size", 30, "--no-report", "--quiet")
     return folder
 
 
-def pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of a data set reduced to 8 by 8 grey values ``[N, 64]``, and their classes ``[N]``."""
+def images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images of a data set reduced to 8 by 8 grey values ``[N, 64]``, and their classes ``[N]``."""
     table = pq.read_table(folder)
     column = table.column("image")
     data = [value["bytes"] if isinstance(value, dict) else value for value in column.to_pylist()]
@@ -67,8 +67,8 @@ def pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def test_samples_show_their_class(run: Path) -> None:
     """The real digits nearest to a sample say what it is; a guess would be right one time in three."""
-    real, classes = pictures(run / "digits.parquet")
-    found, asked = pictures(run / "pictures" / "data" / "images-00000-of-00001.parquet")
+    real, classes = images(run / "digits.parquet")
+    found, asked = images(run / "images" / "data" / "images-00000-of-00001.parquet")
     nearest = np.argsort(((found[:, None] - real[None]) ** 2).sum(axis=-1), axis=1)[:, :5]
     votes = np.array([np.bincount(classes[row]).argmax() for row in nearest])
     assert len(votes) == 90

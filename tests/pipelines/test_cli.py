@@ -77,12 +77,12 @@ def test_wrong_flags(tokenize: Vqgan, few: Path, tmp_path: Path, flags: tuple[An
 
 @pytest.mark.parametrize("flags", [("--views", "first"), ("--views=all",)])
 def test_decode_has_no_views_to_make(vqgan: Vqgan, finished: Path, tmp_path: Path, flags: Any) -> None:
-    result = vqgan("decode", "--tokens", finished / "out", "--output", tmp_path / "pictures", *flags)
+    result = vqgan("decode", "--tokens", finished / "out", "--output", tmp_path / "images", *flags)
     assert (result.code, result.out) == (2, "")
     assert result.line == (
         "vqgan decode: --views is a flag of tokenize, which makes them; here it is --first-view-only, or none"
     )
-    assert not (tmp_path / "pictures").exists()
+    assert not (tmp_path / "images").exists()
 
 
 def test_flags_of_beam_pass(tokenize: Vqgan, few: Path) -> None:

@@ -61,7 +61,7 @@ def token_rows(folder: Path) -> list[Any]:
 
 
 def read(folder: Path) -> Any:
-    """All that a reader of a data set reads: what it is said to be, its rows, its pictures."""
+    """All that a reader of a data set reads: what it is said to be, its rows, its images."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
     declared = {name: part for name, part in manifest.items() if name not in (*CIRCUMSTANCES, "storage")}
     for name in {"shards", "rejects", "archives", "metadata"} & declared.keys():  # sums are mended, too
@@ -75,8 +75,8 @@ def read(folder: Path) -> Any:
     else:
         rows, circumstances = token_rows(folder), ("name", "card")
     declared["codec"] = {n: part for n, part in declared["codec"].items() if n not in circumstances}
-    pictures = {path.name: pixels_of(path) for path in folder.glob("pictures/*.png")}
-    return json.dumps(declared, sort_keys=True), rows, pictures
+    images = {path.name: pixels_of(path) for path in folder.glob("images/*.png")}
+    return json.dumps(declared, sort_keys=True), rows, images
 
 
 def pixels_of(path: Path) -> list[Any]:
@@ -157,8 +157,8 @@ def test_damage_to_an_unfinished_run(
         shutil.copytree(original, folder)
         name, way = names[number % len(names)], rng.choice(list(WAYS))
         said = WAYS[way](folder, folder / name, rng)
-        if name.parts[0] == "pictures" and said.startswith("swap"):
-            continue  # nothing tells one whole picture from another before their sums are written down
+        if name.parts[0] == "images" and said.startswith("swap"):
+            continue  # nothing tells one whole image from another before their sums are written down
         try:
             again = answered(small_jobs.command(job, folder))
             if isinstance(again, UserError):

@@ -30,7 +30,7 @@ def decode(vqgan: Vqgan, finished: Path, tmp_path: Path) -> Vqgan:
     """Runs ``vqgan decode`` over the finished data set with small batches; later flags override."""
 
     def decode(*flags: Any) -> Any:
-        where = ["--tokens", finished / "out", "--output", tmp_path / "pictures"]
+        where = ["--tokens", finished / "out", "--output", tmp_path / "images"]
         report = [] if "--report" in flags else ["--no-report"]
         rest = [flag for flag in flags if flag != "--report"]
         return vqgan("decode", *where, "--batch-size", 4, "--threads", 2, "--quiet", *report, *rest)
@@ -39,7 +39,7 @@ def decode(vqgan: Vqgan, finished: Path, tmp_path: Path) -> Vqgan:
 
 
 def test_a_run(decode: Vqgan, vqgan: Vqgan, finished: Path, tmp_path: Path, manifest: Any) -> None:
-    output = tmp_path / "pictures"
+    output = tmp_path / "images"
     result = decode("--report")
     assert (result.code, result.err) == (0, "")
     assert sorted(path.name for path in output.iterdir()) == [
@@ -56,7 +56,7 @@ def test_a_run(decode: Vqgan, vqgan: Vqgan, finished: Path, tmp_path: Path, mani
     assert len((output / "images" / "metadata.jsonl").read_text().splitlines()) == 40
     page = (output / "report.html").read_text()
     assert page.count("<img ") == 24
-    assert "40 pictures from tokens" in page
+    assert "40 images from tokens" in page
     verified = vqgan("verify", output)
     assert (verified.code, verified.out.splitlines()[-1]) == (0, "ok")
     inspected = vqgan("inspect", output, "--json")
@@ -66,29 +66,27 @@ def test_a_run(decode: Vqgan, vqgan: Vqgan, finished: Path, tmp_path: Path, mani
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
 
 
-def test_pictures_can_be_tokenized_again(
-    decode: Vqgan, tokenize: Vqgan, tmp_path: Path, manifest: Any
-) -> None:
+def test_images_can_be_tokenized_again(decode: Vqgan, tokenize: Vqgan, tmp_path: Path, manifest: Any) -> None:
     """The Parquet form is a source like any other."""
     assert decode("--format", "parquet", "--limit", 13).code == 0
-    source = tmp_path / "pictures" / "data" / "images-*.parquet"
+    source = tmp_path / "images" / "data" / "images-*.parquet"
     again = tokenize(str(source), "--image-column", "image", "--key-column", "file", "--image-size", 32)
     assert again.code == 0, again.err
     assert manifest(tmp_path / "out")["counts"]["images"] == 13
 
 
-def test_the_file_that_describes_pictures_is_no_picture(
+def test_the_file_that_describes_images_is_no_image(
     decode: Vqgan, tokenize: Vqgan, tmp_path: Path, manifest: Any
 ) -> None:
     assert decode("--limit", 5).code == 0
-    assert tokenize(tmp_path / "pictures" / "images", "--image-size", 32).code == 0
+    assert tokenize(tmp_path / "images" / "images", "--image-size", 32).code == 0
     counts = manifest(tmp_path / "out")["counts"]
     assert (counts["planned"], counts["images"], counts["rejects"]) == (5, 5, 0)
 
 
 @pytest.mark.parametrize(("container", "form"), [("files", "png"), ("tar", "tar"), ("parquet", "parquet")])
 def test_unfinished(decode: Vqgan, vqgan: Vqgan, tmp_path: Path, container: str, form: str) -> None:
-    output = tmp_path / "pictures"
+    output = tmp_path / "images"
     assert decode("--format", form, "--limit", 17).code == 0
     (output / "manifest.json").unlink()
     (output / index_folder(container) / "images-00001-of-00002.parquet").unlink()
@@ -97,14 +95,14 @@ def test_unfinished(decode: Vqgan, vqgan: Vqgan, tmp_path: Path, container: str,
 
 
 def test_lost_metadata_is_written_again(decode: Vqgan, tmp_path: Path, manifest: Any) -> None:
-    """No picture is made for it."""
+    """No image is made for it."""
     assert decode("--limit", 5).code == 0
-    path = tmp_path / "pictures" / "images" / "metadata.jsonl"
+    path = tmp_path / "images" / "images" / "metadata.jsonl"
     before = path.read_bytes()
     path.unlink()
     assert decode("--limit", 5).code == 0
     assert path.read_bytes() == before
-    assert manifest(tmp_path / "pictures")["throughput"]["images"] == 0
+    assert manifest(tmp_path / "images")["throughput"]["images"] == 0
 
 
 @pytest.mark.parametrize(
@@ -124,7 +122,7 @@ def test_wrong_flags(decode: Vqgan, tmp_path: Path, flags: list[str], message: s
     result = decode(*flags)
     assert result.code == 2
     assert message in result.line
-    assert not (tmp_path / "pictures").exists()
+    assert not (tmp_path / "images").exists()
 
 
 def test_wrong_inputs(decode: Vqgan, finished: Path, other_codec: str, copied: Path, tmp_path: Path) -> None:
@@ -138,13 +136,13 @@ def test_wrong_inputs(decode: Vqgan, finished: Path, other_codec: str, copied: P
     assert "is the folder of the tokens themselves" in decode("--output", finished / "out").line
     (copied / "manifest.json").unlink()
     assert "not finished" in decode("--tokens", copied).line
-    assert not (tmp_path / "pictures").exists()
+    assert not (tmp_path / "images").exists()
 
 
-def test_pictures_are_no_tokens(decode: Vqgan, tmp_path: Path) -> None:
+def test_images_are_no_tokens(decode: Vqgan, tmp_path: Path) -> None:
     assert decode("--limit", 2).code == 0
-    refused = decode("--tokens", tmp_path / "pictures", "--output", tmp_path / "more")
-    assert "holds pictures already" in refused.line
+    refused = decode("--tokens", tmp_path / "images", "--output", tmp_path / "more")
+    assert "holds images already" in refused.line
 
 
 def test_a_codec_that_is_gone(decode: Vqgan, copied: Path, codec_path: str, manifest: Any) -> None:
@@ -188,7 +186,7 @@ def test_damaged_shards(
     assert result.code == 2
     assert "tokens-00002-of-00004.parquet" in result.line
     assert message in result.line
-    assert not (tmp_path / "pictures").exists()
+    assert not (tmp_path / "images").exists()
 
 
 def test_another_row_count(decode: Vqgan, copied: Path, manifest: Any) -> None:
@@ -218,7 +216,7 @@ def test_damaged_manifest(decode: Vqgan, copied: Path, manifest: Any, damage: Ca
 
 def test_another_plan_is_refused(decode: Vqgan, tmp_path: Path) -> None:
     assert decode("--limit", 2).code == 0
-    before = contents(tmp_path / "pictures")
+    before = contents(tmp_path / "images")
     for flags, difference in (
         (["--limit", 3], "limit: 2, now 3"),
         (["--limit", 2, "--first-view-only"], "views: all, now first"),
@@ -229,12 +227,12 @@ def test_another_plan_is_refused(decode: Vqgan, tmp_path: Path) -> None:
         assert result.code == 2
         assert "belongs to another run" in result.line
         assert difference in result.line
-    assert contents(tmp_path / "pictures") == before
+    assert contents(tmp_path / "images") == before
 
 
-def test_pictures_of_format_version_1(decode: Vqgan, vqgan: Vqgan, tmp_path: Path, manifest: Any) -> None:
+def test_images_of_format_version_1(decode: Vqgan, vqgan: Vqgan, tmp_path: Path, manifest: Any) -> None:
     """Refused in one line that says what to do, whether they were finished or not."""
-    output = tmp_path / "pictures"
+    output = tmp_path / "images"
     assert decode("--limit", 2).code == 0
     plan = json.loads((output / "plan" / "plan.json").read_text())
     identity = {**plan["identity"], "version": 1}
@@ -254,7 +252,7 @@ def test_pictures_of_format_version_1(decode: Vqgan, vqgan: Vqgan, tmp_path: Pat
 def test_another_decoder_is_another_plan(
     decode: Vqgan, codec_path: str, other_codec: str, tmp_path: Path
 ) -> None:
-    """Same tokens, same fingerprint, other weights in the decoder: other pictures."""
+    """Same tokens, same fingerprint, other weights in the decoder: other images."""
     mixed = tmp_path / "mixed"
     shutil.copytree(codec_path, mixed)
     document = json.loads((mixed / "codec.json").read_text())

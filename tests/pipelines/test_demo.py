@@ -56,16 +56,16 @@ def test_demo(vqgan: Vqgan, tmp_path: Path) -> None:
     assert re.search(r"\n\d+ of 20 new digits are read as the digit that was asked for", result.err)
     assert "Traceback" not in result.err
     assert str(output) in result.err
-    pictures = sorted((output / "pictures" / "images").glob("*.png"))
-    assert len(pictures) == 10
-    samples = sorted((output / "samples" / "pictures").glob("*.png"))
+    images = sorted((output / "decoded" / "images").glob("*.png"))
+    assert len(images) == 10
+    samples = sorted((output / "samples" / "images").glob("*.png"))
     assert len(samples) == 20
-    for paths, side in ((pictures, 32), (samples, 8)):
+    for paths, side in ((images, 32), (samples, 8)):
         for path in paths:
             with Image.open(path) as image:
                 assert image.size == (side, side)
                 assert np.asarray(image).std() > 1
-    for part in ("tokens", "pictures", "digits", "prior", "."):
+    for part in ("tokens", "decoded", "digits", "prior", "."):
         assert (output / part / "report.html").stat().st_size > 5_000
     text = (output / "report.html").read_text()
     page = Links(text)
@@ -85,7 +85,7 @@ def test_own_images(vqgan: Vqgan, few: Path, tmp_path: Path) -> None:
     (few / "broken.jpg").write_bytes(b"no image")
     result = vqgan("demo", "--output", tmp_path / "demo", "--input", few)
     assert result.code == 0, result.err
-    folder = tmp_path / "demo" / "pictures" / "images"
+    folder = tmp_path / "demo" / "decoded" / "images"
     assert len(list(folder.rglob("*.png"))) == 10
     assert (folder / "a" / "b.jpg.png").is_file()
 
@@ -96,7 +96,7 @@ def test_one_image(vqgan: Vqgan, photos: Path, tmp_path: Path) -> None:
     shutil.copy(min(photos.iterdir()), folder / "cat.jpg")
     result = vqgan("demo", "--output", tmp_path / "demo", "--input", folder)
     assert result.code == 0, result.err
-    assert len(list((tmp_path / "demo" / "samples" / "pictures").glob("*.png"))) == 20
+    assert len(list((tmp_path / "demo" / "samples" / "images").glob("*.png"))) == 20
     assert (tmp_path / "demo" / "report.html").is_file()
 
 

@@ -139,7 +139,7 @@ def test_only_rejects(tokenize: Vqgan, vqgan: Vqgan, tmp_path: Path, manifest: A
     assert manifest(tmp_path / "out")["counts"]["rejects"] == 4
     assert vqgan("verify", tmp_path / "out").code == 0
     flags = ("--codec", "tiny", "--quiet", "--no-report")
-    assert vqgan("decode", "--tokens", tmp_path / "out", "--output", tmp_path / "pictures", *flags).code != 0
+    assert vqgan("decode", "--tokens", tmp_path / "out", "--output", tmp_path / "images", *flags).code != 0
 
 
 def test_why_nothing_was_made(capsys: pytest.CaptureFixture[str]) -> None:

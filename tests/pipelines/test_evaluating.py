@@ -22,7 +22,7 @@ from pipelines.evaluation_metrics import (
 )
 from pipelines.evaluation_report import format_results
 from transforms.images.crops import Geometry
-from transforms.images.dataset import Pictures, split
+from transforms.images.dataset import ImageDataset, split
 from transforms.images.decode import DecodeConfig, prepare
 from transforms.sharded.plan import collect
 from transforms.sources import SourceConfig, open_source
@@ -275,8 +275,8 @@ def entries(folder: Path) -> Any:
 
 
 def test_the_split_is_that_of_training(photos: Path) -> None:
-    pictures = Pictures(SourceConfig(str(photos)), DecodeConfig(), None, 1, 0)
-    training, validation = split(pictures, 3)
+    images = ImageDataset(SourceConfig(str(photos)), DecodeConfig(), None, 1, 0)
+    training, validation = split(images, 3)
     parts = {"train": training.keys, "validation": validation.keys}
     for name, keys in parts.items():
         chosen = select(entries(photos), settings(photos, "c", split=name, holdout=3))

@@ -37,7 +37,7 @@ def expected_files(folder: Path) -> set[str]:
 
 
 def test_what_is_uploaded_is_read_again(hub: Hub, copied: Path) -> None:
-    for name in ("notes.txt", "data/.tokens-00000-of-00004.parquet.tmp", "plan/notes", "pictures/a.png"):
+    for name in ("notes.txt", "data/.tokens-00000-of-00004.parquet.tmp", "plan/notes", "images/a.png"):
         (copied / name).parent.mkdir(exist_ok=True)
         (copied / name).write_text("private")
     line = push(str(copied), "owner/name")
@@ -90,10 +90,10 @@ def test_commands_take_what_lies_on_the_hub(
         flags = ("--tokens", tokens, "--output", tmp_path / output, "--limit", 5, "--quiet", "--no-report")
         decoded = vqgan("decode", *flags, "--batch-size", 4)
         assert (decoded.code, decoded.err) == (0, "")
-    pictures = sorted((tmp_path / "from-folder" / "images").glob("*.png"))
-    assert len(pictures) == 5
-    for picture in pictures:
-        assert (tmp_path / "from-hub" / "images" / picture.name).read_bytes() == picture.read_bytes()
+    images = sorted((tmp_path / "from-folder" / "images").glob("*.png"))
+    assert len(images) == 5
+    for image in images:
+        assert (tmp_path / "from-hub" / "images" / image.name).read_bytes() == image.read_bytes()
     settings = ("model.layers=1", "model.heads=2", "model.width=16", "model.hidden=16", "train.steps=1",
                 "train.batch_size=4", "data.holdout=5", "data.samples=0")  # fmt: skip
     sets = [part for setting in settings for part in ("--set", setting)]
@@ -173,7 +173,7 @@ def _name_outside(folder: Path) -> None:
         (lambda folder: (folder / "plan" / "keys.parquet").unlink(), "keys.parquet is missing"),
         (lambda folder: (folder / "plan" / "plan.json").unlink(), "plan.json is missing"),
         (_change_manifest(plan_hash="0" * 64), "plan.json is missing, or not that of the manifest"),
-        (_change_manifest(kind="images"), "holds pictures already"),
+        (_change_manifest(kind="images"), "holds images already"),
         (_change_manifest(counts={"rows": 7}), "it contradicts itself"),
     ],
 )

@@ -123,7 +123,7 @@ def test_samples(vqgan: Vqgan, tmp_path: Path, codec_path: str, kind: str, monke
     ]
     where = ["--prior", tmp_path / "prior", "--output", tmp_path / "out"]
     assert vqgan("sample", *where, *flags, "--quiet").code == 0
-    images = sorted((tmp_path / "out" / "pictures").glob("*.png"))
+    images = sorted((tmp_path / "out" / "images").glob("*.png"))
     compare(f"sample-{kind}", {**data_set(tmp_path / "out"), "images": means(images)})
 
 

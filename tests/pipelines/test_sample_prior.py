@@ -95,9 +95,9 @@ def test_what_is_written(
     assert [row["label"] for row in rows] == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
     assert len({row["key"] for row in rows}) == 10
     codec = Codec.load(codec_path, batch_size=5)
-    pictures = codec.decode(np.array([row["tokens"] for row in rows]).reshape(-1, *GRID))
-    for row, pixels in zip(rows, pictures, strict=True):
-        with Image.open(out / "pictures" / f"{row['key']}.png") as opened:
+    images = codec.decode(np.array([row["tokens"] for row in rows]).reshape(-1, *GRID))
+    for row, pixels in zip(rows, images, strict=True):
+        with Image.open(out / "images" / f"{row['key']}.png") as opened:
             np.testing.assert_array_equal(np.asarray(opened), pixels)
         assert (row["width"], row["height"]) == pixels.shape[1::-1]
     footer = json.loads(pq.read_metadata(out / "data/tokens-00000-of-00002.parquet").metadata[METADATA_KEY])
@@ -107,7 +107,7 @@ def test_what_is_written(
     assert footer["sampling"]["first_seed"] == 7
     assert footer["fingerprint"] == codec.fingerprint
     assert manifest(out)["counts"]["rows"] == 10
-    with Image.open(out / "sheet.png") as sheet:
+    with Image.open(out / "grid.png") as sheet:
         assert sheet.width == 3 * 8 + 2 * 2  # a column for each class
     verified = vqgan("verify", out)
     assert verified.code == 0, verified
@@ -119,12 +119,12 @@ def test_a_seed_decides_on_its_sample(sample: Vqgan, tmp_path: Path) -> None:
     """Whatever the batch, the slices, the neighbours and the number of samples."""
     assert sample("--class", "dog").code == 0
     flags = ["--class", "dog", "--seed", 4, "--count", 3, "--batch-size", 3, "--slice-size", 100]
-    assert sample(*flags, "--no-pictures", output=tmp_path / "few").code == 0
+    assert sample(*flags, "--no-images", output=tmp_path / "few").code == 0
     all_rows, few = rows_of(tmp_path / "out"), rows_of(tmp_path / "few")
     assert [row["tokens"] for row in few] == [row["tokens"] for row in all_rows[4:7]]
     assert len({tuple(row["tokens"]) for row in all_rows}) == 10
-    assert not (tmp_path / "few" / "pictures").exists()
-    assert not (tmp_path / "few" / "sheet.png").exists()
+    assert not (tmp_path / "few" / "images").exists()
+    assert not (tmp_path / "few" / "grid.png").exists()
 
 
 def test_classes_by_name_and_number(sample: Vqgan, tmp_path: Path) -> None:
@@ -168,11 +168,11 @@ def test_a_finished_run_is_left_alone_and_what_is_lost_made_again(sample: Vqgan,
     before = contents(tmp_path / "out")
     again = sample()
     assert (again.code, contents(tmp_path / "out")) == (0, before)
-    for lost in ("data/tokens-00001-of-00002.parquet", "pictures/seed-0000000003.png", "sheet.png"):
+    for lost in ("data/tokens-00001-of-00002.parquet", "images/seed-0000000003.png", "grid.png"):
         (tmp_path / "out" / lost).unlink()
         assert sample().code == 0
         assert contents(tmp_path / "out") == before
-    shutil.rmtree(tmp_path / "out" / "pictures")
+    shutil.rmtree(tmp_path / "out" / "images")
     shard = tmp_path / "out" / "data/tokens-00000-of-00002.parquet"
     shard.write_bytes(shard.read_bytes()[:500])
     assert sample().code == 0
@@ -202,8 +202,8 @@ def test_a_run_without_a_prior_yet(sample: Vqgan, tmp_path: Path) -> None:
 
 
 def test_guidance_changes_samples(sample: Vqgan, tmp_path: Path) -> None:
-    assert sample("--no-pictures").code == 0
-    assert sample("--no-pictures", "--guidance", 3, output=tmp_path / "guided").code == 0
+    assert sample("--no-images").code == 0
+    assert sample("--no-images", "--guidance", 3, output=tmp_path / "guided").code == 0
     assert [row["tokens"] for row in rows_of(tmp_path / "out")] != [
         row["tokens"] for row in rows_of(tmp_path / "guided")
     ]
@@ -213,7 +213,7 @@ def test_guidance_changes_samples(sample: Vqgan, tmp_path: Path) -> None:
 def given(sample: Vqgan, tmp_path: Path) -> Path:
     """Token grids to start from."""
     folder = tmp_path / "given"
-    assert sample("--no-pictures", "--seed", 100, "--count", 4, output=folder).code == 0
+    assert sample("--no-images", "--seed", 100, "--count", 4, output=folder).code == 0
     return folder
 
 
@@ -222,7 +222,7 @@ def grids(folder: Path) -> np.ndarray:
 
 
 def test_the_upper_half_is_kept(sample: Vqgan, given: Path, tmp_path: Path) -> None:
-    assert sample("--given", given, "--keep-rows", 2, "--no-pictures").code == 0
+    assert sample("--given", given, "--keep-rows", 2, "--no-images").code == 0
     start, found = grids(given), grids(tmp_path / "out")
     wanted = start[np.arange(10) % 4]  # from the first row again
     np.testing.assert_array_equal(found[:, :2], wanted[:, :2])
@@ -231,7 +231,7 @@ def test_the_upper_half_is_kept(sample: Vqgan, given: Path, tmp_path: Path) -> N
 
 def test_a_region_is_filled_in(sample: Vqgan, masked: Path, given: Path, tmp_path: Path) -> None:
     flags = ["--prior", masked, "--given", given, "--inpaint", "1,1,3,4", "--count", 4, "--steps", 3]
-    assert sample(*flags, "--no-pictures").code == 0
+    assert sample(*flags, "--no-images").code == 0
     start, found = grids(given), grids(tmp_path / "out")
     outside = np.ones(GRID, bool)
     outside[1:3, 1:4] = False
@@ -243,12 +243,12 @@ def test_a_larger_grid(sample: Vqgan, tmp_path: Path) -> None:
     assert sample("--grid", "6x5", "--count", 2).code == 0
     rows = rows_of(tmp_path / "out")
     assert {len(row["tokens"]) for row in rows} == {30}
-    with Image.open(tmp_path / "out" / "pictures" / f"{rows[0]['key']}.png") as opened:
+    with Image.open(tmp_path / "out" / "images" / f"{rows[0]['key']}.png") as opened:
         assert opened.size == (10, 12)
 
 
 def test_the_trained_grid_is_no_larger_one(sample: Vqgan, masked: Path) -> None:
-    assert sample("--prior", masked, "--grid", "4x4", "--count", 2, "--no-pictures").code == 0
+    assert sample("--prior", masked, "--grid", "4x4", "--count", 2, "--no-images").code == 0
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def conditional(vqgan: Vqgan, given: Path, codec_path: str, tmp_path: Path) -> P
 
 def test_a_condition_grid(sample: Vqgan, conditional: Path, given: Path, tmp_path: Path) -> None:
     """Sample i is what the prior gives for row i, from the first row again."""
-    flags = ["--prior", conditional, "--condition", given, "--no-pictures"]
+    flags = ["--prior", conditional, "--condition", given, "--no-images"]
     assert sample(*flags).code == 0
     rows = np.arange(10) % 4
     sampler = samplers.load_sampler(read_prior(conditional), batch_size=4, dtype=np.float32)
@@ -313,12 +313,12 @@ def test_guidance_of_a_prior_that_never_saw_no_class(sample: Vqgan, prior: Path,
         refused = sample("--prior", moved, *flags)
         assert refused.code == 2
         assert "class_dropout" in refused.line
-    assert sample("--prior", moved, "--class", "cat", "--no-pictures").code == 0
+    assert sample("--prior", moved, "--class", "cat", "--no-images").code == 0
 
 
 def test_a_prior_without_classes(vqgan: Vqgan, codec_path: str, tmp_path: Path) -> None:
     prior = save_random_prior(tmp_path / "plain", codec_path, classes=0)
-    common = ["sample", "--prior", prior, "--count", 2, "--quiet", "--no-pictures"]
+    common = ["sample", "--prior", prior, "--count", 2, "--quiet", "--no-images"]
     assert vqgan(*common, "--output", tmp_path / "out").code == 0
     assert [row["label"] for row in rows_of(tmp_path / "out")] == [None, None]
     for flags, match in ((["--class", "1"], "without classes"), (["--guidance", 2], "without classes")):
@@ -392,7 +392,7 @@ def test_a_damaged_shard_is_made_again(sample: Vqgan, tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == before
 
 
-def test_pictures_need_the_named_codec(vqgan: Vqgan, prior: Path, tmp_path: Path, codec_path: str) -> None:
+def test_images_need_the_named_codec(vqgan: Vqgan, prior: Path, tmp_path: Path, codec_path: str) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(prior, moved)
     document = json.loads((moved / "prior.json").read_text())

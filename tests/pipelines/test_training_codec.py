@@ -1,4 +1,4 @@
-"""``vqgan train``: settings, pictures, stopping and going on, and a codec that tokenize takes."""
+"""``vqgan train``: settings, images, stopping and going on, and a codec that tokenize takes."""
 
 import functools
 import json
@@ -17,7 +17,7 @@ import pytest
 
 from pipelines import training_codec
 from pipelines.training_codec import configure_codec_training, validation_images
-from transforms.images.dataset import Pictures
+from transforms.images.dataset import ImageDataset
 from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
 from vqgan.codec_checkpoint import PARTS, load_weights, read_info, save_codec
@@ -129,10 +129,10 @@ def test_unknown_preset(vqgan: Vqgan, photos: Path, tmp_path: Path) -> None:
 
 def test_validation_images_leave_out_rejects(few: Path) -> None:
     (few / "broken.jpg").write_bytes(b"no image")
-    pictures = Pictures(SourceConfig(str(few)), DecodeConfig(), None, 16, 1 << 20)
-    images = validation_images(pictures, DataConfig(crop_size=16))
+    images = ImageDataset(SourceConfig(str(few)), DecodeConfig(), None, 16, 1 << 20)
+    images = validation_images(images, DataConfig(crop_size=16))
     assert (images.shape, images.dtype) == ((10, 16, 16, 3), np.uint8)
-    assert len(validation_images(pictures, DataConfig(crop_size=16, validation_limit=3))) <= 3
+    assert len(validation_images(images, DataConfig(crop_size=16, validation_limit=3))) <= 3
 
 
 def test_nothing_to_train_on(vqgan: Vqgan, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_start_from_a_codec(vqgan: Vqgan, few: Path, tmp_path: Path, codec_path:
 
 @pytest.fixture(scope="module")
 def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, in a process of its own; a picture in its data is broken."""
+    """A finished run, in a process of its own; an image in its data is broken."""
     root = tmp_path_factory.mktemp("trained")
     shutil.copytree(photos, root / "in")
     (root / "in" / "broken.jpg").write_bytes(b"no image")
@@ -232,7 +232,7 @@ def test_what_a_run_leaves(trained: Path) -> None:
     run = trained / "run"
     names = {path.name for path in run.iterdir()}
     assert names == {
-        "checkpoints", "codec", "config.json", "metrics.jsonl", "rejects.jsonl", "report.html", "sheets",
+        "checkpoints", "codec", "config.json", "metrics.jsonl", "rejects.jsonl", "report.html", "grids",
         "tensorboard",
     }  # fmt: skip
     assert json.loads((run / "rejects.jsonl").read_text())["key"] == "broken.jpg"

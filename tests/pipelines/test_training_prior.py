@@ -108,7 +108,7 @@ def test_weights_of_data_sets(tmp_path: Path) -> None:
 def test_what_a_run_leaves(trained: Path, finished: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert names == {
-        "checkpoints", "prior", "config.json", "metrics.jsonl", "report.html", "sheets", "tensorboard"
+        "checkpoints", "prior", "config.json", "metrics.jsonl", "report.html", "grids", "tensorboard"
     }  # fmt: skip
     manifest = json.loads((finished / "out" / "manifest.json").read_text())
     info = read_prior(trained)
@@ -123,7 +123,7 @@ def test_what_a_run_leaves(trained: Path, finished: Path) -> None:
     assert [record["step"] for record in figures] == [3, 6]
     entropy = manifest["codebook"]["entropy_bits"]  # of all rows, held-back ones too
     assert figures[0]["validation/unigram_bits"] == pytest.approx(entropy, rel=0.02)
-    assert sorted(path.name for path in (trained / "sheets").iterdir()) == ["samples-3.png", "samples-6.png"]
+    assert sorted(path.name for path in (trained / "grids").iterdir()) == ["samples-3.png", "samples-6.png"]
     page = (trained / "report.html").read_text()
     assert "Samples of the prior" in page
     assert "unigram entropy" in page
@@ -239,17 +239,17 @@ def test_not_a_data_set(vqgan: Vqgan, tmp_path: Path) -> None:
 def labelled(tokenize: Vqgan, photos: Path, tmp_path: Path) -> Path:
     """20 photographs in two classes."""
     for number, path in enumerate(sorted(photos.iterdir())[:20]):
-        folder = tmp_path / "pictures" / ("cats", "dogs")[number % 2]
+        folder = tmp_path / "images" / ("cats", "dogs")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder)
-    assert tokenize(tmp_path / "pictures", "--folder-labels", output=tmp_path / "labelled").code == 0
+    assert tokenize(tmp_path / "images", "--folder-labels", output=tmp_path / "labelled").code == 0
     return tmp_path / "labelled"
 
 
 @pytest.fixture
 def sketches(tokenize: Vqgan, labelled: Path, photos: Path, tmp_path: Path) -> Path:
     """Coarser tokens of the same photographs and of others, which come in between."""
-    shutil.copytree(tmp_path / "pictures", tmp_path / "more")
+    shutil.copytree(tmp_path / "images", tmp_path / "more")
     (tmp_path / "more" / "cows").mkdir()
     for path in sorted(photos.iterdir())[20:]:
         shutil.copy(path, tmp_path / "more" / "cows")
@@ -267,7 +267,7 @@ def read_rows(folder: Path) -> list[tuple[tuple[str, int], tuple[int, ...]]]:
 def test_classes_and_a_condition(
     vqgan: Vqgan, labelled: Path, sketches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rows that training and validation are given have the condition of the same picture."""
+    """The rows that training and validation are given have the condition of the same image."""
     seen: list[PriorRows] = []
     real = prior_run.fit_prior
 
@@ -285,7 +285,7 @@ def test_classes_and_a_condition(
     info = read_prior(tmp_path / "run")
     assert (info.config.classes, info.class_names) == (2, ("cats", "dogs"))
     assert (info.config.condition_grid, info.config.condition_codebook_size) == ((8, 8), 64)
-    assert list((tmp_path / "run" / "sheets").iterdir()) == []
+    assert list((tmp_path / "run" / "grids").iterdir()) == []
 
     names, partners = {tokens: name for name, tokens in read_rows(labelled)}, dict(read_rows(sketches))
     assert (len(names), len(partners)) == (20, 40)

@@ -1,4 +1,4 @@
-"""Pieces of pages: escaped, and pictures within their bounds."""
+"""Pieces of pages: escaped, and images within their bounds."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ HOSTILE = "<script>\"'&"
 ESCAPED = "&lt;script&gt;&quot;&#x27;&amp;"
 
 
-def picture(uri: str) -> tuple[str, Image.Image]:
+def image(uri: str) -> tuple[str, Image.Image]:
     kind, _, data = uri.partition(";base64,")
     return kind, Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
 
@@ -46,17 +46,17 @@ def test_both_themes_have_every_colour() -> None:
 
 def test_png_keeps_pixels() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    kind, opened = picture(html_page.data_uri(pixels))
+    kind, opened = image(html_page.data_uri(pixels))
     assert kind == "data:image/png"
     np.testing.assert_array_equal(np.asarray(opened), pixels)
-    assert picture(html_page.data_uri(pixels, 10_000))[0] == "data:image/png"
+    assert image(html_page.data_uri(pixels, 10_000))[0] == "data:image/png"
 
 
 @pytest.mark.parametrize(("most", "size"), [(40_000, 128), (4_000, None), (1, None)])
-def test_a_large_picture_becomes_a_small_jpeg(most: int, size: int | None) -> None:
+def test_a_large_image_becomes_a_small_jpeg(most: int, size: int | None) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     uri = html_page.data_uri(pixels, most)
-    kind, opened = picture(uri)
+    kind, opened = image(uri)
     assert kind == "data:image/jpeg"
     assert opened.width == opened.height
     if size is not None:

@@ -1,4 +1,4 @@
-"""Sheets: every picture is where it belongs."""
+"""Sheets: every image is where it belongs."""
 
 import numpy as np
 import pytest

@@ -38,7 +38,7 @@ def test_what_cannot_be_read_is_not_called_damaged(
         read_manifest(str(tmp_path))
 
 
-def test_pictures_are_no_tokens(refused: Any) -> None:
+def test_images_are_no_tokens(refused: Any) -> None:
     check_tokens("set", {"version": 2})
-    with refused("^set: holds pictures already; give the token data set"):
+    with refused("^set: holds images already; give the token data set"):
         check_tokens("set", {"version": 2, "kind": "images"})

@@ -66,7 +66,7 @@ def test_the_card_of_a_training_run() -> None:
     card = {
         "license": "mit",
         "data": {
-            "source": "pictures/",
+            "source": "images/",
             "training_images": 90,
             "validation_source": "more/",
             "held_back_images": 10,
@@ -77,7 +77,7 @@ def test_the_card_of_a_training_run() -> None:
         "metrics": {"psnr": 21.5},
     }
     read = ModelCard.from_json(card)
-    assert (read.data, read.training_images, read.steps, read.licence) == ("pictures/", 90, 700, "mit")
+    assert (read.data, read.training_images, read.steps, read.licence) == ("images/", 90, 700, "mit")
     assert read.metrics == {"psnr": Metric(21.5, 10, "validation images of more/")}
 
 

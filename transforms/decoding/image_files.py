@@ -1,6 +1,6 @@
 """The images of a slice as files: their names, one writer for each form of output, and reading them back.
 
-A writer names a picture, takes it in a thread as soon as it is encoded (``place``), and once more in the
+A writer names an image, takes it in a thread as soon as it is encoded (``place``), and once more in the
 caller's thread in the order of the rows (``append``). Files are placed, archives are appended to.
 
 A key that is a plain relative path of lower-case ASCII (``dogs/001.jpg``) stands for itself. Any other key
@@ -21,21 +21,21 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from transforms.decoding.image_format import ImageForm
+from transforms.decoding.image_format import ImageFormat
 from transforms.decoding.index import IMAGES_FOLDER, IndexRow, archive_name, open_index
 from vqgan import filesystems
 from vqgan.errors import UserError, first_line
 
 
-class Picture(NamedTuple):
-    """An encoded picture and its row of the index."""
+class EncodedImage(NamedTuple):
+    """An encoded image and its row of the index."""
 
     row: IndexRow
     data: bytes
 
 
 class Writer(Protocol):
-    """Takes the pictures of one slice.
+    """Takes the images of one slice.
 
     Attributes:
       archive: what the index's footer says of the file that holds them all, once the writer is closed.
@@ -44,13 +44,13 @@ class Writer(Protocol):
     archive: Mapping[str, Any] | None
 
     def name(self, key: str, view: int) -> str:
-        """Returns what the index calls the picture's file."""
+        """Returns what the index calls the image's file."""
 
-    def place(self, picture: Picture) -> None:
-        """Takes a picture, in any order and from any thread."""
+    def place(self, image: EncodedImage) -> None:
+        """Takes an image, in any order and from any thread."""
 
-    def append(self, picture: Picture) -> None:
-        """Takes the same picture, in order."""
+    def append(self, image: EncodedImage) -> None:
+        """Takes the same image, in order."""
 
 
 class FilesWriter:
@@ -65,15 +65,15 @@ class FilesWriter:
     def name(self, key: str, view: int) -> str:
         return f"{IMAGES_FOLDER}/{file_name(key, view, self._extension)}"
 
-    def place(self, picture: Picture) -> None:
-        folder = picture.row.file.rpartition("/")[0]
+    def place(self, image: EncodedImage) -> None:
+        folder = image.row.file.rpartition("/")[0]
         if folder not in self._folders:
             filesystems.make_folder(filesystems.join(self._output, folder))
             self._folders.add(folder)
-        path = filesystems.join(self._output, picture.row.file)
-        filesystems.write_bytes(path, picture.data, one_of_many=True)
+        path = filesystems.join(self._output, image.row.file)
+        filesystems.write_bytes(path, image.data, one_of_many=True)
 
-    def append(self, picture: Picture) -> None:
+    def append(self, image: EncodedImage) -> None:
         """Does nothing more."""
 
     def close(self) -> None:
@@ -93,15 +93,15 @@ class ParquetWriter:
     def name(self, key: str, view: int) -> str:
         return file_name(key, view, self._extension)
 
-    def place(self, picture: Picture) -> None:
+    def place(self, image: EncodedImage) -> None:
         """Does nothing before its turn."""
 
-    def append(self, picture: Picture) -> None:
+    def append(self, image: EncodedImage) -> None:
         """Does nothing more."""
 
 
 class TarWriter:
-    """A tar for WebDataset: each picture with ``.json``, and ``.cls`` where it has a class."""
+    """A tar for WebDataset: each image with ``.json``, and ``.cls`` where it has a class."""
 
     archive: Mapping[str, Any] | None = None
 
@@ -111,26 +111,26 @@ class TarWriter:
     def name(self, key: str, view: int) -> str:
         return f"{member_name(key, view)}.{self._extension}"
 
-    def place(self, picture: Picture) -> None:
+    def place(self, image: EncodedImage) -> None:
         """Does nothing before its turn."""
 
-    def append(self, picture: Picture) -> None:
-        row = picture.row
+    def append(self, image: EncodedImage) -> None:
+        row = image.row
         base = row.file.removesuffix(f".{self._extension}")
         described = {"key": row.key, "view": row.view, "label": row.label, "sha256": row.sha256}
-        self._add(row.file, picture.data)
+        self._add(row.file, image.data)
         if row.label is not None:
             self._add(f"{base}.cls", str(row.label).encode())
         self._add(f"{base}.json", json.dumps(described).encode())
 
     def _add(self, name: str, data: bytes) -> None:
-        member = tarfile.TarInfo(name)  # without time and owner, so that the same pictures give the same tar
+        member = tarfile.TarInfo(name)  # without time and owner, so that the same images give the same tar
         member.size = len(data)
         self._tar.addfile(member, io.BytesIO(data))
 
 
 @contextlib.contextmanager
-def open_writer(output: str, form: ImageForm, number: int, slices: int) -> Iterator[Writer]:
+def open_writer(output: str, form: ImageFormat, number: int, slices: int) -> Iterator[Writer]:
     """Returns the writer of a slice; what it writes is in place when the block has ended well."""
     if form.container == "files":
         files = FilesWriter(output, form.extension)
@@ -169,14 +169,14 @@ class _Hashing:
 
 
 def stored_images(output: str, name: str) -> Iterator[tuple[IndexRow, bytes]]:
-    """Yields rows of an index in order, each with the bytes of its picture.
+    """Yields rows of an index in order, each with the bytes of its image.
 
     Args:
       output: folder of the data set.
       name: of the index in it.
 
     Raises:
-      UserError: the index or the tar is damaged, or a picture is not there.
+      UserError: the index or the tar is damaged, or an image is not there.
     """
     with open_index(output, name) as index:
         rows = index.read()
@@ -229,12 +229,12 @@ _SPECIAL = re.compile(r"__.*__")  # WebDataset leaves out what lies in a folder 
 
 
 def file_name(key: str, view: int, extension: str) -> str:
-    """Returns the relative path of the picture of a row, with ``/`` between folders.
+    """Returns the relative path of the image of a row, with ``/`` between folders.
 
     Args:
       key: of the row; any text.
       view: of the row; other than 0 it is told by ``~v2``.
-      extension: of the picture, such as ``png``.
+      extension: of the image, such as ``png``.
 
     Returns:
       A path that never leaves its folder and in no part starts with a dot or a dash. Paths differ for
@@ -248,7 +248,7 @@ def member_name(key: str, view: int) -> str:
     """Returns the :func:`file_name` without extension, for a member of a WebDataset tar.
 
     Its readers group members by what stands before the first dot of a file's name, so dots are written
-    as ``+``: the picture of ``dogs/001.jpg`` is ``dogs/001+jpg.png``.
+    as ``+``: the image of ``dogs/001.jpg`` is ``dogs/001+jpg.png``.
     """
     folder, slash, name = _stem(key, view).rpartition("/")
     return f"{folder}{slash}{name.replace('.', _DOT_IN_MEMBER)}"

@@ -1,4 +1,4 @@
-"""The forms in which pictures are written."""
+"""The forms in which images are written."""
 
 import dataclasses
 import io
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 VIEWS = ("all", "first")
 FORMATS = ("png", "webp", "jpeg", "tar", "parquet")
-"""Of ``vqgan decode``; the first three are a file for each picture."""
+"""Of ``vqgan decode``; the first three are a file for each image."""
 CONTAINERS = ("files", "tar", "parquet")
 EXTENSIONS = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 DEFAULT_QUALITY = {"webp": 90, "jpeg": 95}
@@ -25,8 +25,8 @@ _JPEG: dict[str, Any] = {"subsampling": 0}  # colour at full resolution: what th
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageForm:
-    """How pictures are encoded and where they are put.
+class ImageFormat:
+    """How images are encoded and where they are put.
 
     Attributes:
       container: ``files`` (a file each), ``tar`` (WebDataset) or ``parquet`` (a column).
@@ -58,16 +58,14 @@ class ImageForm:
         return EXTENSIONS[self.encoding]
 
     def check_size(self, height: int, width: int) -> None:
-        """Refuses pictures that the encoding cannot hold.
+        """Refuses images that the encoding cannot hold.
 
         Raises:
           UserError: a side is too long.
         """
         limit = LARGEST_SIDE[self.encoding]
         if max(height, width) > limit:
-            raise UserError(
-                f"pictures of {width}x{height}: {self.encoding} ends at {limit} a side; choose png"
-            )
+            raise UserError(f"images of {width}x{height}: {self.encoding} ends at {limit} a side; choose png")
 
     def encode(self, pixels: "np.ndarray") -> bytes:
         """Returns uint8 ``[H, W, 3]`` as a file's bytes; the same pixels give the same bytes."""

@@ -1,7 +1,7 @@
-"""The index of a slice of pictures: one Parquet row for each, and a footer that says what the slice is.
+"""The index of a slice of images: one Parquet row for each, and a footer that says what the slice is.
 
-It is published last, so its presence says that every picture of the slice lies where it should. In the
-form ``parquet`` it holds the pictures themselves, in a column as Hugging Face ``datasets`` reads it.
+It is published last, so its presence says that every image of the slice lies where it should. In the
+form ``parquet`` it holds the images themselves, in a column as Hugging Face ``datasets`` reads it.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ ROWS_PER_GROUP = 1024
 BYTES_PER_GROUP = 32 << 20
 IMAGE = "image"
 # `datasets` takes a column for the feature that the schema names only if the fields are equal, and its own
-# fields are nullable. No picture is ever null.
+# fields are nullable. No image is ever null.
 IMAGE_FIELD = pa.field(IMAGE, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 INDEX_SCHEMA = pa.schema(
     [
@@ -41,14 +41,14 @@ INDEX_SCHEMA = pa.schema(
 
 
 class IndexRow(NamedTuple):
-    """What an index says of one picture.
+    """What an index says of one image.
 
     Attributes:
       key, view: of the row of tokens that it was made of.
       label: its class, where there is one.
       file: path in the output, member of the tar, or in the form ``parquet`` a name to save it by.
       width, height: in pixels.
-      bytes: size of the encoded picture.
+      bytes: size of the encoded image.
       sha256: of its bytes.
     """
 
@@ -71,11 +71,11 @@ class IndexMetadata:
       slice_number: which slice, from 0.
       slices: how many slices the plan has.
       container: ``files``, ``tar`` or ``parquet``.
-      encoding: of the pictures.
+      encoding: of the images.
       fingerprint: of the codec that made the tokens.
-      decoder_sha256: of the decoder that made the pictures.
-      planned: rows of tokens; each became a picture or a reject.
-      images: pictures.
+      decoder_sha256: of the decoder that made the images.
+      planned: rows of tokens; each became an image or a reject.
+      images: images.
       rejects: rows of the rejects file.
       archive: of the form ``tar``: name, bytes and sha256 of the slice's tar.
     """
@@ -155,7 +155,7 @@ class IndexWriter:
         self._writer = pq.ParquetWriter(
             stream,
             self._schema,
-            # Pictures are compressed already; statistics and dictionaries of them would only cost time.
+            # Images are compressed already; statistics and dictionaries of them would only cost time.
             compression=dict.fromkeys(plain, "zstd") | {"image.bytes": "none", "image.path": "zstd"},
             use_dictionary=["view", "label", "width", "height"],
             write_statistics=plain,
@@ -179,7 +179,7 @@ class IndexWriter:
         self._metadata = dataclasses.replace(self._metadata, images=images, rejects=rejects, archive=archive)
 
     def write(self, row: IndexRow, data: bytes) -> None:
-        """Adds a picture; its bytes are kept where the schema has a column for them."""
+        """Adds an image; its bytes are kept where the schema has a column for them."""
         values = row._asdict()
         if IMAGE in self._schema.names:
             values[IMAGE] = {"bytes": data, "path": row.file}
@@ -206,7 +206,7 @@ class Index:
         """Opens the file and reads its footer.
 
         Raises:
-          UserError: not a Parquet file, damaged, or not an index of pictures.
+          UserError: not a Parquet file, damaged, or not an index of images.
         """
         self._name = name
         try:
@@ -215,7 +215,7 @@ class Index:
             raise UserError(f"{name}: not a readable Parquet file ({first_line(error)}); {AGAIN}") from error
         footer = self._file.metadata.metadata or {}
         if METADATA_KEY not in footer:
-            raise UserError(f"{name}: a Parquet file, but not an index of pictures")
+            raise UserError(f"{name}: a Parquet file, but not an index of images")
         self.metadata = IndexMetadata.from_json(footer[METADATA_KEY], name)
         self.rows: int = self._file.metadata.num_rows
         schema = self._file.schema_arrow
@@ -237,7 +237,7 @@ class Index:
         self._file.close()
 
     def read(self) -> Iterator[tuple[IndexRow, bytes | None]]:
-        """Yields rows in order, each with its picture where the index holds them.
+        """Yields rows in order, each with its image where the index holds them.
 
         Raises:
           UserError: a damaged page.
@@ -247,10 +247,10 @@ class Index:
             if IMAGE not in batch.schema.names:
                 yield from ((row, None) for row in rows)
                 continue
-            for row, picture in zip(rows, batch.column(IMAGE).to_pylist(), strict=True):
-                if picture is None or picture["bytes"] is None:
-                    raise UserError(f"{self._name}: damaged (the row of {row.file} holds no picture)")
-                yield row, picture["bytes"]
+            for row, image in zip(rows, batch.column(IMAGE).to_pylist(), strict=True):
+                if image is None or image["bytes"] is None:
+                    raise UserError(f"{self._name}: damaged (the row of {row.file} holds no image)")
+                yield row, image["bytes"]
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         try:
@@ -275,13 +275,13 @@ def open_index(output: str, name: str) -> Iterator[Index]:
 INDEX_FOLDER = "index"
 IMAGES_FOLDER = "images"
 METADATA_FILE = f"{IMAGES_FOLDER}/metadata.jsonl"
-"""Name that ``imagefolder`` looks for beside the pictures."""
+"""Name that ``imagefolder`` looks for beside the images."""
 
 
 def index_name(number: int, slices: int, container: str) -> str:
     """Returns the path of a slice's index: ``index/images-00017-of-00128.parquet``.
 
-    In the form ``parquet`` the index holds the pictures themselves and lies in ``data/``.
+    In the form ``parquet`` the index holds the images themselves and lies in ``data/``.
 
     Args:
       number: of the slice, from 0.

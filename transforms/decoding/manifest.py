@@ -30,11 +30,11 @@ STAT_CHUNK = 1024
 
 @dataclasses.dataclass(frozen=True)
 class ImageSlice(FinishedSlice):
-    """One finished slice of pictures.
+    """One finished slice of images.
 
     Attributes:
       archive: name, bytes and sha256 of its tar, in the form ``tar``.
-      image_bytes: size of all encoded pictures.
+      image_bytes: size of all encoded images.
     """
 
     archive: Mapping[str, Any] | None
@@ -43,11 +43,11 @@ class ImageSlice(FinishedSlice):
 
 @dataclasses.dataclass
 class ImageTotals(SliceTotals):
-    """Sum of slices of pictures.
+    """Sum of slices of images.
 
     Attributes:
       archives: JSON entry of each tar.
-      image_bytes: size of all encoded pictures.
+      image_bytes: size of all encoded images.
     """
 
     archives: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -130,8 +130,8 @@ def build_image_manifest(
       plan: the plan that was carried out.
       totals: of all its slices.
       codec: JSON data about the codec, for readers.
-      tokens: what the pictures were made of.
-      metadata: ``metadata.jsonl``, where the pictures are files.
+      tokens: what the images were made of.
+      metadata: ``metadata.jsonl``, where the images are files.
 
     Raises:
       UserError: the slices do not add up to the plan.
@@ -165,7 +165,7 @@ def write_image_card(output: str, manifest: Mapping[str, Any]) -> None:
     """Publishes ``README.md``, whose front matter says which files ``load_dataset(output)`` takes.
 
     Args:
-      output: folder of the pictures.
+      output: folder of the images.
       manifest: of it; the same counts, form and codec give the same bytes.
     """
     filesystems.write_bytes(filesystems.join(output, CARD_FILE), render_image_card(manifest).encode())
@@ -183,7 +183,7 @@ configs:
     path: {_PATTERNS[form["container"]]}
 ---
 
-# {counts["images"]:,} pictures from tokens
+# {counts["images"]:,} images from tokens
 
 Decoded by `vqgan decode` ({form["encoding"]}, {form["container"]}). Codec `{codec["fingerprint"][:12]}`,
 decoder `{codec["decoder_sha256"][:12]}`; {counts["rejects"]:,} rows could not be decoded.
@@ -191,7 +191,7 @@ decoder `{codec["decoder_sha256"][:12]}`; {counts["rejects"]:,} rows could not b
 ```python
 from datasets import load_dataset
 
-pictures = load_dataset("path/of/this/folder", split="train")
+images = load_dataset("path/of/this/folder", split="train")
 ```
 """
 
@@ -200,7 +200,7 @@ def write_metadata(output: str, indices: Iterable[str]) -> FileSummary:
     """Publishes ``metadata.jsonl``, and returns what the manifest says of it.
 
     Args:
-      output: folder of the pictures.
+      output: folder of the images.
       indices: names of the indices in it, in order.
 
     Raises:

@@ -150,7 +150,7 @@ def make_decode_plan(parts: list[Part], settings: Mapping[str, Any], plan_hash: 
 
     Args:
       parts: of each slice.
-      settings: everything else that determines the pictures.
+      settings: everything else that determines the images.
       plan_hash: of the token data set's plan.
     """
     digest = hashlib.sha256()

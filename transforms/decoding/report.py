@@ -1,4 +1,4 @@
-"""``report.html`` of decoded pictures: one self-contained page to see what a run has made."""
+"""``report.html`` of decoded images: one self-contained page to see what a run has made."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from vqgan.manifest import REPORT_FILE
 
 SAMPLE_IMAGES = 24
 MOST_BYTES = 200_000
-"""Largest picture that stands in the page as it is."""
+"""Largest image that stands in the page as it is."""
 
 
 class Shown(NamedTuple):
@@ -29,14 +29,14 @@ class Shown(NamedTuple):
 
 def write_image_report(output: str, manifest: Mapping[str, Any]) -> None:
     """Publishes ``report.html`` in the output."""
-    rendered = render_image_page(manifest, sample_pictures(output, manifest["shards"]))
+    rendered = render_image_page(manifest, sample_images(output, manifest["shards"]))
     filesystems.write_bytes(filesystems.join(output, REPORT_FILE), rendered.encode())
 
 
-def sample_pictures(
+def sample_images(
     output: str, shards: Sequence[Mapping[str, Any]], images: int = SAMPLE_IMAGES
 ) -> list[Shown]:
-    """Returns the first pictures of the slices, as many of each."""
+    """Returns the first images of the slices, as many of each."""
     shown = []
     for number, wanted in spread(images, len(shards)):
         for row, data in islice(stored_images(output, shards[number]["name"]), wanted):
@@ -75,26 +75,24 @@ def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> st
             "Rejects by reason",
             html_page.table(("stage: error", "rows"), rejected)
             if rejected
-            else "<p>None: every row became a picture.</p>",
+            else "<p>None: every row became an image.</p>",
         ),
         html_page.section("Configuration", html_page.details(parts)),
     ]
     subtitle = f"finished {manifest['finished']} · plan {manifest['plan_hash'][:12]}"
-    return html_page.document(
-        f"{counted(counts['images'], 'picture')} from tokens", subtitle, sections, STYLE
-    )
+    return html_page.document(f"{counted(counts['images'], 'image')} from tokens", subtitle, sections, STYLE)
 
 
 def _image_grid(shown: Sequence[Shown]) -> str:
     if not shown:
-        return "<p>There is no picture to show.</p>"
+        return "<p>There is no image to show.</p>"
     return "".join(
         html_page.figure(
-            [(picture.title, html_page.data_uri(picture.pixels, MOST_BYTES))],
-            picture.title,
-            "" if picture.label is None else f"class {picture.label}",
+            [(image.title, html_page.data_uri(image.pixels, MOST_BYTES))],
+            image.title,
+            "" if image.label is None else f"class {image.label}",
         )
-        for picture in shown
+        for image in shown
     )
 
 

@@ -1,8 +1,8 @@
-"""One shard of tokens becomes the pictures of one slice: read, decode, encode, write.
+"""One shard of tokens becomes the images of one slice: read, decode, encode, write.
 
 Plain functions, without Beam; the mirror of :mod:`transforms.tokenizing.shard`. The device decodes one batch
-while threads encode (and, for single files, write) the pictures of the batch before; a bounded number of
-pictures is kept, whatever the slice's size.
+while threads encode (and, for single files, write) the images of the batch before; a bounded number of
+images is kept, whatever the slice's size.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from transforms.decoding.image_files import Picture, Writer, open_writer
-from transforms.decoding.image_format import ImageForm
+from transforms.decoding.image_files import EncodedImage, Writer, open_writer
+from transforms.decoding.image_format import ImageFormat
 from transforms.decoding.index import IndexMetadata, IndexRow, IndexWriter, index_name
 from transforms.decoding.plan import Part, TokenInput, read_part
 from transforms.sharded import rejects
@@ -41,20 +41,20 @@ class DecodeTask:
 
     Attributes:
       tokens: folder of the token data set.
-      output: folder of the pictures.
+      output: folder of the images.
       form: how and where they are written.
       views: ``all`` or ``first``.
       codec: path or name.
       batch_size: grids per device call.
       dtype: type that convolutions compute in, ``float32`` or ``bfloat16``.
-      threads: encoders (and writers) of pictures.
+      threads: encoders (and writers) of images.
       plan_hash: of the plan in ``output``.
       slices: its number of slices.
     """
 
     tokens: TokenInput
     output: str
-    form: ImageForm
+    form: ImageFormat
     views: str
     codec: str
     batch_size: int
@@ -109,28 +109,30 @@ def write_images(task: DecodeTask, number: int, codec: "Codec", progress: Progre
         shard.require(codec.fingerprint)
         with open_writer(task.output, task.form, number, task.slices) as writer:
             rows = _accepted(itertools.islice(chosen_rows(shard, task.views), part.planned), found, progress)
-            for picture in pictures(task, rows, codec, writer):
-                writer.append(picture)
-                index.write(picture.row, picture.data)
+            for image in encoded_images(task, rows, codec, writer):
+                writer.append(image)
+                index.write(image.row, image.data)
                 progress(1, 0)
         rejects.publish_rejects(task.output, number, task.slices, found)
         index.set_result(part.planned - len(found), len(found), writer.archive)
 
 
-def pictures(task: DecodeTask, rows: Iterator[TokenRow], codec: "Codec", writer: Writer) -> Iterator[Picture]:
-    """Returns rows as pictures, in order, each placed by ``writer`` already."""
+def encoded_images(
+    task: DecodeTask, rows: Iterator[TokenRow], codec: "Codec", writer: Writer
+) -> Iterator[EncodedImage]:
+    """Returns rows as images, in order, each placed by ``writer`` already."""
 
-    def encode(pair: tuple[TokenRow, np.ndarray]) -> Picture:
+    def encode(pair: tuple[TokenRow, np.ndarray]) -> EncodedImage:
         row, pixels = pair
         data = task.form.encode(pixels)
         height, width = pixels.shape[:2]
         digest = hashlib.sha256(data).hexdigest()
         name = writer.name(row.key, row.view)
-        picture = Picture(
+        image = EncodedImage(
             IndexRow(row.key, row.view, row.label, name, width, height, len(data), digest), data
         )
-        writer.place(picture)
-        return picture
+        writer.place(image)
+        return image
 
     batches = on_device(fill(((row, row.tokens) for row in rows), codec.batch_size), codec.decode_batch)
     decoded = (pair for done, images in batches for pair in zip(done, images, strict=True))

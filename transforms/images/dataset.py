@@ -1,4 +1,4 @@
-"""The pictures of a source by number, for training: decoded on demand, in any order, from many threads."""
+"""The images of a source by number, for training: decoded on demand, in any order, from many threads."""
 
 import bisect
 import copy
@@ -20,7 +20,7 @@ from vqgan.errors import UserError
 from vqgan.faults import raise_machine_fault, retrying
 
 BLOCK_ENTRIES = 256
-"""Most pictures of a container that are read together."""
+"""Most images of a container that are read together."""
 BLOCK_BYTES = 32 << 20
 """About how many bytes these have, encoded."""
 BLOCKS_KEPT = 14
@@ -28,27 +28,27 @@ BLOCKS_KEPT = 14
 _SAMPLED = 4
 
 Encoded = bytes | Reject
-"""The file of a picture, or why there is none."""
+"""The file of an image, or why there is none."""
 
 
-class Pictures:
-    """Random access to the pictures of a source. Safe from many threads; picklable, without its caches.
+class ImageDataset:
+    """Random access to the images of a source. Safe from many threads; picklable, without its caches.
 
     What cannot be used (not decodable, too small, found damaged by the listing) is None, and stands in
-    :attr:`rejects` with its reason. A failure to read may pass, so it is tried again when the picture is
+    :attr:`rejects` with its reason. A failure to read may pass, so it is tried again when the image is
     asked for again; every other reject is final. A fault of the machine (:mod:`vqgan.faults`) is no reject.
 
-    Files are read one by one. Inside a container (tar, Parquet, TFRecord, TFDS) a picture may cost as much
+    Files are read one by one. Inside a container (tar, Parquet, TFRecord, TFDS) an image may cost as much
     to read as all those before it, so containers are read in :attr:`blocks` of neighbours, the last few of
-    which are kept: ask for pictures block by block, more or less. Even so, a block costs what lies before
+    which are kept: ask for images block by block, more or less. Even so, a block costs what lies before
     it in its Parquet row group or compressed archive; row groups of a few hundred rows are read best.
 
-    Decoded pictures are kept until ``cache_bytes`` are full, and then stay: where every round has an order
-    of its own, the pictures dropped because they were used least recently would be those needed next.
+    Decoded images are kept until ``cache_bytes`` are full, and then stay: where every round has an order
+    of its own, the images dropped because they were used least recently would be those needed next.
 
     Attributes:
-      config: where pictures come from.
-      keys: of the pictures, in the order of the listing.
+      config: where images come from.
+      keys: of the images, in the order of the listing.
     """
 
     def __init__(
@@ -62,19 +62,19 @@ class Pictures:
         """Lists the source.
 
         Args:
-          config: where pictures come from; further columns are not read.
+          config: where images come from; further columns are not read.
           decode: what is accepted as an image.
-          max_short_side: a picture whose shorter side is longer is reduced to it (Lanczos; JPEGs partly
+          max_short_side: an image whose shorter side is longer is reduced to it (Lanczos; JPEGs partly
             in decoding). None: no limit.
-          least_side: a picture with a shorter side is rejected.
-          cache_bytes: memory for decoded pictures, of this object and its subsets together.
+          least_side: an image with a shorter side is rejected.
+          cache_bytes: memory for decoded images, of this object and its subsets together.
 
         Raises:
           UserError: the source cannot be opened or has nothing in it, or the sides contradict each other.
         """
         if max_short_side is not None and max_short_side < least_side:
             raise UserError(
-                f"pictures reduced to {max_short_side} pixels are too small for {least_side}; reduce less"
+                f"images reduced to {max_short_side} pixels are too small for {least_side}; reduce less"
             )
         self.config = dataclasses.replace(config, columns=())
         self._decode = dataclasses.replace(decode, min_side=max(decode.min_side, least_side))
@@ -83,10 +83,10 @@ class Pictures:
         self._source = open_source(self.config)
         self._take(self._source.list())
         if not self._entries:
-            raise UserError(f"{config.input}: there are no pictures here; check the path of the input")
+            raise UserError(f"{config.input}: there are no images here; check the path of the input")
 
     def _take(self, entries: Iterator[Entry]) -> None:
-        """Makes these the pictures, none of which has been looked at."""
+        """Makes these the images, none of which has been looked at."""
         # A file that changes during training gives other pixels, or a reject, and no more.
         self._entries = [entry.unseen() for entry in entries]
         self.keys = [entry.key for entry in self._entries]
@@ -111,7 +111,7 @@ class Pictures:
         return len(self._entries)
 
     def __getitem__(self, number: int) -> np.ndarray | None:
-        """A picture, uint8 ``[H, W, 3]``, not writable; None for one that cannot be used.
+        """An image, uint8 ``[H, W, 3]``, not writable; None for one that cannot be used.
 
         Raises:
           IndexError: there is no such number.
@@ -119,36 +119,36 @@ class Pictures:
         """
         number = range(len(self))[number]
         entry = self._entries[number]
-        picture = self._cache.get(entry)
-        if picture is not None or self._is_final(entry.key):
-            return picture
+        image = self._cache.get(entry)
+        if image is not None or self._is_final(entry.key):
+            return image
         try:
-            picture = retrying(lambda: self._picture(number))
+            image = retrying(lambda: self._image(number))
         except Reject as reject:
             self._note(entry.key, reject)
             return None
         self._note(entry.key, None)
-        self._cache.keep(entry, picture)
-        return picture
+        self._cache.keep(entry, image)
+        return image
 
-    def _picture(self, number: int) -> np.ndarray:
-        """Reads and decodes a picture. Raises Reject and MachineError."""
+    def _image(self, number: int) -> np.ndarray:
+        """Reads and decodes an image. Raises Reject and MachineError."""
         limit = self._max_short_side
         return decoding(self._encoded(number), self._decode, limit, lambda decoded: _bounded(decoded, limit))
 
     @property
     def rejects(self) -> dict[str, str]:
-        """Reason by key of each picture asked for so far that could not be used."""
+        """Reason by key of each image asked for so far that could not be used."""
         with self._lock:
             return {key: f"{reject.error}: {reject}" for key, reject in self._rejects.items()}
 
     @functools.cached_property
     def blocks(self) -> list[range] | None:
-        """Numbers of pictures that are cheap to read together, every one once; None for single files."""
+        """Numbers of images that are cheap to read together, every one once; None for single files."""
         return None if self._source.shuffles else list(_cut(self._entries, self._usual_bytes()))
 
-    def subset(self, accept: Callable[[str], bool]) -> "Pictures":
-        """Returns the pictures whose key is accepted, perhaps none.
+    def subset(self, accept: Callable[[str], bool]) -> "ImageDataset":
+        """Returns the images whose key is accepted, perhaps none.
 
         It shares the cache, and has its own rejects.
         """
@@ -157,14 +157,14 @@ class Pictures:
         part._take(entry for entry in self._entries if accept(entry.key))
         return part
 
-    def uncached(self) -> "Pictures":
-        """Returns the same pictures, none of which is kept: for what is read once."""
+    def uncached(self) -> "ImageDataset":
+        """Returns the same images, none of which is kept: for what is read once."""
         part = self.subset(lambda key: True)
         part._cache = _Cache(0)
         return part
 
     def _is_final(self, key: str) -> bool:
-        """Tells whether the picture is known to be of no use: only a failure to read may pass."""
+        """Tells whether the image is known to be of no use: only a failure to read may pass."""
         with self._lock:
             known = self._rejects.get(key)
         return known is not None and known.stage != "read"
@@ -177,13 +177,13 @@ class Pictures:
                 self._rejects[key] = _copied(reject)
 
     def _usual_bytes(self) -> int:
-        """Returns encoded bytes of a picture where the listing does not tell: those of the first ones."""
+        """Returns encoded bytes of an image where the listing does not tell: those of the first ones."""
         unknown = (entry for entry in self._entries if entry.size < 0 and entry.error is None)
         sample = self._read(list(itertools.islice(unknown, _SAMPLED)))
         return max((len(data) for data in sample if isinstance(data, bytes)), default=0)
 
     def _encoded(self, number: int) -> bytes:
-        """Returns the file of a picture. Raises Reject."""
+        """Returns the file of an image. Raises Reject."""
         if self.blocks is None:
             (data,) = self._read([self._entries[number]])
         else:
@@ -199,13 +199,13 @@ class Pictures:
         return self._read(self._entries[numbers.start : numbers.stop])
 
     def _read(self, entries: Sequence[Entry]) -> list[Encoded]:
-        """Returns the files of some pictures, read in the order of the source."""
+        """Returns the files of some images, read in the order of the source."""
         loaders = self._source.read([entry for entry in entries if entry.error is None])
         return [_damaged(entry) if entry.error is not None else _load(next(loaders)) for entry in entries]
 
 
-def split(pictures: Pictures, holdout: int) -> tuple[Pictures, Pictures]:
-    """Pictures to train on, and pictures to validate with: one in ``holdout``, and none where that is 0.
+def split(images: ImageDataset, holdout: int) -> tuple[ImageDataset, ImageDataset]:
+    """Splits images into those to train on and those to validate with: one in ``holdout``, none if 0.
 
     The split is by image, never by crop, and depends on nothing but the key; see
     :mod:`vqgan.data.splits`.
@@ -213,37 +213,37 @@ def split(pictures: Pictures, holdout: int) -> tuple[Pictures, Pictures]:
     Raises:
       UserError: nothing is left to train on.
     """
-    training = pictures.subset(lambda key: not is_validation(key, holdout))
-    validation = pictures.subset(lambda key: is_validation(key, holdout))
+    training = images.subset(lambda key: not is_validation(key, holdout))
+    validation = images.subset(lambda key: is_validation(key, holdout))
     if not len(training):
         raise UserError(
-            f"{pictures.config.input}: with one in {holdout} images for validation none of {len(pictures)} "
+            f"{images.config.input}: with one in {holdout} images for validation none of {len(images)} "
             "is left to train on; hold back fewer"
         )
     return training, validation
 
 
 class _Cache:
-    """Decoded pictures, until there is no more room. Pickled without them."""
+    """Decoded images, until there is no more room. Pickled without them."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._room = size
-        self._pictures: dict[tuple[str, int], np.ndarray] = {}
+        self._images: dict[tuple[str, int], np.ndarray] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type["_Cache"], tuple[int]]:
         return _Cache, (self._size,)
 
     def get(self, entry: Entry) -> np.ndarray | None:
-        return self._pictures.get((entry.file, entry.offset))
+        return self._images.get((entry.file, entry.offset))
 
-    def keep(self, entry: Entry, picture: np.ndarray) -> None:
+    def keep(self, entry: Entry, image: np.ndarray) -> None:
         place = (entry.file, entry.offset)
         with self._lock:
-            if place not in self._pictures and picture.nbytes <= self._room:
-                self._pictures[place] = picture
-                self._room -= picture.nbytes
+            if place not in self._images and image.nbytes <= self._room:
+                self._images[place] = image
+                self._room -= image.nbytes
 
 
 def _cut(entries: Sequence[Entry], usual_bytes: int) -> Iterator[range]:
@@ -274,7 +274,7 @@ def _damaged(entry: Entry) -> Reject:
 
 
 def _copied(reject: Reject) -> Reject:
-    """Returns the same without a traceback, which would keep a picture's bytes alive."""
+    """Returns the same without a traceback, which would keep an image's bytes alive."""
     return Reject(reject.stage, reject.error, reject.message)
 
 

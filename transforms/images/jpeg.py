@@ -155,7 +155,7 @@ def with_end(data: bytes, partial: bool) -> bytes:
       partial: also where pixels are missing; they turn grey.
 
     Raises:
-      OSError: there is nothing of a picture or, unless ``partial``, pixels are missing.
+      OSError: there is nothing of an image or, unless ``partial``, pixels are missing.
     """
     structure = read_structure(data)
     if not structure.scans or structure.ended or data.rfind(_END, structure.end) >= 0:

@@ -8,7 +8,7 @@ from transforms.sampling.shard import (
     SampleTask,
     SamplingModel,
     restore_images,
-    write_picture_list,
+    write_image_list,
     write_samples,
 )
 from transforms.sharded.job import ProgressCallback, ShardedJob
@@ -63,10 +63,10 @@ class SampleJob(ShardedJob):
         return TokenTotals()
 
     def finish(self, totals: TokenTotals, plan: Plan) -> dict[str, Any]:
-        """Publishes the image grid, the list of pictures, the card and, last, the manifest."""
+        """Publishes the image grid, the list of images, the card and, last, the manifest."""
         manifest = build_token_manifest(plan, totals, self.codec, self.task.metadata.grid)
         if self.write_grid is not None:
             self.write_grid()
-            write_picture_list(self.task)
+            write_image_list(self.task)
         publish_token_manifest(self.task.output, manifest)
         return manifest

@@ -1,4 +1,4 @@
-"""One slice of a sampling plan becomes one token shard and its pictures.
+"""One slice of a sampling plan becomes one token shard and its images.
 
 Plain functions, without Beam: a prior samples on the devices of one host. What is sampled is written down
 in the plan, as images are for ``tokenize``: an entry's ``offset`` is its seed, its ``label`` the class.
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 SEED_FIELD = pa.field("seed", pa.int64(), nullable=False)
-IMAGES_FOLDER = "pictures"
+IMAGES_FOLDER = "images"
 PICTURE_LIST = f"{IMAGES_FOLDER}/metadata.jsonl"
-"""Name that ``imagefolder`` looks for beside the pictures."""
-GRID_FILE = "sheet.png"
+"""Name that ``imagefolder`` looks for beside the images."""
+GRID_FILE = "grid.png"
 
 
 class Guides(NamedTuple):
@@ -172,7 +172,7 @@ def request_of(entries: list[Entry], task: SampleTask) -> Request:
 
 
 def missing_images(output: str, keys: list[str]) -> list[str]:
-    """Returns names of pictures that should be in the output and are not."""
+    """Returns names of images that should be in the output and are not."""
     names = [image_name(key) for key in keys]
     sizes = filesystems.sizes_of(output, names)
     return [name for name, size in zip(names, sizes, strict=True) if size is None]
@@ -189,31 +189,31 @@ def first_tokens(task: SampleTask, count: int) -> np.ndarray:
     return np.concatenate(found)[:count]
 
 
-def write_picture_list(task: SampleTask) -> None:
-    """Publishes ``metadata.jsonl`` beside the pictures: what each shows, and its sum.
+def write_image_list(task: SampleTask) -> None:
+    """Publishes ``metadata.jsonl`` beside the images: what each shows, and its sum.
 
     Raises:
-      UserError: a picture is gone, or the output cannot be written.
+      UserError: an image is gone, or the output cannot be written.
     """
     with filesystems.publish(filesystems.join(task.output, PICTURE_LIST)) as stream:
-        for line in picture_lines(task.output, task.slices):
+        for line in image_lines(task.output, task.slices):
             stream.write(line)
 
 
-def picture_lines(output: str, slices: int) -> Iterator[bytes]:
-    """Yields the line of each picture of finished shards, with its line feed.
+def image_lines(output: str, slices: int) -> Iterator[bytes]:
+    """Yields the line of each image of finished shards, with its line feed.
 
     Raises:
-      UserError: a shard is damaged, or a picture is gone.
+      UserError: a shard is damaged, or an image is gone.
     """
     for number in range(slices):
         with open_shard(filesystems.join(output, shard_name(number, slices))) as shard:
             for batch in shard.batches(["key", SEED_FIELD.name, "label"]):
                 for row in batch.to_pylist():
-                    yield _picture_line(output, row)
+                    yield _image_line(output, row)
 
 
-def _picture_line(output: str, row: dict[str, Any]) -> bytes:
+def _image_line(output: str, row: dict[str, Any]) -> bytes:
     name = image_name(row["key"])
     try:
         data = filesystems.read_bytes(filesystems.join(output, name))
@@ -239,7 +239,7 @@ def image_name(key: str) -> str:
 
 
 def write_png(path: str, pixels: np.ndarray) -> None:
-    """Publishes a picture, uint8 ``[H, W, 3]``."""
+    """Publishes an image, uint8 ``[H, W, 3]``."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     filesystems.write_bytes(path, buffer.getvalue())

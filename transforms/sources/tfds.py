@@ -210,13 +210,13 @@ def _split_files(text: str, splits: Any, split: str) -> tuple[dict[str, list[ran
 
 def _features(features: Any) -> tuple[tuple[str, ...], dict[str, list[str]], dict[str, str]]:
     kinds = _import_tfds().features
-    reasons = {name: _why_no_picture(feature, kinds) for name, feature in features.items()}
+    reasons = {name: _why_no_image(feature, kinds) for name, feature in features.items()}
     images = tuple(name for name, feature in features.items() if isinstance(feature, kinds.Image))
     labels = {name: f.names for name, f in features.items() if isinstance(f, kinds.ClassLabel)}
     return images, labels, {name: reason for name, reason in reasons.items() if reason}
 
 
-def _why_no_picture(feature: Any, kinds: Any) -> str | None:
+def _why_no_image(feature: Any, kinds: Any) -> str | None:
     """Says why the bytes stored for a feature are no image that a decoder shows as the data set means it."""
     if not isinstance(feature, kinds.Image):
         # Text may hold an encoded image; all else is numbers, several examples, or other features.

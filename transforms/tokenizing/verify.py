@@ -15,8 +15,8 @@ from transforms.sampling.shard import (
     IMAGES_FOLDER,
     PICTURE_LIST,
     SEED_FIELD,
+    image_lines,
     is_whole_image,
-    picture_lines,
 )
 from transforms.sharded.plan import KEYS_FILE, PLAN_FILE, Plan, all_keys, differences, make_plan, read_slices
 from transforms.sharded.verify import Verifier, contradictions, reasons_of
@@ -167,22 +167,22 @@ class TokenVerifier(Verifier):
 
 
 class SampleVerifier(TokenVerifier):
-    """Tokens that were drawn from a prior, and their pictures, where those are beside them."""
+    """Tokens that were drawn from a prior, and their images, where those are beside them."""
 
     def further_columns(self) -> list[str]:
         return [f"{SEED_FIELD.name}: {SEED_FIELD.type}"]
 
     def check_whole(self) -> None:
         super().check_whole()
-        has_pictures = filesystems.exists(filesystems.join(self.output, IMAGES_FOLDER))
-        if not self.broken and self.plan.identity.get("pictures") and has_pictures:
-            self._check_pictures()
+        has_images = filesystems.exists(filesystems.join(self.output, IMAGES_FOLDER))
+        if not self.broken and self.plan.identity.get("pictures") and has_images:
+            self._check_images()
 
-    def _check_pictures(self) -> None:
+    def _check_images(self) -> None:
         """Checks that each is the one of its line in their list, and is named by one."""
         try:
             listed = filesystems.read_bytes(filesystems.join(self.output, PICTURE_LIST)).splitlines(True)
-            expected = list(picture_lines(self.output, self.plan.slices))
+            expected = list(image_lines(self.output, self.plan.slices))
         except (OSError, UserError) as error:
             self.problems.append(f"{PICTURE_LIST}: {first_line(error)}")
             return
@@ -190,7 +190,7 @@ class SampleVerifier(TokenVerifier):
         pairs = enumerate(zip(listed, expected, strict=False), 1)
         if changed := [number for number, (found, wanted) in pairs if found != wanted]:
             first = f"such as line {changed[0]}"
-            self.problems.append(f"{PICTURE_LIST}: {len(changed)} pictures are not those listed, {first}")
+            self.problems.append(f"{PICTURE_LIST}: {len(changed)} images are not those listed, {first}")
         names = filesystems.list_names(filesystems.join(self.output, IMAGES_FOLDER))
         if len(names) > len(expected) + 1:
             self.problems.append(f"{IMAGES_FOLDER}/: {len(names) - len(expected) - 1} files are of no sample")

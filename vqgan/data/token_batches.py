@@ -180,7 +180,7 @@ def check_mixable(sets: Sequence[TokenSet]) -> None:
         if other.grid != first.grid:
             raise UserError(
                 f"{both}: their grids have {shape(first.grid)} and {shape(other.grid)} tokens; give data "
-                "sets of pictures of one size"
+                "sets of images of one size"
             )
         if other.groups.fields != first.groups.fields:
             raise UserError(

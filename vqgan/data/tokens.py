@@ -201,7 +201,7 @@ def _check_wanted(
     if grid is not None and tuple(grid) != manifest.grid:
         raise UserError(
             f"{manifest.path}: its grids have {shape(manifest.grid)} tokens, not {shape(grid)}; give a data "
-            "set of pictures of the same size"
+            "set of images of the same size"
         )
 
 

@@ -1,7 +1,7 @@
 """What a run says while it goes on: metrics as JSON lines, image grids, TensorBoard, a progress line.
 
 ``metrics.jsonl`` holds one JSON object a line: ``step``, ``time`` (seconds since 1970) and either named
-numbers (null where a value was not finite: JSON knows no NaN) or ``event``, a text. ``sheets/`` holds image
+numbers (null where a value was not finite: JSON knows no NaN) or ``event``, a text. ``grids/`` holds image
 grids. Both are read here, too, for the report.
 """
 
@@ -27,7 +27,7 @@ from vqgan.extras import is_watched, progress_bar, require_extra
 from vqgan.filesystems import write_atomically, write_error
 
 METRICS_FILE = "metrics.jsonl"
-GRIDS_FOLDER = "sheets"
+GRIDS_FOLDER = "grids"
 PLAIN_INTERVAL = 10.0  # seconds between lines where nobody watches a terminal
 TERMINAL_INTERVAL = 0.1  # a line that changes more often costs time and cannot be read
 _GRID_NAME = re.compile(r"(?P<name>.+)-(?P<step>\d+)\.png")
@@ -84,7 +84,7 @@ class Logs:
             sink.scalars(step, plain)
 
     def images(self, step: int, name: str, grid: np.ndarray) -> None:
-        """Records an image grid, uint8 ``[H, W, 3]``; its file is ``sheets/<name>-<step>.png``."""
+        """Records an image grid, uint8 ``[H, W, 3]``; its file is ``grids/<name>-<step>.png``."""
         for sink in self._sinks:
             sink.images(step, name, grid)
 
@@ -106,7 +106,7 @@ class Logs:
 
 
 class _Files:
-    """``metrics.jsonl`` and ``sheets/``."""
+    """``metrics.jsonl`` and ``grids/``."""
 
     def __init__(self, folder: Path, resume_step: int):
         self._path = folder / METRICS_FILE
@@ -258,7 +258,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def list_grids(folder: Path) -> dict[str, list[tuple[int, Path]]]:
-    """Lists the image grids in ``sheets/``: for each name, steps in order and their files."""
+    """Lists the image grids in ``grids/``: for each name, steps in order and their files."""
     found: dict[str, list[tuple[int, Path]]] = {}
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _GRID_NAME.fullmatch(path.name)

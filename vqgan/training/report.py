@@ -74,7 +74,7 @@ Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 def write_training_report(folder: Path) -> Path:
     """Writes ``report.html`` from what a run's folder holds.
 
-    That is ``metrics.jsonl``, the image grids in ``sheets/``, ``config.json`` and ``evaluation.json``.
+    That is ``metrics.jsonl``, the image grids in ``grids/``, ``config.json`` and ``evaluation.json``.
 
     Args:
       folder: of the run; any of these files may be missing but the first.

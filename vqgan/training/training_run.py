@@ -33,7 +33,7 @@ class TrainingRun:
     Attributes:
       config: everything that decides on the result.
       folder: of the run: ``config.json``, ``run.yaml``, ``checkpoints/``, ``metrics.jsonl``,
-        ``tensorboard/``, ``sheets/`` (image grids), ``report.html``, and the best model in a folder.
+        ``tensorboard/``, ``grids/`` (image grids), ``report.html``, and the best model in a folder.
       data: what the data are, so that others are not taken for them when the run goes on.
       card: what the model's card says beside configuration and metrics.
       quiet: print errors only.

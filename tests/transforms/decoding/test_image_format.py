@@ -1,4 +1,4 @@
-"""How pictures are encoded."""
+"""How images are encoded."""
 
 import io
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transforms.decoding.image_format import ImageForm
+from transforms.decoding.image_format import ImageFormat
 from vqgan.errors import UserError
 
 
@@ -24,14 +24,14 @@ def decoded(data: bytes) -> tuple[np.ndarray, str | None]:
 
 def test_png_loses_nothing() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (17, 9, 3), dtype=np.uint8)
-    found, kind = decoded(ImageForm().encode(pixels))
+    found, kind = decoded(ImageFormat().encode(pixels))
     assert kind == "PNG"
     np.testing.assert_array_equal(found, pixels)
 
 
 @pytest.mark.parametrize(("encoding", "kind"), [("webp", "WEBP"), ("jpeg", "JPEG")])
 def test_lossy_forms(smooth: np.ndarray, encoding: str, kind: str) -> None:
-    good, bad = (ImageForm("tar", encoding, quality).encode(smooth) for quality in (95, 5))
+    good, bad = (ImageFormat("tar", encoding, quality).encode(smooth) for quality in (95, 5))
     found, name = decoded(good)
     assert name == kind
     errors = [np.abs(decoded(data)[0].astype(int) - smooth).mean() for data in (good, bad)]
@@ -42,12 +42,12 @@ def test_lossy_forms(smooth: np.ndarray, encoding: str, kind: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["png", "webp", "jpeg"])
 def test_same_pixels_same_bytes(smooth: np.ndarray, encoding: str) -> None:
-    assert ImageForm("tar", encoding).encode(smooth) == ImageForm("tar", encoding).encode(smooth.copy())
+    assert ImageFormat("tar", encoding).encode(smooth) == ImageFormat("tar", encoding).encode(smooth.copy())
 
 
 def test_default_qualities_are_written_down() -> None:
     """A default that changes one day must not continue a run that began with another."""
-    assert [ImageForm("tar", name).quality for name in ("png", "webp", "jpeg")] == [None, 90, 95]
+    assert [ImageFormat("tar", name).quality for name in ("png", "webp", "jpeg")] == [None, 90, 95]
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def test_default_qualities_are_written_down() -> None:
 )
 def test_refused(container: str, encoding: str, quality: int | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        ImageForm(container, encoding, quality)
+        ImageFormat(container, encoding, quality)
 
 
 def test_sizes() -> None:
-    ImageForm("files", "webp").check_size(16383, 16383)
-    with pytest.raises(UserError, match="pictures of 16384x64: webp ends at 16383 a side; choose png"):
-        ImageForm("files", "webp").check_size(64, 16384)
+    ImageFormat("files", "webp").check_size(16383, 16383)
+    with pytest.raises(UserError, match="images of 16384x64: webp ends at 16383 a side; choose png"):
+        ImageFormat("files", "webp").check_size(64, 16384)

@@ -1,4 +1,4 @@
-"""The index of a slice of pictures, written and read."""
+"""The index of a slice of images, written and read."""
 
 import dataclasses
 import json
@@ -40,16 +40,16 @@ def test_there_and_back(tmp_path: Path, with_images: bool) -> None:
 
 
 def test_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By rows, and by the bytes of pictures that are kept."""
+    """By rows, and by the bytes of images that are kept."""
     monkeypatch.setattr(image_index, "ROWS_PER_GROUP", 3)
     file = pq.ParquetFile(write(tmp_path, False))
     assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [3, 1]
-    monkeypatch.setattr(image_index, "BYTES_PER_GROUP", 7)  # pictures of 3, 4, 5 and 6 bytes
+    monkeypatch.setattr(image_index, "BYTES_PER_GROUP", 7)  # images of 3, 4, 5 and 6 bytes
     file = pq.ParquetFile(write(tmp_path, True))
     assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [2, 2]
 
 
-def test_pictures_are_not_compressed_again(tmp_path: Path) -> None:
+def test_images_are_not_compressed_again(tmp_path: Path) -> None:
     group = pq.ParquetFile(write(tmp_path, True)).metadata.row_group(0)
     columns = {group.column(n).path_in_schema: group.column(n) for n in range(group.num_columns)}
     assert columns["image.bytes"].compression == "UNCOMPRESSED"
@@ -64,7 +64,7 @@ def test_refused(tmp_path: Path, refused: Refused) -> None:
         pass
     table = pa.table({"key": ["a"]})
     pq.write_table(table, path)
-    with refused("index: a Parquet file, but not an index of pictures"), open_index(str(tmp_path), "index"):
+    with refused("index: a Parquet file, but not an index of images"), open_index(str(tmp_path), "index"):
         pass
     for document, message in (
         (

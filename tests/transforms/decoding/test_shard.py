@@ -1,4 +1,4 @@
-"""One shard becomes the pictures of one slice: what comes out, what is rejected, what is kept."""
+"""One shard becomes the images of one slice: what comes out, what is rejected, what is kept."""
 
 import dataclasses
 import hashlib
@@ -20,7 +20,7 @@ from pipelines import decode_tokens
 from pipelines.decode_tokens import DecodeTokensConfig, PlannedDecode
 from pipelines.tokenize_images import TokenizeConfig
 from transforms.decoding.image_files import stored_images
-from transforms.decoding.image_format import ImageForm
+from transforms.decoding.image_format import ImageFormat
 from transforms.decoding.index import INDEX_SCHEMA
 from transforms.decoding.manifest import ImageTotals
 from transforms.images.crops import Geometry
@@ -54,13 +54,13 @@ def tokens(configure: Configure, run: Run, photos: Path, tmp_path: Path) -> Path
 
 @pytest.fixture
 def decode(tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Decode:
-    """A whole run or rerun into ``pictures``, with the pipeline as a plain loop in place of Beam."""
+    """A whole run or rerun into ``images``, with the pipeline as a plain loop in place of Beam."""
     monkeypatch.setattr(decode_tokens, "_run_pipeline", carry_out)
 
     def decode(**changes: Any) -> dict[str, Any]:
         config = DecodeTokensConfig(
             tokens=str(tokens),
-            output=str(tmp_path / "pictures"),
+            output=str(tmp_path / "images"),
             batch_size=4,
             threads=2,
             report=False,
@@ -117,11 +117,11 @@ def with_tokens(table: pa.Table, change: Callable[[list[Any]], None]) -> pa.Tabl
 
 
 @pytest.mark.parametrize("container", ["files", "tar", "parquet"])
-def test_pictures_are_those_of_the_codec(
+def test_images_are_those_of_the_codec(
     decode: Decode, tokens: Path, tmp_path: Path, codec: Codec, container: str
 ) -> None:
-    manifest = decode(form=ImageForm(container))
-    output, rows = tmp_path / "pictures", token_rows(tokens)
+    manifest = decode(form=ImageFormat(container))
+    output, rows = tmp_path / "images", token_rows(tokens)
     assert manifest["counts"] == {"planned": 20, "images": 20, "rejects": 0, "rows": 20}
     found = {
         (row.key, row.view): pixels_of(data)
@@ -142,7 +142,7 @@ def test_pictures_are_those_of_the_codec(
 
 def test_files(decode: Decode, tmp_path: Path) -> None:
     decode()
-    output = tmp_path / "pictures"
+    output = tmp_path / "images"
     table = index_of(output)
     for row in table.to_pylist():
         data = (output / row["file"]).read_bytes()
@@ -155,10 +155,10 @@ def test_files(decode: Decode, tmp_path: Path) -> None:
 
 
 def test_tar_is_a_webdataset(decode: Decode, tmp_path: Path) -> None:
-    manifest = decode(form=ImageForm("tar", "jpeg", 90))
+    manifest = decode(form=ImageFormat("tar", "jpeg", 90))
     samples: dict[str, dict[str, bytes]] = {}
     for entry in manifest["archives"]:
-        path = tmp_path / "pictures" / entry["name"]
+        path = tmp_path / "images" / entry["name"]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
         with tarfile.open(path) as tar:
             for member in tar:
@@ -169,7 +169,7 @@ def test_tar_is_a_webdataset(decode: Decode, tmp_path: Path) -> None:
                 samples.setdefault(f"{folder}/{base}", {})[ending] = file.read()
                 assert (member.mtime, member.uid, member.gid) == (0, 0, 0)
     assert len(samples) == 20
-    for row in index_of(tmp_path / "pictures").to_pylist():
+    for row in index_of(tmp_path / "images").to_pylist():
         folder, _, name = row["file"].rpartition("/")
         sample = samples[f"{folder}/{name.partition('.')[0]}"]
         described = json.loads(sample["json"])
@@ -180,8 +180,8 @@ def test_tar_is_a_webdataset(decode: Decode, tmp_path: Path) -> None:
 
 def test_a_tar_is_read_once(decode: Decode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All its rows together look at each member once."""
-    entry = decode(form=ImageForm("tar"))["shards"][0]
-    path = str(tmp_path / "pictures" / entry["name"].replace("index/", "data/").replace(".parquet", ".tar"))
+    entry = decode(form=ImageFormat("tar"))["shards"][0]
+    path = str(tmp_path / "images" / entry["name"].replace("index/", "data/").replace(".parquet", ".tar"))
     with tarfile.open(path) as tar:
         names = tar.getnames()
     plain, seen = tarfile.TarFile.__iter__, []
@@ -192,14 +192,14 @@ def test_a_tar_is_read_once(decode: Decode, tmp_path: Path, monkeypatch: pytest.
             yield member
 
     monkeypatch.setattr(tarfile.TarFile, "__iter__", members)
-    assert len(list(stored_images(str(tmp_path / "pictures"), entry["name"]))) == entry["rows"] > 1
+    assert len(list(stored_images(str(tmp_path / "images"), entry["name"]))) == entry["rows"] > 1
     assert seen == names[: len(seen)]
 
 
 def test_no_weights_are_read_for_the_manifest(
     decode: Decode, tokens: Path, tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Making the pictures has read them in other processes."""
+    """Making the images has read them in other processes."""
 
     def no_weights(*_: Any) -> Any:
         raise AssertionError("weights are read")
@@ -222,19 +222,19 @@ def test_no_weights_are_read_for_the_manifest(
 
 
 def test_a_manifest_that_lacks_a_shard(decode: Decode, tokens: Path, tmp_path: Path) -> None:
-    """Or its pictures would be left out without a word."""
+    """Or its images would be left out without a word."""
     path = tokens / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["shards"].pop()
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"00000-of-00002.parquet: number of shards is 2, but .* says 1; "):
         decode()
-    assert not (tmp_path / "pictures").exists()
+    assert not (tmp_path / "images").exists()
 
 
 def test_parquet_column_as_datasets_reads_it(decode: Decode, tmp_path: Path) -> None:
-    decode(form=ImageForm("parquet", "webp"))
-    for path in (tmp_path / "pictures" / "data").glob("*.parquet"):
+    decode(form=ImageFormat("parquet", "webp"))
+    for path in (tmp_path / "images" / "data").glob("*.parquet"):
         table = pq.read_table(path)
         image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         assert table.schema.field("image") == pa.field("image", image), "nullable, as its own field is"
@@ -249,7 +249,7 @@ def test_parquet_column_as_datasets_reads_it(decode: Decode, tmp_path: Path) -> 
 
 def test_first_views_and_limit(decode: Decode, tokens: Path, tmp_path: Path) -> None:
     assert decode(views="first")["counts"]["images"] == 10
-    assert set(index_of(tmp_path / "pictures")["view"].to_pylist()) == {0}
+    assert set(index_of(tmp_path / "images")["view"].to_pylist()) == {0}
     limited = decode(limit=13, output=str(tmp_path / "limited"))
     assert (limited["counts"]["images"], len(limited["shards"])) == (13, 2)
     rows = [
@@ -275,12 +275,12 @@ def test_rows_that_cannot_be_decoded(decode: Decode, tokens: Path, tmp_path: Pat
     manifest = decode()
     assert manifest["counts"] == {"planned": 21, "images": 19, "rejects": 2, "rows": 19}
     assert manifest["reject_reasons"] == {"decode: Duplicate": 1, "decode: OutsideCodebook": 1}
-    (rejected,) = (tmp_path / "pictures").glob("rejects/*")
+    (rejected,) = (tmp_path / "images").glob("rejects/*")
     found = rejects.read_rejects(str(rejected))
     assert [row.key for row in found] == [before[1][0], before[2][0]]
     assert found[0].message == f"view {before[1][1]}: token 64: the codebook has 64 codes"
-    pictures = index_of(tmp_path / "pictures")
-    rows = [*zip(pictures["key"].to_pylist(), pictures["view"].to_pylist(), strict=True)]
+    images = index_of(tmp_path / "images")
+    rows = [*zip(images["key"].to_pylist(), images["view"].to_pylist(), strict=True)]
     assert rows == [row for row in before if row != before[1]]
 
 
@@ -294,12 +294,12 @@ def test_rows_without_tokens(decode: Decode, tokens: Path, codec: Codec, tmp_pat
         values[3][0] = 99
 
     rewrite(path, lambda table: with_tokens(table, lose))
-    manifest = decode(form=ImageForm("parquet"))
+    manifest = decode(form=ImageFormat("parquet"))
     assert manifest["reject_reasons"] == {"decode: Missing": 2, "decode: OutsideCodebook": 1}
-    found = rejects.read_rejects(str(tmp_path / "pictures" / manifest["rejects"][0]["name"]))
+    found = rejects.read_rejects(str(tmp_path / "images" / manifest["rejects"][0]["name"]))
     assert found[0].message.endswith("2 of its tokens are not there")
     name = manifest["shards"][0]["name"]
-    row, data = next(stored_images(str(tmp_path / "pictures"), name))
+    row, data = next(stored_images(str(tmp_path / "images"), name))
     second = list(rows)[1]
     assert (row.key, row.view) == second
     np.testing.assert_array_equal(pixels_of(data), codec.decode(rows[second][None])[0])
@@ -314,7 +314,7 @@ def test_a_shard_that_changes_after_the_plan(decode: Decode, tokens: Path, tmp_p
     path.write_bytes(bytes(bad))
     with pytest.raises(UserError, match=r"tokens-00001-of-00002.parquet: sha256 .* restore it"):
         decode()
-    assert not (tmp_path / "pictures" / "manifest.json").exists()
+    assert not (tmp_path / "images" / "manifest.json").exists()
     path.write_bytes(good)
     assert decode()["counts"]["images"] == 20
 
@@ -323,12 +323,12 @@ def test_a_shard_that_changes_after_the_plan(decode: Decode, tokens: Path, tmp_p
 def test_finished_slices_are_kept_and_lost_images_made_again(
     decode: Decode, tmp_path: Path, container: str
 ) -> None:
-    decode(form=ImageForm(container))
-    output = tmp_path / "pictures"
+    decode(form=ImageFormat(container))
+    output = tmp_path / "images"
     paths = sorted(path for path in output.rglob("images*") if path.is_file())
     paths += [*sorted(output.rglob("*.png")), *output.rglob("metadata.jsonl"), output / "README.md"]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
-    decode(form=ImageForm(container))
+    decode(form=ImageFormat(container))
     assert {path: path.stat().st_mtime_ns for path in paths} == {p: m for p, (m, _) in before.items()}
     lost = {
         "files": "images/*.png",
@@ -337,28 +337,28 @@ def test_finished_slices_are_kept_and_lost_images_made_again(
     }[container]
     victim = sorted(output.glob(lost))[-1]
     victim.unlink()
-    manifest = decode(form=ImageForm(container))
+    manifest = decode(form=ImageFormat(container))
     assert victim.read_bytes() == before[victim][1]
     assert {path: path.read_bytes() for path in paths} == {path: data for path, (_, data) in before.items()}
     assert manifest["throughput"]["images"] == 10, "one of the two slices was kept"
 
 
 def test_a_damaged_index_is_made_again(decode: Decode, tmp_path: Path) -> None:
-    decode(form=ImageForm("parquet"))
-    output = tmp_path / "pictures"
+    decode(form=ImageFormat("parquet"))
+    output = tmp_path / "images"
     victim = output / "data" / "images-00000-of-00002.parquet"
     good = victim.read_bytes()
     bad = bytearray(good)
     bad[len(bad) // 3] ^= 1
     victim.write_bytes(bytes(bad))
     (output / "manifest.json").unlink()
-    decode(form=ImageForm("parquet"))
+    decode(form=ImageFormat("parquet"))
     assert victim.read_bytes() == good
 
 
 def test_an_index_of_another_plan_is_not_kept(decode: Decode, tokens: Path, tmp_path: Path) -> None:
     decode()
-    config = DecodeTokensConfig(tokens=str(tokens), output=str(tmp_path / "pictures"), views="first")
+    config = DecodeTokensConfig(tokens=str(tokens), output=str(tmp_path / "images"), views="first")
     job = decode_tokens.plan_decode(config).job
     assert finished_slice(job, 0) is None
     task = dataclasses.replace(job.task, plan_hash=decode()["plan_hash"])

@@ -1,4 +1,4 @@
-"""Verification finds every kind of damage that decoded pictures can suffer."""
+"""Verification finds every kind of damage that decoded images can suffer."""
 
 import dataclasses
 import hashlib
@@ -15,7 +15,7 @@ from pipelines import decode_tokens
 from pipelines.decode_tokens import DecodeTokensConfig, PlannedDecode
 from pipelines.inspecting import verify_data_set
 from pipelines.tokenize_images import TokenizeConfig
-from transforms.decoding.image_format import ImageForm
+from transforms.decoding.image_format import ImageFormat
 from transforms.sharded.job import make_all
 from transforms.sources import SourceConfig
 from transforms.tokenizing.replay import check_agreement
@@ -31,30 +31,30 @@ def carry_out(prepared: PlannedDecode, beam_args: Any) -> None:
 
 
 @pytest.fixture
-def pictures(
+def images(
     configure: Configure, run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Path]:
-    """Two slices of eight pictures in a form."""
+    """Two slices of eight images in a form."""
     (tmp_path / "in").mkdir()
     for path in sorted(photos.iterdir())[:8]:
         shutil.copy(path, tmp_path / "in")
     run(dataclasses.replace(configure(tmp_path / "in"), slice_size=4))
     monkeypatch.setattr(decode_tokens, "_run_pipeline", carry_out)
 
-    def pictures(container: str) -> Path:
+    def images(container: str) -> Path:
         config = DecodeTokensConfig(
             tokens=str(tmp_path / "out"),
-            output=str(tmp_path / "pictures"),
-            form=ImageForm(container),
+            output=str(tmp_path / "images"),
+            form=ImageFormat(container),
             batch_size=4,
             threads=2,
             report=False,
             quiet=True,
         )
         decode_tokens.run_decode(config, [])
-        return tmp_path / "pictures"
+        return tmp_path / "images"
 
-    return pictures
+    return images
 
 
 INDEX = "index/images-00001-of-00002.parquet"
@@ -88,7 +88,7 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
-def a_picture(folder: Path) -> Path:
+def an_image(folder: Path) -> Path:
     return min((folder / "images").glob("*.png"))
 
 
@@ -103,7 +103,7 @@ def swap_indexes(folder: Path) -> None:
 
 
 def swap_lines(folder: Path) -> None:
-    """The same size, and in the manifest: two pictures bear each other's name."""
+    """The same size, and in the manifest: two images bear each other's name."""
     lines = (folder / METADATA).read_text().splitlines()
     first, second = (json.loads(line) for line in lines[:2])
     first["file_name"], second["file_name"] = second["file_name"], first["file_name"]
@@ -119,11 +119,11 @@ def swap_tars(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("container", "damage", "problem"),
     [
-        ("files", lambda f: flip(a_picture(f)), "1 image changed, such as images/"),
-        ("files", lambda f: a_picture(f).unlink(), "images/.*cannot be read"),
+        ("files", lambda f: flip(an_image(f)), "1 image changed, such as images/"),
+        ("files", lambda f: an_image(f).unlink(), "images/.*cannot be read"),
         (
             "files",
-            lambda f: shutil.copy(a_picture(f), f / "images" / "more.png"),
+            lambda f: shutil.copy(an_image(f), f / "images" / "more.png"),
             "1 file in no index",
         ),
         ("files", lambda f: flip(f / INDEX), f"{INDEX} has changed"),
@@ -154,10 +154,8 @@ def swap_tars(folder: Path) -> None:
         ),
     ],
 )
-def test_damage_is_found(
-    pictures: Callable[[str], Path], container: str, damage: Damage, problem: str
-) -> None:
-    folder = pictures(container)
+def test_damage_is_found(images: Callable[[str], Path], container: str, damage: Damage, problem: str) -> None:
+    folder = images(container)
     assert verify_data_set(str(folder)) == (
         [],
         f"2 slices of images ({container}), 0 rejects files: 8 planned, 8 images, 0 rejects",
@@ -167,8 +165,8 @@ def test_damage_is_found(
     assert any(re.search(problem, found) for found in problems), problems
 
 
-def test_nothing_to_verify(pictures: Callable[[str], Path], tmp_path: Path, codec_path: str) -> None:
-    folder = pictures("parquet")
+def test_nothing_to_verify(images: Callable[[str], Path], tmp_path: Path, codec_path: str) -> None:
+    folder = images("parquet")
     with pytest.raises(UserError, match="not made of images; leave out --codec and --input"):
         check_agreement(str(folder), SourceConfig(str(tmp_path / "in")), codec_path, 3)
     (folder / "manifest.json").unlink()

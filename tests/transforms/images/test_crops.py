@@ -45,7 +45,7 @@ geometries = st.builds(
 )
 
 
-def picture(width: int, height: int) -> Image.Image:
+def image(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -189,7 +189,7 @@ def test_configuration_survives_json() -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
 def test_any_shape_is_rendered(size: tuple[int, int], kind: dict[str, str]) -> None:
     geometry = Geometry(image_size=24, **kind)
-    found = rendered(picture(*size), geometry)
+    found = rendered(image(*size), geometry)
     assert found.shape == (count_views(geometry), 24, 24, 3)
     assert found.dtype == np.uint8
 

@@ -183,13 +183,13 @@ def tiff_jpeg_cases() -> Iterator[Case]:
     """JPEG strips and tiles, the truth of each being the JPEG by itself; and what is refused by name."""
     grid = np.linspace(0, 6, 64)
     waves = 127.5 + 120 * np.sin(grid[:48, None, None] + grid[None, :, None] / 2 + np.arange(3))
-    picture = waves.astype(np.uint8)
+    image = waves.astype(np.uint8)
     for order, big, storage, (photometric, count), subsampling in itertools.product(
         ORDERS, (False, True), ({}, {"rows_per_strip": 16}, {"tile": 16}), ((1, 1), (2, 3), (6, 3)), (0, 2)
     ):
         if subsampling and photometric != 6:
             continue
-        samples = picture[..., :count]
+        samples = image[..., :count]
         options = {"order": order, "big": big, "compression": "jpeg", "subsampling": subsampling, **storage}
         tags = [(530, 3, [1 + subsampling // 2] * 2)] if photometric == 6 else []
         data = write_tiff(samples, photometric, 8, tags=tags, **options)
@@ -202,15 +202,15 @@ def tiff_jpeg_cases() -> Iterator[Case]:
         refused = big and order == ">"
         yield Case(f"tiff jpeg {photometric} {options}", data, None if refused else truth, 1)
     for photometric in (0, 5):
-        samples = np.ascontiguousarray(picture[..., [0, 1, 2, 0]] if photometric else picture[..., :1])
+        samples = np.ascontiguousarray(image[..., [0, 1, 2, 0]] if photometric else image[..., :1])
         data = bytearray(write_tiff(samples, photometric, 8))
         place = data.index(struct.pack("<HHI", 259, 3, 1)) + 8
         for compression in (6, 7, 34712, 34887, 34933, 34934, 50001, 50002):
             data[place : place + 4] = struct.pack("<I", compression)
             yield Case(f"tiff compression {compression} {photometric}", bytes(data), None)
-    thumbnail = write_tiff(picture, 2, 8, tags=[(254, 4, [1])])
+    thumbnail = write_tiff(image, 2, 8, tags=[(254, 4, [1])])
     yield Case("tiff thumbnail first", thumbnail, None)
-    yield Case("tiff page of several", write_tiff(picture, 2, 8, tags=[(254, 4, [2])]), picture.astype(float))
+    yield Case("tiff page of several", write_tiff(image, 2, 8, tags=[(254, 4, [2])]), image.astype(float))
 
 
 # -- PNG, PSD, PNM, SGI, BMP, JPEG 2000 ----------------------------------------------------------------
@@ -414,10 +414,10 @@ def jpeg2000_cases() -> Iterator[Case]:
     grid = np.linspace(0, 40, 64)
     waves = 127.5 + 250 * np.sin(grid[:, None, None] / 3 + grid[None, :, None] / 5 + np.arange(3))
     for count, lossy in itertools.product((1, 3), (False, True)):
-        picture = np.clip(waves[..., :count], 0, 255).astype(np.uint8)
+        image = np.clip(waves[..., :count], 0, 255).astype(np.uint8)
         out = io.BytesIO()
-        Image.fromarray(picture.squeeze()).save(out, "JPEG2000", irreversible=lossy, no_jp2=True)
-        plain = np.asarray(Image.open(io.BytesIO(out.getvalue()))).reshape(picture.shape).astype(float)
+        Image.fromarray(image.squeeze()).save(out, "JPEG2000", irreversible=lossy, no_jp2=True)
+        plain = np.asarray(Image.open(io.BytesIO(out.getvalue()))).reshape(image.shape).astype(float)
         for bits in (4, 6, 7, 8, 9, 10, 12, 16):
             data = bytearray(out.getvalue())
             for component in range(count):

@@ -21,7 +21,7 @@ CONFIG = DecodeConfig()
 PARTIAL = DecodeConfig(on_truncated="decode")
 
 
-def picture(width: int = 40, height: int = 24) -> np.ndarray:
+def smooth_image(width: int = 40, height: int = 24) -> np.ndarray:
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     return np.stack([x * 6, 255 - x * 3 - y * 4, y * 10], -1).clip(0, 255).astype(np.uint8)
 
@@ -50,28 +50,31 @@ LARGE = zlib.compress(bytes(3 << 20), 1)
     ],
 )
 def test_metadata_of_a_png_do_not_matter(name: bytes, body: bytes, place: str) -> None:
-    samples = picture()
+    samples = smooth_image()
     data = write_png(samples, 2, 8, **{place: png_chunk(name, body)})
     np.testing.assert_array_equal(shown(data), samples)
 
 
 @pytest.mark.parametrize("name", [b"tEXt", b"tIME", b"gAMA", b"eXIf", b"iCCP", b"acTL", b"zTXt"])
 def test_wrong_sum_of_what_pixels_do_not_need(name: bytes) -> None:
-    samples = picture()
+    samples = smooth_image()
     data = write_png(samples, 2, 8, before=png_chunk(name, b"Comment\0\0 or other", wrong_sum=True))
     np.testing.assert_array_equal(shown(data), samples)
 
 
 def test_wrong_sum_of_what_pixels_need() -> None:
     transparent = png_chunk(b"tRNS", bytes(6), wrong_sum=True)
-    for data in (write_png(picture(), 2, 8, wrong_sum=True), write_png(picture(), 2, 8, before=transparent)):
+    for data in (
+        write_png(smooth_image(), 2, 8, wrong_sum=True),
+        write_png(smooth_image(), 2, 8, before=transparent),
+    ):
         with pytest.raises(Reject, match=r"checksum in chunk (IDAT|tRNS)") as caught:
             decode(data, CONFIG)
         assert (caught.value.stage, caught.value.error) == ("decode", "DamagedImageError")
 
 
 def test_any_flipped_bit_of_the_pixels_is_found() -> None:
-    whole = write_png(picture(), 2, 8)
+    whole = write_png(smooth_image(), 2, 8)
     start = whole.index(b"IDAT") + 4
     for place in range(start, len(whole) - 16, 7):
         flipped = whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
@@ -81,12 +84,12 @@ def test_any_flipped_bit_of_the_pixels_is_found() -> None:
 
 def test_critical_chunk_that_no_standard_knows_is_named() -> None:
     with pytest.raises(Reject, match="CgBI"):
-        decode(write_png(picture(), 2, 8, before=png_chunk(b"CgBI", bytes(4))), CONFIG)
+        decode(write_png(smooth_image(), 2, 8, before=png_chunk(b"CgBI", bytes(4))), CONFIG)
 
 
 def test_cut_off_png_is_a_reject_but_for_its_last_chunk() -> None:
-    whole = write_png(picture(), 2, 8)
-    np.testing.assert_array_equal(shown(whole[:-12]), picture())
+    whole = write_png(smooth_image(), 2, 8)
+    np.testing.assert_array_equal(shown(whole[:-12]), smooth_image())
     for length in range(8, len(whole) - 30, 11):
         with pytest.raises(Reject):
             decode(whole[:length], CONFIG)
@@ -96,8 +99,10 @@ def test_orientation_in_a_png_is_kept() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     body = exif.tobytes().removeprefix(b"Exif\0\0")
-    assert shown(write_png(picture(), 2, 8, after=png_chunk(b"eXIf", body))).shape == (40, 24, 3)
-    assert b"tEXt" not in png.needed_chunks(write_png(picture(), 2, 8, after=png_chunk(b"tEXt", b"a\0b")))
+    assert shown(write_png(smooth_image(), 2, 8, after=png_chunk(b"eXIf", body))).shape == (40, 24, 3)
+    assert b"tEXt" not in png.needed_chunks(
+        write_png(smooth_image(), 2, 8, after=png_chunk(b"tEXt", b"a\0b"))
+    )
 
 
 # -- JPEG ----------------------------------------------------------------------------------------------
@@ -116,7 +121,7 @@ KINDS = [{}, {"progressive": True}, {"quality": 98, "subsampling": 0}, {"restart
 @pytest.mark.parametrize("grey", [False, True])
 def test_jpeg_is_whole_without_its_end_and_only_then(options: dict[str, object], grey: bool) -> None:
     noise = np.random.default_rng(3).integers(0, 60, (24, 40, 3), dtype=np.uint8)
-    image = (picture() // 2 + noise)[..., 0] if grey else picture() // 2 + noise
+    image = (smooth_image() // 2 + noise)[..., 0] if grey else smooth_image() // 2 + noise
     whole = encoded(image, **options)
     truth = shown(whole)
     np.testing.assert_array_equal(shown(whole[:-1]), truth)
@@ -134,20 +139,20 @@ def test_jpeg_is_whole_without_its_end_and_only_then(options: dict[str, object],
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_partial_jpegs_for_who_wants_them(options: dict[str, object]) -> None:
-    whole = encoded(picture(64, 64), **options)
+    whole = encoded(smooth_image(64, 64), **options)
     start = whole.index(b"\xff\xda")
     for length in (len(whole) - 30, (start + len(whole)) // 2):
         with pytest.raises(Reject):
             decode(whole[:length], CONFIG)
         assert shown(whole[:length], PARTIAL).shape == (64, 64, 3)
     np.testing.assert_array_equal(shown(whole[:-30], PARTIAL)[:8], shown(whole)[:8])
-    for length in (start, start + 4, 100):  # nothing of the picture is there
+    for length in (start, start + 4, 100):  # nothing of the image is there
         with pytest.raises(Reject):
             decode(whole[:length], PARTIAL)
 
 
 def test_zeros_in_place_of_data_are_no_image() -> None:
-    whole = encoded(picture(64, 64))
+    whole = encoded(smooth_image(64, 64))
     for missing in (200, 100, 50, 10):
         for zeros in (90, 100, 110, 100_000):
             with pytest.raises(Reject, match="truncated"):
@@ -156,7 +161,7 @@ def test_zeros_in_place_of_data_are_no_image() -> None:
 
 
 def test_later_scans_that_are_missing_are_missed() -> None:
-    whole = encoded(picture(), progressive=True)
+    whole = encoded(smooth_image(), progressive=True)
     last = whole.rindex(b"\xff\xda")
     last = whole.rindex(b"\xff\xc4", 0, last) if b"\xff\xc4" in whole[last - 40 : last] else last
     with pytest.raises(Reject):
@@ -176,7 +181,7 @@ def test_scans_are_counted_before_time_is_spent() -> None:
 
 
 def test_repeated_scans_of_a_sequential_jpeg_are_counted() -> None:
-    whole = encoded(picture())
+    whole = encoded(smooth_image())
     start = whole.index(b"\xff\xda")
     one = whole[start + 14 : -2]
     header = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"
@@ -194,15 +199,15 @@ EXIF_TYPES = [(1, "B3x"), (3, "H2x"), (4, "I"), (6, "b3x"), (7, "B3x"), (8, "h2x
 def test_orientation_in_any_whole_number_type(kind: int, form: str, order: str) -> None:
     entry = struct.pack(f"{order}HHHI", 1, 0x0112, kind, 1) + struct.pack(order + form, 6) + bytes(4)
     exif = b"Exif\0\0" + (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8) + entry
-    upright = shown(encoded(picture(), exif=exif))
-    np.testing.assert_array_equal(upright, np.rot90(shown(encoded(picture())), -1))
+    upright = shown(encoded(smooth_image(), exif=exif))
+    np.testing.assert_array_equal(upright, np.rot90(shown(encoded(smooth_image())), -1))
 
 
 @pytest.mark.parametrize("kind", [1, 3, 4])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_of_a_tiff_in_any_type(kind: int, orientation: int) -> None:
-    short = shown(write_tiff(picture(), 2, 8, tags=[(274, 3, [orientation])]))
-    other = shown(write_tiff(picture(), 2, 8, tags=[(274, kind, [orientation])]))
+    short = shown(write_tiff(smooth_image(), 2, 8, tags=[(274, 3, [orientation])]))
+    other = shown(write_tiff(smooth_image(), 2, 8, tags=[(274, kind, [orientation])]))
     np.testing.assert_array_equal(other, short)
     assert short.shape == ((24, 40, 3) if orientation < 5 else (40, 24, 3))
 

@@ -58,7 +58,7 @@ def test_lists_all_that_is_not_hidden(folder):
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_metadata_of_an_imagefolder_is_no_image(folder, ending):
-    """Decoded pictures lie beside such a file, and so do many data sets of the Hub."""
+    """Decoded images lie beside such a file, and so do many data sets of the Hub."""
     before = _keys(folder)
     (folder / f"metadata.{ending}").write_text("x")
     (folder / "a" / f"metadata.{ending}").write_text("x")

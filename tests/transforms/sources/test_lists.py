@@ -15,29 +15,29 @@ def _source(path: Path, **options) -> ListSource:
 
 @pytest.fixture
 def folder(tmp_path: Path, photos: dict[str, bytes]) -> Path:
-    """The photographs in ``pictures``, to be listed from beside it."""
-    (tmp_path / "pictures").mkdir()
+    """The photographs in ``images``, to be listed from beside it."""
+    (tmp_path / "images").mkdir()
     for name, data in photos.items():
-        (tmp_path / "pictures" / name).write_bytes(data)
+        (tmp_path / "images" / name).write_bytes(data)
     return tmp_path
 
 
 def test_reads_every_photo_unchanged(folder, photos, read_all):
-    lines = ["# photographs", "", *(f"pictures/{name}" for name in photos)]
+    lines = ["# photographs", "", *(f"images/{name}" for name in photos)]
     (folder / "list.txt").write_text("\n".join(lines))
     source = open_source(SourceConfig(str(folder / "list.txt")))
     assert source.shuffles
     assert source.fields() == []
     results = read_all(source)
     assert {key: result.data for key, result in results.items()} == {
-        f"pictures/{n}": d for n, d in photos.items()
+        f"images/{n}": d for n, d in photos.items()
     }
 
 
 @pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
 def test_tables_with_a_header(suffix, delimiter, folder, photos, read_all):
     rows = [("id", "filename", "class", "caption")]
-    rows += [(f"n{n}", f"pictures/{name}", str(n), f'"{name}{delimiter} ü"') for n, name in enumerate(photos)]
+    rows += [(f"n{n}", f"images/{name}", str(n), f'"{name}{delimiter} ü"') for n, name in enumerate(photos)]
     rows[1] = ("n0", rows[1][1], "", "")
     path = folder / f"list.{suffix}"
     path.write_text("\ufeff" + "\r\n".join(delimiter.join(row) for row in rows))
@@ -53,7 +53,7 @@ def test_tables_with_a_header(suffix, delimiter, folder, photos, read_all):
 def test_parquet_keeps_types(folder, photos, read_all, results_of):
     table = pa.table(
         {
-            "image_path": [f"pictures/{name}" for name in photos],
+            "image_path": [f"images/{name}" for name in photos],
             "label": pa.array([None, *range(9)], pa.int16()),
             "tags": pa.array([["a", "b"]] * 10),
             "score": pa.array([0.25] * 10, pa.float32()),
@@ -68,14 +68,14 @@ def test_parquet_keeps_types(folder, photos, read_all, results_of):
     results = read_all(source)
     assert [result.data for result in results.values()] == list(photos.values())
     assert [result.label for result in results.values()] == [None, *range(9)]
-    assert results["pictures/wine.jpg"].columns == {"tags": ["a", "b"], "score": 0.25}
+    assert results["images/wine.jpg"].columns == {"tags": ["a", "b"], "score": 0.25}
     entries = list(source.list())
     some = [entries[7], entries[0]]
     assert [r.data for r in results_of(source, some)] == [photos["sunset.jpg"], photos["aitzgorri.jpg"]]
 
 
 def test_absolute_paths_and_uris(folder, photos, read_all):
-    wine, life = folder / "pictures/wine.jpg", folder / "pictures/life.jpg"
+    wine, life = folder / "images/wine.jpg", folder / "images/life.jpg"
     (folder / "list.txt").write_text(f"{wine}\nfile://{life}\n")
     results = read_all(_source(folder / "list.txt"))
     assert {key: result.data for key, result in results.items()} == {
@@ -93,11 +93,11 @@ def test_names_that_are_not_unicode(tmp_path, read_all):
 
 
 def test_missing_files_fail_alone(folder, read_all):
-    (folder / "list.txt").write_text("pictures/life.jpg\npictures/none.jpg\npictures\n")
+    (folder / "list.txt").write_text("images/life.jpg\nimages/none.jpg\nimages\n")
     results = read_all(_source(folder / "list.txt"))
-    assert isinstance(results["pictures/none.jpg"], FileNotFoundError)
-    assert isinstance(results["pictures"], OSError)
-    assert results["pictures/life.jpg"].data
+    assert isinstance(results["images/none.jpg"], FileNotFoundError)
+    assert isinstance(results["images"], OSError)
+    assert results["images/life.jpg"].data
 
 
 def test_rows_out_of_step_are_errors(tmp_path):
@@ -139,6 +139,6 @@ def test_parquet_labels_must_be_integers(tmp_path):
 
 
 def test_a_list_is_one_file(folder):
-    for path in (folder, folder / "pictures" / "*"):
+    for path in (folder, folder / "images" / "*"):
         with pytest.raises(UserError, match="single file"):
             list(_source(path).list())

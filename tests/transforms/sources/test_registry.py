@@ -123,18 +123,18 @@ def test_a_kind_can_be_named(tmp_path, contents):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (SourceConfig("{tmp}/picturs"), "no such file or folder; did you mean .*/pictures?"),
+        (SourceConfig("{tmp}/picturs"), "no such file or folder; did you mean .*/images?"),
         (SourceConfig("{tmp}/nothing-like-it"), "No such file or directory.*check the path"),
-        (SourceConfig("{tmp}/pictures/*.png"), "no file matches"),
-        (SourceConfig("{tmp}/pictures/{{a,b}}"), "2 of 2 files cannot be found"),
+        (SourceConfig("{tmp}/images/*.png"), "no file matches"),
+        (SourceConfig("{tmp}/images/{{a,b}}"), "2 of 2 files cannot be found"),
         (SourceConfig("nowhere://x/y"), "cannot open this location"),
         (SourceConfig("https://host/images"), "nothing is fetched from the web"),
         (
-            SourceConfig("{tmp}/pictures", kind="rar"),
+            SourceConfig("{tmp}/images", kind="rar"),
             "known are folder, list, tar, zip",
         ),
-        (SourceConfig("{tmp}/pictures", columns=("txt",)), "columns cannot be used with .* 'folder'"),
-        (SourceConfig("{tmp}/pictures", image_column="x", label_column="y"), "image_column, label_column"),
+        (SourceConfig("{tmp}/images", columns=("txt",)), "columns cannot be used with .* 'folder'"),
+        (SourceConfig("{tmp}/images", image_column="x", label_column="y"), "image_column, label_column"),
         (SourceConfig("{tmp}/a.tar", folder_labels=True), "folder_labels cannot be used with .* 'tar'"),
         (SourceConfig("{tmp}/a.tar", key_column="x"), "key_column cannot be used"),
         (SourceConfig("tfds:a/b", key_column="x"), "key_column cannot be used"),
@@ -142,8 +142,8 @@ def test_a_kind_can_be_named(tmp_path, contents):
     ],
 )
 def test_mistakes_are_answered_in_one_line(config, message, tmp_path, contents):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.jpg").write_bytes(contents["image"])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(contents["image"])
     (tmp_path / "a.tar").write_bytes(contents["tar"])
     (tmp_path / "a.array_record").write_bytes(b"")
     config = config.__class__(

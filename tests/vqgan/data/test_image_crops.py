@@ -1,4 +1,4 @@
-"""Training crops lie inside their picture, follow the seed, and leave no picture out."""
+"""Training crops lie inside their image, follow the seed, and leave no image out."""
 
 import hashlib
 import itertools
@@ -27,7 +27,7 @@ EIGHT = CropConfig(size=8)
 
 
 def coordinates(height: int, width: int) -> np.ndarray:
-    """A picture whose first two channels tell where a pixel is."""
+    """An image whose first two channels tell where a pixel is."""
     rows, columns = np.mgrid[:height, :width].astype(np.uint8)
     return np.stack([rows, columns, np.zeros_like(rows)], axis=2)
 
@@ -39,14 +39,14 @@ def unmirrored(crop: np.ndarray) -> np.ndarray:
 def sides(crop: CropConfig, height: int, width: int) -> np.ndarray:
     """Heights of 300 random squares, as their first column tells them."""
     rng = np.random.default_rng(0)
-    picture = coordinates(height, width)
-    crops = [random_crop(picture, crop, rng)[:, 0, 0].astype(int) for _ in range(300)]
+    image = coordinates(height, width)
+    crops = [random_crop(image, crop, rng)[:, 0, 0].astype(int) for _ in range(300)]
     return np.array([column[-1] - column[0] for column in crops])
 
 
 @settings(max_examples=60)
 @given(st.integers(4, 60), st.integers(4, 60), st.integers(0, 2**32 - 1))
-def test_crop_is_a_square_inside_the_picture(height: int, width: int, seed: int) -> None:
+def test_crop_is_a_square_inside_the_image(height: int, width: int, seed: int) -> None:
     crop = random_crop(coordinates(height, width), CropConfig(size=4), np.random.default_rng(seed))
     assert crop.shape == (4, 4, 3)
     assert crop.dtype == np.uint8
@@ -56,16 +56,16 @@ def test_crop_is_a_square_inside_the_picture(height: int, width: int, seed: int)
     assert abs((rows[-1, 0] - rows[0, 0]) - (columns[0, -1] - columns[0, 0])) <= 3  # no distortion
 
 
-def test_picture_of_the_crops_size_is_taken_whole() -> None:
-    picture = coordinates(8, 8)
+def test_image_of_the_crops_size_is_taken_whole() -> None:
+    image = coordinates(8, 8)
     rng = np.random.default_rng(0)
-    crops = [random_crop(picture, EIGHT, rng) for _ in range(40)]
-    mirrored = [np.array_equal(crop, picture[:, ::-1]) for crop in crops]
-    straight = [np.array_equal(crop, picture) for crop in crops]
+    crops = [random_crop(image, EIGHT, rng) for _ in range(40)]
+    mirrored = [np.array_equal(crop, image[:, ::-1]) for crop in crops]
+    straight = [np.array_equal(crop, image) for crop in crops]
     assert all(a != b for a, b in zip(mirrored, straight, strict=True))
     assert 10 < sum(mirrored) < 30
-    unflipped = [random_crop(picture, CropConfig(size=8, flip=False), rng) for _ in range(20)]
-    assert all(np.array_equal(crop, picture) for crop in unflipped)
+    unflipped = [random_crop(image, CropConfig(size=8, flip=False), rng) for _ in range(20)]
+    assert all(np.array_equal(crop, image) for crop in unflipped)
 
 
 def test_places_and_sides_vary() -> None:
@@ -117,24 +117,24 @@ def test_centre_square() -> None:
     assert center_crop_resize(coordinates(5, 7), 9).shape == (9, 9, 3)
 
 
-def flat_pictures(count: int) -> list[np.ndarray]:
-    """Pictures whose pixels are all their number."""
+def flat_images(count: int) -> list[np.ndarray]:
+    """Images whose pixels are all their number."""
     return [np.full((9 + number, 12, 3), number, np.uint8) for number in range(count)]
 
 
 class Slow:
-    """Pictures that come after uneven delays; some are rejects."""
+    """Images that come after uneven delays; some are rejects."""
 
-    def __init__(self, pictures: list[np.ndarray], rejects: tuple[int, ...] = ()) -> None:
-        self.pictures = pictures
+    def __init__(self, images: list[np.ndarray], rejects: tuple[int, ...] = ()) -> None:
+        self.images = images
         self.rejects = rejects
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, number: int) -> np.ndarray | None:
         time.sleep(0.002 * (number * 7 % 3))
-        return None if number in self.rejects else self.pictures[number]
+        return None if number in self.rejects else self.images[number]
 
 
 @pytest.fixture
@@ -142,8 +142,8 @@ def batches() -> Iterator[Callable[..., CropBatches]]:
     """``crop_batches`` with crops of 8 pixels and few threads, closed afterwards."""
     opened: list[CropBatches] = []
 
-    def open_batches(pictures: Any, batch_size: int = 4, seed: int = 0, **changes: Any) -> CropBatches:
-        opened.append(crop_batches(pictures, EIGHT, batch_size, seed, **{"threads": 2, **changes}))
+    def open_batches(images: Any, batch_size: int = 4, seed: int = 0, **changes: Any) -> CropBatches:
+        opened.append(crop_batches(images, EIGHT, batch_size, seed, **{"threads": 2, **changes}))
         return opened[-1]
 
     yield open_batches
@@ -152,7 +152,7 @@ def batches() -> Iterator[Callable[..., CropBatches]]:
 
 
 def numbers(stream: Iterator[np.ndarray], count: int) -> list[int]:
-    """Which flat picture each of the first crops shows, to whole batches."""
+    """Which flat image each of the first crops shows, to whole batches."""
     shown: list[int] = []
     while len(shown) < count:
         shown.extend(int(crop[0, 0, 0]) for crop in next(stream))
@@ -164,23 +164,23 @@ def rounds(shown: list[int], size: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
-def test_each_picture_once_before_any_again(batch_size: int, batches: Any) -> None:
-    stream = batches(flat_pictures(7), batch_size)
+def test_each_image_once_before_any_again(batch_size: int, batches: Any) -> None:
+    stream = batches(flat_images(7), batch_size)
     assert next(stream).shape == (batch_size, 8, 8, 3)
-    found = rounds(numbers(batches(flat_pictures(7), batch_size), 42), 7)
+    found = rounds(numbers(batches(flat_images(7), batch_size), 42), 7)
     assert len(found) >= 6
     assert found == [list(range(7))] * len(found)
 
 
 def test_rejects_are_skipped_and_nothing_else(batches: Any) -> None:
-    shown = numbers(batches(Slow(flat_pictures(7), rejects=(2, 5))), 40)
+    shown = numbers(batches(Slow(flat_images(7), rejects=(2, 5))), 40)
     assert rounds(shown, 5) == [[0, 1, 3, 4, 6]] * 8
 
 
 def test_order_changes_from_round_to_round_and_with_the_seed(batches: Any) -> None:
-    shown = numbers(batches(flat_pictures(7), 7), 21)
+    shown = numbers(batches(flat_images(7), 7), 21)
     orders = {tuple(shown[:7]), tuple(shown[7:14]), tuple(shown[14:])}
-    orders.add(tuple(numbers(batches(flat_pictures(7), 7, seed=1), 7)))
+    orders.add(tuple(numbers(batches(flat_images(7), 7, seed=1), 7)))
     assert len(orders) == 4
 
 
@@ -204,15 +204,15 @@ def test_crops_differ_from_round_to_round(batches: Any) -> None:
 
 
 def test_resume_gives_the_same_next_batches(batches: Any) -> None:
-    pictures = Slow(noise(), rejects=(3,))
-    whole = batches(pictures)
+    images = Slow(noise(), rejects=(3,))
+    whole = batches(images)
     expected = [next(whole) for _ in range(9)]
     for done in (0, 1, 5):
-        stopped = batches(pictures)
+        stopped = batches(images)
         for _ in range(done):
             next(stopped)
         state = json.loads(json.dumps(stopped.get_state()))
-        resumed = batches(pictures, threads=3)
+        resumed = batches(images, threads=3)
         next(resumed)  # a position is set, whatever was before
         resumed.set_state(state)
         assert resumed.get_state() == state
@@ -225,8 +225,8 @@ import hashlib, json, sys
 import numpy as np
 from vqgan.data.image_crops import CropConfig, crop_batches
 rng = np.random.default_rng(3)
-pictures = [rng.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(5)]
-stream = crop_batches(pictures, CropConfig(size=8), 4, 0, threads=1)
+images = [rng.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(5)]
+stream = crop_batches(images, CropConfig(size=8), 4, 0, threads=1)
 stream.set_state(json.loads(sys.argv[1]))
 print(hashlib.sha256(b"".join(next(stream).tobytes() for _ in range(3))).hexdigest())
 """
@@ -258,7 +258,7 @@ def test_position_of_other_data_is_refused(batches: Any, refused: Any) -> None:
 def test_shards_share_nothing_and_leave_nothing_out(blocks: Any, batches: Any) -> None:
     parts = []
     for index in range(3):
-        shown = numbers(batches(flat_pictures(11), 1, shard_index=index, shard_count=3, blocks=blocks), 22)
+        shown = numbers(batches(flat_images(11), 1, shard_index=index, shard_count=3, blocks=blocks), 22)
         size = len(set(shown))
         assert rounds(shown, size) == [sorted(set(shown))] * (len(shown) // size)
         parts.append(sorted(set(shown)))
@@ -275,28 +275,28 @@ def test_hosts_draw_differently(batches: Any) -> None:
     assert not np.array_equal(next(first), next(second))
 
 
-def test_pictures_of_which_none_can_be_used_end_it(batches: Any, refused: Any) -> None:
-    stream = batches(Slow(flat_pictures(5), rejects=(0, 1, 2, 3, 4)), name="folder/")
+def test_images_of_which_none_can_be_used_end_it(batches: Any, refused: Any) -> None:
+    stream = batches(Slow(flat_images(5), rejects=(0, 1, 2, 3, 4)), name="folder/")
     with refused("folder/: not one of 5 images can be used"):
         next(stream)
     with refused("not one of 2 images"):  # of this host
-        next(batches(Slow(flat_pictures(4), rejects=(0, 2)), shard_count=2))
+        next(batches(Slow(flat_images(4), rejects=(0, 2)), shard_count=2))
 
 
-def test_too_few_pictures_are_refused(batches: Any, refused: Any) -> None:
+def test_too_few_images_are_refused(batches: Any, refused: Any) -> None:
     with refused("folder/: 0 images are too few"):
         batches([], name="folder/")
     with refused("2 images are too few for shard 2 of 3"):
-        batches(flat_pictures(2), shard_index=2, shard_count=3)
+        batches(flat_images(2), shard_index=2, shard_count=3)
     with refused("4 images in 1 blocks are too few for shard 1 of 2"):
-        batches(flat_pictures(4), shard_index=1, shard_count=2, blocks=[range(4)])
+        batches(flat_images(4), shard_index=1, shard_count=2, blocks=[range(4)])
     with refused("a batch of 0 crops"):
-        batches(flat_pictures(2), 0)
+        batches(flat_images(2), 0)
     with pytest.raises(ValueError, match="blocks do not cover 4 images"):
-        batches(flat_pictures(4), blocks=[range(3)])
+        batches(flat_images(4), blocks=[range(3)])
 
 
-def test_errors_of_pictures_reach_the_caller(batches: Any) -> None:
+def test_errors_of_images_reach_the_caller(batches: Any) -> None:
     with pytest.raises(ValueError, match="too small for crops of 8"):
         next(batches([np.zeros((5, 9, 3), np.uint8)]))
 

@@ -19,7 +19,7 @@ from vqgan.data.shuffle import (
 )
 
 
-def test_every_order_of_single_pictures_is_equally_likely() -> None:
+def test_every_order_of_single_images_is_equally_likely() -> None:
     starts, sizes = np.arange(3), np.ones(3, int)
     found = Counter(tuple(epoch_order(starts, sizes, (0,), epoch)) for epoch in range(3000))
     assert len(found) == 6

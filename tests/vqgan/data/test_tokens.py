@@ -299,11 +299,11 @@ def test_no_data_set(tmp_path: Path, write_tokens: Any, refused: Any) -> None:
         open_tokens(str(folder))
 
 
-def test_pictures_are_no_tokens(write_tokens: Any, refused: Any) -> None:
+def test_images_are_no_tokens(write_tokens: Any, refused: Any) -> None:
     """Their manifest is sound: nobody is told to part with it."""
     folder = write_tokens()
     record(folder, lambda manifest: (manifest.update(kind="images"), manifest["codebook"].pop("histogram")))
-    with refused("holds pictures already; give the token data set that they were made of$"):
+    with refused("holds images already; give the token data set that they were made of$"):
         open_tokens(str(folder))
 
 

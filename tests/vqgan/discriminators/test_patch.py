@@ -22,7 +22,7 @@ Refused = Callable[[str], AbstractContextManager[None]]
 TINY = DiscriminatorConfig(channels=4, layers=2)
 
 
-def pictures(count: int, side: int, seed: int = 0) -> jax.Array:
+def draw_images(count: int, side: int, seed: int = 0) -> jax.Array:
     values = np.random.default_rng(seed).uniform(-1, 1, (count, side, side, 3))
     return jnp.asarray(values, jnp.float32)
 
@@ -107,7 +107,7 @@ def expected_logits(reference: Any, model: Any, images: np.ndarray) -> tuple[np.
 def test_equals_numpy(tiny: tuple[Any, Any, Any], forward: Callable[..., jax.Array], reference: Any) -> None:
     """Also the running statistics: a tenth of the batch's joins them."""
     model = nnx.merge(*tiny, copy=True)
-    images = pictures(3, 18)
+    images = draw_images(3, 18)
     logits, moments = expected_logits(reference, model, np.asarray(images))
     assert np.abs(logits).max() > 0.1
     np.testing.assert_allclose(forward(model, images), logits, atol=2e-5)
@@ -121,7 +121,7 @@ def test_evaluation_judges_images_one_by_one(
     tiny: tuple[Any, Any, Any], forward: Callable[..., jax.Array]
 ) -> None:
     model = nnx.merge(*tiny, copy=True)
-    images = pictures(2, 12)
+    images = draw_images(2, 12)
     together, alone = forward(model, images)[:1], forward(model, images[:1])
     assert float(jnp.abs(together - alone).max()) > 0.001
     model.eval()
@@ -143,7 +143,7 @@ def test_the_generators_step_changes_nothing(tiny: tuple[Any, Any, Any]) -> None
 
         return jax.grad(loss)(images)
 
-    assert float(jnp.abs(gradient(state, pictures(2, 12))).max()) > 0
+    assert float(jnp.abs(gradient(state, draw_images(2, 12))).max()) > 0
     for old, new in zip(before, jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -152,7 +152,7 @@ def test_the_generators_step_changes_nothing(tiny: tuple[Any, Any, Any]) -> None
 def test_r1_goes_through_it(tiny: tuple[Any, Any, Any], training: bool) -> None:
     """The penalty by central differences of the images."""
     graph, *state = tiny
-    images = np.asarray(pictures(2, 12), np.float64)
+    images = np.asarray(draw_images(2, 12), np.float64)
 
     @jax.jit
     def value(images: jax.Array) -> jax.Array:
@@ -174,7 +174,7 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(
 ) -> None:
     exact = nnx.merge(*tiny, copy=True)
     model = build(TINY, jnp.bfloat16)
-    images = pictures(2, 12)
+    images = draw_images(2, 12)
     logits = forward(model, images)
     assert all(leaf.dtype == jnp.float32 for leaf in [logits, *jax.tree.leaves(nnx.state(model))])
     expected = forward(exact, images)

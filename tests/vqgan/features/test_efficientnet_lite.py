@@ -107,12 +107,12 @@ def test_photographs_get_their_classes(real: FeatureNetwork) -> None:
 
 def _middle(path: Path) -> np.ndarray:
     """The square of 640 pixels in the middle."""
-    with Image.open(path) as picture:
-        left, top = (picture.width - 640) // 2, (picture.height - 640) // 2
-        return np.asarray(picture.convert("RGB").crop((left, top, left + 640, top + 640)))
+    with Image.open(path) as image:
+        left, top = (image.width - 640) // 2, (image.height - 640) // 2
+        return np.asarray(image.convert("RGB").crop((left, top, left + 640, top + 640)))
 
 
-def test_only_batches_of_uint8_pictures_are_taken(made_up: Path) -> None:
+def test_only_batches_of_uint8_images_are_taken(made_up: Path) -> None:
     network = load_features("efficientnet-lite0", made_up)
     for wrong in (np.zeros((1, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8)):
         with pytest.raises(ValueError, match="must be uint8"):

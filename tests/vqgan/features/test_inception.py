@@ -47,7 +47,7 @@ def images() -> np.ndarray:
 def test_features_with_the_first_file_are_those_of_pytorch_fid(
     files: dict[str, Path], images: np.ndarray
 ) -> None:
-    """Expected: pytorch-fid 0.3.0, its resizing included, with the same weights on the same pictures."""
+    """Expected: pytorch-fid 0.3.0, its resizing included, with the same weights on the same images."""
     network = load_features("inception", files["fid"])
     assert (network.name, network.distance, network.dimension) == ("inception-fid", "FID", 2048)
     features = np.asarray(network.features(images))
@@ -63,7 +63,7 @@ def test_features_with_the_first_file_are_those_of_pytorch_fid(
 def test_features_with_the_second_file_are_those_of_torchvision(
     files: dict[str, Path], images: np.ndarray
 ) -> None:
-    """Expected: torchvision 0.29.2 on the pictures resized by torch's own bilinear interpolation."""
+    """Expected: torchvision 0.29.2 on the images resized by torch's own bilinear interpolation."""
     network = load_features("inception", files["torchvision"])
     assert network.name == "inception-torchvision"
     assert "FID" not in network.distance

@@ -131,6 +131,6 @@ def test_usage_of_nothing(size: int) -> None:
     assert (usage.used, usage.entropy, usage.perplexity) == (0, 0.0, 0.0)
 
 
-def test_mean_psnr_leaves_out_pictures_without_error() -> None:
+def test_mean_psnr_leaves_out_images_without_error() -> None:
     assert mean_psnr(np.asarray([20.0, np.inf, 30.0])) == 25.0
     assert mean_psnr(np.asarray([np.inf])) == np.inf

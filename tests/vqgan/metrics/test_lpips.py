@@ -98,9 +98,9 @@ def real() -> Callable[[str], Path]:
     return find
 
 
-def _picture(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"), np.float32)[None] / 127.5 - 1
+def _image(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), np.float32)[None] / 127.5 - 1
 
 
 def _blurred(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -119,13 +119,13 @@ def _pairs(seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     ("network", "expected", "places"), [("alex", (0.722, 0.138), 5e-4), ("vgg", (0.5686, 0.4217), 5e-5)]
 )
-def test_the_authors_pictures_get_the_published_distances(
+def test_the_authors_images_get_the_published_distances(
     real: Callable[[str], Path], network: str, expected: tuple[float, float], places: float
 ) -> None:
     weights = load_lpips(network, backbone=real(network))
-    reference = _picture(DATA / "lpips" / "ex_ref.png")
-    pictures = [_picture(DATA / "lpips" / f"ex_{name}.png") for name in ("p0", "p1")]
-    found = [float(jitted(weights, reference, picture)[0]) for picture in pictures]
+    reference = _image(DATA / "lpips" / "ex_ref.png")
+    images = [_image(DATA / "lpips" / f"ex_{name}.png") for name in ("p0", "p1")]
+    found = [float(jitted(weights, reference, image)[0]) for image in images]
     np.testing.assert_allclose(found, expected, atol=places)
 
 

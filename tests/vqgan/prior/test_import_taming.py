@@ -179,7 +179,7 @@ def test_class_conditional(foreign: ModuleType, tmp_path: Path) -> None:
 
 @pytest.fixture
 def conditioned(foreign: ModuleType, tmp_path: Path) -> tuple[Tensors, ImportedPrior]:
-    """A prior of 4 tokens of a condition, of 18 codes, before the 6 of the picture."""
+    """A prior of 4 tokens of a condition, of 18 codes, before the 6 of the image."""
     tensors = net2net(positions=4 + LENGTH - 1)
     path = write(foreign, tmp_path, tensors)
     return tensors, import_taming_prior(path, wanted(condition_codebook_size=18, condition_grid=(2, 2)))
@@ -189,7 +189,7 @@ CONDITION = np.random.default_rng(6).integers(0, 18, (3, 4)).astype(np.int32)
 
 
 def test_condition_grid(conditioned: tuple[Tensors, ImportedPrior]) -> None:
-    """The condition's tokens stand before those of the picture, with no start token between."""
+    """The condition's tokens stand before those of the image, with no start token between."""
     tensors, prior = conditioned
     ids = np.concatenate([CONDITION, TOKENS[:, :-1]], axis=1)
     expected = gpt(tensors, ids)[:, 3:, :CODES]

@@ -48,7 +48,7 @@ def test_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_grids_are_pngs(tmp_path: Path) -> None:
     with files_only(tmp_path) as opened:
         opened.images(20, "validation/../best", GRID)
-    (path,) = (tmp_path / "sheets").iterdir()
+    (path,) = (tmp_path / "grids").iterdir()
     assert path.name == "validation-..-best-20.png"
     with Image.open(path) as opened_image:
         np.testing.assert_array_equal(np.asarray(opened_image), GRID)
@@ -65,11 +65,11 @@ def test_a_resumed_run_gives_no_doubled_steps(tmp_path: Path) -> None:
         opened.scalars(30, {"train/pixel": -3.0})
     assert steps(tmp_path) == [10, 20, 30]
     assert [record["train/pixel"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [1.0, 2.0, -3.0]
-    assert [step for step, _ in list_grids(tmp_path / "sheets")["validation"]] == [10, 20]
+    assert [step for step, _ in list_grids(tmp_path / "grids")["validation"]] == [10, 20]
     with files_only(tmp_path):
         pass
     assert steps(tmp_path) == []
-    assert list_grids(tmp_path / "sheets") == {}
+    assert list_grids(tmp_path / "grids") == {}
 
 
 def test_dropping_lines_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
@@ -85,7 +85,7 @@ def test_dropping_lines_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with refused("metrics.jsonl: cannot be written .No space left"):
         files_only(tmp_path, resume_step=1)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "sheets"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "grids"]
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def writes_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[Disk], None]:
             self._file = Log(disk, self._file)
 
         def synced(filesystem: Any, path: bytes) -> None:
-            disk.write("grid" if b"/sheets/" in path else "other")
+            disk.write("grid" if b"/grids/" in path else "other")
             real_sync(filesystem, path)
 
         real_init, real_sync = logs._Files.__init__, filesystems._sync
@@ -230,7 +230,7 @@ def test_full_disk(
     assert second.steps == list(range(before[-1] if before else 0, 12))
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
     grids = [
-        sorted(path.name for path in (tmp_path / part / "sheets").iterdir()) for part in ("whole", "parts")
+        sorted(path.name for path in (tmp_path / part / "grids").iterdir()) for part in ("whole", "parts")
     ]
     assert grids[0] == grids[1]
 

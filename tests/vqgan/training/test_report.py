@@ -68,9 +68,9 @@ def write_run(folder: Path, records: list[dict[str, Any]]) -> Path:
 
 
 def write_grid(folder: Path, step: int, size: int = 8) -> None:
-    (folder / "sheets").mkdir(exist_ok=True)
+    (folder / "grids").mkdir(exist_ok=True)
     noise = np.random.default_rng(step).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(folder / "sheets" / f"validation-{step}.png")
+    Image.fromarray(noise).save(folder / "grids" / f"validation-{step}.png")
 
 
 @pytest.fixture
@@ -188,8 +188,8 @@ def test_hostile_names(tmp_path: Path) -> None:
     )
     (folder / "config.json").write_text(json.dumps({HOSTILE: {HOSTILE: HOSTILE}}))
     (folder / "evaluation.json").write_text(json.dumps({HOSTILE: HOSTILE}))
-    (folder / "sheets").mkdir()
-    (folder / "sheets" / "<script>-5.png").write_bytes(b"no picture")
+    (folder / "grids").mkdir()
+    (folder / "grids" / "<script>-5.png").write_bytes(b"no image")
     write_training_report(folder)
     page = Page((folder / "report.html").read_text())
     assert not {"script", "img"} & set(page.tags)

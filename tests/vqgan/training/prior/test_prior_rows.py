@@ -75,25 +75,23 @@ def opened(folder: Path, **changes: Any) -> TokenSet:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Pictures whose token is their number; conditions, shuffled, with others among them: 100 more."""
+    """Images whose token is their number; conditions, shuffled, with others among them: 100 more."""
     root = tmp_path_factory.mktemp("sets")
-    pictures = write(root / "pictures", PICTURES, ROWS, (10, 12, 8))
+    images = write(root / "images", PICTURES, ROWS, (10, 12, 8))
     more = [*PICTURES, *(("other.jpg", view) for view in range(6))]
     order = np.random.default_rng(0).permutation(len(more))
     assert not (order == np.arange(len(more))).all()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "TOKENS_PER_ROW_GROUP", 10)  # several row groups a shard
         condition = write(root / "condition", [more[row] for row in order], 100 + order, (20, 0, 16))
-    return pictures, condition
+    return images, condition
 
 
 @pytest.fixture(scope="module", params=[64, 0], ids=["memory", "disk"])
 def pair(request: pytest.FixtureRequest, folders: tuple[Path, Path]) -> tuple[TokenSet, ConditionLookup]:
-    pictures, condition = folders
+    images, condition = folders
     memory = request.param
-    return opened(pictures, memory_mib=memory), ConditionLookup(
-        open_tokens(str(condition), memory_mib=memory)
-    )
+    return opened(images, memory_mib=memory), ConditionLookup(open_tokens(str(condition), memory_mib=memory))
 
 
 def test_conditions_of_a_batch(pair: tuple[TokenSet, ConditionLookup]) -> None:
@@ -129,7 +127,7 @@ def test_names_in_two_data_sets(folders: tuple[Path, Path], tmp_path: Path, refu
     """Whichever is to train on or to validate on; one of them would learn under the other's conditions."""
     partners = ConditionLookup(open_tokens(str(folders[1])))
     other = write(tmp_path / "other", [("other.jpg", 2), PICTURES[9]], np.arange(2))
-    with refused(r"pictures and .*other both have key '4\.jpg', view 1, and would share a condition"):
+    with refused(r"images and .*other both have key '4\.jpg', view 1, and would share a condition"):
         partners.check([opened(folders[0]), opened(other)])
     apart = write(tmp_path / "apart", [("other.jpg", 2)], np.arange(1))
     partners.check([opened(folders[0]), opened(apart)])
@@ -154,13 +152,13 @@ def test_a_condition_that_is_there_twice(tmp_path: Path, refused: Refused) -> No
 def test_names_are_found_without_decoding_tokens(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures, condition = (opened(folder, memory_mib=0) for folder in folders)
+    images, condition = (opened(folder, memory_mib=0) for folder in folders)
 
     def refuse(shard: Any, table: Any) -> np.ndarray:
         raise AssertionError("tokens were read")
 
     monkeypatch.setattr(row_groups, "flat_tokens", refuse)
-    ConditionLookup(condition).check([pictures])
+    ConditionLookup(condition).check([images])
 
 
 def test_evenly_spaced_rows(folders: tuple[Path, Path]) -> None:

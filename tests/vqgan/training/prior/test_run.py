@@ -47,7 +47,7 @@ def test_every_row_counts_once_whatever_the_batch() -> None:
 
 
 class StandInCodec:
-    """Pictures of one pixel a token; counts the heads of priors that are in memory while it makes them."""
+    """Images of one pixel a token; counts the heads of priors that are in memory while it makes them."""
 
     def __init__(self) -> None:
         self.heads: list[int] = []

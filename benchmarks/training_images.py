@@ -1,6 +1,6 @@
-"""The pictures in docs/training.md: held-back originals, and what a run made of them at some of its steps.
+"""The images in docs/training.md: held-back originals, and what a run made of them at some of its steps.
 
-python benchmarks/training_pictures.py run/ docs/training-sheet.png --steps 1400 2400
+python benchmarks/training_images.py run/ docs/training-grid.png --steps 1400 2400
 """
 
 from pathlib import Path
@@ -23,16 +23,16 @@ def rows_of(sheet: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    """Writes the picture: a row of originals, then one for each step."""
+    """Writes the image: a row of originals, then one for each step."""
     flags = parser("Originals, and their reconstructions at some steps of a run.")
     flags.add_argument("run", type=Path, help="folder of a training run")
     flags.add_argument("output", type=Path)
     flags.add_argument("--steps", type=int, nargs="+", required=True, help="steps with an evaluation")
     flags.add_argument("--side", type=int, default=64, help="data.validation_size of the run")
-    flags.add_argument("--shown", type=int, default=10, help="pictures in a row")
+    flags.add_argument("--shown", type=int, default=10, help="images in a row")
     flags.add_argument("--zoom", type=int, default=2)
     args = flags.parse_args()
-    sheets = dict(list_grids(args.run / "sheets")["validation"])
+    sheets = dict(list_grids(args.run / "grids")["validation"])
     rows: list[np.ndarray] = []
     for step in args.steps:
         original, reconstruction = rows_of(np.asarray(Image.open(sheets[step]).convert("RGB")), args.side)
@@ -40,9 +40,9 @@ def main() -> None:
     width = args.shown * (args.side + MARGIN)
     gap = np.full((MARGIN, width, 3), 128, np.uint8)
     stacked = np.concatenate([part for row in rows for part in (row[:, :width], gap)])
-    picture = Image.fromarray(stacked)
-    size = (picture.width * args.zoom, picture.height * args.zoom)
-    picture.resize(size, Image.Resampling.NEAREST).quantize(256).save(args.output, optimize=True)
+    image = Image.fromarray(stacked)
+    size = (image.width * args.zoom, image.height * args.zoom)
+    image.resize(size, Image.Resampling.NEAREST).quantize(256).save(args.output, optimize=True)
     say(f"{args.output}: originals, then steps {', '.join(map(str, args.steps))}")
 
 

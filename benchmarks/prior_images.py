@@ -1,6 +1,6 @@
-"""The pictures in docs/prior.md: the same seeds and classes, drawn in several ways, a row for each.
+"""The images in docs/prior.md: the same seeds and classes, drawn in several ways, a row for each.
 
-python benchmarks/prior_pictures.py run/ guidance.png --vary guidance --values 1 2 4 --count 20
+python benchmarks/prior_images.py run/ guidance.png --vary guidance --values 1 2 4 --count 20
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ VARIED = ("temperature", "top_k", "top_p", "guidance")
 
 
 def main() -> None:
-    """Writes the picture."""
+    """Writes the image."""
     flags = parser("Samples of a prior, a row for each value of one setting.")
     flags.add_argument("run", help="folder of a prior, or of the run that has trained it")
     flags.add_argument("output", type=Path)
@@ -44,9 +44,9 @@ def main() -> None:
     for value in args.values:
         changed = dataclasses.replace(settings, **{args.vary: int(value) if args.vary == "top_k" else value})
         rows.append(codec.decode(sampler.sample(Request(np.arange(args.count), labels), changed)))
-    picture = Image.fromarray(tile_images(np.concatenate(rows), args.count))
-    size = (picture.width * args.zoom, picture.height * args.zoom)
-    picture.resize(size, Image.Resampling.NEAREST).save(args.output, optimize=True, quality=90)
+    image = Image.fromarray(tile_images(np.concatenate(rows), args.count))
+    size = (image.width * args.zoom, image.height * args.zoom)
+    image.resize(size, Image.Resampling.NEAREST).save(args.output, optimize=True, quality=90)
     say(f"{args.output}: {args.vary} {', '.join(f'{value:g}' for value in args.values)}, from the top")
 
 

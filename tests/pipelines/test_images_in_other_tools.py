@@ -1,4 +1,4 @@
-"""Decoded pictures are folders that other tools open with one call: imagefolder, WebDataset, Parquet."""
+"""Decoded images are folders that other tools open with one call: imagefolder, WebDataset, Parquet."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ LoadDataset = Callable[..., Any]
 
 @pytest.fixture
 def decode(vqgan: Any, labelled: Path, tmp_path: Path) -> Decode:
-    """Decodes the labelled data set in a form, and returns the folder of the pictures."""
+    """Decodes the labelled data set in a form, and returns the folder of the images."""
 
     def decode(form: str, *flags: Any, tokens: Path = labelled) -> Path:
         where = ["--tokens", tokens, "--output", tmp_path / form, "--format", form]
@@ -49,7 +49,7 @@ def pixels_of_file(path: Path) -> np.ndarray:
 
 
 def check_rows(loaded: Any, output: Path, columns: set[str]) -> list[tuple[str, int]]:
-    """Every picture once, with its columns; returns keys and views in their order."""
+    """Every image once, with its columns; returns keys and views in their order."""
     expected = rows_of(output)
     found = [(row["key"], row["view"]) for row in loaded]
     assert sorted(found) == sorted(expected)
@@ -102,7 +102,7 @@ def test_imagefolder(
 
 
 def test_metadata(decode: Decode) -> None:
-    """One line for each picture, in the order of the shards, of the same columns."""
+    """One line for each image, in the order of the shards, of the same columns."""
     output = decode("png")
     lines = [json.loads(line) for line in (output / "images" / "metadata.jsonl").read_text().splitlines()]
     assert [(line["key"], line["view"]) for line in lines] == list(rows_of(output))
@@ -114,9 +114,7 @@ def test_metadata(decode: Decode) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["png", "jpeg"])
-def test_parquet_gives_pictures(
-    decode: Decode, load_dataset: LoadDataset, loading: Any, encoding: str
-) -> None:
+def test_parquet_gives_images(decode: Decode, load_dataset: LoadDataset, loading: Any, encoding: str) -> None:
     output = decode("parquet", "--image-format", encoding)
     by_card, by_files = (
         load_dataset(output),
