@@ -107,7 +107,7 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
       record: the settings as a file, for the output.
 
     Returns:
-      ``reference`` (which images), ``codecs`` (each with its ``figures``), ``skipped`` (metrics and
+      ``reference`` (which images), ``codecs`` (each with its ``metrics``), ``skipped`` (metrics and
       why), ``notes``, ``rejects`` and ``versions``, as JSON data.
 
     Raises:
@@ -342,7 +342,7 @@ class CodecEvaluation:
             "downsampling": codec.config.downsampling,
             "codebook_size": codec.config.codebook_size,
             "resolution": codec.config.resolution,
-            "figures": {name: {**metric, "reference_set": reference_set} for name, metric in metrics.items()},
+            "metrics": {name: {**metric, "reference_set": reference_set} for name, metric in metrics.items()},
         }
 
 
@@ -358,7 +358,7 @@ def _in_words(reference: Mapping[str, Any]) -> str:
 
 def _notes(codec: Mapping[str, Any]) -> Iterator[str]:
     """Yields what a reader has to know about single metrics."""
-    for name, metric in codec["figures"].items():
+    for name, metric in codec["metrics"].items():
         if metric.get("equal_images"):
             yield (
                 f"{codec['codec']}, {name}: {metric['equal_images']} of {metric['images']} reconstructions "

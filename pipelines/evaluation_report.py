@@ -57,8 +57,8 @@ def metric_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows = [
         ("metric", *short_names([codec["codec"] for codec in codecs]), "better", "images", "reference set")
     ]
-    for name, metric in codecs[0]["figures"].items():
-        cells = [_cell(codec["figures"][name]) for codec in codecs]
+    for name, metric in codecs[0]["metrics"].items():
+        cells = [_cell(codec["metrics"][name]) for codec in codecs]
         rows.append((name, *cells, metric["better"], f"{metric['images']:,}", metric["reference_set"]))
     return rows
 
@@ -137,7 +137,7 @@ def render_evaluation(
         reasons = [(name, f"{count:,}") for name, count in reference["reject_reasons"].items()]
         sections.append(page.section("Rejects by reason", page.table(("stage: error", "images"), reasons)))
     codecs = {
-        codec["codec"]: {k: v for k, v in codec.items() if k != "figures"} for codec in results["codecs"]
+        codec["codec"]: {k: v for k, v in codec.items() if k != "metrics"} for codec in results["codecs"]
     }
     details = {"reference set": reference, "codecs": codecs, "versions": results["versions"]}
     sections.append(page.section("Configuration", page.details(details)))

@@ -182,7 +182,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationSummary:
 
     results = run_evaluation(options.config(), render_settings("evaluate", options.record()))
     metrics = {
-        codec["codec"]: {name: metric["value"] for name, metric in codec["figures"].items()}
+        codec["codec"]: {name: metric["value"] for name, metric in codec["metrics"].items()}
         for codec in results["codecs"]
     }
     return EvaluationSummary(metrics, results)

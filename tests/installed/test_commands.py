@@ -116,7 +116,7 @@ def test_evaluate(base: Environment) -> None:
     metrics = ("--metrics", "psnr,ssim,l1")
     text = base.vqgan("evaluate", "--codec", "tiny", "--input", PHOTOS, *SIZE, *metrics, "--json").stdout
     (codec,) = json.loads(text)["codecs"]
-    assert codec["figures"]["psnr"]["value"] > 15
+    assert codec["metrics"]["psnr"]["value"] > 15
 
 
 @pytest.mark.parametrize("code", [READING, CODEC], ids=["tokens", "codec"])

@@ -1,4 +1,4 @@
-"""``vqgan evaluate``: figures against direct computation, what is left out, and what is written."""
+"""``vqgan evaluate``: metrics against direct computation, what is left out, and what is written."""
 
 import csv
 import functools
@@ -95,7 +95,7 @@ def settings(source: Path, *codecs: str, **changes: Any) -> EvaluateConfig:
 
 def test_metrics_are_those_of_the_rounded_reconstruction(few: Path, codec_path: str, stand_ins: None) -> None:
     found = run_evaluation(settings(few, codec_path, choice=MetricChoice()))
-    figures = {name: figure["value"] for name, figure in found["codecs"][0]["figures"].items()}
+    metrics = {name: metric["value"] for name, metric in found["codecs"][0]["metrics"].items()}
     codec = Codec.load(codec_path, batch_size=4)
     _, images = squares(few, 32)
     tokens = codec.encode(images)
@@ -116,11 +116,11 @@ def test_metrics_are_those_of_the_rounded_reconstruction(few: Path, codec_path: 
         "entropy": usage.entropy,
         "frechet_efficientnet_lite0": apart,
     }
-    assert figures == {name: pytest.approx(value, rel=1e-5) for name, value in expected.items()}
-    assert list(figures) == list(expected)
+    assert metrics == {name: pytest.approx(value, rel=1e-5) for name, value in expected.items()}
+    assert list(metrics) == list(expected)
     assert found["skipped"] == {}
     assert found["reference"]["images"] == 10
-    tokens_counted = found["codecs"][0]["figures"]["entropy"]["tokens"]
+    tokens_counted = found["codecs"][0]["metrics"]["entropy"]["tokens"]
     assert (tokens_counted, found["reference"]["image_size"]) == (10 * 16 * 16, 32)
 
 
@@ -158,11 +158,11 @@ def test_the_files_agree(written: Path, codec_path: str, other_codec: str) -> No
         assert sorted(row["key"] for row in own) == keys
         for name in ("psnr", "ssim", "l1"):
             values = [float(row[name]) for row in own]
-            figure = codec["figures"][name]
+            figure = codec["metrics"][name]
             assert figure["value"] == pytest.approx(np.mean(values), rel=1e-12)
             assert (figure["lowest"], figure["highest"]) == (min(values), max(values))
             assert figure["images"] == 10
-    assert result["codecs"][0]["figures"]["psnr"] != result["codecs"][1]["figures"]["psnr"]
+    assert result["codecs"][0]["metrics"]["psnr"] != result["codecs"][1]["metrics"]["psnr"]
 
 
 def test_rejects_are_counted_and_named(written: Path) -> None:
@@ -187,7 +187,7 @@ def test_the_table_has_set_and_count_beside_every_metric(written: Path) -> None:
     for row in rows:
         assert row[head.index("images") :].split()[0] == "10"
         assert row.endswith(f"{written / 'in'}, all, 32 px, center-crop, lanczos")
-    best = result["codecs"][1]["figures"]["psnr"]["value"]
+    best = result["codecs"][1]["metrics"]["psnr"]["value"]
     assert rows[0][head.index("other") :].startswith(f"{best:.4g} dB")
 
 
@@ -225,12 +225,12 @@ def test_a_single_image_of_another_size(few: Path, codec_path: str, stand_ins: N
     output = tmp_path / "out"
     config = settings(only, codec_path, choice=MetricChoice(), image_size=48, output=str(output))
     found = run_evaluation(config)
-    figures = found["codecs"][0]["figures"]
-    assert figures["psnr"]["images"] == 1
-    assert figures["psnr"]["lowest"] == figures["psnr"]["highest"] == figures["psnr"]["value"]
-    assert figures["entropy"]["tokens"] == 24 * 24
-    assert "48 px" in figures["psnr"]["reference_set"]
-    assert not [name for name in figures if "frechet" in name]
+    metrics = found["codecs"][0]["metrics"]
+    assert metrics["psnr"]["images"] == 1
+    assert metrics["psnr"]["lowest"] == metrics["psnr"]["highest"] == metrics["psnr"]["value"]
+    assert metrics["entropy"]["tokens"] == 24 * 24
+    assert "48 px" in metrics["psnr"]["reference_set"]
+    assert not [name for name in metrics if "frechet" in name]
     assert found["skipped"] == {"frechet": "frechet: a covariance needs at least 2 images"}
     assert (output / "report.html").read_text().count("<img ") == 2
 
@@ -240,8 +240,8 @@ def test_a_checkpoint_of_another_code_base(
 ) -> None:
     assert vqgan("export", codec_path, tmp_path / "foreign", "--to", "diffusers").code == 0
     found = run_evaluation(settings(written / "in", str(tmp_path / "foreign"), image_size=32))
-    own = json.loads((written / "out" / "evaluation.json").read_text())["codecs"][0]["figures"]
-    foreign = found["codecs"][0]["figures"]
+    own = json.loads((written / "out" / "evaluation.json").read_text())["codecs"][0]["metrics"]
+    foreign = found["codecs"][0]["metrics"]
     assert foreign["psnr"]["value"] == pytest.approx(own["psnr"]["value"], rel=1e-3)
     assert foreign["codes_used"]["value"] == own["codes_used"]["value"]
 

@@ -124,7 +124,7 @@ def test_evaluate(few: Path, codec_path: str, tmp_path: Path, repeat: Repeat) ->
         quiet=True,
     )  # fmt: skip
     assert set(made.metrics[codec_path]) >= {"psnr", "l1"}
-    assert made.metrics[codec_path]["psnr"] == made.results["codecs"][0]["figures"]["psnr"]["value"]
+    assert made.metrics[codec_path]["psnr"] == made.results["codecs"][0]["metrics"]["psnr"]["value"]
     assert "psnr" in str(made)
     repeat(
         "evaluate",

@@ -50,7 +50,7 @@ def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> st
     """Renders the whole page."""
     counts, storage, form = manifest["counts"], manifest["storage"], manifest["identity"]["form"]
     tile = html_page.Tile
-    figures = [
+    numbers = [
         tile("images", f"{counts['images']:,}"),
         tile("rejects", f"{counts['rejects']:,}", "rows that could not be decoded; reasons below"),
         tile("grid", f"{manifest['grid'][0]} × {manifest['grid'][1]}", "tokens of one image"),
@@ -69,7 +69,7 @@ def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> st
     }
     rejected = [(name, f"{count:,}") for name, count in manifest["reject_reasons"].items()]
     sections = [
-        html_page.tiles(figures),
+        html_page.tiles(numbers),
         html_page.section("Images", _image_grid(shown), "grid"),
         html_page.section(
             "Rejects by reason",

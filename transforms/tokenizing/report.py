@@ -58,7 +58,7 @@ def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str
     throughput = manifest["throughput"]
     mean = f"{np.mean([pair.psnr for pair in pairs]):.2f} dB" if pairs else "–"
     tile = html_page.Tile
-    figures = [
+    numbers = [
         tile("images", f"{counts['images']:,}"),
         tile("rejects", f"{counts['rejects']:,}", "images that could not be used; reasons below"),
         tile("rows", f"{counts['rows']:,}", "one for each view of an image"),
@@ -83,7 +83,7 @@ def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str
         tile("codec", manifest["codec"]["fingerprint"][:12], "fingerprint: tokens of another one do not mix"),
     ]
     sections = [
-        html_page.tiles(figures),
+        html_page.tiles(numbers),
         html_page.section("Originals and reconstructions", _image_grid(pairs), "grid"),
         html_page.section("Codebook", _histogram(np.array(codebook["histogram"])), "plot"),
         html_page.section("Rejects by reason", _reasons(manifest["reject_reasons"])),
