@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from transforms.sources.base import Entry, Example, Loader, Names, SourceConfig
+from transforms.sources.base import Entry, Example, Loader, Names
 from transforms.sources.columns import check_label, is_text, names_of_texts, require, to_number
-from transforms.sources.locations import Found, Location, locate, to_file, to_key, to_text
+from transforms.sources.locations import Found, LocatedSource, Location, to_file, to_key, to_text
 from transforms.sources.names import no_image
 from transforms.sources.reading import open_planned, read_exact, seen
 from transforms.sources.tables import Table, check_encoding, open_table, storable
@@ -22,7 +22,7 @@ from vqgan.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderSource:
+class FolderSource(LocatedSource):
     """Every file below a folder or matching a glob, or a single file; one image each.
 
     Whatever its extension, a file is an entry: one that is no image becomes a reject, so nothing goes
@@ -36,8 +36,6 @@ class FolderSource:
     The key is the path below the root, with ``/`` and with anything that is not UTF-8 escaped.
     """
 
-    config: SourceConfig
-
     shuffles = True
     options = frozenset({"folder_labels", "label_column", "columns"})
 
@@ -49,7 +47,7 @@ class FolderSource:
         """
         if not self.config.columns:
             return []
-        location = locate(self.config.input)
+        location = self.location
         if next(metadata_files(location), None) is None:
             raise UserError(
                 f"{self.config.input}: a folder of images has no columns ({', '.join(self.config.columns)} "
@@ -64,7 +62,7 @@ class FolderSource:
         Raises:
           UserError: the root has no subfolders, or cannot be read.
         """
-        location = locate(self.config.input)
+        location = self.location
         if self.config.folder_labels:
             return list(_classes(location))
         column = self.config.label_column
@@ -82,7 +80,7 @@ class FolderSource:
         Raises:
           UserError: a class is no number where others are, or ``metadata`` cannot be read.
         """
-        location = locate(self.config.input)
+        location = self.location
         classes = _classes(location) if self.config.folder_labels else {}
         labels = self._labels(location)
         for found in location.walk():
@@ -120,7 +118,7 @@ class FolderSource:
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """Yields a loader for each entry; each opens, reads and closes its own file."""
-        location = locate(self.config.input)
+        location = self.location
         columns = self._columns(location, entries) if self.config.columns else {}
         nothing: dict[str, Any] = dict.fromkeys(self.config.columns)
         for entry in entries:

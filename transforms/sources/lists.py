@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 import pyarrow as pa
 from pyarrow import fs
 
-from transforms.sources.base import Entry, Example, Loader, Names, SourceConfig
+from transforms.sources.base import Entry, Example, Loader, Names
 from transforms.sources.columns import (
     check_label,
     feature_names,
@@ -22,7 +22,7 @@ from transforms.sources.columns import (
     require,
     to_number,
 )
-from transforms.sources.locations import Location, from_file, locate, plain_errors, to_file, to_text
+from transforms.sources.locations import LocatedSource, Location, from_file, plain_errors, to_file, to_text
 from transforms.sources.reading import opened_as_planned, read_exact
 from transforms.sources.tables import (
     ParquetTable,
@@ -47,15 +47,13 @@ _EMBEDDED = re.compile(r"data:|\{['\"]bytes|b['\"]\\x|(/9j/|iVBORw0KGgo|R0lGOD|U
 
 
 @dataclasses.dataclass(frozen=True)
-class ListSource:
+class ListSource(LocatedSource):
     """Images whose paths stand in a text file, CSV or TSV with a header, JSON lines, or a Parquet file.
 
     Paths are relative to the list's folder, absolute, or URIs that pyarrow knows. The key is the path
     as it is written, or the key column. Nothing is fetched over HTTP. Text may be compressed, and in UTF-16
     or -32 with a mark; else it is UTF-8. Labels are integers, or names that are numbered in sorted order.
     """
-
-    config: SourceConfig
 
     shuffles = True
     options = frozenset({"image_column", "key_column", "label_column", "columns"})
@@ -66,7 +64,7 @@ class ListSource:
         Raises:
           UserError: a column is missing.
         """
-        table = self._table(locate(self.config.input))
+        table = self._table(self.location)
         schema = table.schema()
         require(self.config.input, schema.names, self.config.columns)
         return [schema.field(name).with_nullable(True) for name in self.config.columns]
@@ -79,7 +77,7 @@ class ListSource:
         column = self.config.label_column
         if column is None:
             return None
-        table = self._table(locate(self.config.input))
+        table = self._table(self.location)
         schema = table.schema()
         require(self.config.input, schema.names, [column])
         if not is_text(schema.field(column).type):
@@ -93,7 +91,7 @@ class ListSource:
           UserError: a column is missing, a label is an integer here and a name there, a path is a web
             address, or text to pass through is not UTF-8.
         """
-        location = locate(self.config.input)
+        location = self.location
         table = self._table(location)
         path, key, label = self._columns(table)
         texts = () if isinstance(table, ParquetTable) else self.config.columns
@@ -112,7 +110,7 @@ class ListSource:
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """Yields a loader for each entry; each opens, reads and closes its own file."""
-        location = locate(self.config.input)
+        location = self.location
         rows = self._rows(location, {entry.offset for entry in entries}) if self.config.columns else {}
         for entry in entries:
             yield functools.partial(_load, location, entry, rows.get(entry.offset, {}))

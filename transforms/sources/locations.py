@@ -15,18 +15,19 @@ Names come from Python's ``os`` functions: a ``str`` whose undecodable bytes are
 import dataclasses
 import difflib
 import errno
+import functools
 import os
 import re
 import stat
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs
 
-from transforms.sources.base import error_reason
+from transforms.sources.base import SourceConfig, error_reason
 from transforms.sources.globs import EVERYTHING, Globs, State, expand_braces, is_pattern
 from vqgan.errors import UserError, first_line
 from vqgan.faults import STORE_ERROR, raise_machine_fault
@@ -205,6 +206,22 @@ def locate(text: str) -> Location:
         raise _missing(text, filesystem, inner, node.error)
     root, name = os.path.split(inner)
     return Location(text, filesystem, root, ((name,),), Globs(()))
+
+
+@dataclasses.dataclass(frozen=True)
+class LocatedSource:
+    """A source whose input is one location, which is looked for once, at the first need."""
+
+    config: SourceConfig
+
+    @functools.cached_property
+    def location(self) -> Location:
+        """Where the input lies. Raises UserError if it is not there."""
+        return locate(self.config.input)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process looks for itself: it may see another file system.
+        return {name: value for name, value in self.__dict__.items() if name != "location"}
 
 
 def open_file(location: Location, file: str) -> pa.NativeFile:

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import google_crc32c
 import pyarrow as pa
 
-from transforms.sources.base import Entry, Example, Loader, SourceConfig, error_reason
+from transforms.sources.base import Entry, Example, Loader, error_reason
 from transforms.sources.example_proto import FeatureLayout, infer_fields, parse_example
-from transforms.sources.locations import Found, Location, locate, open_file
+from transforms.sources.locations import Found, LocatedSource, Location, open_file
 from transforms.sources.reading import (
     DamagedFileError,
     Window,
@@ -235,15 +235,13 @@ _GZIP = b"\x1f\x8b"
 
 
 @dataclasses.dataclass(frozen=True)
-class TFRecordSource:
+class TFRecordSource(LocatedSource):
     """Images in the records of one or many TFRecord files.
 
     ``image_column``, ``label_column``, ``key_column`` and ``columns`` name features. The key is the
     key feature, else ``<file>#<record>``. Checksums are verified: a record with a wrong one fails
     alone; where a length is wrong, nothing after it can be found, and one entry stands for the rest.
     """
-
-    config: SourceConfig
 
     shuffles = False
     options = frozenset({"image_column", "key_column", "label_column", "columns"})
@@ -256,7 +254,7 @@ class TFRecordSource:
         """
         if not self.config.columns:
             return []
-        location = locate(self.config.input)
+        location = self.location
         files = (found.file for found in container_files(location, "tfrecord"))
         return infer_fields(
             self.config.input, self.config.columns, sample_records(location, TFRecords(), files)
@@ -271,13 +269,13 @@ class TFRecordSource:
         Raises:
           UserError: a file is compressed as a whole.
         """
-        return list_containers(locate(self.config.input), "tfrecord", self._list_one)
+        return list_containers(self.location, "tfrecord", self._list_one)
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """Returns a loader for each entry, in any order."""
         names = (self.config.image_column,) if self.config.image_column else IMAGE_FEATURES
         layout = FeatureLayout(names, self.config.label_column, tuple(self.fields()))
-        location = locate(self.config.input)
+        location = self.location
         read_one = functools.partial(read_examples, layout, TFRecords(), location)
         return read_containers(location, entries, read_one)
 

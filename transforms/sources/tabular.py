@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, cast
 
 import pyarrow as pa
 
-from transforms.sources.base import Entry, Example, Loader, Names, SourceConfig, error_reason
+from transforms.sources.base import Entry, Example, Loader, Names, error_reason
 from transforms.sources.columns import (
     check_label,
     feature_names,
@@ -29,7 +29,7 @@ from transforms.sources.columns import (
     values_type,
     with_folder_columns,
 )
-from transforms.sources.locations import Found, Location, from_file, locate, open_file, to_file
+from transforms.sources.locations import Found, LocatedSource, Location, from_file, open_file, to_file
 from transforms.sources.reading import (
     DamagedFileError,
     check_size,
@@ -80,7 +80,7 @@ class TableFile(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class TableSource:
+class TableSource(LocatedSource):
     """Images in a column of one or many files of tables.
 
     The column is of type struct<bytes, path> or binary, in any of Arrow's layouts. Where a struct has no
@@ -92,8 +92,6 @@ class TableSource:
     lists. Classes are integers, perhaps with the names that ``datasets`` wrote into the file, or names, which
     are numbered in sorted order. Folders named ``column=value`` give columns too.
     """
-
-    config: SourceConfig
 
     shuffles = False
     options = frozenset({"image_column", "key_column", "label_column", "columns"})
@@ -109,7 +107,7 @@ class TableSource:
         Raises:
           UserError: a column is missing, or labels are neither integers nor names.
         """
-        schema = self._schema(locate(self.config.input))
+        schema = self._schema(self.location)
         require(self.config.input, schema.names, self.config.columns)
         return [schema.field(name).with_nullable(True) for name in self.config.columns]
 
@@ -118,7 +116,7 @@ class TableSource:
         column = self.config.label_column
         if column is None:
             return None
-        location = locate(self.config.input)
+        location = self.location
         schema = self._schema(location)
         if column not in schema.names or not is_text(schema.field(column).type):
             return feature_names(schema, column)
@@ -133,7 +131,7 @@ class TableSource:
           UserError: the first readable file lacks a column that is asked for, or an image column; or files
             disagree about what kind of thing a column holds.
         """
-        location = locate(self.config.input)
+        location = self.location
         schema = self._schema(location)
         classes = {name: number for number, name in enumerate(self._numbered(schema))}
         return list_containers(location, self.kind, functools.partial(self._list_one, schema, classes))
@@ -143,7 +141,7 @@ class TableSource:
 
         Rows of a file should come in their order: a step back starts over.
         """
-        location = locate(self.config.input)
+        location = self.location
         return read_containers(location, entries, functools.partial(self._read_one, location))
 
     def _numbered(self, schema: pa.Schema) -> Names:

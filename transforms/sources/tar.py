@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from transforms.sources.base import Entry, Example, Loader, SourceConfig
-from transforms.sources.locations import Found, locate, open_file, to_key
+from transforms.sources.base import Entry, Example, Loader
+from transforms.sources.locations import Found, LocatedSource, open_file, to_key
 from transforms.sources.names import IMAGE_EXTENSIONS, RARE_EXTENSIONS
 from transforms.sources.reading import (
     DamagedFileError,
@@ -52,7 +52,7 @@ class Group(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class TarSource:
+class TarSource(LocatedSource):
     """Images in tar archives, grouped with their companions by webdataset's rule.
 
     The image of a group is its member with a plain image extension, so that ``a.seg.png`` beside
@@ -67,8 +67,6 @@ class TarSource:
 
     Archives that are not compressed are read by random access; compressed ones from their start.
     """
-
-    config: SourceConfig
 
     shuffles = False
     options = frozenset({"image_column", "label_column", "columns", "whole_names"})
@@ -88,11 +86,11 @@ class TarSource:
 
     def list(self) -> Iterator[Entry]:
         """Returns an entry for each group; ``offset`` counts in the decompressed archive."""
-        return list_containers(locate(self.config.input), "tar", self._list_one)
+        return list_containers(self.location, "tar", self._list_one)
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """Returns a loader for each entry. Entries of a compressed archive should be in its order."""
-        return read_containers(locate(self.config.input), entries, self._read_one)
+        return read_containers(self.location, entries, self._read_one)
 
     @property
     def _companions(self) -> frozenset[str]:
@@ -147,7 +145,7 @@ class TarSource:
         return Example(parts[_IMAGE], label, columns)
 
     def _check_columns(self) -> None:
-        location = locate(self.config.input)
+        location = self.location
         for found in container_files(location, "tar"):
             seen: set[str] = set()
             try:

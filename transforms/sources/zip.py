@@ -9,8 +9,8 @@ from typing import IO, cast
 import pyarrow as pa
 
 from transforms.sources import names
-from transforms.sources.base import Entry, Example, Loader, SourceConfig, error_reason
-from transforms.sources.locations import Found, locate, to_key
+from transforms.sources.base import Entry, Example, Loader, error_reason
+from transforms.sources.locations import Found, LocatedSource, to_key
 from transforms.sources.names import DECOMPRESSION_ERRORS
 from transforms.sources.reading import DamagedFileError, check_size, list_containers, read_containers
 
@@ -21,14 +21,12 @@ _ERRORS = (*DECOMPRESSION_ERRORS, zipfile.BadZipFile, NotImplementedError, Runti
 
 
 @dataclasses.dataclass(frozen=True)
-class ZipSource:
+class ZipSource(LocatedSource):
     """Every member of one or many zip archives that is neither hidden nor a folder; one image each.
 
     The key is ``<archive below the root>/<name of the member>``. Nothing is unpacked to disk, and no member
     is read beyond the size that the archive's directory states. Checksums are verified.
     """
-
-    config: SourceConfig
 
     shuffles = False
     options = frozenset[str]()
@@ -42,11 +40,11 @@ class ZipSource:
 
     def list(self) -> Iterator[Entry]:
         """Returns an entry for each member, its ``offset`` being its number in the archive's directory."""
-        return list_containers(locate(self.config.input), "zip", _list_one)
+        return list_containers(self.location, "zip", _list_one)
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """Returns a loader for each entry, in any order."""
-        return read_containers(locate(self.config.input), entries, _read_one)
+        return read_containers(self.location, entries, _read_one)
 
 
 def _list_one(file: pa.NativeFile, found: Found) -> Iterator[Entry]:
