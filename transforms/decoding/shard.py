@@ -108,7 +108,8 @@ def write_images(task: DecodeTask, number: int, codec: "Codec", progress: Progre
         check_footer(path, shard.metadata, shard.rows, task.tokens, part.rows)
         shard.require(codec.fingerprint)
         with open_writer(task.output, task.form, number, task.slices) as writer:
-            rows = _accepted(itertools.islice(chosen_rows(shard, task.views), part.planned), found, progress)
+            chosen = itertools.islice(chosen_rows(shard, task.views), part.planned)
+            rows = rejects.accepted(chosen, found, progress)
             for image in encoded_images(task, rows, codec, writer):
                 writer.append(image)
                 index.write(image.row, image.data)
@@ -175,18 +176,6 @@ def _grids(shard: Shard, batch: pa.RecordBatch) -> tuple[np.ndarray, list[Proble
     for row in np.flatnonzero(lost.any(axis=(1, 2))):
         problems[row] = ("Missing", f"{lost[row].sum()} of its tokens are not there")
     return grids.astype(np.int32), problems
-
-
-def _accepted(
-    rows: Iterator[TokenRow | RejectRow], found: list[RejectRow], progress: ProgressCallback
-) -> Iterator[TokenRow]:
-    """Yields rows that are no rejects; the rejects go to ``found``."""
-    for row in rows:
-        if isinstance(row, RejectRow):
-            found.append(row)
-            progress(0, 1)
-        else:
-            yield row
 
 
 def _check_sum(tokens: TokenInput, part: Part) -> None:

@@ -1,7 +1,8 @@
 """Rejects: images that gave no tokens, each with its reason."""
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,8 @@ REJECT_SCHEMA = pa.schema(
     ]
 )
 
+T = TypeVar("T")
+
 
 class RejectRow(NamedTuple):
     """One row of a rejects file.
@@ -44,6 +47,18 @@ class RejectRow(NamedTuple):
     message: str
     size: int | None
     sha256: str | None
+
+
+def accepted(
+    items: Iterator[T | RejectRow], found: list[RejectRow], progress: Callable[[int, int], None]
+) -> Iterator[T]:
+    """Yields items that are no rejects; the rejects go to ``found`` and are reported as done."""
+    for item in items:
+        if isinstance(item, RejectRow):
+            found.append(item)
+            progress(0, 1)
+        else:
+            yield item
 
 
 def reject_of_plan(entry: Entry) -> RejectRow:

@@ -136,7 +136,8 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
         ShardWriter(stream, metadata, extra) as writer,
     ):
         found: list[RejectRow] = []
-        items = _accepted(read_and_decode(task, source, entries), found, progress)
+        decoded = rejects.accepted(read_and_decode(task, source, entries), found, progress)
+        items = _reported(decoded, progress)
         for rows, tokens in encode(batches(items, codec.batch_size), codec):
             writer.write(_columns(rows, extra), tokens)
         _check_rejects(task, number, len(entries), found)
@@ -232,17 +233,11 @@ def _item(task: TokenizeTask, entry: Entry, load: Loader | None) -> Item | Rejec
     return rejects.reject_of_plan(entry) if load is None else load_item(task, entry, load)
 
 
-def _accepted(
-    items: Iterator[Item | RejectRow], found: list[RejectRow], progress: ProgressCallback
-) -> Iterator[Item]:
-    """Yields items that are no rejects; the rejects go to ``found``."""
+def _reported(items: Iterator[Item], progress: ProgressCallback) -> Iterator[Item]:
+    """Yields the same items; an image counts as done when it goes to the device."""
     for item in items:
-        if isinstance(item, RejectRow):
-            found.append(item)
-            progress(0, 1)
-        else:
-            progress(1, 0)
-            yield item
+        progress(1, 0)
+        yield item
 
 
 def _reason(error: Exception) -> str:
