@@ -1,6 +1,6 @@
 """The transformer of a prior, from token grids to the distribution of each token, read from top to bottom.
 
-Attention, feed-forward parts, blocks, and the model; :mod:`vqgan.prior.layers` has what they are made of.
+Attention, feed-forward parts, blocks, and the model; :mod:`vqgan.prior.building_blocks` has what they are made of.
 Blocks are pre-norm, in two layouts. ``llama``: RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202), rotary
 positions in two dimensions, normalised queries and keys (arXiv 2302.05442), no biases. ``gpt``: LayerNorm,
 GELU, and positions that were added before, as in the prior of *Taming Transformers* (arXiv 2012.09841).
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from vqgan.prior.building_blocks import apply_rotary, embedding, linear, norm, product, rotary_table
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.layers import apply_rotary, embedding, linear, norm, product, rotary_table
 
 ATTENTION_PARTS = 4
 """Parts of a causal sequence that attend one after the other on a CPU: each skips what lies after it."""

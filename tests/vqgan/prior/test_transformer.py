@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqgan.functional import Arrays, Functional, take_apart
+from vqgan.prior.building_blocks import apply_rotary, coordinates, rotary_table
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.layers import apply_rotary, coordinates, rotary_table
 from vqgan.prior.transformer import PriorTransformer
 
 LLAMA = PriorConfig(
