@@ -54,7 +54,7 @@ class ParquetRows:
         return _read_group_columns(self._parquet, group, names, count)
 
     def elements(self, group: int, image: str) -> list[int]:
-        """Returns lengths of lists, from a column of their elements that is not the images if there is one."""
+        """Returns lengths of lists, from another column of their elements than the images if there is one."""
         # By the schema alone: asked for the size of a column chunk that is damaged, pyarrow ends the process.
         schema = self._parquet.schema
         paths = [schema.column(number).path for number in range(len(schema))]
