@@ -23,6 +23,7 @@ from transforms.decoding.plan import (
     write_decode_plan,
 )
 from transforms.decoding.shard import DecodeTask
+from transforms.sharded.batching import fitted_batch_size
 from transforms.sharded.plan import InputChanges, Plan
 from transforms.sharded.run import missing_files, run_planned, speaker
 from vqgan import filesystems
@@ -113,7 +114,9 @@ class PlannedDecode:
             form=config.form,
             views=config.views,
             codec=config.codec or self.tokens.codec,
-            batch_size=config.batch_size,
+            batch_size=fitted_batch_size(
+                config.batch_size, max((part.planned for part in self.parts), default=1)
+            ),
             dtype=config.dtype,
             threads=config.threads,
             plan_hash=self.plan.hash,

@@ -11,8 +11,9 @@ from pyarrow import fs
 
 from pipelines.beam_runs import run_job, write_record
 from pipelines.settings import DTYPES
-from transforms.images.crops import Geometry
+from transforms.images.crops import Geometry, count_views
 from transforms.images.decode import DecodeConfig
+from transforms.sharded.batching import fitted_batch_size
 from transforms.sharded.plan import (
     KEYS_FILE,
     InputChanges,
@@ -112,14 +113,14 @@ class PlannedTokenize:
     @property
     def task(self) -> TokenizeTask:
         """What workers need to know."""
-        config = self.config
+        config, largest = self.config, max(part.num_rows for part in self.slices)
         return TokenizeTask(
             output=config.output,
             source=config.source,
             decode=config.decode,
             geometry=config.geometry,
             codec=config.codec,
-            batch_size=config.batch_size,
+            batch_size=fitted_batch_size(config.batch_size, largest * count_views(config.geometry)),
             dtype=config.dtype,
             threads=config.threads,
             plan_hash=self.plan.hash,

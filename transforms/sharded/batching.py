@@ -29,6 +29,18 @@ _lock = threading.Lock()
 _codecs: dict[tuple[str, int, str], "Codec"] = {}
 
 
+def fitted_batch_size(batch_size: int, largest: int) -> int:
+    """Returns the batch size of a job: a power of two where that already holds its largest slice.
+
+    A batch is always full, the rest of it being padding that costs as much as images do.
+
+    Args:
+      batch_size: as asked for.
+      largest: rows of the largest slice.
+    """
+    return min(batch_size, 1 << max(0, largest - 1).bit_length())
+
+
 def fill(pairs: Iterable[tuple[R, np.ndarray]], batch_size: int) -> Iterator[tuple[list[R], np.ndarray]]:
     """Yields fixed batches of rows with their arrays, in order.
 

@@ -23,7 +23,7 @@ from transforms.tokenizing.manifest import (
     summarize_tokens,
 )
 from transforms.tokenizing.replay import measure_agreement
-from transforms.tokenizing.report import write_token_report
+from transforms.tokenizing.report import REPORT_BATCH_SIZE, write_token_report
 from transforms.tokenizing.shard import TokenizeTask, is_outdated, write_shard
 from vqgan.codec_checkpoint import read_info
 from vqgan.faults import raise_machine_fault
@@ -82,7 +82,7 @@ class TokenizeJob(ShardedJob):
             agreement = measure_agreement(task, exact, AGREEMENT_SAMPLE)
             manifest["agreement_with_float32"] = agreement._asdict()
         if self.with_report:
-            write_token_report(task, manifest, self.load_model())
+            write_token_report(task, manifest, load_codec(task.codec, REPORT_BATCH_SIZE, task.dtype))
         publish_token_manifest(task.output, manifest)
         return manifest
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 
 SAMPLE_IMAGES = 12
+SHARE_OF_RUN = 8
+"""One image in so many is decoded again, or a batch of them: decoding costs more than encoding does."""
+REPORT_BATCH_SIZE = 4
+"""Batches of the run's own size would be padding for the most part."""
 HISTOGRAM_BARS = 128
 
 
@@ -32,7 +36,8 @@ class Pair(NamedTuple):
 
 def write_token_report(task: TokenizeTask, manifest: Mapping[str, Any], codec: "Codec") -> None:
     """Publishes ``report.html`` in the task's output."""
-    rendered = render_token_page(manifest, sample_pairs(task, codec))
+    images = min(SAMPLE_IMAGES, max(REPORT_BATCH_SIZE, manifest["counts"]["images"] // SHARE_OF_RUN))
+    rendered = render_token_page(manifest, sample_pairs(task, codec, images))
     filesystems.write_bytes(filesystems.join(task.output, REPORT_FILE), rendered.encode())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from transforms.sharded.batching import BATCHES_IN_FLIGHT, fill, in_order, on_device
+from transforms.sharded.batching import BATCHES_IN_FLIGHT, fill, fitted_batch_size, in_order, on_device
 
 
 def pairs(count: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -98,3 +98,11 @@ def test_an_error_reaches_the_caller() -> None:
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="number two"):
         next(results)
+
+
+@pytest.mark.parametrize(
+    ("asked", "largest", "expected"),
+    [(32, 1, 1), (32, 2, 2), (32, 9, 16), (32, 16, 16), (32, 17, 32), (32, 5000, 32), (12, 9, 12), (4, 0, 1)],
+)
+def test_batches_are_no_larger_than_slices_need(asked: int, largest: int, expected: int) -> None:
+    assert fitted_batch_size(asked, largest) == expected

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipelines.tokenize_images import TokenizeConfig, plan_tokenize
-from transforms.tokenizing.report import Pair, render_token_page, sample_pairs
+from transforms.tokenizing.report import REPORT_BATCH_SIZE, Pair, render_token_page, sample_pairs
 from vqgan.codec import Codec
 
 Configure = Callable[..., TokenizeConfig]
@@ -74,7 +74,7 @@ def made(configure: Configure, run: Run, photos: Path, tmp_path: Path) -> Tokeni
 def test_page(made: TokenizeConfig, codec: Codec) -> None:
     text = (Path(made.output) / "report.html").read_text()
     page = Page(text)
-    assert len(page.images) == 24
+    assert len(page.images) == 2 * REPORT_BATCH_SIZE  # a batch of originals, each with its reconstruction
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert "http" not in text
     assert not {"script", "iframe", "link", "object"} & set(page.tags)
