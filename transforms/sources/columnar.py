@@ -54,11 +54,12 @@ class ParquetRows:
         return _read_group_columns(self._parquet, group, names, count)
 
     def elements(self, group: int, image: str) -> list[int]:
-        """Returns lengths of lists, from the smallest of the columns that the elements are made of."""
-        metadata = self._parquet.metadata.row_group(group)
-        chunks = [metadata.column(number) for number in range(metadata.num_columns)]
-        leaves = [chunk for chunk in chunks if chunk.path_in_schema.startswith(f"{image}.")]
-        leaf = min(leaves, key=lambda chunk: chunk.total_compressed_size).path_in_schema
+        """Returns lengths of lists, from another column of their elements than the images if there is one."""
+        # By the schema alone: asked for the size of a column chunk that is damaged, pyarrow ends the process.
+        schema = self._parquet.schema
+        paths = [schema.column(number).path for number in range(len(schema))]
+        leaves = [path for path in paths if path.startswith(f"{image}.")]
+        leaf = min(leaves, key=lambda path: path.endswith(".bytes"))  # those are the images themselves
         column = self._parquet.read_row_group(group, columns=[leaf]).column(image)
         return [count or 0 for count in pc.list_value_length(column).to_pylist()]
 

@@ -1,9 +1,9 @@
 """The transformer of a prior, from token grids to the distribution of each token, read from top to bottom.
 
-Attention, feed-forward parts, blocks, and the model; :mod:`vqgan.prior.building_blocks` has what they are made of.
-Blocks are pre-norm, in two layouts. ``llama``: RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202), rotary
-positions in two dimensions, normalised queries and keys (arXiv 2302.05442), no biases. ``gpt``: LayerNorm,
-GELU, and positions that were added before, as in the prior of *Taming Transformers* (arXiv 2012.09841).
+Attention, feed-forward parts, blocks, and the model, of :mod:`vqgan.prior.building_blocks`. Blocks are
+pre-norm, in two layouts. ``llama``: RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202), rotary positions
+in two dimensions, normalised queries and keys (arXiv 2302.05442), no biases. ``gpt``: LayerNorm, GELU, and
+positions that were added before, as in the prior of *Taming Transformers* (arXiv 2012.09841).
 """
 
 import math
