@@ -27,7 +27,10 @@ SHELLS = ("bash", "zsh", "fish")
 """Those that :mod:`pipelines.completion` writes for."""
 RunCommand = Callable[[argparse.Namespace, Sequence[str]], int]
 """Carries out a command, given its flags and those that its parser does not know; returns the exit code."""
-CONFIG_HELP = "YAML file with any of these settings, or the folder of a run, which has one; flags win over it"
+CONFIG_HELP = "YAML file with any of these settings; flags win over it"
+CONFIG_OF_RUN_HELP = (
+    "YAML file with any of these settings, or the folder of a run, which has one; flags win over it"
+)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -105,13 +108,12 @@ def add_command(
     return parser
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type[Options], config: bool = True) -> None:
-    """Adds a flag for every field of some settings; :func:`given_options` has their values.
+def add_options(parser: argparse.ArgumentParser, cls: type[Options]) -> None:
+    """Adds a flag for every field of some settings, and ``--config``; :func:`given_options` has the values.
 
     Args:
       parser: of a command.
       cls: the settings.
-      config: add ``--config`` as well.
     """
     groups: dict[str, Any] = {"": parser}
     hints, docs = typing.get_type_hints(cls), field_docs(cls)
@@ -122,16 +124,29 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Options], config: boo
             if title not in groups:
                 groups[title] = parser.add_argument_group(title)
             _add_flag(groups[title], field, hints[field.name], docs.get(field.name, ""))
-    required = [f"{flag_name(field)} {_metavar(field)}" for field in fields if is_required(field)]
+    required = [_usage(field) for field in fields if is_required(field)]
     if required:
         parser.usage = " ".join(["%(prog)s", *required, "[options]"])
-    if config:
-        help = f"{CONFIG_HELP} (default: none)"
-        parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=help)
+    help = f"{CONFIG_OF_RUN_HELP if cls.leaves_file else CONFIG_HELP} (default: none)"
+    parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=help)
+
+
+def _usage(field: dataclasses.Field[Any]) -> str:
+    """Returns how a setting is given."""
+    flag = flag_of(field)
+    if flag.positional:
+        return flag_name(field)
+    value = f"{{{','.join(flag.choices)}}}" if flag.choices else _metavar(field)
+    return f"{flag_name(field)} {value}"
 
 
 def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any, doc: str) -> None:
     flag, parts = flag_of(field), typing.get_args(hint) or (hint,)
+    if flag.positional:
+        help = doc.replace("%", "%%")
+        action = group.add_argument(field.name, metavar=flag.metavar, default=argparse.SUPPRESS, help=help)
+        action.required = False  # the file may have it; that neither has, given_options finds
+        return
     settings: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
     if bool in parts:
         settings["action"] = argparse.BooleanOptionalAction

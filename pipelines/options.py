@@ -42,6 +42,7 @@ class Flag:
       separator: of the items of a tuple in one text; by default the flag is given once for each.
       many: the flag may be given several times; so may that of a tuple without a separator.
       read: turns what was given, as text or as a value, into the field's value.
+      positional: the value stands for itself on the command line, without the name.
       on_command_line: whether there is such a flag at all.
       recorded: whether the file that a run leaves for ``--config`` has it.
     """
@@ -54,6 +55,7 @@ class Flag:
     separator: str | None = None
     many: bool = False
     read: Callable[[Any], Any] | None = None
+    positional: bool = False
     on_command_line: bool = True
     recorded: bool = True
 
@@ -68,11 +70,13 @@ class Options:
     """Settings of a command; values are given their fields' types, whoever gives them.
 
     Raises:
-      UserError: a value of another type.
+      UserError: a value of another type, or none of the choices.
     """
 
     title: ClassVar[str] = ""
     """Of the group in the help that the fields of this class are in."""
+    leaves_file: ClassVar[bool] = True
+    """Whether a run leaves its settings for ``--config`` in its folder."""
 
     def __post_init__(self) -> None:
         for field, hint in _typed_fields(type(self)):
@@ -111,7 +115,9 @@ def group_title(cls: type[Options], field: dataclasses.Field[Any]) -> str:
 
 
 def flag_name(field: dataclasses.Field[Any]) -> str:
-    """Returns the flag of a field, with its dashes."""
+    """Returns the flag of a field, with its dashes; of a positional one what stands for it in the help."""
+    if flag_of(field).positional:
+        return flag_of(field).metavar or field.name
     return f"--{flag_of(field).name or field.name.replace('_', '-')}"
 
 
@@ -155,6 +161,9 @@ def _typed(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
         wanted = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
     if not isinstance(value, wanted):
         raise UserError(f"{flag_name(field)} {value!r}: give {_kind_name(kind)}")
+    choices = flag_of(field).choices
+    if choices is not None and value not in choices:
+        raise UserError(f"{flag_name(field)} {value}: known are {', '.join(choices)}")
     return kind(value)
 
 
@@ -302,7 +311,7 @@ def read_settings(cls: type[Options], path: PathLike) -> dict[str, Any]:
 
     Args:
       cls: what the settings are of.
-      path: YAML file; or a run's folder, which has one.
+      path: YAML file; or a run's folder, which has one if the command leaves it there.
 
     Returns:
       Settings by the names of fields, as keywords of the command's function.
@@ -315,6 +324,8 @@ def read_settings(cls: type[Options], path: PathLike) -> dict[str, Any]:
     from transforms.sharded.plan import PLAN_FOLDER
 
     file = Path(path)
+    if file.is_dir() and not cls.leaves_file:
+        raise UserError(f"--config {path}: this is a folder; give a YAML file")
     if file.is_dir():
         found = [place for place in (file / RUN_FILE, file / PLAN_FOLDER / RUN_FILE) if place.is_file()]
         if not found:

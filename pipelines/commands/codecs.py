@@ -1,6 +1,7 @@
 """``vqgan train``, ``evaluate``, ``import`` and ``export``: commands that make and measure codecs."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,6 @@ from pipelines.flags import (
     given_options,
     preset_and_changes,
 )
-
-TOLD = "(default: what the checkpoint tells)"
 
 
 def add_train(commands: Any) -> None:
@@ -83,43 +82,46 @@ def _evaluate(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 def add_import(commands: Any) -> None:
     """Adds ``vqgan import``."""
     summary = "Convert a checkpoint of another code base to a codec folder."
-    parser = add_command(commands, "import", summary, _import)
-    flag = parser.add_argument
-    flag("source", help="checkpoint file or folder, or hf://owner/name[/file][@revision]")
-    flag("--output", required=True, help="folder of the codec")
-    flag("--input-range", help=f"pixel values for 0 and 255 that the model expects, such as 0,1 {TOLD}")
-    flag("--resolution", help=f"side in pixels that it was trained at {TOLD}")
-    flag("--attn-resolutions", help=f"sides of the levels with attention, such as 16,32 {TOLD}")
-    flag("--weights", choices=("raw", "ema"), help="averaged weights, where the file has both (default: raw)")
-    flag("--name", help=f"published name that it must be, such as vqgan_imagenet_f16_16384 {TOLD}")
-    flag("--native-config", dest="config", help="its own configuration file (default: beside it)")
+    add_command(commands, "import", summary, _import, _add_import_flags)
+
+
+def _add_import_flags(parser: CommandParser) -> None:
+    from pipelines.tool_options import ImportCodecOptions
+
+    add_options(parser, ImportCodecOptions)
 
 
 def _import(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.importing import import_codec
+    from pipelines.tool_options import ImportCodecOptions
 
     check_flags(unknown, args.parser, beam=False)
-    names = ("input_range", "resolution", "attn_resolutions", "weights", "name", "config")
-    print(import_codec(args.source, args.output, {name: getattr(args, name) for name in names}))
+    options = ImportCodecOptions(**given_options(ImportCodecOptions, args))
+    from pipelines.importing import import_codec
+
+    print(import_codec(os.fspath(options.source), os.fspath(options.output), options.of_source()))
     return 0
 
 
 def add_export(commands: Any) -> None:
     """Adds ``vqgan export``."""
-    parser = add_command(commands, "export", "Write a codec's weights for torch users.", _export)
-    parser.usage = "%(prog)s CODEC --output DIR --to {safetensors,diffusers}"
-    parser.add_argument("codec", metavar="CODEC", help="codec folder or name, or a foreign checkpoint")
+    add_command(commands, "export", "Write a codec's weights for torch users.", _export, _add_export_flags)
+
+
+def _add_export_flags(parser: CommandParser) -> None:
+    from pipelines.tool_options import ExportOptions
+
+    add_options(parser, ExportOptions)
     parser.add_argument("former_output", nargs="?", help=argparse.SUPPRESS)
-    parser.add_argument("--output", metavar="DIR", help="folder to write (required)")
-    parser.add_argument("--to", required=True, choices=("safetensors", "diffusers"), help="format")
 
 
 def _export(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.importing import export_codec
+    from pipelines.tool_options import ExportOptions
 
     check_flags(unknown, args.parser, beam=False)
-    output = args.output or args.former_output
-    if output is None:
-        args.parser.error("the following arguments are required: --output")
-    print(export_codec(args.codec, output, args.to))
+    if args.former_output is not None and not getattr(args, "output", None):
+        args.output = args.former_output
+    options = ExportOptions(**given_options(ExportOptions, args))
+    from pipelines.importing import export_codec
+
+    print(export_codec(os.fspath(options.codec), os.fspath(options.output), options.to))
     return 0

@@ -1,6 +1,7 @@
 """``vqgan tokenize``, ``decode``, ``verify`` and ``browse``: images to tokens and back; a look at both."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,6 @@ from vqgan.errors import UserError, counted
 
 if TYPE_CHECKING:
     from pipelines.tokenize_images import TokenizeConfig
-    from transforms.sources.base import SourceConfig
 
 
 def add_tokenize(commands: Any) -> None:
@@ -86,41 +86,35 @@ def add_verify(commands: Any) -> None:
 
 
 def _add_verify_flags(parser: CommandParser) -> None:
-    from pipelines.run_options import SourceOptions
+    from pipelines.tool_options import VerifyOptions
 
-    flag = parser.add_argument
-    flag("path", help="data set: folder, URI, or hf://datasets/owner/name")
-    flag("--codec", help="re-encode a sample with this codec and compare; needs --input")
-    flag("--input", help="where the images came from")
-    flag("--sample", type=int, default=64, help="images to re-encode")
-    flag("--min-agreement", type=float, default=0.999, help="least share of equal tokens")
-    add_options(parser, SourceOptions, config=False)
+    add_options(parser, VerifyOptions)
 
 
 def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.inspecting import verify_data_set
-    from transforms.tokenizing.replay import check_agreement
+    from pipelines.tool_options import VerifyOptions
 
     check_flags(unknown, args.parser, beam=False)
-    if (args.codec is None) != (args.input is None):
+    options = VerifyOptions(**given_options(VerifyOptions, args))
+    if (options.codec is None) != (options.input is None):
         raise UserError("--codec and --input go together: give both to re-encode a sample")
-    problems, summary = verify_data_set(args.path)
+    from pipelines.inspecting import verify_data_set
+
+    path = os.fspath(options.path)
+    problems, summary = verify_data_set(path)
     print(summary)
-    if args.codec is not None and not problems:
-        agreement = check_agreement(args.path, _source(args), args.codec, args.sample)
+    if options.codec is not None and options.input is not None and not problems:
+        from transforms.tokenizing.replay import check_agreement
+
+        source = options.source(options.input)
+        agreement = check_agreement(path, source, os.fspath(options.codec), options.sample)
         print(f"{counted(agreement.images, 'image')} re-encoded: {agreement.share:.4%} of tokens agree")
-        if agreement.share < args.min_agreement:
-            problems.append(f"agreement {agreement.share:.4%} is below {args.min_agreement:.2%}")
+        if agreement.share < options.min_agreement:
+            problems.append(f"agreement {agreement.share:.4%} is below {options.min_agreement:.2%}")
     for problem in problems:
         print(f"problem: {problem}")
     print("ok" if not problems else counted(len(problems), "problem"))
     return 1 if problems else 0
-
-
-def _source(args: argparse.Namespace) -> "SourceConfig":
-    from pipelines.run_options import SourceOptions
-
-    return SourceOptions(**given_options(SourceOptions, args)).source(args.input)
 
 
 def add_browse(commands: Any) -> None:
@@ -130,22 +124,22 @@ def add_browse(commands: Any) -> None:
 
 
 def _add_browse_flags(parser: CommandParser) -> None:
-    from pipelines.run_options import SourceOptions
+    from pipelines.tool_options import BrowseOptions
 
-    flag = parser.add_argument
-    flag("path", help="finished token data set: folder, URI, or hf://datasets/owner/name")
-    flag("--input", help="where the images came from, to show the originals")
-    flag("--codec", help="codec that made the tokens, as tokenize takes it (default: the one that they name)")
-    flag("--port", type=int, default=0, help="of 127.0.0.1; 0 for any that is free")
-    add_options(parser, SourceOptions, config=False)
+    add_options(parser, BrowseOptions)
 
 
 def _browse(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.browse_server import BrowseServer, open_site
+    from pipelines.run_options import optional_path
+    from pipelines.tool_options import BrowseOptions
 
     check_flags(unknown, args.parser, beam=False)
-    source = None if args.input is None else _source(args)
-    server = BrowseServer(open_site(args.path, source, args.codec), args.port)
-    print(f"{server.site.browser.rows:,} rows of {args.path}: {server.url} (Ctrl-C ends)", flush=True)
+    options = BrowseOptions(**given_options(BrowseOptions, args))
+    from pipelines.browse_server import BrowseServer, open_site
+
+    path = os.fspath(options.path)
+    source = None if options.input is None else options.source(options.input)
+    server = BrowseServer(open_site(path, source, optional_path(options.codec)), options.port)
+    print(f"{server.site.browser.rows:,} rows of {path}: {server.url} (Ctrl-C ends)", flush=True)
     server.serve()
     return 0

@@ -2,10 +2,11 @@
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.flags import SHELLS, add_command, check_flags
+from pipelines.flags import SHELLS, CommandParser, add_command, add_options, check_flags, given_options
 
 
 def add_inspect(commands: Any) -> None:
@@ -31,37 +32,54 @@ def _inspect(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 def add_push(commands: Any) -> None:
     """Adds ``vqgan push``."""
     summary = "Upload a codec, a prior or a token data set to the Hugging Face Hub, with its card."
-    parser = add_command(commands, "push", summary, _push)
-    flag = parser.add_argument
-    flag("path", help="folder of a codec, of a prior, of the run that trained it, or of a token data set")
-    flag("repository", metavar="OWNER/NAME", help="repository; created if it is not there")
-    flag("--revision", help="branch (default: the repository's main one)")
-    flag("--private", action="store_true", help="if the repository is created, make it private")
-    flag("--message", help="of the commit (default: what is uploaded)")
+    add_command(commands, "push", summary, _push, _add_push_flags)
+
+
+def _add_push_flags(parser: CommandParser) -> None:
+    from pipelines.tool_options import PushOptions
+
+    add_options(parser, PushOptions)
 
 
 def _push(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.pushing import push
+    from pipelines.tool_options import PushOptions
 
     check_flags(unknown, args.parser, beam=False)
-    options = {"revision": args.revision, "private": args.private, "message": args.message}
-    print(push(args.path, args.repository, **options))
+    options = PushOptions(**given_options(PushOptions, args))
+    from pipelines.pushing import push
+
+    said = push(
+        os.fspath(options.path),
+        options.repository,
+        revision=options.revision,
+        private=options.private,
+        message=options.message,
+    )
+    print(said)
     return 0
 
 
 def add_demo(commands: Any) -> None:
     """Adds ``vqgan demo``."""
     summary = "Photographs to tokens and back, a small prior, new images, and a report to look at."
-    parser = add_command(commands, "demo", summary, _demo)
-    parser.add_argument("--output", default="demo-output", help="folder for everything")
-    parser.add_argument("--input", help="your own images (default: photographs that come along)")
+    add_command(commands, "demo", summary, _demo, _add_demo_flags)
+
+
+def _add_demo_flags(parser: CommandParser) -> None:
+    from pipelines.tool_options import DemoOptions
+
+    add_options(parser, DemoOptions)
 
 
 def _demo(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.demo import run_demo
+    from pipelines.run_options import optional_path
+    from pipelines.tool_options import DemoOptions
 
     check_flags(unknown, args.parser, beam=False)
-    run_demo(args.output, args.input)
+    options = DemoOptions(**given_options(DemoOptions, args))
+    from pipelines.demo import run_demo
+
+    run_demo(os.fspath(options.output), optional_path(options.input))
     return 0
 
 

@@ -14,8 +14,6 @@ from pipelines.flags import (
     given_options,
     preset_and_changes,
 )
-from pipelines.options import split_numbers
-from vqgan.errors import UserError
 
 
 def add_train_prior(commands: Any) -> None:
@@ -78,46 +76,21 @@ def _sample(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 def add_import_prior(commands: Any) -> None:
     """Adds ``vqgan import-prior``."""
     summary = "Convert a prior of Taming Transformers to a prior folder."
-    parser = add_command(commands, "import-prior", summary, _import_prior)
-    flag = parser.add_argument
-    flag(
-        "source",
-        help="checkpoint of a Net2NetTransformer: file, folder, or hf://owner/name[/file][@revision]",
-    )
-    flag("--codec", required=True, help="codec whose tokens it was trained on; may be the same checkpoint")
-    flag("--image-size", required=True, type=int, help="side in pixels of the images it was trained on")
-    flag("--heads", type=int, help="attention heads, n_head (default: as the configuration beside it says)")
-    flag("--classes", type=int, default=0, help="number of classes, for a class-conditional prior")
-    flag("--condition-codes", type=int, default=0, help="codes of the condition's tokens; 0 without one")
-    flag("--condition-grid", help="height and width of the condition's tokens, such as 16x16")
-    flag("--native-config", dest="config", help="its own configuration file (default: beside it)")
-    flag("--output", required=True, help="folder of the prior")
+    add_command(commands, "import-prior", summary, _import_prior, _add_import_prior_flags)
+
+
+def _add_import_prior_flags(parser: CommandParser) -> None:
+    from pipelines.tool_options import ImportPriorOptions
+
+    add_options(parser, ImportPriorOptions)
 
 
 def _import_prior(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.importing import ImportPrior, import_prior
+    from pipelines.tool_options import ImportPriorOptions
 
     check_flags(unknown, args.parser, beam=False)
-    config = ImportPrior(
-        source=args.source,
-        codec=args.codec,
-        image_size=args.image_size,
-        output=args.output,
-        heads=args.heads,
-        classes=args.classes,
-        condition_codes=args.condition_codes,
-        condition_grid=_condition_grid(args.condition_grid),
-        config=args.config,
-    )
-    print(import_prior(config))
+    options = ImportPriorOptions(**given_options(ImportPriorOptions, args))
+    from pipelines.importing import import_prior
+
+    print(import_prior(options))
     return 0
-
-
-def _condition_grid(text: str | None) -> tuple[int, int]:
-    """Reads ``--condition-grid``; without one both sides are 0."""
-    if text is None:
-        return 0, 0
-    sides = split_numbers(text.lower(), "x", 2)
-    if sides is None:
-        raise UserError(f"--condition-grid is {text!r}: give height and width in tokens, such as 16x16")
-    return sides[0], sides[1]

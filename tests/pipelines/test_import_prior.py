@@ -1,6 +1,5 @@
 """``vqgan import-prior``: a checkpoint of Taming Transformers becomes a prior folder that we can inspect."""
 
-import argparse
 import importlib.util
 import json
 import shutil
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines.commands import priors
+from pipelines.flags import CommandParser
 from pipelines.inspecting import describe
 from vqgan.codec_checkpoint import load_weights, read_info
 from vqgan.prior.checkpoint import load_prior_weights, read_prior
@@ -66,7 +66,7 @@ def run(codec_path: str, source: Path, capsys: pytest.CaptureFixture[str], tmp_p
     """Runs the command; gives what it prints. Later flags override."""
 
     def run(*flags: Any) -> str:
-        parser = argparse.ArgumentParser()
+        parser = CommandParser()
         priors.add_import_prior(parser.add_subparsers())
         common = ["import-prior", source, "--codec", codec_path, "--image-size", 8, "--heads", 2]
         argv = [*common, "--output", tmp_path / "out", *flags]
@@ -104,6 +104,20 @@ def test_condition_grid(run: Run, tmp_path: Path) -> None:
     config = read_prior(tmp_path / "out").config
     assert (config.condition_codebook_size, config.condition_grid) == (60, (3, 4))
     assert (config.grid, config.start_token, config.prefix) == ((2, 2), False, 12)
+
+
+def test_settings_from_a_file(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("classes: 5\ncondition_grid: [0, 0]\n")
+    run("--config", file)
+    assert read_prior(tmp_path / "out").config.classes == 5
+    run("--config", file, "--classes", 3)
+    assert read_prior(tmp_path / "out").config.classes == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "prior.json",
+        "weights",
+    ]
 
 
 def test_inspecting_the_folder_of_a_run(run: Run, tmp_path: Path) -> None:

@@ -14,17 +14,37 @@ from hypothesis import strategies as st
 
 from pipelines import cli
 from pipelines.completion import render_completion
-from pipelines.flags import SHELLS, CommandParser
+from pipelines.flags import SHELLS, CommandParser, given_options
 from pipelines.model_options import SampleOptions, TrainOptions, TrainPriorOptions
 from pipelines.options import Options, field_docs, read_settings, render_settings, takes
 from pipelines.run_options import DecodeOptions, EvaluateOptions, TokenizeOptions
+from pipelines.tool_options import (
+    BrowseOptions,
+    DemoOptions,
+    ExportOptions,
+    ImportCodecOptions,
+    ImportPriorOptions,
+    PushOptions,
+    ToolOptions,
+    VerifyOptions,
+)
 from tests.conftest import Refused
 from vqgan.training.codec.config import CODEC_TRAINING_PRESETS
 from vqgan.training.prior.config import FITTED, PRIOR_TRAINING_PRESETS
 
 from .conftest import Vqgan
 
-ALL = (TokenizeOptions, DecodeOptions, EvaluateOptions, TrainOptions, TrainPriorOptions, SampleOptions)
+TOOLS: dict[str, type[ToolOptions]] = {
+    "verify": VerifyOptions,
+    "browse": BrowseOptions,
+    "import": ImportCodecOptions,
+    "import-prior": ImportPriorOptions,
+    "export": ExportOptions,
+    "push": PushOptions,
+    "demo": DemoOptions,
+}
+RUNS = (TokenizeOptions, DecodeOptions, EvaluateOptions, TrainOptions, TrainPriorOptions, SampleOptions)
+ALL = (*RUNS, *TOOLS.values())
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -62,12 +82,12 @@ def test_one_word_for_one_thing() -> None:
     for name, _, action in shown_flags():
         for flag in action.option_strings:
             flags.setdefault(flag, set()).add(name)
-    assert not {"--data", "--images", "--out", "--out-dir", "--model", "--source"} & flags.keys()
+    assert not {"--data", "--out", "--out-dir", "--model", "--source"} & flags.keys()
+    assert flags["--images"] == {"sample"}  # writes them or not; an input is called --input
     assert {"tokenize", "train", "evaluate", "verify", "demo"} <= flags["--input"]
     writing = {"tokenize", "decode", "train", "train-prior", "sample", "evaluate", "export", "import", "demo"}
     assert writing <= flags["--output"]
-    runs = {"tokenize", "decode", "train", "train-prior", "sample", "evaluate"}
-    assert flags["--config"] == runs
+    assert flags["--config"] == commands().keys() - {"inspect", "completion"}  # these have a path, a shell
 
 
 @pytest.mark.parametrize("command", ["train", "train-prior"])
@@ -148,6 +168,7 @@ def test_keywords_are_those_of_the_options() -> None:
         ({"limit": 2.5}, "--limit 2.5: give a whole number"),
         ({"report": "no"}, "--report 'no': give true or false"),
         ({"format": 3}, "--format 3: give a text"),
+        ({"format": "gif"}, "--format gif: known are png, .*"),
         ({"beam": "--runner"}, "give names and values"),
     ],
 )
@@ -234,6 +255,174 @@ def test_settings_survive_a_file(tmp_path_factory: Any, values: dict[str, Any], 
     file = tmp_path_factory.getbasetemp() / "settings.yaml"
     file.write_bytes(render_settings("tokenize", options.record()))
     assert TokenizeOptions(output="o", **read_settings(TokenizeOptions, file)) == options
+
+
+# Files for commands that leave none
+
+OF_TOOLS: list[tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]]] = [
+    (
+        "verify",
+        {
+            "path": "tokens/",
+            "codec": "tiny",
+            "input": "in",
+            "sample": 5,
+            "min_agreement": 0.5,
+            "columns": ["a"],
+        },
+        ("--sample", "6", "others/", "--columns", "b"),
+        {"path": "others/", "sample": 6, "columns": ("b",)},
+    ),
+    (
+        "browse",
+        {"path": "tokens/", "input": "in", "codec": "tiny", "port": 8000, "folder_labels": True},
+        ("--no-folder-labels", "--port=0"),
+        {"folder_labels": False, "port": 0},
+    ),
+    (
+        "import",
+        {"source": "x.ckpt", "output": "o", "resolution": 512, "weights": "ema", "native_config": "x.yaml"},
+        ("y.ckpt", "--weights", "raw", "--native-config", "y.yaml"),
+        {"source": "y.ckpt", "weights": "raw", "native_config": "y.yaml"},
+    ),
+    (
+        "import-prior",
+        {"source": "x", "codec": "c", "image_size": 256, "output": "o", "condition_codes": 9}
+        | {"condition_grid": [3, 4], "heads": 2},
+        ("--image-size", "64", "--condition-grid", "5x6"),
+        {"image_size": 64, "condition_grid": (5, 6)},
+    ),
+    (
+        "export",
+        {"codec": "run/", "output": "o", "to": "diffusers"},
+        ("--output", "p", "--to", "safetensors", "tiny"),
+        {"codec": "tiny", "output": "p", "to": "safetensors"},
+    ),
+    (
+        "push",
+        {"path": "run/", "repository": "me/it", "private": True, "message": "first"},
+        ("--no-private", "--message", "second", "codec/", "me/other"),
+        {"path": "codec/", "repository": "me/other", "private": False, "message": "second"},
+    ),
+    ("demo", {"output": "o", "input": "photos/"}, ("--input", "others/"), {"input": "others/"}),
+]
+
+
+def given_to(command: str, *flags: Any) -> Options:
+    """The settings of a command of TOOLS, as it makes them of its flags."""
+    args, unknown = cli.build_parser().parse_known_args([command, *map(str, flags)])
+    assert unknown == []
+    return TOOLS[command](**given_options(TOOLS[command], args))
+
+
+@pytest.mark.parametrize(("command", "values", "flags", "changed"), OF_TOOLS)
+def test_a_file_of_a_tool(
+    command: str, values: dict[str, Any], flags: Any, changed: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(yaml.safe_dump(values))
+    cls = TOOLS[command]
+    options = given_to(command, "--config", path)
+    assert options == cls(**values)
+    for argv in (("--config", path, *flags), (*flags, "--config", path)):
+        assert given_to(command, *argv) == cls(**values | changed)
+    path.write_bytes(render_settings(command, options.record()))
+    assert cls(**read_settings(cls, path)) == options
+
+
+def test_all_tools_are_in_the_table() -> None:
+    assert [command for command, *_ in OF_TOOLS] == list(TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "says"),
+    [
+        ("verify", "min_agrement: 1\n", "unknown setting 'min_agrement'; did you mean 'min_agreement'?"),
+        ("verify", "path: x\nsample: many\n", "--sample 'many': give a whole number"),
+        ("verify", "path: [a, b]\n", "path ['a', 'b']: give a text"),
+        ("verify", "sample: 3\n", "the following arguments are required: path"),
+        ("verify", "path: x\ncodec: tiny\n", "--codec and --input go together"),
+        ("verify", "path: x\ninput_kind: tape\n", "--input-kind tape: known are arrow, folder,"),
+        ("browse", "prot: 1\n", "unknown setting 'prot'; did you mean 'port'?"),
+        ("browse", "path: no-such-tokens\n", "no-such-tokens: nothing there"),
+        ("import", "natve_config: x\n", "unknown setting 'natve_config'; did you mean 'native_config'?"),
+        ("import", "source: x\noutput: o\nweights: all\n", "--weights all: known are raw, ema"),
+        ("import-prior", "image-sise: 8\n", "unknown setting 'image-sise'; did you mean 'image_size'?"),
+        ("import-prior", "source: x\n", "are required: --codec, --image-size, --output"),
+        ("import-prior", "condition_grid: [2]\n", "are required: source, --codec, --image-size, --output"),
+        ("export", "form: diffusers\n", "unknown setting 'form'"),
+        ("export", "codec: tiny\noutput: o\nto: torch\n", "--to torch: known are safetensors, diffusers"),
+        ("push", "repositry: a/b\n", "unknown setting 'repositry'; did you mean 'repository'?"),
+        ("push", "path: x\n", "the following arguments are required: OWNER/NAME"),
+        ("demo", "outptu: o\n", "unknown setting 'outptu'; did you mean 'output'?"),
+    ],
+)
+def test_files_that_tools_refuse(vqgan: Vqgan, tmp_path: Path, command: str, text: str, says: str) -> None:
+    (tmp_path / "settings.yaml").write_text(text)
+    result = vqgan(command, "--config", tmp_path / "settings.yaml")
+    assert (result.code, result.out) == (2, "")
+    assert says in result.line
+
+
+def test_tools_take_no_folder(vqgan: Vqgan, finished: Path) -> None:
+    result = vqgan("verify", finished / "out", "--config", finished / "out")
+    assert result.line.endswith(f"--config {finished / 'out'}: this is a folder; give a YAML file")
+
+
+def test_verify_with_a_file(vqgan: Vqgan, finished: Path, tmp_path: Path, codec_path: str) -> None:
+    values = {"path": str(finished / "out"), "codec": codec_path, "input": str(finished / "in"), "sample": 3}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(values))
+    result = vqgan("verify", "--config", tmp_path / "settings.yaml")
+    assert (result.code, "3 images re-encoded: 100.0000%" in result.out) == (0, True)
+    again = vqgan("verify", "--config", tmp_path / "settings.yaml", "--sample", 5)
+    assert "5 images re-encoded" in again.out
+
+
+@pytest.mark.parametrize(
+    ("command", "function", "text", "expected"),
+    [
+        (
+            "import",
+            "pipelines.importing.import_codec",
+            "source: x\noutput: o\ninput_range: [0, 1]\nattn_resolutions: 16\nresolution: 512\n",
+            ("x", "o", {"input_range": "0,1", "attn_resolutions": "16", "resolution": "512"}),
+        ),
+        (
+            "export",
+            "pipelines.importing.export_codec",
+            "codec: tiny\noutput: o\nto: diffusers\n",
+            ("tiny", "o", "diffusers"),
+        ),
+        (
+            "push",
+            "pipelines.pushing.push",
+            "path: run/\nrepository: me/it\nprivate: true\n",
+            ("run/", "me/it", {"private": True}),
+        ),
+        ("demo", "pipelines.demo.run_demo", "output: o\n", ("o", None)),
+    ],
+)
+def test_tools_work_with_what_a_file_says(
+    vqgan: Vqgan,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: str,
+    function: str,
+    text: str,
+    expected: tuple[Any, ...],
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def note(*args: Any, **keywords: Any) -> str:
+        *plain, last = (*args, keywords) if keywords else args
+        given = {name: value for name, value in last.items() if value} if isinstance(last, dict) else last
+        calls.append((*plain, given))
+        return "done"
+
+    monkeypatch.setattr(function, note)
+    (tmp_path / "settings.yaml").write_text(text)
+    assert vqgan(command, "--config", tmp_path / "settings.yaml").code == 0
+    assert calls == [expected]
 
 
 # Completion

@@ -87,7 +87,7 @@ def parse_source(source: str) -> tuple[Path, ImportOptions]:
     return path, ImportOptions(**values)
 
 
-def with_options(source: str, options: dict[str, str | None]) -> str:
+def with_options(source: str, options: Mapping[str, str | None]) -> str:
     """Appends further options to a source; None values are left out."""
     given = "&".join(f"{name}={value}" for name, value in options.items() if value is not None)
     if not given:
