@@ -49,9 +49,14 @@ def run_job(job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool) 
 
 
 def write_record(output: str, record: bytes) -> None:
-    """Leaves the settings of a run beside its plan, once that is there; nothing if there are none."""
-    if record:
-        filesystems.write_bytes(filesystems.join(output, f"{PLAN_FOLDER}/{RUN_FILE}"), record)
+    """Leaves the settings of a run beside its plan, for ``--config``; the same ones are not written again."""
+    path = filesystems.join(output, f"{PLAN_FOLDER}/{RUN_FILE}")
+    try:
+        written = filesystems.read_bytes(path)
+    except OSError:  # not there yet, or no file: writing says what is in the way
+        written = b""
+    if record and record != written:
+        filesystems.write_bytes(path, record)
 
 
 @contextlib.contextmanager

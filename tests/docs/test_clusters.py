@@ -17,7 +17,7 @@ NAMED = [
 
 
 def test_both_runners_are_named() -> None:
-    assert [flags.split()[0].partition("=")[2] for flags in NAMED].count("FlinkRunner") == 2
+    assert [flags.split()[0].partition("=")[2] for flags in NAMED].count("FlinkRunner") == 1
     assert sum("SparkRunner" in flags for flags in NAMED) == 1
 
 

@@ -132,7 +132,7 @@ def test_checkpoints_that_need_no_extra(name: str, base: Environment) -> None:
 
 TOKENIZE = ("tokenize", "--output", "out")
 TRAIN = ("grain, tensorboardX", "'grain>=0.2.18' 'optax>=0.2.6' 'tensorboardX>=2.6'$")
-IMPORT = ("safetensors", "pip install safetensors$")
+IMPORT = ("safetensors", "safetensors$")
 GCP = ("google.cloud.dataflow", "'apache-beam\\[gcp\\]'$")
 ON_HUB = ("huggingface_hub", "huggingface-hub$")
 FROM_TFDS = (
@@ -244,4 +244,4 @@ def test_the_reader_alone(reader: Environment, tokens: Path) -> None:
     assert found == {"numpy", "pyarrow", "vqgan_tokens"}
     (reader.work / "tokens").symlink_to(tokens)
     reader.run("-W", "error", "-c", READING)
-    assert "for codecs install vqgan-pipelines" in reader.run("-c", ALL_MODULES).stdout
+    assert "for vqgan.Codec install vqgan-pipelines" in reader.run("-c", ALL_MODULES).stdout

@@ -99,7 +99,7 @@ def test_metadata(wheel: Path, reader_wheel: Path) -> None:
     assert {re.split(r"[<>=]", line)[0] for line in lines if "extra ==" not in line} == {"numpy", "pyarrow"}
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "vqgan = pipelines.cli:main" in archive.read(name).decode()
+        assert "vqgan = vqgan.__main__:start" in archive.read(name).decode()
 
 
 def test_the_reader_is_a_part_of_it(tree: Path, wheel: Path, reader_wheel: Path, tmp_path: Path) -> None:

@@ -130,8 +130,8 @@ def test_unknown_preset(vqgan: Vqgan, photos: Path, tmp_path: Path) -> None:
 def test_validation_images_leave_out_rejects(few: Path) -> None:
     (few / "broken.jpg").write_bytes(b"no image")
     images = ImageDataset(SourceConfig(str(few)), DecodeConfig(), None, 16, 1 << 20)
-    images = validation_images(images, DataConfig(crop_size=16))
-    assert (images.shape, images.dtype) == ((10, 16, 16, 3), np.uint8)
+    crops = validation_images(images, DataConfig(crop_size=16))
+    assert (crops.shape, crops.dtype) == ((10, 16, 16, 3), np.uint8)
     assert len(validation_images(images, DataConfig(crop_size=16, validation_limit=3))) <= 3
 
 
@@ -233,7 +233,7 @@ def test_what_a_run_leaves(trained: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         "checkpoints", "codec", "config.json", "metrics.jsonl", "rejects.jsonl", "report.html", "grids",
-        "tensorboard",
+        "run.yaml", "tensorboard",
     }  # fmt: skip
     assert json.loads((run / "rejects.jsonl").read_text())["key"] == "broken.jpg"
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

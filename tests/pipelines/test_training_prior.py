@@ -108,7 +108,8 @@ def test_weights_of_data_sets(tmp_path: Path) -> None:
 def test_what_a_run_leaves(trained: Path, finished: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert names == {
-        "checkpoints", "prior", "config.json", "metrics.jsonl", "report.html", "grids", "tensorboard"
+        "checkpoints", "prior", "config.json", "metrics.jsonl", "report.html", "grids", "run.yaml",
+        "tensorboard",
     }  # fmt: skip
     manifest = json.loads((finished / "out" / "manifest.json").read_text())
     info = read_prior(trained)

@@ -123,7 +123,7 @@ def test_a_kind_can_be_named(tmp_path, contents):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (SourceConfig("{tmp}/picturs"), "no such file or folder; did you mean .*/images?"),
+        (SourceConfig("{tmp}/imags"), "no such file or folder; did you mean .*/images?"),
         (SourceConfig("{tmp}/nothing-like-it"), "No such file or directory.*check the path"),
         (SourceConfig("{tmp}/images/*.png"), "no file matches"),
         (SourceConfig("{tmp}/images/{{a,b}}"), "2 of 2 files cannot be found"),

@@ -85,7 +85,7 @@ def test_dropping_lines_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with refused("metrics.jsonl: cannot be written .No space left"):
         files_only(tmp_path, resume_step=1)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "grids"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grids", "metrics.jsonl"]
 
 
 @pytest.mark.parametrize(
