@@ -51,7 +51,9 @@ def check_packages() -> None:
 
 def is_watched(stream: TextIO) -> bool:
     """Tells whether a line that changes is seen as one: on a terminal, and in a notebook."""
-    return stream.isatty() or "ipykernel" in sys.modules
+    # A module of Jupyter's may be loaded anywhere; a shell with a kernel is there in a notebook alone.
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return stream.isatty() or getattr(get_shell and get_shell(), "kernel", None) is not None
 
 
 def progress_bar(stream: TextIO, **settings: Any) -> Any:

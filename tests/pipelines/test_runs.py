@@ -4,6 +4,7 @@ import hashlib
 import io
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,11 @@ def test_a_notebook_sees_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
     stream = io.StringIO()
     assert progress_bar(stream, total=3) is None
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    notebook = types.ModuleType("IPython")
+    notebook.get_ipython = lambda: types.SimpleNamespace(kernel="a kernel")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)  # loaded, but no notebook
+    assert progress_bar(stream, total=3) is None
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
     bar = progress_bar(stream, total=3)
     bar.update(3)
     bar.close()
