@@ -109,7 +109,7 @@ def run_demo(output: str, images: str | None) -> None:
         f"{folder.resolve()}\n"
         f"  report.html              all of it on one page: open this first\n"
         f"  tokens/                  the shards of the photographs, and originals beside reconstructions\n"
-        f"  decoded/                decoded from the shards alone\n"
+        f"  decoded/                 decoded from the shards alone\n"
         f"  digits/                  1,797 handwritten digits as tokens, with their classes\n"
         f"  prior/                   the prior, its curves and its samples\n"
         f"  samples/                 tokens that the prior has drawn, and their images"
