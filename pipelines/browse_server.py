@@ -220,7 +220,7 @@ class BrowseServer(ThreadingHTTPServer):
         """Binds the port; 0 for any that is free.
 
         Raises:
-          UserError: it is taken, or not to be had.
+          UserError: it is taken, or unavailable.
         """
         self.site = site
         try:

@@ -8,7 +8,7 @@ from typing import Any
 from pyarrow import fs
 
 from pipelines.beam_runs import run_job, write_record
-from pipelines.settings import DTYPES
+from pipelines.settings import DTYPES, check_at_least_one
 from transforms.decoding.image_format import FORMATS, VIEWS, ImageFormat
 from transforms.decoding.index import folders, open_index
 from transforms.decoding.job import DecodeJob
@@ -65,10 +65,7 @@ class DecodeTokensConfig:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "threads", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
+        check_at_least_one(self, ("batch_size", "threads", "limit"))
         for name, known in (("dtype", DTYPES), ("views", VIEWS)):
             if getattr(self, name) not in known:
                 raise UserError(f"--{name} {getattr(self, name)}: known are {', '.join(known)}")

@@ -34,6 +34,7 @@ from pipelines.evaluation_report import (
     results_as_json,
     short_names,
 )
+from pipelines.settings import check_at_least_one
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.manifest import versions
@@ -86,10 +87,7 @@ class EvaluateConfig:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("holdout", "limit", "batch_size", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
+        check_at_least_one(self, ("holdout", "limit", "batch_size", "threads"))
         if self.split not in SPLITS:
             raise UserError(f"--split {self.split}: known are {', '.join(SPLITS)}")
         if self.output == "":

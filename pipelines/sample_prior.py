@@ -8,12 +8,12 @@ import pyarrow as pa
 
 from pipelines.beam_runs import write_record
 from pipelines.given_tokens import GivenTokens, first_rows, known_tokens, open_condition, open_given
-from pipelines.settings import DTYPES
+from pipelines.settings import DTYPES, check_at_least_one
 from transforms.sampling.job import SampleJob
 from transforms.sampling.shard import (
     GRID_FILE,
+    IMAGE_LIST,
     IMAGES_FOLDER,
-    PICTURE_LIST,
     Draw,
     Guides,
     SampleTask,
@@ -84,10 +84,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         if self.output == "":
             raise UserError("--output is empty: give a folder")
-        for name in ("count", "batch_size", "slice_size"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)}: it must be at least 1")
+        check_at_least_one(self, ("count", "batch_size", "slice_size"))
         last = self.seed + self.count - 1
         if not 0 <= self.seed <= last < 2**32:
             raise UserError(
@@ -160,7 +157,7 @@ class PlannedSample:
         missing = missing_files(self.output, manifest)
         if self.config.images:
             missing += missing_images(self.output, self.keys)
-            beside = (GRID_FILE, PICTURE_LIST)
+            beside = (GRID_FILE, IMAGE_LIST)
             sizes = filesystems.sizes_of(self.output, beside)
             missing += [name for name, size in zip(beside, sizes, strict=True) if size is None]
         return missing

@@ -22,6 +22,18 @@ DTYPES = ("float32", "bfloat16")
 """Types that models may compute in."""
 
 
+def check_at_least_one(config: Any, names: Sequence[str]) -> None:
+    """Checks numbers of a configuration; None, where a field may be that, is no number.
+
+    Raises:
+      UserError: one is below 1; names its flag.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
+
+
 def apply_settings(presets: Mapping[str, T], preset: str, settings: Sequence[str]) -> T:
     """Returns a preset with every ``section.field=value`` applied; values are JSON, or else plain text.
 

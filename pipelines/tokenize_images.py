@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from pipelines.beam_runs import run_job, write_record
-from pipelines.settings import DTYPES
+from pipelines.settings import DTYPES, check_at_least_one
 from transforms.images.crops import Geometry, count_views
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.batching import fitted_batch_size
@@ -76,10 +76,7 @@ class TokenizeConfig:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("slice_size", "batch_size", "threads"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)}: it must be at least 1")
+        check_at_least_one(self, ("slice_size", "batch_size", "threads"))
         if self.dtype not in DTYPES:
             raise UserError(f"--dtype {self.dtype}: known are {', '.join(DTYPES)}")
         if self.max_reject_rate is not None and not 0 <= self.max_reject_rate <= 1:

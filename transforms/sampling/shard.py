@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SEED_FIELD = pa.field("seed", pa.int64(), nullable=False)
 IMAGES_FOLDER = "images"
-PICTURE_LIST = f"{IMAGES_FOLDER}/metadata.jsonl"
+IMAGE_LIST = f"{IMAGES_FOLDER}/metadata.jsonl"
 """Name that ``imagefolder`` looks for beside the images."""
 GRID_FILE = "grid.png"
 
@@ -195,7 +195,7 @@ def write_image_list(task: SampleTask) -> None:
     Raises:
       UserError: an image is gone, or the output cannot be written.
     """
-    with filesystems.publish(filesystems.join(task.output, PICTURE_LIST)) as stream:
+    with filesystems.publish(filesystems.join(task.output, IMAGE_LIST)) as stream:
         for line in image_lines(task.output, task.slices):
             stream.write(line)
 

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from transforms.images.crops import Geometry, count_views
 from transforms.sampling.shard import (
     GRID_FILE,
+    IMAGE_LIST,
     IMAGES_FOLDER,
-    PICTURE_LIST,
     SEED_FIELD,
     image_lines,
     is_whole_image,
@@ -181,16 +181,16 @@ class SampleVerifier(TokenVerifier):
     def _check_images(self) -> None:
         """Checks that each is the one of its line in their list, and is named by one."""
         try:
-            listed = filesystems.read_bytes(filesystems.join(self.output, PICTURE_LIST)).splitlines(True)
+            listed = filesystems.read_bytes(filesystems.join(self.output, IMAGE_LIST)).splitlines(True)
             expected = list(image_lines(self.output, self.plan.slices))
         except (OSError, UserError) as error:
-            self.problems.append(f"{PICTURE_LIST}: {first_line(error)}")
+            self.problems.append(f"{IMAGE_LIST}: {first_line(error)}")
             return
-        self.expect(PICTURE_LIST, "number of lines", len(listed), len(expected))
+        self.expect(IMAGE_LIST, "number of lines", len(listed), len(expected))
         pairs = enumerate(zip(listed, expected, strict=False), 1)
         if changed := [number for number, (found, wanted) in pairs if found != wanted]:
             first = f"such as line {changed[0]}"
-            self.problems.append(f"{PICTURE_LIST}: {len(changed)} images are not those listed, {first}")
+            self.problems.append(f"{IMAGE_LIST}: {len(changed)} images are not those listed, {first}")
         names = filesystems.list_names(filesystems.join(self.output, IMAGES_FOLDER))
         if len(names) > len(expected) + 1:
             self.problems.append(f"{IMAGES_FOLDER}/: {len(names) - len(expected) - 1} files are of no sample")
