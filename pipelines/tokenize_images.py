@@ -1,6 +1,7 @@
 """``vqgan tokenize``: an image corpus becomes Parquet token shards."""
 
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -123,8 +124,13 @@ class PlannedTokenize:
             plan_hash=self.plan.hash,
             slices=self.plan.slices,
             max_reject_rate=config.max_reject_rate,
-            copied=self.changes().copied,
+            copied=self._is_copied,
         )
+
+    @functools.cached_property
+    def _is_copied(self) -> bool:
+        # Asked for with every task, and each answer compares all entries of the plan.
+        return self.changes().copied
 
     def write_plan(self) -> None:
         write_plan(self.output, self.plan, self.slices)
