@@ -16,7 +16,7 @@ from vqgan.errors import UserError
 from vqgan.folders import check_expansion
 from vqgan.importers.containers import READERS, describe_unknown, sniff
 from vqgan.importers.convert import convert_weights, infer_config
-from vqgan.importers.layout import Fields, KeyLayout
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, declared_classes
 from vqgan.importers.pickle_objects import PickleError
 from vqgan.importers.registry import ForeignModel, find_published, recognise_model, refine_layout
 from vqgan.importers.source import ImportOptions, find_native, find_weights, parse_source
@@ -58,7 +58,7 @@ def import_checkpoint(source: str) -> ImportedCodec:
         if container is None:
             raise UserError(f"{file}: not a checkpoint that we know: {describe_unknown(file)}")
         tree = READERS[container](file)
-        model = recognise_model(file, container, tree, options.weights)
+        model = recognise_model(file, container, tree, options.weights or "raw")
         return _import(file, container, model, tree, options)
     except PickleError as error:
         raise UserError(f"{file}: the checkpoint is damaged ({error}); download or copy it again") from error
@@ -85,7 +85,9 @@ def _import(
     _check_size(config, file)
     tensors = model.tensors
     # LlamaGen's averaged weights are a member of their own; latent-diffusion's are twins in the same one.
-    if options.weights == "ema" and model.member != "ema":
+    averages_first = layout.averages_first is not None and layout.averages_first(tensors.keys(), native)
+    chosen = options.weights or ("ema" if averages_first else "raw")
+    if chosen == "ema" and model.member != "ema":
         tensors = _averaged(tensors, layout, where)
     weights = convert_weights(tensors, layout, config, where)
     origin = {
@@ -93,7 +95,8 @@ def _import(
         "file": file.name,
         "sha256": _sha256(file),
         "container": container,
-        "weights": options.weights,
+        "weights": chosen,
+        **_assumed(layout, native, exported),
         **_part(model),
         **({"published_name": found[0]} if found else {}),
         **({"configuration": native.path.name} if native is not None and known else {}),
@@ -113,7 +116,7 @@ def _check_size(config: ModelConfig, file: Path) -> None:
 def _averaged(tensors: Mapping[str, Tensor], layout: KeyLayout, where: str) -> Mapping[str, Tensor]:
     found = None if layout.averaged is None else layout.averaged(tensors, where)
     if found is None:
-        raise UserError(f"{where}: it has no averaged weights; drop weights=ema")
+        raise UserError(f"{where}: it has no averaged weights; take the others with weights=raw")
     return found
 
 
@@ -142,6 +145,13 @@ def _with_options(config: ModelConfig, options: ImportOptions) -> ModelConfig:
     if options.attn_resolutions is not None:
         given["attn_resolutions"] = options.attn_resolutions
     return dataclasses.replace(config, **given)
+
+
+def _assumed(layout: KeyLayout, native: NativeConfig | None, exported: Fields | None) -> dict[str, Any]:
+    """Says what was taken for granted, where nothing but names and shapes speaks."""
+    if exported is not None or declared_classes(native) or not layout.assumed:
+        return {}
+    return {"assumed": f"{layout.assumed}; no configuration names the model's class"}
 
 
 def _part(model: ForeignModel) -> dict[str, Any]:
