@@ -14,13 +14,15 @@ from vqgan.config import ModelConfig
 from vqgan.documents import parse_document
 from vqgan.errors import UserError
 from vqgan.folders import check_expansion
-from vqgan.importers.containers import READERS, describe_unknown, sniff
+from vqgan.importers.containers import READERS, sniff
 from vqgan.importers.convert import convert_weights, infer_config
 from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, declared_classes
 from vqgan.importers.pickle_objects import PickleError
 from vqgan.importers.registry import ForeignModel, find_published, recognise_model, refine_layout
+from vqgan.importers.sharded import is_index, shard_files
 from vqgan.importers.source import ImportOptions, find_native, find_weights, parse_source
 from vqgan.importers.tensors import Tensor
+from vqgan.importers.text_files import describe_unknown
 from vqgan.model.parameters import check_codec_size, codec_parameter_count
 
 _STEP_NAMES = ("global_step", "steps", "step")
@@ -95,6 +97,7 @@ def _import(
         "file": file.name,
         "sha256": _sha256(file),
         "container": container,
+        **({"shards": [path.name for path in shard_files(file)]} if is_index(file) else {}),
         "weights": chosen,
         **_assumed(layout, native, exported),
         **_part(model),
@@ -108,7 +111,8 @@ def _import(
 def _check_size(config: ModelConfig, file: Path) -> None:
     """Refuses an architecture that the file cannot hold the weights of, before one is read."""
     try:
-        check_expansion(4 * codec_parameter_count(config), file.stat().st_size)
+        stored = sum(path.stat().st_size for path in shard_files(file))
+        check_expansion(4 * codec_parameter_count(config), stored)
     except UserError as error:
         raise UserError(f"{file}: {error}; get the checkpoint from its publisher") from error
 

@@ -9,7 +9,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,19 @@ from vqgan.downloads import fetching, is_dataset, is_hub, is_missing, is_unreach
 from vqgan.errors import UserError
 from vqgan.importers.containers import sniff
 from vqgan.importers.layout import NativeConfig
+from vqgan.importers.sharded import index_of, is_index, is_shard, read_weight_map
 
-# Where several containers lie in one folder, these names are meant, in this order.
+# Where several checkpoints lie in one folder, these names are meant, in this order.
 _USUAL_WEIGHTS = (
-    "diffusion_pytorch_model.safetensors", "model.safetensors", "flax_model.msgpack", "last.ckpt",
-    "model.ckpt", "diffusion_pytorch_model.bin", "pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json",
+    "model.safetensors", "model.safetensors.index.json", "flax_model.msgpack", "last.ckpt", "model.ckpt",
+    "diffusion_pytorch_model.bin", "diffusion_pytorch_model.bin.index.json",
+    "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
-# A diffusion pipeline's VQ model, a Lightning run, a tokenizer beside a language model.
-_SUBFOLDERS = ("vqvae", "vqmodel", "movq", "checkpoints", "tokenizer", "vae")
+# What is called so claims to be weights, and is never passed over where it is something else.
+_WEIGHT_SUFFIXES = (".safetensors", ".msgpack", ".ckpt", ".pt", ".pth", ".bin")
+# A diffusion pipeline's VQ model, a Lightning run, a taming run, a tokenizer beside a language model.
+_SUBFOLDERS = ("vqvae", "vqmodel", "movq", "checkpoints", "ckpts", "tokenizer", "vae")
 _LISTED = 8  # names in one error
 _CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 _CONFIG_STEMS = ("config", "model", "configuration")
@@ -121,38 +126,67 @@ def is_foreign_source(source: str) -> bool:
 
 
 def looks_foreign(path: Path) -> bool:
-    """Tells whether a file, or a file in a folder, is a container that may hold a foreign checkpoint."""
-    try:
-        return sniff(find_weights(path)) is not None
-    except (UserError, OSError):
-        return False
+    """Tells whether a file, or a file in a folder, holds a foreign checkpoint or is called like one."""
+    if path.is_file():
+        return _kind(path) is not None
+    return any(_weights_in(folder) for folder in _folders_of_weights(path))
 
 
 def find_weights(path: Path) -> Path:
-    """Finds the weights file that a path means.
+    """Finds the file that a path means: weights, or the index of weights in shards.
+
+    A file that is called like weights counts as such whatever is in it, so that the reason why it cannot be
+    read is told, and no other file is taken in its place.
 
     Raises:
-      UserError: nothing there, no container in the folder, or several.
+      UserError: nothing there, no checkpoint in the folder, or several.
     """
     if path.is_file():
-        return path
+        return index_of(path) or path
     if not path.is_dir():
         raise UserError(f"{path}: nothing there; give a checkpoint file, its folder, or a codec")
-    for folder in (path, *(path / name for name in _SUBFOLDERS)):
-        found = _containers(folder)
+    for folder in _folders_of_weights(path):
+        found = _weights_in(folder)
         if found:
             return _usual_weights(folder, found)
-    names = sorted(p.name for p in path.iterdir())
+    try:
+        names = sorted(p.name for p in path.iterdir())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     shown = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
     raise UserError(f"{path}: no codec and no checkpoint in this folder; it has: {shown or 'nothing'}")
 
 
-def _containers(folder: Path) -> list[Path]:
+def _folders_of_weights(path: Path) -> list[Path]:
+    return [path, *(path / name for name in _SUBFOLDERS)]
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    """Lists the checkpoints of a folder; an index stands for its shards."""
     try:
-        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        files = sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith("."))
     except OSError:
         return []
-    return [p for p in files if p.suffix != ".npz" and sniff(p) is not None]
+    found = [
+        p for p in files if p.suffix in _WEIGHT_SUFFIXES or (p.suffix != ".npz" and _kind(p) is not None)
+    ]
+    shards = {name for path in found if is_index(path) for name in _shards_named(path, found)}
+    return [path for path in found if path.name not in shards]
+
+
+def _shards_named(index: Path, found: list[Path]) -> Collection[str]:
+    """Returns the names of an index's shards; of one that cannot be read, which is told later, all shards."""
+    try:
+        return read_weight_map(index).values()
+    except UserError:
+        return [path.name for path in found if is_shard(path)]
+
+
+def _kind(path: Path) -> str | None:
+    try:
+        return sniff(path)
+    except OSError:
+        return None
 
 
 def _usual_weights(folder: Path, found: list[Path]) -> Path:
@@ -162,6 +196,11 @@ def _usual_weights(folder: Path, found: list[Path]) -> Path:
         if folder / name in found:
             return folder / name
     names = ", ".join(p.name for p in found[:_LISTED])
+    if all(is_shard(path) for path in found):
+        raise UserError(
+            f"{folder}: shards of a checkpoint ({names}) without the index that says what lies in which; "
+            "get it (such as model.safetensors.index.json), or save the model as one file"
+        )
     raise UserError(f"{folder}: several checkpoints in this folder ({names}); give the path of one")
 
 
