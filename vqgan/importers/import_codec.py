@@ -86,8 +86,8 @@ def _import(
         config = _with_options(infer_config(model.tensors, layout, known, where), options)
     _check_size(config, file)
     tensors = model.tensors
-    # LlamaGen's averaged weights are a member of their own; latent-diffusion's are twins in the same one.
-    if options.weights == "ema" and model.member != "ema":
+    # Averaged weights are a member of their own with most; latent-diffusion's are twins in the same one.
+    if options.weights == "ema" and not model.averaged:
         tensors = _averaged(tensors, layout, where)
     weights = convert_weights(tensors, layout, config, where)
     origin = {
@@ -96,7 +96,7 @@ def _import(
         "sha256": _sha256(file),
         "container": container,
         **({"shards": [path.name for path in shard_files(file)]} if is_index(file) else {}),
-        "weights": options.weights,
+        "weights": "ema" if model.averaged else options.weights,
         **_part(model),
         **({"published_name": found[0]} if found else {}),
         **({"configuration": native.path.name} if native is not None and known else {}),
@@ -150,9 +150,8 @@ def _with_options(config: ModelConfig, options: ImportOptions) -> ModelConfig:
 
 def _part(model: ForeignModel) -> dict[str, Any]:
     """Says which part of a larger checkpoint is used, for the message."""
-    part = ".".join(name for name in (model.member, model.prefix.rstrip(".")) if name)
-    found: dict[str, Any] = {"part": part} if part else {}
-    if model.prefix and model.others:
+    found: dict[str, Any] = {"part": model.prefix.rstrip(".")} if model.prefix else {}
+    if model.others:
         found["unused_parts"] = list(model.others)
     return found
 
