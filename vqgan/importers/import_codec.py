@@ -86,10 +86,10 @@ def _import(
         config = _with_options(infer_config(model.tensors, layout, known, where), options)
     _check_size(config, file)
     tensors = model.tensors
-    # LlamaGen's averaged weights are a member of their own; latent-diffusion's are twins in the same one.
+    # Averaged weights are a member of their own with most; latent-diffusion's are twins in the same one.
     averages_first = layout.averages_first is not None and layout.averages_first(tensors.keys(), native)
-    chosen = options.weights or ("ema" if averages_first else "raw")
-    if chosen == "ema" and model.member != "ema":
+    chosen = "ema" if model.averaged else options.weights or ("ema" if averages_first else "raw")
+    if chosen == "ema" and not model.averaged:
         tensors = _averaged(tensors, layout, where)
     weights = convert_weights(tensors, layout, config, where)
     origin = {
@@ -160,9 +160,8 @@ def _assumed(layout: KeyLayout, native: NativeConfig | None, exported: Fields | 
 
 def _part(model: ForeignModel) -> dict[str, Any]:
     """Says which part of a larger checkpoint is used, for the message."""
-    part = ".".join(name for name in (model.member, model.prefix.rstrip(".")) if name)
-    found: dict[str, Any] = {"part": part} if part else {}
-    if model.prefix and model.others:
+    found: dict[str, Any] = {"part": model.prefix.rstrip(".")} if model.prefix else {}
+    if model.others:
         found["unused_parts"] = list(model.others)
     return found
 

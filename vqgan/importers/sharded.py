@@ -1,8 +1,8 @@
 """Checkpoints in several files: an index says which tensor lies in which shard.
 
 ``model.safetensors.index.json`` and ``pytorch_model.bin.index.json`` hold ``weight_map``, names of tensors
-to names of files in the same folder (the layout of transformers and diffusers). Of the shards only headers are
-read; a tensor is read when it is asked for, so a small model among a large one's shards costs what it has.
+to names of files in the same folder (the layout of transformers and diffusers). Of the shards headers alone
+are read; a tensor is read when it is asked for, so a small model costs what it has, whatever lies beside it.
 """
 
 import re

@@ -235,6 +235,7 @@ def _config_candidates(folder: Path, stem: str) -> list[Path]:
         found = sorted(p for p in folder.iterdir() if p.suffix.lower() in _CONFIG_SUFFIXES and p.is_file())
     except OSError:
         return []
+    found = [p for p in found if not is_index(p)]
     usual = [p for p in found if p.stem == stem] + [p for p in found if p.stem in _CONFIG_STEMS]
     others = [p for p in found if p not in usual and p.stem.endswith(("-project", "_config", "-config"))]
     yamls = [p for p in found if p.suffix != ".json"]
