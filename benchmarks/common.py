@@ -7,10 +7,13 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from PIL import Image
@@ -112,6 +115,20 @@ def write_results(path: Path | None, results: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": described, **results}, indent=2) + "\n")
     say(f"written to {path}")
+
+
+def matrix_flops(dtype: str) -> float:
+    """Floating-point operations per second of a large matrix product, the best of five."""
+    size = 2048 if jax.default_backend() == "cpu" else 16384
+    matrix = jnp.ones((size, size), dtype)
+    product: Callable[[jax.Array], jax.Array] = jax.jit(lambda m: m @ m)
+    jax.block_until_ready(product(matrix))
+    best = float("inf")
+    for _ in range(5):
+        started = time.monotonic()
+        jax.block_until_ready(product(matrix))
+        best = min(best, time.monotonic() - started)
+    return 2 * size**3 / best
 
 
 def _processor() -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Images decoded and resized in a second of one core, beside other libraries.
 
 JPEG files made from the test photographs are decoded in full by each library, and how far its pixels are from
-ours is printed; then each makes centre crops of 256 pixels in the way that its users do. Processor time counts,
-and every library works on one thread.
+ours is printed; then each makes centre crops of 256 pixels in the way that its users do. Processor time
+counts, and every library works on one thread.
 
     python benchmarks/decode_images.py
     python benchmarks/decode_images.py --short-side 1080 --images 20
@@ -144,7 +144,12 @@ def main() -> None:
     say(f"\n1,000 images/s of this size need {cores:.1f} cores like this one")
     write_results(
         args.output,
-        {"short_side": args.short_side, "decoded": decoded, "crops": crops, "cores_for_1000_per_second": cores},
+        {
+            "short_side": args.short_side,
+            "decoded": decoded,
+            "crops": crops,
+            "cores_for_1000_per_second": cores,
+        },
     )
 
 
