@@ -49,6 +49,7 @@ class DecodeTokensConfig:
       dtype: type that convolutions compute in.
       threads: encoders of images per worker.
       report: write ``report.html``.
+      compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
       quiet: no progress.
     """
 
@@ -62,6 +63,7 @@ class DecodeTokensConfig:
     dtype: str = "float32"
     threads: int = os.cpu_count() or 1
     report: bool = True
+    compilation_cache: bool = True
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -222,7 +224,7 @@ def _run_pipeline(planned: PlannedDecode, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
     what = f"{counted(plan.entries, 'row')} of tokens in {counted(plan.slices, 'slice')}"
     speaker(planned.quiet)(f"{what}, codec {fingerprint}")
-    run_job(planned.job, plan, beam_args, planned.quiet)
+    run_job(planned.job, plan, beam_args, planned.quiet, planned.config.compilation_cache)
 
 
 def _open_codec(config: DecodeTokensConfig, tokens: TokenInput) -> CodecInfo:

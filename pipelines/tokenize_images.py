@@ -59,6 +59,7 @@ class TokenizeConfig:
       dedupe: reject images whose bytes occur under another key.
       max_reject_rate: stop when a slice has a larger share of rejects; None: no limit.
       report: write ``report.html``.
+      compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
       quiet: no progress.
     """
 
@@ -74,6 +75,7 @@ class TokenizeConfig:
     dedupe: bool = False
     max_reject_rate: float | None = None
     report: bool = True
+    compilation_cache: bool = True
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -241,7 +243,7 @@ def _run_pipeline(planned: PlannedTokenize, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
     what = f"{counted(plan.entries, 'image')} in {counted(plan.slices, 'slice')}"
     speaker(planned.quiet)(f"{what}, codec {fingerprint}")
-    run_job(planned.job, plan, beam_args, planned.quiet)
+    run_job(planned.job, plan, beam_args, planned.quiet, planned.config.compilation_cache)
 
 
 def _check_apart(source: str, output: str) -> None:
