@@ -17,10 +17,18 @@ from vqgan.folders import check_expansion
 from vqgan.importers.containers import READERS, sniff
 from vqgan.importers.convert import convert_weights, infer_config
 from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, declared_classes
+from vqgan.importers.native_config import config_files, natives, resolved_fields
 from vqgan.importers.pickle_objects import PickleError
-from vqgan.importers.registry import ForeignModel, find_published, recognise_model, refine_layout
+from vqgan.importers.registry import (
+    ForeignModel,
+    find_published,
+    layout_by_class,
+    layout_by_names,
+    recognise_model,
+    unknown_class,
+)
 from vqgan.importers.sharded import is_index, shard_files
-from vqgan.importers.source import ImportOptions, find_native, find_weights, parse_source
+from vqgan.importers.source import ImportOptions, find_weights, parse_source
 from vqgan.importers.tensors import Tensor
 from vqgan.importers.text_files import describe_unknown
 from vqgan.model.parameters import check_codec_size, codec_parameter_count
@@ -72,10 +80,11 @@ def _import(
     file: Path, container: str, model: ForeignModel, tree: Any, options: ImportOptions
 ) -> ImportedCodec:
     where = str(file)
-    native = find_native(file, options.config)
-    layout = refine_layout(model, native)
     exported = _exported_fields(tree, where)
-    known = exported if exported is not None else layout.native(native) if native is not None else {}
+    if exported is None:
+        layout, native, known = _configured(model, file, options)
+    else:
+        layout, native, known = layout_by_names(model), None, exported
     if options.attn_resolutions is not None:  # with the levels that have attention, they tell the resolution
         known = known | {"attn_resolutions": options.attn_resolutions}
     config = _with_options(infer_config(model.tensors, layout, known, where), options)
@@ -102,10 +111,40 @@ def _import(
         **_assumed(layout, native, exported),
         **_part(model),
         **({"published_name": found[0]} if found else {}),
-        **({"configuration": native.path.name} if native is not None and known else {}),
+        **_configurations(file, native),
         **_training_step(tree),
     }
     return ImportedCodec(config, weights, origin)
+
+
+def _configured(
+    model: ForeignModel, file: Path, options: ImportOptions
+) -> tuple[KeyLayout, NativeConfig | None, Fields]:
+    """Finds the configuration that says something of the model; returns layout, configuration and fields."""
+    unknown: NativeConfig | None = None
+    given = [name for name, value in dataclasses.asdict(options).items() if value is not None]
+    for native in natives(file, options.config):
+        layout = layout_by_class(model, native)
+        if layout is None:
+            unknown = unknown or native
+            continue
+        fields = resolved_fields(layout.native(native), native, given)
+        if fields or (layout.classes is not None and declared_classes(native)):
+            return layout, native, fields
+    if unknown is not None:
+        raise unknown_class(model, unknown)
+    layout = layout_by_names(model)
+    if options.config is not None:
+        raise UserError(f"{options.config}: it says nothing of a {layout.name} model; drop config=")
+    return layout, None, {}
+
+
+def _configurations(file: Path, used: NativeConfig | None) -> dict[str, Any]:
+    """Says which configuration was used, and which YAML files that lie beside it were not."""
+    found: dict[str, Any] = {} if used is None else {"configuration": used.path.name}
+    others = [path.name for path in config_files(file) if used is None or path.name != used.path.name]
+    unused = [name for name in others if not name.endswith(".json")]
+    return found | ({"unused_configurations": unused} if unused else {})
 
 
 def _check_size(config: ModelConfig, file: Path) -> None:

@@ -29,7 +29,7 @@ def is_index(path: Path) -> bool:
     if ".index." in path.name:
         return True
     try:
-        return '"weight_map"' in read_text(path, _MAX_BYTES)
+        return '"weight_map"' in read_text(path, _MAX_BYTES, "an index")
     except (DamagedError, OSError):
         return False
 
@@ -52,7 +52,7 @@ def read_weight_map(path: Path) -> dict[str, str]:
       UserError: it cannot be read, or leads out of its folder.
     """
     try:
-        document = parse_json(read_text(path, _MAX_BYTES), unique=True)
+        document = parse_json(read_text(path, _MAX_BYTES, "an index"), unique=True)
         found = document.get("weight_map") if isinstance(document, dict) else None
         if not isinstance(found, dict) or not found:
             raise DamagedError("it has no weight_map")

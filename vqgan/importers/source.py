@@ -1,4 +1,4 @@
-"""From what a user names to files: path and options, the weights in a folder, the configuration beside them.
+"""From what a user names to files: path and options, and the weights in a folder or on the Hub.
 
 ``model.ckpt?input_range=0,1&weights=ema`` is one string, so that it travels to every worker as it is.
 The options are the fields of :class:`ImportOptions`.
@@ -7,7 +7,6 @@ The options are the fields of :class:`ImportOptions`.
 import dataclasses
 import difflib
 import functools
-import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import Any
 from vqgan.downloads import fetching, is_dataset, is_hub, is_missing, is_unreachable, require_library
 from vqgan.errors import UserError
 from vqgan.importers.containers import sniff
-from vqgan.importers.layout import NativeConfig
 from vqgan.importers.sharded import index_of, is_index, is_shard, read_weight_map
 
 # Where several checkpoints lie in one folder, these names are meant, in this order.
@@ -32,11 +30,6 @@ _WEIGHT_SUFFIXES = (".safetensors", ".msgpack", ".ckpt", ".pt", ".pth", ".bin")
 # A diffusion pipeline's VQ model, a Lightning run, a taming run, a tokenizer beside a language model.
 _SUBFOLDERS = ("vqvae", "vqmodel", "movq", "checkpoints", "ckpts", "tokenizer", "vae")
 _LISTED = 8  # names in one error
-_CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
-_CONFIG_STEMS = ("config", "model", "configuration")
-_MAX_CONFIG_BYTES = 4 << 20
-_MAX_YAML_BYTES = 256 << 10  # its parser is slow
-_MAX_YAML_VALUES = 50_000  # anchors written out
 _EXAMPLES = {"input_range": "0,1", "attn_resolutions": "16", "resolution": "256"}
 
 
@@ -204,91 +197,6 @@ def _usual_weights(folder: Path, found: list[Path]) -> Path:
     raise UserError(f"{folder}: several checkpoints in this folder ({names}); give the path of one")
 
 
-def find_native(weights: Path, given: str | None) -> NativeConfig | None:
-    """Finds the configuration of a weights file; returns None where there is none.
-
-    Looked for: a file of the same name; ``config`` or ``model`` in the same folder; the only such file
-    there; and, for the folders that Lightning leaves, ``../configs``.
-
-    Args:
-      weights: the checkpoint file.
-      given: path that the user named; then nothing is searched.
-
-    Raises:
-      UserError: the named file cannot be read.
-    """
-    if given is not None:
-        path = Path(given)
-        if not path.is_file():
-            raise UserError(f"{given}: no such configuration file; give the path of a YAML or JSON file")
-        return _read_config(path, strict=True)
-    for folder in (weights.parent, weights.parent.parent / "configs"):
-        for path in _config_candidates(folder, weights.stem):
-            native = _read_config(path, strict=False)
-            if native is not None and native.data:
-                return native
-    return None
-
-
-def _config_candidates(folder: Path, stem: str) -> list[Path]:
-    try:
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in _CONFIG_SUFFIXES and p.is_file())
-    except OSError:
-        return []
-    found = [p for p in found if not is_index(p)]
-    usual = [p for p in found if p.stem == stem] + [p for p in found if p.stem in _CONFIG_STEMS]
-    others = [p for p in found if p not in usual and p.stem.endswith(("-project", "_config", "-config"))]
-    yamls = [p for p in found if p.suffix != ".json"]
-    return usual + others + (yamls if len(yamls) == 1 else [])
-
-
-def _read_config(path: Path, strict: bool) -> NativeConfig | None:
-    """Reads the file's mapping; without ``strict`` it is None where there is none."""
-    try:
-        if path.stat().st_size > (_MAX_CONFIG_BYTES if path.suffix == ".json" else _MAX_YAML_BYTES):
-            raise ValueError("it is too large for a configuration")
-        text = path.read_text()
-        data = json.loads(text) if path.suffix == ".json" else _parse_yaml(text, path)
-        if not isinstance(data, Mapping):
-            raise ValueError("it holds no mapping")
-        return NativeConfig(path, data)
-    except (OSError, ValueError, RecursionError) as error:
-        if strict or path.suffix != ".json":
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{path}: cannot be read as a configuration ({reason}); repair it, move it away, "
-                "or name another one with config=PATH"
-            ) from error
-        return None
-
-
-def _parse_yaml(text: str, path: Path) -> Any:
-    import yaml
-
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _yaml_values(node, {}) > _MAX_YAML_VALUES:
-            raise ValueError("its anchors stand for more values than any configuration has")
-        return loader.construct_document(node)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
-    finally:
-        loader.dispose()
-
-
-def _yaml_values(node: Any, known: dict[int, int]) -> int:
-    """Counts the values of a YAML node with every alias written out; ``known`` has those of earlier nodes."""
-    if id(node) not in known:
-        known[id(node)] = _MAX_YAML_VALUES + 1  # of a node within itself
-        parts = node.value if isinstance(node.value, list) else []
-        inner = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
-        known[id(node)] = 1 + sum(_yaml_values(part, known) for part in inner)
-    return known[id(node)]
-
-
 _CODEC = ["codec.json", "README.md", "encoder/*", "quantizer/*", "decoder/*"]  # a codec of ours
 _NAME = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>[^@?]+))?(?:@(?P<revision>[^?]+))?")
 # Weights and configurations; demonstrations and logs stay where they are.
@@ -335,8 +243,12 @@ def _fetch_file(hub: Any, repo: str, file: str, revision: str | None) -> Path:
     """Fetches one file, and the configuration beside it where there is one."""
     path = Path(hub.hf_hub_download(repo, file, revision=revision))
     folder = str(Path(file).parent)
+    beside_it = "" if folder == "." else f"{folder}/"
+    if is_index(path):
+        for name in sorted(set(read_weight_map(path).values())):
+            hub.hf_hub_download(repo, f"{beside_it}{name}", revision=revision)
     for name in _CONFIGURATIONS:
-        beside = name if folder == "." else f"{folder}/{name}"
+        beside = f"{beside_it}{name}"
         try:
             hub.hf_hub_download(repo, beside, revision=revision)
         except Exception as error:

@@ -39,12 +39,13 @@ def _placeholder(head: bytes) -> str:
     return ""
 
 
-def read_text(path: Path, most: int) -> str:
+def read_text(path: Path, most: int, what: str) -> str:
     """Reads a text in UTF-8, or in UTF-16 or UTF-32, with a byte order mark or without.
 
     Args:
       path: the file.
       most: bytes that it may have.
+      what: it should be, for the error.
 
     Raises:
       DamagedError: larger, in no such encoding, or something else in its place.
@@ -53,7 +54,7 @@ def read_text(path: Path, most: int) -> str:
     with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise DamagedError(f"it is too large: more than {most:,} bytes")
+        raise DamagedError(f"it is too large for {what}: more than {most:,} bytes")
     placeholder = _placeholder(data[:_HEAD])
     if placeholder:
         raise DamagedError(placeholder)

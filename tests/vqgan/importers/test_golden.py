@@ -12,7 +12,7 @@ from flax import nnx
 
 from vqgan import Codec, codec_checkpoint
 from vqgan.importers.convert import convert_weights, infer_config
-from vqgan.importers.registry import recognise_model, refine_layout
+from vqgan.importers.registry import layout_by_names, recognise_model
 from vqgan.model.vqgan import VQGAN, normalize
 
 HERE = Path(__file__).parents[2] / "testdata" / "golden"
@@ -70,7 +70,7 @@ def test_tokens_and_reconstruction_are_the_reference_s(name: str) -> None:
 def test_every_name_and_shape_of_a_published_file_has_its_place(name: str) -> None:
     tree = _zeros(json.loads((HERE / "names.json").read_text())[name])
     model = recognise_model(Path(name), "test", tree, "raw")
-    layout = refine_layout(model, None)
+    layout = layout_by_names(model)
     assert layout.name == FORMATS[name]
     config = infer_config(model.tensors, layout, {}, name)
     parts = convert_weights(model.tensors, layout, config, name)
