@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from vqgan.model.parameters import check_codec_size, codec_parameter_count
 _STEP_NAMES = ("global_step", "steps", "step")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImportedCodec:
     """A converted checkpoint.
 
@@ -91,11 +92,13 @@ def _import(
     # Averaged weights are a member of their own with most; latent-diffusion's are twins in the same one.
     if options.weights == "ema" and not model.averaged:
         tensors = _averaged(tensors, layout, where)
-    weights = convert_weights(tensors, layout, config, where)
+    with ThreadPoolExecutor(1) as pool:  # the sum is taken while the weights are converted
+        digest = pool.submit(_sha256, file)
+        weights = convert_weights(tensors, layout, config, where)
     origin = {
         "format": layout.name if exported is None else f"vqgan export in the keys of {layout.name}",
         "file": file.name,
-        "sha256": _sha256(file),
+        "sha256": digest.result(),
         "container": container,
         **({"shards": [path.name for path in shard_files(file)]} if is_index(file) else {}),
         "weights": "ema" if model.averaged else options.weights,
