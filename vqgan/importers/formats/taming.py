@@ -5,10 +5,14 @@ Keys: ``encoder.down.I.block.J``, ``decoder.up.I`` where ``up.0`` is the highest
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from vqgan.errors import UserError
+import numpy as np
+
+from vqgan.errors import UserError, first_line
 from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted, torch_leaf
+from vqgan.importers.tensors import Tensor
 
 _LAYERS = {
     "shortcut": ("nin_shortcut",),
@@ -55,7 +59,7 @@ def read_yaml(native: NativeConfig) -> Fields:
     """Reads fields from a YAML with a ``ddconfig``, wherever in it that stands.
 
     Raises:
-      UserError: the model is none that turns RGB images into tokens, or remaps them.
+      UserError: the model is none that turns RGB images into tokens.
     """
     params = find_params(native.data)
     if params is None:
@@ -64,8 +68,6 @@ def read_yaml(native: NativeConfig) -> Fields:
     where = f"{native.path}: ddconfig"
     if dd.get("in_channels", 3) != 3 or dd.get("out_ch", 3) != 3:
         raise UserError(f"{where}: the model takes {dd.get('in_channels')} channels; only RGB is supported")
-    if params.get("remap"):
-        raise UserError(f"{native.path}: the model remaps its tokens (remap); that is not supported")
     for name in ("tanh_out", "give_pre_end"):
         if dd.get(name):
             raise UserError(f"{where}: {name} is set; that is not supported")
@@ -100,7 +102,103 @@ def find_params(data: Any, depth: int = 0) -> Mapping[str, Any] | None:
     return None
 
 
-IGNORED = re.compile(r"loss\..*|discriminator\..*|colorize|quantize\.embedding\.(cluster_size|embed_avg)")
+# Parameters with a row for each code, and their averaged twins in latent-diffusion's files.
+_PER_CODE = {
+    "quantize.embedding.weight",
+    "quantize.embed.weight",
+    "quantize.proj.weight",
+    "quantize.proj.bias",
+}
+_PER_CODE |= {f"model_ema.{name.replace('.', '')}" for name in _PER_CODE}
+_USED = "quantize.used"
+_MAX_LIST_BYTES = 64 << 20
+
+
+def keep_used_codes(
+    tensors: Mapping[str, Tensor], native: NativeConfig | None, where: str
+) -> tuple[Mapping[str, Tensor], Fields] | None:
+    """Keeps the codes that a model's list of used ones names, in its order: tokens are places in the list.
+
+    The reference (``remap`` of taming's ``VectorQuantizer2``) looks for the nearest of all codes and gives
+    its place in the list; for a code that is not in it, a place drawn at random. With the codes of the list
+    alone the former is the same, and in the latter case its nearest code takes the place of chance.
+
+    Args:
+      tensors: the model's parameters.
+      native: its configuration, which says whether tokens are remapped; without one, a list in the file
+        says so.
+      where: the file, for errors.
+
+    Returns:
+      The parameters with the codes of the list, and what to say of it; None where nothing is remapped.
+
+    Raises:
+      UserError: the list is missing or does not fit the codes, or codes outside of it have a fixed place.
+    """
+    params = (find_params(native.data) if native is not None else None) or {}
+    named = params.get("remap")
+    if not named and (params or _USED not in tensors):
+        return None
+    unknown = params.get("unknown_index", "random")
+    if unknown != "random":
+        raise UserError(
+            f"{where}: unknown_index is {unknown!r:.40} in its configuration; only 'random' is supported"
+        )
+    used = _used_codes(tensors, native, named, where)
+    rows = {name: tensor for name, tensor in tensors.items() if name in _PER_CODE}
+    codes = max((tensor.shape[0] for tensor in rows.values() if tensor.shape), default=0)
+    if (
+        used.ndim != 1
+        or used.dtype.kind not in "iu"
+        or not len(used)
+        or used.min() < 0
+        or used.max() >= codes
+    ):
+        raise UserError(f"{where}: its list of used codes is none of places among its {codes} codes")
+    kept = {name: _rows(tensor, used) for name, tensor in rows.items() if tensor.shape[:1] == (codes,)}
+    said = {
+        "codes": len(used),
+        "of": codes,
+        "outside_of_the_list": "the nearest in it; the reference draws one",
+    }
+    return {**tensors, **kept}, {**said, **({"file": str(named)} if named else {})}
+
+
+def _rows(tensor: Tensor, used: np.ndarray) -> Tensor:
+    return Tensor((len(used), *tensor.shape[1:]), tensor.dtype, lambda: tensor.read()[used])
+
+
+def _used_codes(
+    tensors: Mapping[str, Tensor], native: NativeConfig | None, named: Any, where: str
+) -> np.ndarray:
+    """Reads the list from the checkpoint, or from the file that the configuration names."""
+    if _USED in tensors:
+        return tensors[_USED].read()
+    folder = native.path.parent if native is not None else Path()
+    for path in (
+        folder / str(named),
+        folder / Path(str(named)).name,
+        Path(where).parent / Path(str(named)).name,
+    ):
+        if path.is_file():
+            return _read_list(path)
+    raise UserError(
+        f"{where}: the list of used codes {named!s:.80} is missing; put it beside the configuration"
+    )
+
+
+def _read_list(path: Path) -> np.ndarray:
+    try:
+        if path.stat().st_size > _MAX_LIST_BYTES:
+            raise ValueError("it is too large")
+        return np.asarray(np.load(path, allow_pickle=False))
+    except Exception as error:  # NumPy's parser of headers raises many types
+        raise UserError(f"{path}: not a list of used codes ({first_line(error)}); copy it again") from error
+
+
+IGNORED = re.compile(
+    r"loss\..*|discriminator\..*|colorize|quantize\.used|quantize\.embedding\.(cluster_size|embed_avg)"
+)
 
 LAYOUT = KeyLayout(
     name="taming-transformers",
@@ -109,4 +207,5 @@ LAYOUT = KeyLayout(
     names=_names,
     native=read_yaml,
     ignored=IGNORED,
+    remap=keep_used_codes,
 )
