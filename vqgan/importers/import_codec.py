@@ -17,7 +17,7 @@ from vqgan.errors import UserError
 from vqgan.folders import check_expansion
 from vqgan.importers.containers import READERS, sniff
 from vqgan.importers.convert import convert_weights, infer_config
-from vqgan.importers.layout import Fields, KeyLayout, NativeConfig
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, declared_classes
 from vqgan.importers.native_config import config_files, natives, resolved_fields
 from vqgan.importers.pickle_objects import PickleError
 from vqgan.importers.registry import ForeignModel, find_published, recognise_model, refine_layout
@@ -62,7 +62,7 @@ def import_checkpoint(source: str) -> ImportedCodec:
         if container is None:
             raise UserError(f"{file}: not a checkpoint that we know: {describe_unknown(file)}")
         tree = READERS[container](file)
-        model = recognise_model(file, container, tree, options.weights)
+        model = recognise_model(file, container, tree, options.weights or "raw")
         return _import(file, container, model, tree, options)
     except PickleError as error:
         raise UserError(f"{file}: the checkpoint is damaged ({error}); download or copy it again") from error
@@ -91,7 +91,9 @@ def _import(
     _check_size(config, file)
     tensors = model.tensors
     # Averaged weights are a member of their own with most; latent-diffusion's are twins in the same one.
-    if options.weights == "ema" and not model.averaged:
+    averages_first = layout.averages_first is not None and layout.averages_first(tensors.keys(), native)
+    chosen = "ema" if model.averaged else options.weights or ("ema" if averages_first else "raw")
+    if chosen == "ema" and not model.averaged:
         tensors = _averaged(tensors, layout, where)
     with ThreadPoolExecutor(1) as pool:  # the sum is taken while the weights are converted
         digest = pool.submit(_sha256, file)
@@ -102,7 +104,8 @@ def _import(
         "sha256": digest.result(),
         "container": container,
         **({"shards": [path.name for path in shard_files(file)]} if is_index(file) else {}),
-        "weights": "ema" if model.averaged else options.weights,
+        "weights": chosen,
+        **_assumed(layout, native, exported),
         **_part(model),
         **remap,
         **({"published_name": found[0]} if found else {}),
@@ -163,7 +166,7 @@ def _check_size(config: ModelConfig, file: Path) -> None:
 def _averaged(tensors: Mapping[str, Tensor], layout: KeyLayout, where: str) -> Mapping[str, Tensor]:
     found = None if layout.averaged is None else layout.averaged(tensors, where)
     if found is None:
-        raise UserError(f"{where}: it has no averaged weights; drop weights=ema")
+        raise UserError(f"{where}: it has no averaged weights; take the others with weights=raw")
     return found
 
 
@@ -192,6 +195,13 @@ def _with_options(config: ModelConfig, options: ImportOptions) -> ModelConfig:
     if options.attn_resolutions is not None:
         given["attn_resolutions"] = options.attn_resolutions
     return dataclasses.replace(config, **given)
+
+
+def _assumed(layout: KeyLayout, native: NativeConfig | None, exported: Fields | None) -> dict[str, Any]:
+    """Says what was taken for granted, where nothing but names and shapes speaks."""
+    if exported is not None or declared_classes(native) or not layout.assumed:
+        return {}
+    return {"assumed": f"{layout.assumed}; no configuration names the model's class"}
 
 
 def _part(model: ForeignModel) -> dict[str, Any]:

@@ -12,14 +12,32 @@ from typing import Any
 
 from vqgan.errors import UserError
 from vqgan.importers.containers import subtrees
-from vqgan.importers.formats import diffusers, latent_diffusion, llamagen, lwm, maskgit, taming, vqgan_jax
-from vqgan.importers.layout import Fields, KeyLayout, NativeConfig
+from vqgan.importers.formats import (
+    chameleon,
+    diffusers,
+    latent_diffusion,
+    llamagen,
+    lwm,
+    maskgit,
+    seed_voken,
+    taming,
+    vqgan_jax,
+)
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, declared_classes
 from vqgan.importers.pickle_constructors import flatten_tensors
 from vqgan.importers.tensors import Tensor
 
-# A new format is one file in formats/ and one line here. taming's stands for latent-diffusion's as well.
+# A new format is one file in formats/ and one line here. Of those that share a marker, the first that takes a
+# file is meant.
 LAYOUTS: tuple[KeyLayout, ...] = (
+    maskgit.TORCH_LAYOUT,
+    seed_voken.OPEN_MAGVIT2,
+    seed_voken.IBQ,
+    chameleon.JANUS,
+    chameleon.CHAMELEON,
+    latent_diffusion.LAYOUT,
     taming.LAYOUT,
+    llamagen.JANUS,
     llamagen.LAYOUT,
     diffusers.LAYOUT,
     vqgan_jax.LAYOUT,
@@ -149,7 +167,9 @@ def _take(
             inside[name.removeprefix(prefix)] = tensor
         else:
             others.add(part)
-    if not any(name.startswith(("quantize.", "quantizer.")) for name in inside):
+    layout = next(other for other in _fitting(layout, inside) if other.unnamed(inside.keys()))
+    has_codebook = any(name.startswith(("quantize.", "quantizer.")) for name in inside)
+    if not has_codebook and layout.fields.get("quantizer") != "lfq":
         raise UserError(
             f"{file}: a {layout.name} autoencoder without a codebook (KL): it has no tokens; give a VQ model"
         )
@@ -183,10 +203,28 @@ def _names_in_member(tree: Any) -> list[str]:
 
 
 def refine_layout(model: ForeignModel, native: NativeConfig | None) -> KeyLayout:
-    """Tells latent-diffusion's files from taming's, whose markers are the same."""
-    if model.layout is taming.LAYOUT and latent_diffusion.is_latent_diffusion(model.tensors, native):
-        return latent_diffusion.LAYOUT
-    return model.layout
+    """Tells formats with the same marker apart: by the class that the configuration names, else by names.
+
+    Raises:
+      UserError: the configuration names a class that none of them reads.
+    """
+    fitting = _fitting(model.layout, model.tensors)
+    declared = declared_classes(native)
+    if native is None or not declared:
+        return next(layout for layout in fitting if layout.unnamed(model.tensors.keys()))
+    for layout in fitting:
+        if layout.classes is None or all(layout.classes.fullmatch(name) for name in declared):
+            return layout
+    raise UserError(
+        f"{native.path}: it names {' and '.join(f'{name:.80}' for name in declared)}, which we do not know "
+        f"for a file with such parameters ({', '.join(layout.name for layout in fitting)}); give the "
+        "file's own configuration with config=PATH, or move this one away"
+    )
+
+
+def _fitting(layout: KeyLayout, tensors: Mapping[str, Tensor]) -> list[KeyLayout]:
+    """Lists the layouts with the same marker that these names fit."""
+    return [other for other in LAYOUTS if other.marker == layout.marker and other.fits(tensors.keys())]
 
 
 def explain_other_model(container: str, names: Sequence[str]) -> str:
@@ -202,7 +240,7 @@ def explain_other_model(container: str, names: Sequence[str]) -> str:
         )
     return (
         f"a {container} file whose {len(names)} tensors are those of no VQGAN that we know; it has {shown}; "
-        "known: taming-transformers, latent-diffusion, llamagen, diffusers, vqgan-jax, lwm, maskgit"
+        f"known: {', '.join(dict.fromkeys(layout.name for layout in LAYOUTS))}"
     )
 
 

@@ -41,7 +41,8 @@ class ImportOptions:
       input_range: pixel values that the network expects for uint8 0 and 255.
       resolution: side in pixels that the model was trained at.
       attn_resolutions: sides, at ``resolution``, of the levels with attention.
-      weights: ``raw``, or ``ema`` for the averaged weights where the file has both.
+      weights: ``raw``, or ``ema`` for the averaged weights where the file has both; what the original code
+        runs with if None.
       name: published name, whose settings and parameter count must fit.
       config: native configuration file, if it lies elsewhere.
     """
@@ -49,7 +50,7 @@ class ImportOptions:
     input_range: tuple[float, float] | None = None
     resolution: int | None = None
     attn_resolutions: tuple[int, ...] | None = None
-    weights: str = "raw"
+    weights: str | None = None
     name: str | None = None
     config: str | None = None
 
