@@ -297,7 +297,7 @@ def weights_sha256(*parts: Mapping[str, np.ndarray], prefix: bytes = b"") -> str
         for name in sorted(weights):
             value = np.ascontiguousarray(weights[name], dtype="<f4")
             digest.update(f"{name}{list(value.shape)}".encode())
-            digest.update(value.tobytes())
+            digest.update(value.reshape(-1).data)  # without a copy
     return digest.hexdigest()
 
 
