@@ -172,12 +172,14 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
     """Opens the token data set and its codec, checks both, and plans; writes nothing.
 
     Raises:
-      UserError: no finished data set, a shard that is not the manifest's, no codec or another one.
+      UserError: no finished data set, a shard that is not the manifest's, no codec or another one, or one
+        without a decoder.
     """
     manifest = read_token_manifest(config.tokens)
     tokens = token_input(config.tokens, manifest)
     _check_apart(tokens.folder, config.output)
     codec = _open_codec(config, tokens)
+    codec.require_decoder("give one of the same tokens that has one with --codec")
     factor = codec.config.downsampling
     config.form.check_size(tokens.grid[0] * factor, tokens.grid[1] * factor)
     parts = plan_parts(tokens, manifest["shards"], config.views, config.limit)

@@ -114,6 +114,7 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
     infos = [read_info(name) for name in config.codecs]
     job = _job(config, _image_size(config, infos))
     for info in infos:
+        info.require_decoder("give one that has one to measure reconstructions")
         info.config.grid(job.geometry.image_size, job.geometry.image_size)
     source = open_source(config.source)
     source.fields()

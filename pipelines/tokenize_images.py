@@ -232,7 +232,8 @@ def _without_images(source: SourceConfig) -> str:
 def _run_pipeline(planned: PlannedTokenize, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
     what = f"{counted(plan.entries, 'image')} in {counted(plan.slices, 'slice')}"
-    speaker(planned.quiet)(f"{what}, codec {fingerprint}")
+    assumed = planned.codec.card.get("origin", {}).get("assumed")
+    speaker(planned.quiet)(f"{what}, codec {fingerprint}{f', assumed: {assumed}' if assumed else ''}")
     run_job(planned.job, plan, beam_args, planned.quiet, planned.config.compilation_cache)
 
 

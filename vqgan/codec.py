@@ -128,8 +128,9 @@ class Codec:
           uint8 ``[N, H, W, 3]`` (or ``[N, T, H, W, 3]``).
 
         Raises:
-          UserError: a token outside the codebook.
+          UserError: a token outside the codebook, or a codec without a decoder.
         """
+        self.info.require_decoder()
         tokens = np.asarray(tokens)
         if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim not in (3, 4):
             raise ValueError(
@@ -195,6 +196,7 @@ class Codec:
 
     @cached_property
     def _decoder(self) -> tuple[Any, Any]:
+        self.info.require_decoder()
         config = _inference(self.config)
         modules = {
             "quantizer": _abstract_quantizer(config),

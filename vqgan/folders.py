@@ -306,15 +306,18 @@ def config_fingerprint(
 ) -> str:
     """Returns the sha256 over a model's configuration and weights, by which it is known.
 
-    Dropout acts in training only and is left out. So are fields at their default: one that is added in a
-    later release does not change the fingerprint of what does not use it.
+    Dropout acts in training only and is left out, and whether there is a decoder says nothing of tokens. So
+    are fields at their default: one that is added in a later release does not change the fingerprint of what
+    does not use it.
 
     Args:
       fields: the configuration as JSON data.
       defaults: the same of a configuration in which nothing was set.
       weights: parts that count, in their order.
     """
-    changed = {n: value for n, value in fields.items() if n != "dropout" and value != defaults.get(n)}
+    # A field that is not among the defaults is one that is left out at its own.
+    counting = {name: value for name, value in fields.items() if name not in ("dropout", "has_decoder")}
+    changed = {name: value for name, value in counting.items() if value != defaults.get(name)}
     prefix = json.dumps(changed, sort_keys=True, separators=(",", ":")).encode()
     return weights_sha256(*weights, prefix=prefix)
 
