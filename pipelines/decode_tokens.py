@@ -24,7 +24,8 @@ from transforms.decoding.plan import (
 )
 from transforms.decoding.shard import DecodeTask
 from transforms.sharded.batching import fitted_batch_size
-from transforms.sharded.plan import InputChanges, Plan
+from transforms.sharded.input_changes import InputChanges
+from transforms.sharded.plan import Plan
 from transforms.sharded.run import missing_files, run_planned, speaker
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info

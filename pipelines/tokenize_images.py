@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
 from pyarrow import fs
 
 from pipelines.beam_runs import run_job, write_record
@@ -15,19 +14,10 @@ from pipelines.settings import DTYPES, check_at_least_one
 from transforms.images.crops import Geometry, count_views
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.batching import fitted_batch_size
-from transforms.sharded.plan import (
-    KEYS_FILE,
-    InputChanges,
-    Plan,
-    check_keys,
-    collect,
-    cut,
-    input_changes,
-    make_plan,
-    read_plan,
-    write_plan,
-)
+from transforms.sharded.input_changes import InputChanges, input_changes
+from transforms.sharded.plan import Plan, keys_file, make_plan, read_plan, write_plan
 from transforms.sharded.run import missing_files, run_planned, speaker
+from transforms.sharded.slices import Slices, check_keys, collect, cut
 from transforms.sources import SourceConfig, open_source
 from transforms.sources.globs import EVERYTHING
 from transforms.sources.locations import Location, locate
@@ -93,7 +83,7 @@ class PlannedTokenize:
     config: TokenizeConfig
     codec: CodecInfo
     plan: Plan
-    slices: list[pa.Table]
+    slices: Slices
 
     folders = (DATA_FOLDER,)
 
@@ -120,7 +110,7 @@ class PlannedTokenize:
             decode=config.decode,
             geometry=config.geometry,
             codec=config.codec,
-            batch_size=fitted_batch_size(config.batch_size, [part.num_rows * views for part in self.slices]),
+            batch_size=fitted_batch_size(config.batch_size, self.slices.sizes * views),
             dtype=config.dtype,
             threads=config.threads,
             plan_hash=self.plan.hash,
@@ -175,7 +165,7 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
     if note := left_out(config.source.input, kind):
         speaker(config.quiet)(note)
     fields = source.fields()
-    entries = collect(source.list())
+    entries = collect(source.list(), fields)
     if not entries.num_rows:
         raise UserError(_without_images(config.source))
     check_keys(entries, config.source.kind)
@@ -257,7 +247,7 @@ def _check_apart(source: str, output: str) -> None:
     local = isinstance(filesystem, fs.LocalFileSystem)
     inner, root = (os.path.realpath(path) if local else path for path in (inner, location.root))
     folders = os.path.relpath(inner, root).split("/")
-    written = (MANIFEST_FILE, KEYS_FILE, shard_name(0, 1))
+    written = (MANIFEST_FILE, keys_file(0), shard_name(0, 1))
     if folders[0] != ".." and any(_takes(location, [*folders, *name.split("/")]) for name in written):
         raise UserError(f"{output}: lies inside the input {source}; choose an output beside it")
 

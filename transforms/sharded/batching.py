@@ -33,7 +33,7 @@ _lock = threading.Lock()
 _codecs: dict[tuple[str, int, str], "Codec"] = {}
 
 
-def fitted_batch_size(batch_size: int, slices: Sequence[int]) -> int:
+def fitted_batch_size(batch_size: int, slices: Sequence[int] | np.ndarray) -> int:
     """Returns the batch size of a job, so that little of its batches is padding, which costs what images do.
 
     All of a job's batches have one shape: another one for the rest of a slice would have to be compiled, and
@@ -45,12 +45,13 @@ def fitted_batch_size(batch_size: int, slices: Sequence[int]) -> int:
       batch_size: as asked for.
       slices: number of rows of each slice.
     """
-    whole = 1 << max(0, max(slices, default=0) - 1).bit_length()  # holds the largest slice
+    counts = np.asarray(slices, np.int64)
+    whole = 1 << max(0, int(counts.max(initial=0)) - 1).bit_length()  # holds the largest slice
     sizes = [batch_size] if batch_size <= whole else []
     sizes += [size for size in (whole >> n for n in range(whole.bit_length())) if size < batch_size]
     sizes = [size for size in sizes if size >= LEAST_BATCH] or sizes[:1]
-    padding = {size: sum(-rows % size for rows in slices) for size in sizes}
-    fitting = (size for size in sizes if padding[size] <= MOST_PADDING * sum(slices))
+    padding = {size: int((-counts % size).sum()) for size in sizes}
+    fitting = (size for size in sizes if padding[size] <= MOST_PADDING * counts.sum())
     return next(fitting, min(sizes, key=lambda size: (padding[size], -size)))
 
 
