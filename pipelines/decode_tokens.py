@@ -114,9 +114,7 @@ class PlannedDecode:
             form=config.form,
             views=config.views,
             codec=config.codec or self.tokens.codec,
-            batch_size=fitted_batch_size(
-                config.batch_size, max((part.planned for part in self.parts), default=1)
-            ),
+            batch_size=fitted_batch_size(config.batch_size, [part.planned for part in self.parts]),
             dtype=config.dtype,
             threads=config.threads,
             plan_hash=self.plan.hash,

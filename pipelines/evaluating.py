@@ -37,6 +37,7 @@ from pipelines.evaluation_report import (
 from pipelines.settings import check_at_least_one
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
+from transforms.sharded.batching import fitted_batch_size
 from transforms.sharded.manifest import versions
 from transforms.sharded.progress import Progress
 from transforms.sharded.rejects import RejectRow
@@ -122,6 +123,7 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
     if config.output is not None:
         filesystems.make_folder(config.output)
     entries = select(collect(source.list(), source.fields()), config)
+    config = dataclasses.replace(config, batch_size=fitted_batch_size(config.batch_size, [len(entries)]))
     evaluation = CodecEvaluation(config, job, metrics, source)
     evaluation.measure(entries)
     results = evaluation.results()

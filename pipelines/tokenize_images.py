@@ -103,14 +103,14 @@ class PlannedTokenize:
     @property
     def task(self) -> TokenizeTask:
         """What workers need to know."""
-        config, largest = self.config, int(self.slices.sizes.max())
+        config, views = self.config, count_views(self.config.geometry)
         return TokenizeTask(
             output=config.output,
             source=config.source,
             decode=config.decode,
             geometry=config.geometry,
             codec=config.codec,
-            batch_size=fitted_batch_size(config.batch_size, largest * count_views(config.geometry)),
+            batch_size=fitted_batch_size(config.batch_size, self.slices.sizes * views),
             dtype=config.dtype,
             threads=config.threads,
             plan_hash=self.plan.hash,

@@ -236,8 +236,19 @@ def _inference(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, dropout=0.0, quantizer=quantizer)
 
 
+class _OneKey:
+    """Stands for the random state of weights that nobody draws, whose tracing would take half a second."""
+
+    def __init__(self) -> None:
+        self._key = jax.random.key(0)
+
+    def params(self) -> jax.Array:
+        """Returns the key of every weight."""
+        return self._key
+
+
 def _abstract(build: Any) -> Any:
-    return nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: build(_OneKey()))
 
 
 def _abstract_quantizer(config: ModelConfig) -> Any:
