@@ -29,7 +29,7 @@ def estimate(config: TokenizeConfig) -> dict[str, Any]:
       UserError: as a real run would.
     """
     planned = plan_tokenize(config)
-    codec = load_codec(config.codec, config.batch_size, config.dtype)
+    codec = load_codec(config.codec, config.batch_size, config.dtype, planned.engine)
     views = count_views(config.geometry)
     sample = planned.slices[0].slice(0, max(1, SAMPLE_BATCHES * codec.batch_size // views))
     entries = [Entry(**row) for row in sample.to_pylist()]

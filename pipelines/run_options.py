@@ -15,6 +15,7 @@ from transforms.decoding.image_format import EXTENSIONS, FORMATS
 from transforms.images.config import TRUNCATED, DecodeConfig
 from transforms.images.crops import FILTERS, RESIZES, VIEWS, Geometry
 from transforms.sources.base import KINDS, SourceConfig
+from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
       max_reject_rate: stop when a larger share of a slice is rejected, 0 to 1
       report: write report.html
       quiet: print errors only
+      engine: runs the codec's networks; auto: openvino where installed, without an accelerator
     """
 
     title: ClassVar[str] = ""
@@ -187,6 +189,7 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
     max_reject_rate: float | None = field(default=None, metadata=flag(shown="no limit"))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
+    engine: str = field(default="jax", metadata=flag(choices=ENGINES))
 
     def config(self) -> "TokenizeConfig":
         """Returns the settings as the run takes them.
@@ -213,6 +216,7 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
             max_reject_rate=self.max_reject_rate,
             report=self.report,
             quiet=self.quiet,
+            engine=self.engine,
         )
 
 
@@ -234,6 +238,7 @@ class DecodeOptions(BeamOptions):
       threads: encoders of images
       report: write report.html
       quiet: print errors only
+      engine: runs the codec's networks, as for tokenize
     """
 
     tokens: PathLike
@@ -251,6 +256,7 @@ class DecodeOptions(BeamOptions):
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
+    engine: str = field(default="jax", metadata=flag(choices=ENGINES))
 
     def config(self) -> "DecodeTokensConfig":
         """Returns the settings as the run takes them.
@@ -272,6 +278,7 @@ class DecodeOptions(BeamOptions):
             threads=threads_of(self.threads),
             report=self.report,
             quiet=self.quiet,
+            engine=self.engine,
         )
 
 
@@ -295,6 +302,7 @@ class EvaluateOptions(SourceOptions):
       batch_size: images per device call
       threads: readers and decoders
       quiet: print errors only
+      engine: runs the codecs' networks, as for tokenize
     """
 
     title: ClassVar[str] = ""
@@ -317,6 +325,7 @@ class EvaluateOptions(SourceOptions):
     batch_size: int = 32
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
     quiet: bool = field(default=False, metadata=flag(recorded=False))
+    engine: str = field(default="jax", metadata=flag(choices=ENGINES))
 
     def config(self) -> "EvaluateConfig":
         """Returns the settings as the run takes them.
@@ -340,4 +349,5 @@ class EvaluateOptions(SourceOptions):
             threads=threads_of(self.threads),
             output=optional_path(self.output),
             quiet=self.quiet,
+            engine=self.engine,
         )

@@ -37,6 +37,7 @@ from transforms.tokenizing.shard import TokenizeTask, is_outdated
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
+from vqgan.engines.choice import EngineChoice, resolve_engine
 from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE
 from vqgan.shards import DATA_FOLDER, rejects_name, shard_name
@@ -60,6 +61,7 @@ class TokenizeConfig:
       max_reject_rate: stop when a slice has a larger share of rejects; None: no limit.
       report: write ``report.html``.
       quiet: no progress.
+      engine: what runs the codec's networks.
     """
 
     source: SourceConfig
@@ -75,6 +77,7 @@ class TokenizeConfig:
     max_reject_rate: float | None = None
     report: bool = True
     quiet: bool = False
+    engine: str = "jax"
 
     def __post_init__(self) -> None:
         check_at_least_one(self, ("slice_size", "batch_size", "threads"))
@@ -92,6 +95,7 @@ class PlannedTokenize:
     codec: CodecInfo
     plan: Plan
     slices: list[pa.Table]
+    engine: EngineChoice
 
     folders = (DATA_FOLDER,)
 
@@ -125,6 +129,7 @@ class PlannedTokenize:
             slices=self.plan.slices,
             max_reject_rate=config.max_reject_rate,
             copied=self._is_copied,
+            engine=self.engine,
         )
 
     @functools.cached_property
@@ -166,6 +171,7 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
     """
     codec = read_info(config.codec)
     codec.config.grid(config.geometry.image_size, config.geometry.image_size)
+    engine = resolve_engine(config.engine, codec.config)
     _check_apart(config.source.input, config.output)
     kind = config.source.kind or recognise(config.source.input)
     config = dataclasses.replace(config, source=dataclasses.replace(config.source, kind=kind))
@@ -193,8 +199,9 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
         "slice_size": config.slice_size,
         "dtype": config.dtype,
         "dedupe": config.dedupe,
+        **engine.identity(),
     }
-    return PlannedTokenize(config, codec, make_plan(slices, settings), slices)
+    return PlannedTokenize(config, codec, make_plan(slices, settings), slices, engine)
 
 
 def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str], record: bytes = b"") -> dict[str, Any]:
@@ -240,7 +247,7 @@ def _without_images(source: SourceConfig) -> str:
 def _run_pipeline(planned: PlannedTokenize, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
     what = f"{counted(plan.entries, 'image')} in {counted(plan.slices, 'slice')}"
-    speaker(planned.quiet)(f"{what}, codec {fingerprint}")
+    speaker(planned.quiet)(f"{what}, codec {fingerprint}{planned.engine.told(planned.config.engine)}")
     run_job(planned.job, plan, beam_args, planned.quiet)
 
 

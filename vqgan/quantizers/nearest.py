@@ -54,6 +54,13 @@ def nearest_code(latents: jax.Array, codebook: jax.Array) -> jax.Array:
     return map_blocks(block, latents, codebook.shape[0])
 
 
+def relative_gap(scores: jax.Array) -> jax.Array:
+    """Returns the gap ``[N]`` of the two largest of ``[N, K]`` scores, as a share of the larger magnitude."""
+    best = jax.lax.top_k(scores, 2)[0]  # (N, 2)
+    largest = jnp.maximum(jnp.max(jnp.abs(best), axis=1), LEAST_NORM)
+    return (best[:, 0] - best[:, 1]) / largest
+
+
 def map_blocks(block: Callable[[jax.Array], jax.Array], latents: jax.Array, codes: int) -> jax.Array:
     """Maps ``block`` over ``[N, D]`` latents in parts, so that few distances to ``codes`` are held at once.
 
@@ -141,6 +148,18 @@ class NearestQuantizer(Quantizer):
         """Turns ``[B, h, w, D]`` latents into ``[B, h, w]`` int32 tokens."""
         flat = self.comparable(latents.reshape(-1, latents.shape[-1]))
         return nearest_code(flat, self._codes()).reshape(latents.shape[:-1])
+
+    def margins(self, latents: jax.Array) -> jax.Array:
+        """Returns the gap ``[B, h, w]`` of the two least squared distances, as a share of the larger."""
+        codes = self._codes()
+        squares = jnp.sum(codes**2, axis=1)  # (K,)
+
+        def block(part: jax.Array) -> jax.Array:
+            products = jnp.matmul(part, codes.T, precision=jax.lax.Precision.HIGHEST)  # (n, K)
+            return relative_gap(2 * products - squares[None, :] - jnp.sum(part**2, axis=1)[:, None])
+
+        flat = self.comparable(latents.reshape(-1, latents.shape[-1]))
+        return map_blocks(block, flat, codes.shape[0]).reshape(latents.shape[:-1])
 
     def lookup(self, tokens: jax.Array) -> jax.Array:
         """Turns ``[B, h, w]`` tokens into ``[B, h, w, D]`` code vectors."""
