@@ -140,6 +140,25 @@ class ImageOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CompilingOptions(Options):
+    """Settings of a command that compiles a model.
+
+    Attributes:
+      compilation_cache: keep what XLA compiles in the user's cache folder, and take it from there
+    """
+
+    title: ClassVar[str] = ""
+    compilation_cache: bool = field(default=True, metadata=flag(recorded=False))
+
+    def use_compilation_cache(self) -> None:
+        """Switches the cache on in this process, if it is wanted; loads JAX."""
+        if self.compilation_cache:
+            from vqgan.compilation_cache import enable_compilation_cache
+
+            enable_compilation_cache()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BeamOptions(Options):
     """Where a pipeline runs.
 
@@ -159,7 +178,7 @@ class BeamOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
+class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions):
     """Settings of ``vqgan tokenize``, beside those of its input and images.
 
     Attributes:
@@ -215,13 +234,14 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
             dedupe=self.dedupe,
             max_reject_rate=self.max_reject_rate,
             report=self.report,
+            compilation_cache=self.compilation_cache,
             quiet=self.quiet,
             engine=self.engine,
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecodeOptions(BeamOptions):
+class DecodeOptions(CompilingOptions, BeamOptions):
     """Settings of ``vqgan decode``.
 
     Attributes:
@@ -277,13 +297,14 @@ class DecodeOptions(BeamOptions):
             dtype=self.dtype,
             threads=threads_of(self.threads),
             report=self.report,
+            compilation_cache=self.compilation_cache,
             quiet=self.quiet,
             engine=self.engine,
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(SourceOptions):
+class EvaluateOptions(CompilingOptions, SourceOptions):
     """Settings of ``vqgan evaluate``, beside those of its input.
 
     Attributes:

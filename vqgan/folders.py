@@ -314,7 +314,7 @@ def config_fingerprint(
       defaults: the same of a configuration in which nothing was set.
       weights: parts that count, in their order.
     """
-    changed = {n: value for n, value in fields.items() if n != "dropout" and value != defaults[n]}
+    changed = {n: value for n, value in fields.items() if n != "dropout" and value != defaults.get(n)}
     prefix = json.dumps(changed, sort_keys=True, separators=(",", ":")).encode()
     return weights_sha256(*weights, prefix=prefix)
 

@@ -28,7 +28,7 @@ KNOWN_FIELDS = frozenset(
         *("z_channels", "double_z", "embed_dim", "codebook_size", "quantizer", "fsq_levels", "quant_conv"),
         *("dropout", "norm_groups", "input_range", "clip_output", "bias", "shortcut_from_branch"),
         *("resamp_with_conv", "pool_downsample", "mid_blocks", "decoder_res_blocks", "stem_channels"),
-        "encoder_out_kernel",
+        *("encoder_out_kernel", "has_decoder", "symmetric_downsample", "depth_to_space", "adaptive_norm"),
     }
 )
 """Fields of a configuration that OpenVINO's graphs, or JAX's quantizers beside them, take account of."""

@@ -118,9 +118,12 @@ class _Builder:
         config = self._config
         x = self._transpose(codes, TO_CHANNELS_FIRST)
         x = self._conv("post_quant_conv", x) if config.quant_conv else x
+        statistics = self._statistics(x) if config.adaptive_norm else None
         x = self._middle("decoder.middle", self._conv("decoder.conv_in", x))
         side = config.resolution // config.downsampling
         for level in range(len(config.ch_mult)):
+            if statistics is not None:
+                x = self._adaptive_norm(f"decoder.levels.{level}.adaptive", x, *statistics)
             x = self._level(f"decoder.levels.{level}", x, config.decoder_blocks, side)
             if level < len(config.ch_mult) - 1:
                 x, side = self._upsample(f"decoder.levels.{level}.resample", x), side * 2
@@ -177,10 +180,13 @@ class _Builder:
 
     def _downsample(self, name: str, x: "Node") -> "Node":
         if self._config.learned_downsampling:
-            return self._conv(f"{name}.conv", x, stride=2, pads=(0, 1))
+            pads = (1, 1) if self._config.symmetric_downsample else (0, 1)
+            return self._conv(f"{name}.conv", x, stride=2, pads=pads)
         return self.ops.avg_pool(x, [2, 2], [0, 0], [0, 0], [2, 2], exclude_pad=True)
 
     def _upsample(self, name: str, x: "Node") -> "Node":
+        if self._config.depth_to_space:
+            return self.ops.depth_to_space(self._conv(f"{name}.conv", x), "blocks_first", 2)
         _, _, height, width = x.shape
         repeated = self.ops.interpolate(
             x,
@@ -205,6 +211,29 @@ class _Builder:
     def _norm(self, name: str, x: "Node") -> "Node":
         scale, bias = (_float32(self._left.pop(f"{name}.{part}")) for part in ("scale", "bias"))
         return self.ops.group_normalization(x, scale, bias, self._config.norm_groups, GROUP_NORM_EPSILON)
+
+    def _statistics(self, codes: "Node") -> tuple["Node", "Node"]:
+        """Takes deviation and mean ``[B, D]`` of codes, for :class:`vqgan.model.layers.AdaptiveGroupNorm`."""
+        ops, (_, _, height, width) = self.ops, codes.shape
+        axes = self.ops.constant([2, 3])
+        mean = ops.reduce_mean(codes, axes, True)
+        centred = ops.subtract(codes, mean)
+        squares = ops.reduce_sum(ops.multiply(centred, centred), axes, False)
+        variance = ops.divide(squares, _scalar(max(height * width - 1, 1)))
+        return ops.sqrt(ops.add(variance, _scalar(GROUP_NORM_EPSILON))), ops.squeeze(mean, axes)
+
+    def _adaptive_norm(self, name: str, x: "Node", deviation: "Node", mean: "Node") -> "Node":
+        channels = x.shape[1]
+        ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+        x = self.ops.group_normalization(x, ones, zeros, self._config.norm_groups, GROUP_NORM_EPSILON)
+        x = self.ops.multiply(x, self._linear(f"{name}.gamma", deviation))
+        return self.ops.add(x, self._linear(f"{name}.beta", mean))
+
+    def _linear(self, name: str, rows: "Node") -> "Node":
+        """Maps ``[B, D]`` to ``[B, C, 1, 1]``."""
+        kernel, bias = (_float32(self._left.pop(f"{name}.{part}")) for part in ("kernel", "bias"))
+        mapped = self.ops.add(self.ops.matmul(rows, kernel, False, False), bias)
+        return self._reshape(mapped, (*mapped.shape, 1, 1))
 
     def _silu(self, x: "Node") -> "Node":
         return self.ops.swish(x)

@@ -32,7 +32,9 @@ def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields
     Raises:
       UserError: a parameter without which nothing can be told is missing, or the result makes no model.
     """
-    known = typed_fields(ModelConfig, known, where=f"{where}: configuration")
+    known = {**layout.fields, **typed_fields(ModelConfig, known, where=f"{where}: configuration")}
+    if layout.encoder_only and not any(name.startswith("decoder.") for name in tensors):
+        known["has_decoder"] = False
     if layout.geometry is None:
         # Levels are counted on the encoder, whose names do not depend on their number.
         levels, blocks = count_levels(probing(tensors, layout, 1, 1))
@@ -48,8 +50,8 @@ def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields
             f"{where}: not a whole {layout.name} VQGAN: {' or '.join(theirs)} is missing; "
             "give a checkpoint of the image tokenizer itself"
         ) from error
-    merged = {**fields, **layout.fields, **known}
-    if layout.geometry is not None:
+    merged = {**fields, **known}
+    if layout.even_blocks:
         merged |= {"mid_blocks": merged["num_res_blocks"], "decoder_res_blocks": merged["num_res_blocks"]}
     if max(merged["num_res_blocks"], len(merged["ch_mult"])) > len(tensors):
         raise UserError(f"{where}: its configuration asks for more blocks than the file has parameters")
@@ -84,7 +86,8 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
       probe: shapes by our names.
       levels: number of levels.
       blocks: residual blocks per encoder level.
-      known: fields that are given already: ``resolution`` and ``attn_resolutions`` matter here.
+      known: fields that are given already: ``resolution``, ``attn_resolutions``, ``quantizer`` and
+        ``has_decoder`` matter here.
 
     Raises:
       LookupError: a parameter that every VQGAN has is missing; its name is the argument.
@@ -99,7 +102,8 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
     widths = [width(f"encoder.levels.{level}.blocks.0.conv1.kernel", 3) for level in range(levels)]
     stem = width("encoder.conv_in.kernel", 3)
     base = _base_width(stem, widths)
-    z_channels = width("decoder.conv_in.kernel", 2)
+    encoded = width("encoder.conv_out.kernel", 3)
+    z_channels = width("decoder.conv_in.kernel", 2) if known.get("has_decoder", True) else encoded
     attended = [i for i in range(levels) if _has_attention(probe, f"encoder.levels.{i}.attentions.0")]
     linear = any(probe(f"{place}.qkv.kernel") for place in _attention_places(levels))
     fields: Fields = {
@@ -110,13 +114,16 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
         "mid_attention": _has_attention(probe, "encoder.middle.attention"),
         "attention": "linear" if linear else "full",
         "z_channels": z_channels,
-        "double_z": width("encoder.conv_out.kernel", 3) == 2 * z_channels,
-        "embed_dim": width("codebook", 1),
-        "codebook_size": width("codebook", 0),
+        "double_z": encoded == 2 * z_channels,
         "quantizer": "gumbel" if probe("projection.kernel") else "nearest",
     }
+    if known.get("quantizer") == "lfq":  # without a table; a claim beyond any codebook is refused later
+        fields |= {"embed_dim": z_channels, "codebook_size": 1 << min(z_channels, 40)}
+    else:
+        fields |= {"embed_dim": width("codebook", 1), "codebook_size": width("codebook", 0)}
     if levels > 1:
-        fields["resamp_with_conv"] = probe("decoder.levels.0.resample.conv.kernel") is not None
+        side = "decoder" if known.get("has_decoder", True) else "encoder"
+        fields["resamp_with_conv"] = probe(f"{side}.levels.0.resample.conv.kernel") is not None
     resolution = known.get("resolution") or _resolution(attended, levels, known.get("attn_resolutions"))
     fields["resolution"] = resolution
     fields["attn_resolutions"] = tuple(resolution >> level for level in attended)
