@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from vqgan.engines.choice import JAX_ENGINE, EngineChoice
+
 if TYPE_CHECKING:
     from vqgan.codec import Codec
+    from vqgan.engines.agreement import PixelAgreement
 
 BATCHES_IN_FLIGHT = 2
 """Batches handed to the device whose results were not fetched yet."""
@@ -30,7 +33,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _lock = threading.Lock()
-_codecs: dict[tuple[str, int, str], "Codec"] = {}
+_codecs: dict[tuple[str, int, str, EngineChoice], "Codec"] = {}
 
 
 def fitted_batch_size(batch_size: int, slices: Sequence[int] | np.ndarray) -> int:
@@ -127,7 +130,7 @@ def yield_to_device() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), THREAD_NICENESS)
 
 
-def load_codec(path_or_name: str, batch_size: int, dtype: str) -> "Codec":
+def load_codec(path_or_name: str, batch_size: int, dtype: str, engine: EngineChoice = JAX_ENGINE) -> "Codec":
     """Gives the codec, loaded at the first call in this process and shared from then on.
 
     JAX is imported here and not at the top of a module, so that a launcher never loads it.
@@ -135,7 +138,17 @@ def load_codec(path_or_name: str, batch_size: int, dtype: str) -> "Codec":
     from vqgan.codec import Codec
 
     with _lock:
-        wanted: Any = (path_or_name, batch_size, dtype)
+        wanted: Any = (path_or_name, batch_size, dtype, engine)
         if wanted not in _codecs:
-            _codecs[wanted] = Codec.load(path_or_name, batch_size=batch_size, dtype=dtype)
+            _codecs[wanted] = Codec.load(path_or_name, batch_size=batch_size, dtype=dtype, engine=engine)
         return _codecs[wanted]
+
+
+def measure_pixel_agreement(
+    codec_name: str, dtype: str, engine: EngineChoice, tokens: np.ndarray
+) -> "PixelAgreement":
+    """Decodes a few token grids ``[N, h, w]``, N at least 1, by an engine and by JAX in float32."""
+    from vqgan.engines.agreement import SAMPLE, compare_pixels
+
+    images = load_codec(codec_name, SAMPLE, dtype, engine).decode(tokens)
+    return compare_pixels(load_codec(codec_name, SAMPLE, "float32"), tokens, images)
