@@ -165,6 +165,8 @@ class KeyLayout:
         the configuration; never if None.
       averaged: puts averaged weights in the place of the trained ones, given the tensors and the file (for
         errors); None where the file has none. Formats that keep them elsewhere have no such function.
+      remap: keeps the codes of a list of used ones, given the tensors, the configuration and the file;
+        returns tensors and what is to be said of the list, or None where there is none.
     """
 
     name: str
@@ -183,3 +185,7 @@ class KeyLayout:
     encoder_only: bool = False
     averages_first: Callable[[Collection[str], NativeConfig | None], bool] | None = None
     averaged: Callable[[Mapping[str, Tensor], str], Mapping[str, Tensor] | None] | None = None
+    remap: (
+        Callable[[Mapping[str, Tensor], NativeConfig | None, str], tuple[Mapping[str, Tensor], Fields] | None]
+        | None
+    ) = None
