@@ -171,6 +171,7 @@ def test_tuples_of_python(weights: Path) -> None:
     "changed",
     [
         {"codes": "${codes}"},
+        {"codes": "${.own}\n    own: 50"},  # which no model knows
         {"size": "${data.size}"},
         {"size": "${..data.size}"},
         {"size": "${data[${key}]}"},
@@ -350,6 +351,23 @@ def test_a_field_of_any_type_is_taken_or_refused(name: str, foreign: Any, tmp_pa
             owner[field] = original
     assert not any("\n" in line for line in refused)
     assert refused or name == "llamagen"
+
+
+def test_mutated_yaml_gives_an_error_or_a_model(weights: Path) -> None:
+    path = weights.parent / "config.yaml"
+    original, rng = yaml_text(mult="[1, '${mults[1]}', 2]").encode(), random.Random(0)
+    refused: list[str] = []
+    for _ in range(150):
+        data = bytearray(original)
+        for _ in range(rng.choice([1, 1, 3])):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(data[: rng.randrange(len(data))]) if rng.random() < 0.2 else bytes(data))
+        try:
+            assert import_checkpoint(str(weights)).config.ch_mult == (1, 2, 2)
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) > 40
+    assert not any("\n" in line for line in refused)
 
 
 def _fields(value: Any) -> Any:
