@@ -65,6 +65,18 @@ class CodecInfo:
     quantizer_sha256: str = ""
     source: str | None = None
 
+    def require_decoder(self, otherwise: str = "give a codec of the same tokens that has one") -> None:
+        """Checks, before anything is written, that images can be made.
+
+        Args:
+          otherwise: what to do where they cannot.
+
+        Raises:
+          UserError: the codec has no decoder.
+        """
+        if not self.config.has_decoder:
+            raise UserError(f"codec {self.path}: it makes tokens but has no decoder for images; {otherwise}")
+
 
 def resolve_codec(path_or_name: str | os.PathLike[str]) -> Path | None:
     """Finds the folder of a codec given by path or by the name of one that comes with the package.

@@ -20,7 +20,14 @@ from vqgan.importers.convert import convert_weights, infer_config
 from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, declared_classes
 from vqgan.importers.native_config import config_files, natives, resolved_fields
 from vqgan.importers.pickle_objects import PickleError
-from vqgan.importers.registry import ForeignModel, find_published, recognise_model, refine_layout
+from vqgan.importers.registry import (
+    ForeignModel,
+    find_published,
+    layout_by_class,
+    layout_by_names,
+    recognise_model,
+    unknown_class,
+)
 from vqgan.importers.sharded import is_index, shard_files
 from vqgan.importers.source import ImportOptions, find_weights, parse_source
 from vqgan.importers.tensors import Tensor
@@ -78,7 +85,7 @@ def _import(
     if exported is None:
         layout, native, known = _configured(model, file, options)
     else:
-        layout, native, known = refine_layout(model, None), None, exported
+        layout, native, known = layout_by_names(model), None, exported
     model, known, remap = _remapped(model, layout, native, known, where)
     if options.attn_resolutions is not None:  # with the levels that have attention, they tell the resolution
         known = known | {"attn_resolutions": options.attn_resolutions}
@@ -119,15 +126,19 @@ def _configured(
     model: ForeignModel, file: Path, options: ImportOptions
 ) -> tuple[KeyLayout, NativeConfig | None, Fields]:
     """Finds the configuration that says something of the model; returns layout, configuration and fields."""
-    first: NativeConfig | None = None
+    unknown: NativeConfig | None = None
     given = [name for name, value in dataclasses.asdict(options).items() if value is not None]
     for native in natives(file, options.config):
-        layout = refine_layout(model, native)
+        layout = layout_by_class(model, native)
+        if layout is None:
+            unknown = unknown or native
+            continue
         fields = resolved_fields(layout.native(native), native, given)
-        if fields:
+        if fields or (layout.classes is not None and declared_classes(native)):
             return layout, native, fields
-        first = first or native
-    layout = refine_layout(model, first)
+    if unknown is not None:
+        raise unknown_class(model, unknown)
+    layout = layout_by_names(model)
     if options.config is not None:
         raise UserError(f"{options.config}: it says nothing of a {layout.name} model; drop config=")
     return layout, None, {}

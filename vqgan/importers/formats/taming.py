@@ -138,8 +138,8 @@ def check_images(where: str, dd: Mapping[str, Any]) -> None:
 
 def has_taming_names(names: Collection[str]) -> bool:
     """Tells whether the middle and the decoder's levels are named as in taming: up.0 is the last to run."""
-    in_order = "decoder.up.0.upsample.conv.weight" in names
-    return "encoder.mid.0.norm1.weight" not in names and not in_order
+    others = ("encoder.mid.0.norm1.weight", "encoder.mid_block.0.norm1.weight", "quantize.mask")
+    return not any(name in names for name in (*others, "decoder.up.0.upsample.conv.weight"))
 
 
 # Parameters with a row for each code, and their averaged twins in latent-diffusion's files.
