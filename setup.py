@@ -93,6 +93,7 @@ setup(
         "protobuf>=5",
         "pyarrow>=21,<26",
         "pyyaml>=6",
+        "tensorstore>=0.1.75",
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,

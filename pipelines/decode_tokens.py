@@ -118,9 +118,7 @@ class PlannedDecode:
             form=config.form,
             views=config.views,
             codec=config.codec or self.tokens.codec,
-            batch_size=fitted_batch_size(
-                config.batch_size, max((part.planned for part in self.parts), default=1)
-            ),
+            batch_size=fitted_batch_size(config.batch_size, [part.planned for part in self.parts]),
             dtype=config.dtype,
             threads=config.threads,
             plan_hash=self.plan.hash,
@@ -177,12 +175,14 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
     """Opens the token data set and its codec, checks both, and plans; writes nothing.
 
     Raises:
-      UserError: no finished data set, a shard that is not the manifest's, no codec or another one.
+      UserError: no finished data set, a shard that is not the manifest's, no codec or another one, or one
+        without a decoder.
     """
     manifest = read_token_manifest(config.tokens)
     tokens = token_input(config.tokens, manifest)
     _check_apart(tokens.folder, config.output)
     codec = _open_codec(config, tokens)
+    codec.require_decoder("give one of the same tokens that has one with --codec")
     engine = resolve_engine(config.engine, codec.config)
     factor = codec.config.downsampling
     config.form.check_size(tokens.grid[0] * factor, tokens.grid[1] * factor)

@@ -37,7 +37,7 @@ from pipelines.evaluation_report import (
 from pipelines.settings import check_at_least_one
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
-from transforms.sharded.batching import load_codec
+from transforms.sharded.batching import fitted_batch_size, load_codec
 from transforms.sharded.manifest import versions
 from transforms.sharded.progress import Progress
 from transforms.sharded.rejects import RejectRow
@@ -119,6 +119,7 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
     infos = [read_info(name) for name in config.codecs]
     job = _job(config, _image_size(config, infos))
     for info in infos:
+        info.require_decoder("give one that has one to measure reconstructions")
         info.config.grid(job.geometry.image_size, job.geometry.image_size)
     engine = resolve_engine(config.engine, *(info.config for info in infos))
     source = open_source(config.source)
@@ -127,6 +128,7 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
     if config.output is not None:
         filesystems.make_folder(config.output)
     entries = select(collect(source.list(), source.fields()), config)
+    config = dataclasses.replace(config, batch_size=fitted_batch_size(config.batch_size, [len(entries)]))
     evaluation = CodecEvaluation(config, dataclasses.replace(job, engine=engine), metrics, source)
     evaluation.measure(entries)
     results = evaluation.results()

@@ -231,6 +231,8 @@ def _codec(config: SampleConfig, prior: PriorInfo) -> CodecInfo:
             f"{config.prior} names a codec that is unavailable ({error}); give --codec"
         ) from error
     require_codec(prior, codec.fingerprint, name)
+    if config.images:
+        codec.require_decoder("give --no-images, or one of the same tokens that has one with --codec")
     return codec
 
 

@@ -107,14 +107,14 @@ class PlannedTokenize:
     @property
     def task(self) -> TokenizeTask:
         """What workers need to know."""
-        config, largest = self.config, int(self.slices.sizes.max())
+        config, views = self.config, count_views(self.config.geometry)
         return TokenizeTask(
             output=config.output,
             source=config.source,
             decode=config.decode,
             geometry=config.geometry,
             codec=config.codec,
-            batch_size=fitted_batch_size(config.batch_size, largest * count_views(config.geometry)),
+            batch_size=fitted_batch_size(config.batch_size, self.slices.sizes * views),
             dtype=config.dtype,
             threads=config.threads,
             plan_hash=self.plan.hash,
@@ -239,7 +239,9 @@ def _without_images(source: SourceConfig) -> str:
 def _run_pipeline(planned: PlannedTokenize, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
     what = f"{counted(plan.entries, 'image')} in {counted(plan.slices, 'slice')}"
-    speaker(planned.quiet)(f"{what}, codec {fingerprint}{planned.engine.told(planned.config.engine)}")
+    assumed = planned.codec.card.get("origin", {}).get("assumed")
+    told = f", assumed: {assumed}" if assumed else ""
+    speaker(planned.quiet)(f"{what}, codec {fingerprint}{told}{planned.engine.told(planned.config.engine)}")
     run_job(planned.job, plan, beam_args, planned.quiet, planned.config.compilation_cache)
 
 

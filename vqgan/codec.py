@@ -139,8 +139,9 @@ class Codec:
           uint8 ``[N, H, W, 3]`` (or ``[N, T, H, W, 3]``).
 
         Raises:
-          UserError: a token outside the codebook.
+          UserError: a token outside the codebook, or a codec without a decoder.
         """
+        self.info.require_decoder()
         tokens = np.asarray(tokens)
         if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim not in (3, 4):
             raise ValueError(
@@ -233,6 +234,7 @@ class Codec:
 
     @cached_property
     def _decoder(self) -> tuple[Any, Any]:
+        self.info.require_decoder()
         config = _inference(self.config)
         modules = {
             "quantizer": _abstract_quantizer(config),
@@ -284,8 +286,19 @@ def _inference(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, dropout=0.0, quantizer=quantizer)
 
 
+class _OneKey:
+    """Stands for the random state of weights that nobody draws, whose tracing would take half a second."""
+
+    def __init__(self) -> None:
+        self._key = jax.random.key(0)
+
+    def params(self) -> jax.Array:
+        """Returns the key of every weight."""
+        return self._key
+
+
 def _abstract(build: Any) -> Any:
-    return nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: build(_OneKey()))
 
 
 def _abstract_quantizer(config: ModelConfig) -> Any:

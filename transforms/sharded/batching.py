@@ -8,7 +8,7 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 BATCHES_IN_FLIGHT = 2
 """Batches handed to the device whose results were not fetched yet."""
+MOST_PADDING = 1 / 8
+"""Share of a job's rows that may be computed beside them to fill its last batches."""
+LEAST_BATCH = 4
+"""Smaller ones only for jobs of fewer rows: devices need some work at a time."""
 THREAD_NICENESS = 10
 """Priority of worker threads, as ``nice`` counts: they get what the device's threads leave."""
 
@@ -32,16 +36,26 @@ _lock = threading.Lock()
 _codecs: dict[tuple[str, int, str, EngineChoice], "Codec"] = {}
 
 
-def fitted_batch_size(batch_size: int, largest: int) -> int:
-    """Returns the batch size of a job: a power of two where that already holds its largest slice.
+def fitted_batch_size(batch_size: int, slices: Sequence[int] | np.ndarray) -> int:
+    """Returns the batch size of a job, so that little of its batches is padding, which costs what images do.
 
-    A batch is always full, the rest of it being padding that costs as much as images do.
+    All of a job's batches have one shape: another one for the rest of a slice would have to be compiled, and
+    on some devices its numbers differ in their last digits, so which of the two is faster on a given day must
+    not decide. The size follows from the plan alone: of the one asked for and powers of two it is the largest
+    at which no more than :data:`MOST_PADDING` is padding; else the one with the least.
 
     Args:
       batch_size: as asked for.
-      largest: rows of the largest slice.
+      slices: number of rows of each slice.
     """
-    return min(batch_size, 1 << max(0, largest - 1).bit_length())
+    counts = np.asarray(slices, np.int64)
+    whole = 1 << max(0, int(counts.max(initial=0)) - 1).bit_length()  # holds the largest slice
+    sizes = [batch_size] if batch_size <= whole else []
+    sizes += [size for size in (whole >> n for n in range(whole.bit_length())) if size < batch_size]
+    sizes = [size for size in sizes if size >= LEAST_BATCH] or sizes[:1]
+    padding = {size: int((-counts % size).sum()) for size in sizes}
+    fitting = (size for size in sizes if padding[size] <= MOST_PADDING * counts.sum())
+    return next(fitting, min(sizes, key=lambda size: (padding[size], -size)))
 
 
 def fill(pairs: Iterable[tuple[R, np.ndarray]], batch_size: int) -> Iterator[tuple[list[R], np.ndarray]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from vqgan.errors import UserError
+from vqgan.importers.interpolation import ResolvedMapping
 from vqgan.importers.tensors import Tensor, shown
 
 Fields: TypeAlias = dict[str, Any]
@@ -131,11 +132,14 @@ def find_params(data: Any, target: str = "", depth: int = 0) -> tuple[str, Mappi
 def check_known(where: str, data: Mapping[str, Any], known: re.Pattern[str]) -> None:
     """Refuses a setting that is on and that the reader of a configuration does not know.
 
+    One that only gives others their value, by references in the file, is none.
+
     Raises:
       UserError: there is one; it may change the tokens.
     """
     for name, value in data.items():
-        if value and not known.fullmatch(str(name)):
+        named = isinstance(data, ResolvedMapping) and name in data.referenced
+        if value and not named and not known.fullmatch(str(name)):
             raise UserError(
                 f"{where}: {shown(name)} is set ({shown(value)}) and unknown to us, so tokens may differ; "
                 "remove it if it acts in training only"
@@ -165,6 +169,8 @@ class KeyLayout:
         the configuration; never if None.
       averaged: puts averaged weights in the place of the trained ones, given the tensors and the file (for
         errors); None where the file has none. Formats that keep them elsewhere have no such function.
+      remap: keeps the codes of a list of used ones, given the tensors, the configuration and the file;
+        returns tensors and what is to be said of the list, or None where there is none.
     """
 
     name: str
@@ -183,3 +189,7 @@ class KeyLayout:
     encoder_only: bool = False
     averages_first: Callable[[Collection[str], NativeConfig | None], bool] | None = None
     averaged: Callable[[Mapping[str, Tensor], str], Mapping[str, Tensor] | None] | None = None
+    remap: (
+        Callable[[Mapping[str, Tensor], NativeConfig | None, str], tuple[Mapping[str, Tensor], Fields] | None]
+        | None
+    ) = None

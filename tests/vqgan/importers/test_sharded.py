@@ -169,6 +169,53 @@ def test_shards_without_an_index(foreign: Any, tmp_path: Path) -> None:
         import_checkpoint(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "name", ["last.ckpt", "any.bin", "model.safetensors.index.json", "flax_model.msgpack"]
+)
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "it is empty"),
+        (b"<html>", "HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs"),
+    ],
+)
+def test_a_folder_tells_why_its_weights_are_none(
+    name: str, content: bytes, says: str, foreign: Any, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert looks_foreign(tmp_path)
+    with pytest.raises(UserError, match=says) as caught:
+        import_checkpoint(str(tmp_path))
+    assert name in str(caught.value)
+    foreign.write_torch_zip(tmp_path / "old.ckpt", {"a": np.ones(3, np.float32)})
+    with pytest.raises(UserError, match=name):  # never another file in its place
+        import_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", INDEX)
+def test_mutated_shards_give_an_error_or_the_same_architecture(
+    suffix: str, foreign: Any, tmp_path: Path
+) -> None:
+    write_shards(tmp_path, foreign, suffix, shards=2)
+    expected = import_checkpoint(str(tmp_path))
+    path = tmp_path / f"model-00002-of-00002.{suffix}"
+    original, rng = path.read_bytes(), random.Random(0)
+    refused: list[str] = []
+    for number in range(40):
+        data = bytearray(original)
+        span = len(data) if number % 2 else 6000  # where structure stands
+        for _ in range(rng.choice([1, 3])):
+            data[rng.randrange(span)] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(data[: rng.randrange(len(data))]) if rng.random() < 0.3 else bytes(data))
+        try:
+            assert import_checkpoint(str(tmp_path)).config == expected.config
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert not any("\n" in line for line in refused)
+
+
 def test_mutated_indexes_give_an_error_or_the_same_weights(foreign: Any, tmp_path: Path) -> None:
     write_shards(tmp_path, foreign)
     expected = import_checkpoint(str(tmp_path))
