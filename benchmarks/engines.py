@@ -8,6 +8,7 @@ ways take turns in one process. Processor time is what a shared machine leaves c
     python benchmarks/engines.py --ch 128 --batch-size 8 --output engines.json
 """
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from common import (
     PHOTOS,
+    Figure,
+    add_output,
+    figure,
     installed,
-    median,
     parser,
     random_codec,
-    ratio,
+    ratios,
     say,
     scratch,
     take_turns,
@@ -73,42 +76,37 @@ def timed(work: Callable[[], Any], seconds: list[float]) -> Callable[[], float]:
     return measure
 
 
-def compare(ways: dict[str, Callable[[], Any]], images: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Speeds of ways to do the same, and how many times as fast as the first each is in processor time."""
+def compare(label: str, ways: dict[str, Callable[[], Any]], images: int, rounds: int) -> list[Figure]:
+    """Prints speeds of ways to do the same; returns how many times as fast as JAX each other one is."""
     walls: dict[str, list[float]] = {name: [] for name in ways}
     used = take_turns({name: timed(work, walls[name]) for name, work in ways.items()}, rounds)
-    first = next(iter(ways))
-    return {
-        name: {
-            "images_per_second": images / median(walls[name]),
-            "processor_seconds_per_image": median(used[name]) / images,
-            "times_as_fast_in_processor_time": ratio(used, first, name),
-            "times_as_fast_in_wall_time": ratio(walls, first, name),
-        }
-        for name in ways
-    }
+    say(f"\n| {label} | images/s | processor s an image | × JAX in it | × JAX in wall time |")
+    say("|---|---|---|---|---|")
+    figures = []
+    for name in ways:
+        times, wall = ratios(used, "jax", name), ratios(walls, "jax", name)
+        rate, spent = images / np.median(walls[name]), np.median(used[name]) / images
+        say(f"| {name} | {rate:.2f} | {spent:.3f} | {np.median(times):.2f} | {np.median(wall):.2f} |")
+        if name != "jax":
+            figures.append(figure(f"{label}, {name} beside JAX in processor time", times))
+    return figures
 
 
-def measure(label: str, name: str, images: np.ndarray, rounds: int) -> dict[str, Any]:
+def measure(label: str, name: str, images: np.ndarray, rounds: int) -> list[Figure]:
     """Prints and returns what was measured of one codec."""
     codecs = open_ways(name, images)
     reference = codecs["jax"]
     tokens = reference.encode(images)
-    found: dict[str, Any] = {"agreement": {}}
-    for work in ("encode", "decode"):
-        given = images if work == "encode" else tokens
-        ways = {way: lambda c=codec, w=work, g=given: getattr(c, w)(g) for way, codec in codecs.items()}
-        found[work] = compare(ways, len(images), rounds)
-        say(f"\n| {label}, {work} | images/s | processor s an image | × JAX in it | × JAX in wall time |")
-        say("|---|---|---|---|---|")
-        for way, row in found[work].items():
-            rate, used, times, wall = row.values()
-            say(f"| {way} | {rate:.2f} | {used:.3f} | {times:.2f} | {wall:.2f} |")
+    encode = {way: functools.partial(codec.encode, images) for way, codec in codecs.items()}
+    decode = {way: functools.partial(codec.decode, tokens) for way, codec in codecs.items()}
+    figures = compare(f"{label}, encode", encode, len(images), rounds)
+    figures += compare(f"{label}, decode", decode, len(images), rounds)
     for way in list(codecs)[1:]:
         agreement = compare_tokens(reference, images, codecs[way].encode(images))
-        found["agreement"][way] = {**vars(agreement), "share": agreement.equal / agreement.tokens}
         say(f"{label}, {way}: {agreement}")
-    return found
+        share = agreement.equal / agreement.tokens
+        figures.append(figure(f"{label}, {way}: tokens that are JAX's", [100 * share], "%"))
+    return figures
 
 
 def main() -> None:
@@ -120,21 +118,17 @@ def main() -> None:
     flags.add_argument("--size", type=int, default=256)
     flags.add_argument("--batch-size", type=int, default=4)
     flags.add_argument("--rounds", type=int, default=3)
-    flags.add_argument("--output", type=Path, help="JSON file")
+    add_output(flags)
     args = flags.parse_args()
     if not installed("openvino", "openvino"):
         return
     installed("torch", "taming-transformers in torch")
     images = photographs(args.batch_size, args.size)
     with scratch() as folder:
-        shape = ModelConfig(ch=args.ch, codebook_size=1024)
-        f16 = random_codec(Path(folder) / "f16", shape)
-        results = {
-            f"f16, ch {args.ch}": measure(f"f16, ch {args.ch}, {args.size} px", f16, images, args.rounds),
-            "tiny": measure(f"tiny, {args.size} px", "tiny", images, args.rounds),
-        }
-    settings = {name: getattr(args, name) for name in ("ch", "size", "batch_size", "rounds")}
-    write_results(args.output, {**settings, "results": results})
+        f16 = random_codec(Path(folder) / "f16", ModelConfig(ch=args.ch, codebook_size=1024))
+        figures = measure(f"f16, ch {args.ch}, {args.size} px", f16, images, args.rounds)
+        figures += measure(f"tiny, {args.size} px", "tiny", images, args.rounds)
+    write_results(args.output, figures, batch_size=args.batch_size, rounds=args.rounds)
 
 
 if __name__ == "__main__":
