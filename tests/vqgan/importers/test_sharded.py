@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import random
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from vqgan import UserError
 from vqgan.importers import import_checkpoint, looks_foreign
 from vqgan.importers.containers import READERS
+from vqgan.importers.source import fetch_checkpoint
 from vqgan.importers.torch_files import read_torch_zip
 
 INDEX = {"safetensors": "model.safetensors.index.json", "bin": "pytorch_model.bin.index.json"}
@@ -191,6 +194,25 @@ def test_a_folder_tells_why_its_weights_are_none(
     foreign.write_torch_zip(tmp_path / "old.ckpt", {"a": np.ones(3, np.float32)})
     with pytest.raises(UserError, match=name):  # never another file in its place
         import_checkpoint(str(tmp_path))
+
+
+def test_an_index_on_the_hub_brings_its_shards(
+    foreign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shards(tmp_path, foreign)
+    asked: list[str] = []
+
+    def hf_hub_download(_: str, file: str, *, revision: str | None) -> str:
+        asked.append(file)
+        if not (tmp_path / Path(file).name).exists():
+            raise type("EntryNotFoundError", (OSError,), {})("not there")
+        return str(tmp_path / Path(file).name)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=hf_hub_download))
+    fetch_checkpoint.cache_clear()
+    assert fetch_checkpoint(f"hf://owner/name/part/{INDEX['safetensors']}") == tmp_path / INDEX["safetensors"]
+    assert {f"part/model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)} < set(asked)
+    fetch_checkpoint.cache_clear()
 
 
 @pytest.mark.parametrize("suffix", INDEX)
