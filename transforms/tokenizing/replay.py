@@ -35,16 +35,14 @@ class Agreement(NamedTuple):
     Attributes:
       images: how many were re-encoded.
       share: of tokens that are equal, 0 to 1.
-      engines: the one that has re-encoded and the one that had encoded, where they are two; else None.
     """
 
     images: int
     share: float
-    engines: tuple[EngineChoice, EngineChoice] | None = None
 
 
 def check_agreement(
-    output: str, source: SourceConfig, codec_name: str, sample: int, engine: str | None = None
+    output: str, source: SourceConfig, codec_name: str, sample: int, engine: EngineChoice | None = None
 ) -> Agreement:
     """Encodes some of the images again and compares with the tokens in the shards.
 
@@ -53,7 +51,7 @@ def check_agreement(
       source: where its images came from.
       codec_name: path or name of its codec.
       sample: images to encode, taken evenly from all slices.
-      engine: that encodes them; None for the one that has encoded them, or JAX where that is not installed.
+      engine: that encodes them; None for what :func:`replay_engines` chooses.
 
     Raises:
       UserError: another codec, or another source.
@@ -64,8 +62,7 @@ def check_agreement(
         raise UserError(f"{output}: its tokens were not made of images; leave out --codec and --input")
     # The batch size is that of the data set's slices only by chance; agreement does not need it.
     identity = manifest_fields(output, manifest).fields("identity")
-    made = recorded_engine(identity.text_or_none("engine"))
-    again = _engine_again(made) if engine is None else resolve_engine(engine, read_info(codec_name).config)
+    again = replay_engines(output, codec_name, None)[1] if engine is None else engine
     codec = load_codec(codec_name, 16, identity.text("dtype"), again)
     if codec.fingerprint != manifest["codec"]["fingerprint"]:
         raise UserError(
@@ -75,11 +72,29 @@ def check_agreement(
     agreement = measure_agreement(replay_task(output, manifest, source, codec_name), codec, sample)
     if not agreement.images:
         raise UserError(f"{output}: none of its images could be read from {source.input}")
-    return agreement if again == made else agreement._replace(engines=(again, made))
+    return agreement
 
 
-def _engine_again(made: EngineChoice) -> EngineChoice:
-    """Returns the engine that has made a data set where that very release is installed, else JAX."""
+def replay_engines(output: str, codec_name: str, engine: str | None) -> tuple[EngineChoice, EngineChoice]:
+    """Returns the engine that has made a data set's tokens, and the one to make them again.
+
+    Args:
+      output: the data set.
+      codec_name: path or name of its codec.
+      engine: to take; None for the one that has made them, or JAX where that very release is not installed.
+
+    Raises:
+      UserError: no finished data set, or an engine that is unknown, missing or without a graph for the codec.
+    """
+    output = resolve_dataset(output)
+    identity = manifest_fields(output, require_manifest(output)).fields("identity")
+    made = recorded_engine(identity.text_or_none("engine"))
+    if engine is not None:
+        return made, resolve_engine(engine, read_info(codec_name).config)
+    return made, _installed_or_jax(made)
+
+
+def _installed_or_jax(made: EngineChoice) -> EngineChoice:
     try:
         made.check_installed()
     except UserError:
