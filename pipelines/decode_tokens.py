@@ -175,8 +175,7 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
     tokens = token_input(config.tokens, manifest)
     _check_apart(tokens.folder, config.output)
     codec = _open_codec(config, tokens)
-    factor = codec.config.downsampling
-    config.form.check_size(tokens.grid[0] * factor, tokens.grid[1] * factor)
+    config.form.check_size(*codec.config.image_shape(tokens.grid))
     parts = plan_parts(tokens, manifest["shards"], config.views, config.limit)
     settings = {
         "kind": IMAGES_KIND,

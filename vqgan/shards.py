@@ -19,6 +19,7 @@ from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
 from vqgan.manifest import AGAIN, FORMAT_VERSION, check_version
+from vqgan.token_layouts import GRID, read_token_layout, token_shape
 
 METADATA_KEY = b"vqgan"
 DATA_FOLDER = "data"
@@ -69,6 +70,7 @@ class ShardMetadata:
       images: images that have rows here.
       rejects: entries in the rejects file of the slice.
       sampling: for tokens drawn from a prior, which one and how, as JSON data; None for real images.
+      layout: of the tokens; other than ``grid`` they are one row of ``L`` (:mod:`vqgan.token_layouts`).
     """
 
     fingerprint: str
@@ -84,13 +86,18 @@ class ShardMetadata:
     images: int = 0
     rejects: int = 0
     sampling: Mapping[str, Any] | None = None
+    layout: str = GRID
+
+    @property
+    def token_shape(self) -> tuple[int, ...]:
+        """Returns the shape of a row's tokens: ``(h, w)``, or ``(L,)`` where the layout is no grid."""
+        return token_shape(self.layout, self.grid)
 
     def to_json(self) -> bytes:
         """Writes canonical JSON: the same metadata gives the same bytes."""
         document = dataclasses.asdict(self)
-        if self.sampling is None:
-            del document["sampling"]
-        return footer_json(document)
+        usual = {"sampling": None, "layout": GRID}
+        return footer_json({n: value for n, value in document.items() if n not in usual or value != usual[n]})
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Self:
@@ -101,9 +108,10 @@ class ShardMetadata:
         """
         fields = footer_fields(data, where, {field.name for field in dataclasses.fields(cls)})
         height, width = fields.integers("grid", 2, least=1, most=MOST_SIDE)
+        config = fields.mapping("codec_config")
         return cls(
             fingerprint=fields.text("fingerprint"),
-            codec_config=fields.mapping("codec_config"),
+            codec_config=config,
             codec_origin=fields.mapping("codec_origin"),
             grid=(height, width),
             codebook_size=fields.integer("codebook_size", least=1, most=1 << 31),
@@ -115,6 +123,7 @@ class ShardMetadata:
             images=fields.integer("images", 0),
             rejects=fields.integer("rejects", 0),
             sampling=None if fields.value("sampling", None) is None else fields.mapping("sampling"),
+            layout=read_token_layout(fields, config),
         )
 
 
@@ -201,7 +210,7 @@ class ShardWriter:
 
         Args:
           columns: for every column but ``tokens``, one value per row.
-          tokens: int32 ``[rows, h, w]``.
+          tokens: int32 ``[rows, h, w]``, or ``[rows, L]`` where the layout is no grid.
         """
         arrays = []
         for field in self.schema:
@@ -363,12 +372,12 @@ class Shard:
             raise UserError(f"{self.name}: damaged ({first_line(error)}); {AGAIN}") from error
 
     def tokens(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Returns the token grids of a batch with its ``tokens`` column, int32 ``[rows, h, w]``."""
+        """Returns the tokens of a batch with its ``tokens`` column, int32 ``[rows, h, w]``, ``[rows, L]``."""
         column = batch.column("tokens")
         flat = column.flatten()
         if column.null_count or flat.null_count:  # which no writer of ours leaves
             raise UserError(f"{self.name}: damaged (rows without tokens)")
-        return flat.to_numpy().astype(np.int32).reshape(-1, *self.metadata.grid)
+        return flat.to_numpy().astype(np.int32).reshape(-1, *self.metadata.token_shape)
 
 
 @contextlib.contextmanager

@@ -142,7 +142,7 @@ def test_footer_round_trip(path: Path) -> None:
     footer = json.loads(pq.read_metadata(path).metadata[METADATA_KEY])
     assert footer["version"] == 2
     fields = {field.name for field in dataclasses.fields(ShardMetadata)}
-    assert {*footer} == {"version", *fields} - {"sampling"}  # which is for tokens drawn from a prior only
+    assert {*footer} == {"version", *fields} - {"sampling", "layout"}  # for samples, no grids
 
 
 def test_footer_is_canonical() -> None:

@@ -130,6 +130,7 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
         slice_number=number,
         slices=task.slices,
         planned=len(entries),
+        layout=codec.config.layout,
     )
     with (
         filesystems.publish(filesystems.join(task.output, shard_name(number, task.slices))) as stream,

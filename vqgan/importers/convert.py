@@ -33,6 +33,9 @@ def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields
       UserError: a parameter without which nothing can be told is missing, or the result makes no model.
     """
     known = typed_fields(ModelConfig, known, where=f"{where}: configuration")
+    if layout.rename is not None and layout.infer is not None:
+        merged = {**layout.fields, **known, **layout.infer(tensors, known, where)}
+        return from_dict(ModelConfig, merged, where=f"{where}: architecture")
     if layout.geometry is None:
         # Levels are counted on the encoder, whose names do not depend on their number.
         levels, blocks = count_levels(probing(tensors, layout, 1, 1))
@@ -41,14 +44,17 @@ def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields
     try:
         if not blocks:
             raise LookupError("encoder.levels.0.blocks.0.conv1.kernel")
-        fields = fields_from_shapes(probing(tensors, layout, levels, blocks), levels, blocks, known)
+        inferred = {} if layout.infer is None else layout.infer(tensors, known, where)
+        fields = fields_from_shapes(
+            probing(tensors, layout, levels, blocks), levels, blocks, {**layout.fields, **known, **inferred}
+        )
     except LookupError as error:
         theirs = layout.names(parse_parameter(error.args[0]), levels, blocks)
         raise UserError(
             f"{where}: not a whole {layout.name} VQGAN: {' or '.join(theirs)} is missing; "
             "give a checkpoint of the image tokenizer itself"
         ) from error
-    merged = {**fields, **layout.fields, **known}
+    merged = {**fields, **layout.fields, **known, **inferred}
     if layout.geometry is not None:
         merged |= {"mid_blocks": merged["num_res_blocks"], "decoder_res_blocks": merged["num_res_blocks"]}
     if max(merged["num_res_blocks"], len(merged["ch_mult"])) > len(tensors):
@@ -111,16 +117,37 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
         "attention": "linear" if linear else "full",
         "z_channels": z_channels,
         "double_z": width("encoder.conv_out.kernel", 3) == 2 * z_channels,
-        "embed_dim": width("codebook", 1),
-        "codebook_size": width("codebook", 0),
         "quantizer": "gumbel" if probe("projection.kernel") else "nearest",
+        **_codebook(width, known),
+        **_around_the_quantizer(probe),
     }
-    if levels > 1:
+    halvings = known.get("halvings")
+    if levels > 1 and halvings is None:
         fields["resamp_with_conv"] = probe("decoder.levels.0.resample.conv.kernel") is not None
     resolution = known.get("resolution") or _resolution(attended, levels, known.get("attn_resolutions"))
     fields["resolution"] = resolution
-    fields["attn_resolutions"] = tuple(resolution >> level for level in attended)
+    side = resolution // known.get("haar_patch", 1)
+    most = levels - 1 if halvings is None else halvings
+    fields["attn_resolutions"] = tuple(side >> min(level, most) for level in attended)
+    opposite = [
+        i for i in range(levels) if _has_attention(probe, f"decoder.levels.{levels - 1 - i}.attentions.0")
+    ]
+    if opposite != attended or halvings is not None:
+        fields["decoder_attn_levels"] = tuple(opposite)
     return fields
+
+
+def _codebook(width: Callable[[str, int], int], known: Mapping[str, Any]) -> Fields:
+    """Reads the codebook's size, where there is one."""
+    if known.get("quantizer") in ("fsq", "lfq"):
+        return {}
+    return {"embed_dim": width("codebook", 1), "codebook_size": width("codebook", 0)}
+
+
+def _around_the_quantizer(probe: Probe) -> Fields:
+    """Reads the side of the convolutions around the quantizer, where it is not the usual one."""
+    shape = probe("quant_conv.kernel")
+    return {"quant_conv_kernel": shape[0]} if shape and len(shape) == 4 and shape[0] != 1 else {}
 
 
 def _resolution(attended: list[int], levels: int, sides: tuple[int, ...] | None) -> int:
@@ -201,6 +228,8 @@ def _match(
 
 
 def _candidates(name: str, layout: KeyLayout, config: ModelConfig) -> tuple[str, ...]:
+    if layout.rename is not None:
+        return layout.rename(name, len(config.ch_mult), config.num_res_blocks)
     return layout.names(parse_parameter(name), len(config.ch_mult), config.num_res_blocks)
 
 

@@ -19,7 +19,7 @@ from vqgan.importers.convert import convert_weights, infer_config
 from vqgan.importers.layout import Fields, KeyLayout
 from vqgan.importers.pickle_objects import PickleError
 from vqgan.importers.registry import ForeignModel, find_published, recognise_model, refine_layout
-from vqgan.importers.source import ImportOptions, find_native, find_weights, parse_source
+from vqgan.importers.source import ImportOptions, find_native, find_weights, other_half, parse_source
 from vqgan.importers.tensors import Tensor
 from vqgan.model.parameters import check_codec_size, codec_parameter_count
 
@@ -57,13 +57,26 @@ def import_checkpoint(source: str) -> ImportedCodec:
         container = sniff(file)
         if container is None:
             raise UserError(f"{file}: not a checkpoint that we know: {describe_unknown(file)}")
-        tree = READERS[container](file)
+        tree = _read_whole(file, container)
         model = recognise_model(file, container, tree, options.weights)
         return _import(file, container, model, tree, options)
     except PickleError as error:
         raise UserError(f"{file}: the checkpoint is damaged ({error}); download or copy it again") from error
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+
+
+def _read_whole(file: Path, container: str) -> Any:
+    """Reads a file, with the other half of the model where that has a file of its own."""
+    tree = READERS[container](file)
+    other = other_half(file)
+    if other is None or not isinstance(tree, dict):
+        return tree
+    kind = sniff(other)
+    if kind is None:
+        raise UserError(f"{other}: not a checkpoint that we know: {describe_unknown(other)}")
+    added = READERS[kind](other)
+    return {**tree, **added} if isinstance(added, dict) else tree
 
 
 def _import(
@@ -74,6 +87,8 @@ def _import(
     layout = refine_layout(model, native)
     exported = _exported_fields(tree, where)
     known = exported if exported is not None else layout.native(native) if native is not None else {}
+    if options.scales is not None:
+        known = known | {"scales": {"sides": options.scales}}
     if options.attn_resolutions is not None:  # with the levels that have attention, they tell the resolution
         known = known | {"attn_resolutions": options.attn_resolutions}
     config = _with_options(infer_config(model.tensors, layout, known, where), options)
@@ -92,6 +107,7 @@ def _import(
         "format": layout.name if exported is None else f"vqgan export in the keys of {layout.name}",
         "file": file.name,
         "sha256": _sha256(file),
+        **_other_half(file),
         "container": container,
         "weights": options.weights,
         **_part(model),
@@ -104,8 +120,10 @@ def _import(
 
 def _check_size(config: ModelConfig, file: Path) -> None:
     """Refuses an architecture that the file cannot hold the weights of, before one is read."""
+    other = other_half(file)
+    size = file.stat().st_size + (0 if other is None else other.stat().st_size)
     try:
-        check_expansion(4 * codec_parameter_count(config), file.stat().st_size)
+        check_expansion(4 * codec_parameter_count(config), size)
     except UserError as error:
         raise UserError(f"{file}: {error}; get the checkpoint from its publisher") from error
 
@@ -151,6 +169,11 @@ def _part(model: ForeignModel) -> dict[str, Any]:
     if model.prefix and model.others:
         found["unused_parts"] = list(model.others)
     return found
+
+
+def _other_half(file: Path) -> dict[str, Any]:
+    other = other_half(file)
+    return {} if other is None else {"other_file": other.name, "other_sha256": _sha256(other)}
 
 
 def _training_step(tree: Any) -> dict[str, Any]:

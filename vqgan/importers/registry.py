@@ -10,13 +10,27 @@ from typing import Any
 
 from vqgan.errors import UserError
 from vqgan.importers.containers import subtrees
-from vqgan.importers.formats import diffusers, latent_diffusion, llamagen, lwm, maskgit, taming, vqgan_jax
+from vqgan.importers.formats import (
+    cosmos,
+    diffusers,
+    latent_diffusion,
+    llamagen,
+    lwm,
+    maskgit,
+    taming,
+    var,
+    vqgan_jax,
+)
 from vqgan.importers.layout import Fields, KeyLayout, NativeConfig
 from vqgan.importers.pickle_constructors import flatten_tensors
 from vqgan.importers.tensors import Tensor
 
 # A new format is one file in formats/ and one line here. taming's stands for latent-diffusion's as well.
+# Those whose markers are of their own come before those whose names they share otherwise.
 LAYOUTS: tuple[KeyLayout, ...] = (
+    var.LAYOUT,
+    cosmos.LAYOUT,
+    diffusers.MOVQ,
     taming.LAYOUT,
     llamagen.LAYOUT,
     diffusers.LAYOUT,
@@ -113,7 +127,8 @@ def _take(
         raise UserError(
             f"{file}: a {layout.name} autoencoder without a codebook (KL): it has no tokens; give a VQ model"
         )
-    return ForeignModel(layout, inside, member, prefix, tuple(others))
+    prepared = inside if layout.prepare is None else layout.prepare(inside)
+    return ForeignModel(layout, prepared, member, prefix, tuple(others))
 
 
 def is_prior_part(name: str) -> bool:
@@ -135,7 +150,8 @@ def explain_other_model(container: str, names: Sequence[str]) -> str:
         )
     return (
         f"a {container} file whose {len(names)} tensors are those of no VQGAN that we know; it has {shown}; "
-        "known: taming-transformers, latent-diffusion, llamagen, diffusers, vqgan-jax, lwm, maskgit"
+        "known: taming-transformers, latent-diffusion, llamagen, diffusers, vqgan-jax, lwm, maskgit, movq, "
+        "var, cosmos-di, titok"
     )
 
 

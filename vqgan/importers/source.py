@@ -24,6 +24,7 @@ _USUAL_WEIGHTS = (
     "diffusion_pytorch_model.safetensors", "model.safetensors", "flax_model.msgpack", "last.ckpt",
     "model.ckpt", "diffusion_pytorch_model.bin", "pytorch_model.bin",
 )  # fmt: skip
+_HALVES = ("encoder.jit", "decoder.jit")  # of Cosmos-Tokenizer
 # A diffusion pipeline's VQ model, a Lightning run, a tokenizer beside a language model.
 _SUBFOLDERS = ("vqvae", "vqmodel", "movq", "checkpoints", "tokenizer", "vae")
 _LISTED = 8  # names in one error
@@ -32,7 +33,7 @@ _CONFIG_STEMS = ("config", "model", "configuration")
 _MAX_CONFIG_BYTES = 4 << 20
 _MAX_YAML_BYTES = 256 << 10  # its parser is slow
 _MAX_YAML_VALUES = 50_000  # anchors written out
-_EXAMPLES = {"input_range": "0,1", "attn_resolutions": "16", "resolution": "256"}
+_EXAMPLES = {"input_range": "0,1", "attn_resolutions": "16", "resolution": "256", "scales": "1,2,4,8,16"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class ImportOptions:
       weights: ``raw``, or ``ema`` for the averaged weights where the file has both.
       name: published name, whose settings and parameter count must fit.
       config: native configuration file, if it lies elsewhere.
+      scales: sides of the scales of a multi-scale tokenizer, from coarse to fine.
     """
 
     input_range: tuple[float, float] | None = None
@@ -54,6 +56,7 @@ class ImportOptions:
     weights: str = "raw"
     name: str | None = None
     config: str | None = None
+    scales: tuple[int, ...] | None = None
 
 
 _OPTIONS = [field.name for field in dataclasses.fields(ImportOptions)]
@@ -100,7 +103,7 @@ def _option(source: str, name: str, text: str) -> Any:
         if name == "input_range":
             low, high = (float(part) for part in text.split(","))
             return low, high
-        if name == "attn_resolutions":
+        if name in ("attn_resolutions", "scales"):
             return tuple(int(part) for part in text.split(",") if part)
         if name == "resolution":
             return int(text)
@@ -157,11 +160,22 @@ def _containers(folder: Path) -> list[Path]:
 def _usual_weights(folder: Path, found: list[Path]) -> Path:
     if len(found) == 1:
         return found[0]
+    names = {path.name for path in found}
+    if set(_HALVES) <= names:
+        return folder / _HALVES[0]
     for name in _USUAL_WEIGHTS:
         if folder / name in found:
             return folder / name
-    names = ", ".join(p.name for p in found[:_LISTED])
-    raise UserError(f"{folder}: several checkpoints in this folder ({names}); give the path of one")
+    shown = ", ".join(p.name for p in found[:_LISTED])
+    raise UserError(f"{folder}: several checkpoints in this folder ({shown}); give the path of one")
+
+
+def other_half(file: Path) -> Path | None:
+    """Finds the file beside it that holds the other half of the model: a decoder to an encoder, or back."""
+    if file.name not in _HALVES:
+        return None
+    other = file.with_name(_HALVES[1 - _HALVES.index(file.name)])
+    return other if other.is_file() else None
 
 
 def find_native(weights: Path, given: str | None) -> NativeConfig | None:
@@ -251,7 +265,18 @@ def _yaml_values(node: Any, known: dict[int, int]) -> int:
 _CODEC = ["codec.json", "README.md", "encoder/*", "quantizer/*", "decoder/*"]  # a codec of ours
 _NAME = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>[^@?]+))?(?:@(?P<revision>[^?]+))?")
 # Weights and configurations; demonstrations and logs stay where they are.
-_PATTERNS = ["*.json", "*.yaml", "*.yml", "*.safetensors", "*.msgpack", "*.ckpt", "*.pt", "*.pth", "*.bin"]
+_PATTERNS = [
+    "*.json",
+    "*.yaml",
+    "*.yml",
+    "*.safetensors",
+    "*.msgpack",
+    "*.ckpt",
+    "*.pt",
+    "*.pth",
+    "*.bin",
+    "*.jit",
+]
 _CONFIGURATIONS = ("config.json", "config.yaml", "model.yaml")
 
 

@@ -12,6 +12,7 @@ from vqgan.quantizers.base import Quantized, QuantizeOptions, Quantizer, Statist
 from vqgan.quantizers.gumbel import GumbelQuantizer
 from vqgan.quantizers.lookup_free import FSQQuantizer, LFQQuantizer
 from vqgan.quantizers.nearest import CosineQuantizer, EMAQuantizer, NearestQuantizer
+from vqgan.quantizers.scales import ScalesQuantizer
 
 __all__ = [
     "CosineQuantizer",
@@ -23,6 +24,7 @@ __all__ = [
     "QuantizeOptions",
     "Quantized",
     "Quantizer",
+    "ScalesQuantizer",
     "Statistic",
     "make_quantizer",
 ]
@@ -32,9 +34,15 @@ _QUANTIZERS: dict[str, Callable[[ModelConfig, nnx.Rngs], Quantizer]] = {
     "cosine": lambda config, rngs: CosineQuantizer(config.codebook_size, config.embed_dim, rngs=rngs),
     "gumbel": lambda config, rngs: GumbelQuantizer(config.codebook_size, config.embed_dim, rngs=rngs),
     "ema": lambda config, rngs: EMAQuantizer(config.codebook_size, config.embed_dim, rngs=rngs),
-    "fsq": lambda config, rngs: FSQQuantizer(config.fsq_levels),
+    "fsq": lambda config, rngs: FSQQuantizer(config.fsq_levels, config.fsq_bound),
     "lfq": lambda config, rngs: LFQQuantizer(config.embed_dim),
+    "scales": lambda config, rngs: _scales(config, rngs),
 }
+
+
+def _scales(config: ModelConfig, rngs: nnx.Rngs) -> ScalesQuantizer:
+    assert config.scales is not None
+    return ScalesQuantizer(config.codebook_size, config.embed_dim, config.scales, rngs=rngs)
 
 
 def make_quantizer(config: ModelConfig, *, rngs: nnx.Rngs) -> Quantizer:
