@@ -24,7 +24,8 @@ from transforms.decoding.plan import (
 )
 from transforms.decoding.shard import DecodeTask
 from transforms.sharded.batching import fitted_batch_size
-from transforms.sharded.plan import InputChanges, Plan
+from transforms.sharded.input_changes import InputChanges
+from transforms.sharded.plan import Plan
 from transforms.sharded.run import missing_files, run_planned, speaker
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
@@ -49,6 +50,7 @@ class DecodeTokensConfig:
       dtype: type that convolutions compute in.
       threads: encoders of images per worker.
       report: write ``report.html``.
+      compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
       quiet: no progress.
     """
 
@@ -62,6 +64,7 @@ class DecodeTokensConfig:
     dtype: str = "float32"
     threads: int = os.cpu_count() or 1
     report: bool = True
+    compilation_cache: bool = True
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -221,7 +224,7 @@ def _run_pipeline(planned: PlannedDecode, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
     what = f"{counted(plan.entries, 'row')} of tokens in {counted(plan.slices, 'slice')}"
     speaker(planned.quiet)(f"{what}, codec {fingerprint}")
-    run_job(planned.job, plan, beam_args, planned.quiet)
+    run_job(planned.job, plan, beam_args, planned.quiet, planned.config.compilation_cache)
 
 
 def _open_codec(config: DecodeTokensConfig, tokens: TokenInput) -> CodecInfo:

@@ -38,10 +38,10 @@ from pipelines.settings import check_at_least_one
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.manifest import versions
-from transforms.sharded.plan import check_keys, collect
 from transforms.sharded.progress import Progress
 from transforms.sharded.rejects import RejectRow
-from transforms.sources import Entry, Source, SourceConfig, open_source
+from transforms.sharded.slices import check_keys, collect, entries_of
+from transforms.sources import Source, SourceConfig, open_source
 from transforms.tokenizing.shard import Batch, Item, TokenizeTask, batches, read_and_decode
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
@@ -120,7 +120,7 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
     metrics = load_metrics(config.choice, job.geometry.image_size)
     if config.output is not None:
         filesystems.make_folder(config.output)
-    entries = select(collect(source.list()), config)
+    entries = select(collect(source.list(), source.fields()), config)
     evaluation = CodecEvaluation(config, job, metrics, source)
     evaluation.measure(entries)
     results = evaluation.results()
@@ -248,7 +248,7 @@ class CodecEvaluation:
     def read(self, entries: pa.Table) -> Iterator[Item | RejectRow]:
         """Yields entries in order, decoded or rejected."""
         for start in range(0, len(entries), CHUNK):
-            chunk = [Entry(**row) for row in entries.slice(start, CHUNK).to_pylist()]
+            chunk = entries_of(entries.slice(start, CHUNK))
             yield from read_and_decode(self.job, self._source, chunk)
 
     def _accepted(self, items: Iterator[Item | RejectRow], progress: Progress) -> Iterator[Item]:

@@ -42,6 +42,8 @@ def import_codec(source: str, output: str, options: Mapping[str, str | None]) ->
         f"fingerprint  {saved.fingerprint}",
         f"codec        {output}",
     ]
+    if "unused_configurations" in origin:
+        lines.insert(2, f"not read     {', '.join(origin['unused_configurations'])}")
     if "unused_parts" in origin:
         lines.insert(2, f"left out     {', '.join(origin['unused_parts'])}")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.options import Options, PathLike, flag, read_numbers, read_paths
-from pipelines.run_options import SourceOptions, optional_path
+from pipelines.run_options import CompilingOptions, SourceOptions, optional_path
 from vqgan.errors import UserError
 from vqgan.prior.config import MASK_SCHEDULES
 from vqgan.prior.sampling.config import GUIDANCE_SCHEDULES, MaskedSamplingConfig, SamplingConfig
@@ -43,7 +43,7 @@ def _text(value: Any) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingOptions(Options):
+class TrainingOptions(CompilingOptions):
     """Settings that the training of codecs and of priors share.
 
     Attributes:
@@ -220,7 +220,7 @@ class GivenOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SampleOptions(GivenOptions, DrawingOptions):
+class SampleOptions(CompilingOptions, GivenOptions, DrawingOptions):
     """Settings of ``vqgan sample``, beside how tokens are drawn and what is given.
 
     Attributes:

@@ -139,6 +139,25 @@ class ImageOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CompilingOptions(Options):
+    """Settings of a command that compiles a model.
+
+    Attributes:
+      compilation_cache: keep what XLA compiles in the user's cache folder, and take it from there
+    """
+
+    title: ClassVar[str] = ""
+    compilation_cache: bool = field(default=True, metadata=flag(recorded=False))
+
+    def use_compilation_cache(self) -> None:
+        """Switches the cache on in this process, if it is wanted; loads JAX."""
+        if self.compilation_cache:
+            from vqgan.compilation_cache import enable_compilation_cache
+
+            enable_compilation_cache()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BeamOptions(Options):
     """Where a pipeline runs.
 
@@ -158,7 +177,7 @@ class BeamOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
+class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions):
     """Settings of ``vqgan tokenize``, beside those of its input and images.
 
     Attributes:
@@ -212,12 +231,13 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
             dedupe=self.dedupe,
             max_reject_rate=self.max_reject_rate,
             report=self.report,
+            compilation_cache=self.compilation_cache,
             quiet=self.quiet,
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecodeOptions(BeamOptions):
+class DecodeOptions(CompilingOptions, BeamOptions):
     """Settings of ``vqgan decode``.
 
     Attributes:
@@ -271,12 +291,13 @@ class DecodeOptions(BeamOptions):
             dtype=self.dtype,
             threads=threads_of(self.threads),
             report=self.report,
+            compilation_cache=self.compilation_cache,
             quiet=self.quiet,
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(SourceOptions):
+class EvaluateOptions(CompilingOptions, SourceOptions):
     """Settings of ``vqgan evaluate``, beside those of its input.
 
     Attributes:

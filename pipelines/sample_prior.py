@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from pipelines.beam_runs import write_record
 from pipelines.given_tokens import GivenTokens, first_rows, known_tokens, open_condition, open_given
 from pipelines.settings import DTYPES, check_at_least_one
@@ -25,9 +23,11 @@ from transforms.sampling.shard import (
 )
 from transforms.sharded import progress
 from transforms.sharded.batching import load_codec
+from transforms.sharded.input_changes import InputChanges
 from transforms.sharded.job import make_all
-from transforms.sharded.plan import InputChanges, Plan, cut, make_plan, write_plan
+from transforms.sharded.plan import Plan, make_plan, write_plan
 from transforms.sharded.run import missing_files, run_planned
+from transforms.sharded.slices import Slices, cut
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
@@ -103,7 +103,7 @@ class PlannedSample:
     prior: PriorInfo
     codec: CodecInfo
     plan: Plan
-    slices: list[pa.Table]
+    slices: Slices
     guides: Guides
 
     @property

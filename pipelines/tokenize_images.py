@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
 from pyarrow import fs
 
 from pipelines.beam_runs import run_job, write_record
@@ -15,19 +14,10 @@ from pipelines.settings import DTYPES, check_at_least_one
 from transforms.images.crops import Geometry, count_views
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.batching import fitted_batch_size
-from transforms.sharded.plan import (
-    KEYS_FILE,
-    InputChanges,
-    Plan,
-    check_keys,
-    collect,
-    cut,
-    input_changes,
-    make_plan,
-    read_plan,
-    write_plan,
-)
+from transforms.sharded.input_changes import InputChanges, input_changes
+from transforms.sharded.plan import Plan, keys_file, make_plan, read_plan, write_plan
 from transforms.sharded.run import missing_files, run_planned, speaker
+from transforms.sharded.slices import Slices, check_keys, collect, cut
 from transforms.sources import SourceConfig, open_source
 from transforms.sources.globs import EVERYTHING
 from transforms.sources.locations import Location, locate
@@ -59,6 +49,7 @@ class TokenizeConfig:
       dedupe: reject images whose bytes occur under another key.
       max_reject_rate: stop when a slice has a larger share of rejects; None: no limit.
       report: write ``report.html``.
+      compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
       quiet: no progress.
     """
 
@@ -74,6 +65,7 @@ class TokenizeConfig:
     dedupe: bool = False
     max_reject_rate: float | None = None
     report: bool = True
+    compilation_cache: bool = True
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -91,7 +83,7 @@ class PlannedTokenize:
     config: TokenizeConfig
     codec: CodecInfo
     plan: Plan
-    slices: list[pa.Table]
+    slices: Slices
 
     folders = (DATA_FOLDER,)
 
@@ -111,7 +103,7 @@ class PlannedTokenize:
     @property
     def task(self) -> TokenizeTask:
         """What workers need to know."""
-        config, largest = self.config, max(part.num_rows for part in self.slices)
+        config, largest = self.config, int(self.slices.sizes.max())
         return TokenizeTask(
             output=config.output,
             source=config.source,
@@ -173,7 +165,7 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
     if note := left_out(config.source.input, kind):
         speaker(config.quiet)(note)
     fields = source.fields()
-    entries = collect(source.list())
+    entries = collect(source.list(), fields)
     if not entries.num_rows:
         raise UserError(_without_images(config.source))
     check_keys(entries, config.source.kind)
@@ -241,7 +233,7 @@ def _run_pipeline(planned: PlannedTokenize, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
     what = f"{counted(plan.entries, 'image')} in {counted(plan.slices, 'slice')}"
     speaker(planned.quiet)(f"{what}, codec {fingerprint}")
-    run_job(planned.job, plan, beam_args, planned.quiet)
+    run_job(planned.job, plan, beam_args, planned.quiet, planned.config.compilation_cache)
 
 
 def _check_apart(source: str, output: str) -> None:
@@ -255,7 +247,7 @@ def _check_apart(source: str, output: str) -> None:
     local = isinstance(filesystem, fs.LocalFileSystem)
     inner, root = (os.path.realpath(path) if local else path for path in (inner, location.root))
     folders = os.path.relpath(inner, root).split("/")
-    written = (MANIFEST_FILE, KEYS_FILE, shard_name(0, 1))
+    written = (MANIFEST_FILE, keys_file(0), shard_name(0, 1))
     if folders[0] != ".." and any(_takes(location, [*folders, *name.split("/")]) for name in written):
         raise UserError(f"{output}: lies inside the input {source}; choose an output beside it")
 

@@ -10,7 +10,7 @@ from dataclasses import field
 from typing import Any, ClassVar
 
 from pipelines.options import Options, PathLike, flag, split_numbers
-from pipelines.run_options import SourceOptions, optional_path
+from pipelines.run_options import CompilingOptions, SourceOptions, optional_path
 from vqgan.errors import UserError
 
 EXPORT_FORMATS = ("safetensors", "diffusers")
@@ -49,7 +49,7 @@ class ToolOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VerifyOptions(ToolOptions, SourceOptions):
+class VerifyOptions(ToolOptions, CompilingOptions, SourceOptions):
     """Settings of ``vqgan verify``, beside those of its input.
 
     Attributes:
@@ -201,7 +201,7 @@ class PushOptions(ToolOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoOptions(ToolOptions):
+class DemoOptions(ToolOptions, CompilingOptions):
     """Settings of ``vqgan demo``.
 
     Attributes:

@@ -16,9 +16,13 @@ from vqgan.token_layouts import GRID, SCALES, SEQUENCE, ScalesConfig, ViTConfig
 
 T = TypeVar("T")
 
-QUANTIZERS = ("nearest", "cosine", "gumbel", "ema", "fsq", "lfq", "scales")
+QUANTIZERS = (
+    "nearest", "cosine", "gumbel", "ema", "fsq", "lfq", "inner_product", "nearest_unit", "scales",
+)  # fmt: skip
 # Quantizers that choose the nearest code: placing and reviving codes and the rotation trick are for them.
 CODEBOOK_QUANTIZERS = ("nearest", "cosine", "ema")
+# Those of published tokenizers that are imported, not trained.
+UNTRAINED_QUANTIZERS = ("inner_product", "nearest_unit")
 ATTENTIONS = ("full", "linear")
 FSQ_BOUNDS = ("tan", "atanh")
 SPATIAL_NORM_GROUPS = 32
@@ -32,6 +36,11 @@ MOST_RESOLUTION = 1 << 14
 MOST_PARAMETERS = 10_000_000_000
 _MOST_VALUES = 64  # of a list
 _SHOWN = 80
+
+
+def _added(default: Any) -> Any:
+    """Declares a field of a later release; at its default it is not written: codecs stay as they were."""
+    return dataclasses.field(default=default, metadata={"left_out": default})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +67,8 @@ class ModelConfig:
         and codes are normalised), or the largest logit of a learned projection (``gumbel``). ``ema`` is
         ``nearest`` with a codebook that follows moving averages in training. ``fsq`` and ``lfq`` have no
         codebook: each dimension is rounded to one of its ``fsq_levels``, or is one bit, its sign.
+        ``inner_product`` takes the code with the largest inner product, and ``nearest_unit`` is ``nearest``
+        with codes that are normalised where they are decoded; both are for imported codecs.
       attention: ``full``, or ``linear`` in the number of positions (as latent-diffusion offers).
       clip_output: the decoder's result is clipped to ``input_range``.
       quant_conv: 1x1 convolutions stand before and after the quantizer.
@@ -70,6 +81,11 @@ class ModelConfig:
       stem_channels: channels of the encoder's first convolution; ``ch`` if None.
       fsq_levels: for ``fsq``, levels of each of the ``embed_dim`` dimensions; their product is the
         codebook's size.
+      has_decoder: off for a codec of which only encoder and codebook are known: it makes tokens, no images.
+      symmetric_downsample: the encoder's halving convolutions are padded on all sides, not on two.
+      depth_to_space: double by a convolution to four pixels' channels, not by repetition.
+      adaptive_norm: decoder levels begin with a normalisation that is scaled and shifted by the codes'
+        deviation and mean over the image.
       fsq_bound: how ``fsq`` bounds latents: ``tan`` as its paper, or ``atanh``, whose even levels are centred
         exactly.
       quant_conv_kernel: side of the convolutions around the quantizer.
@@ -110,12 +126,16 @@ class ModelConfig:
     encoder_out_kernel: int = 3
     stem_channels: int | None = None
     fsq_levels: tuple[int, ...] = ()
-    fsq_bound: str = dataclasses.field(default="tan", metadata={"left_out": "tan"})
-    quant_conv_kernel: int = dataclasses.field(default=1, metadata={"left_out": 1})
-    spatial_norm: bool = dataclasses.field(default=False, metadata={"left_out": False})
-    haar_patch: int = dataclasses.field(default=1, metadata={"left_out": 1})
-    halvings: int | None = dataclasses.field(default=None, metadata={"left_out": None})
-    decoder_attn_levels: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"left_out": None})
+    has_decoder: bool = _added(True)
+    symmetric_downsample: bool = _added(False)
+    depth_to_space: bool = _added(False)
+    adaptive_norm: bool = _added(False)
+    fsq_bound: str = _added("tan")
+    quant_conv_kernel: int = _added(1)
+    spatial_norm: bool = _added(False)
+    haar_patch: int = _added(1)
+    halvings: int | None = _added(None)
+    decoder_attn_levels: tuple[int, ...] | None = _added(None)
     scales: ScalesConfig | None = dataclasses.field(default=None, metadata={"left_out": None})
     vit: ViTConfig | None = dataclasses.field(default=None, metadata={"left_out": None})
 
@@ -179,6 +199,8 @@ class ModelConfig:
             raise UserError("model.quant_conv is off: z_channels and embed_dim must then be equal")
         if not self.quant_conv and self.double_z:
             raise UserError("model.quant_conv is off: double_z needs it")
+        if self.depth_to_space and not self.resamp_with_conv:
+            raise UserError("model.depth_to_space is on: resamp_with_conv must be, too")
 
     def _check_layout(self) -> None:
         """Checks patches, levels that halve, and tokens that are no grid."""
@@ -197,12 +219,7 @@ class ModelConfig:
             return
         if self.quantizer not in ("nearest", "cosine") or self.quant_conv or self.haar_patch > 1:
             raise UserError("model.vit goes with quantizer nearest or cosine, without quant_conv and patches")
-        patch = 2 ** (len(self.ch_mult) - 1) if self.vit.pixel_codes else self.vit.decoder_patch
-        if patch != self.vit.decoder_patch or self.resolution % patch or self.resolution % self.vit.patch:
-            raise UserError(
-                f"model.resolution is {self.resolution}: patches of {self.vit.patch} and "
-                f"{self.vit.decoder_patch} pixels must fit it, and the decoder's levels give {patch}"
-            )
+        self.vit.check_patches(self.resolution, len(self.ch_mult))
 
     def _check_grid_of_codes(self) -> None:
         """Checks ``fsq`` and ``lfq``, where dimension and size follow from the grid."""

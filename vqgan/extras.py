@@ -1,10 +1,11 @@
-"""What surrounds a run: optional packages, files that hide ours, and whether somebody watches.
+"""What surrounds a run: optional packages, files that hide ours, what is kept, and whether somebody watches.
 
 For what an extra brings there is one line that says how to get it; a command asks before it works, so that
 nobody waits for a result that cannot be written.
 """
 
 import importlib.util
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -47,6 +48,20 @@ def check_packages() -> None:
             raise UserError(
                 f"{where}: hides the package {name} of vqgan; rename it, or start in another folder"
             )
+
+
+def cache_root() -> Path:
+    """Returns the folder of what is kept between runs and can be had again; it need not exist yet.
+
+    It is ``$VQGAN_CACHE``, else ``vqgan-pipelines`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises:
+      RuntimeError: there is no home folder.
+    """
+    chosen = os.environ.get("VQGAN_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vqgan-pipelines"
 
 
 def is_watched(stream: TextIO) -> bool:

@@ -314,12 +314,7 @@ def config_fingerprint(
       defaults: the same of a configuration in which nothing was set.
       weights: parts that count, in their order.
     """
-    # A field that is not among the defaults is one that is left out at its own.
-    changed = {
-        name: value
-        for name, value in fields.items()
-        if name != "dropout" and (name not in defaults or value != defaults[name])
-    }
+    changed = {n: value for n, value in fields.items() if n != "dropout" and value != defaults.get(n)}
     prefix = json.dumps(changed, sort_keys=True, separators=(",", ":")).encode()
     return weights_sha256(*weights, prefix=prefix)
 

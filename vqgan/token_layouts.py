@@ -86,6 +86,19 @@ class ViTConfig:
                     f"model.vit.{name} is {getattr(self, name)}: give a multiple of {_HEAD_WIDTH}"
                 )
 
+    def check_patches(self, resolution: int, levels: int) -> None:
+        """Checks that patches fit an image's side, and the levels of a convolutional decoder the patches.
+
+        Raises:
+          UserError: they do not.
+        """
+        patch = 2 ** (levels - 1) if self.pixel_codes else self.decoder_patch
+        if patch != self.decoder_patch or resolution % patch or resolution % self.patch:
+            raise UserError(
+                f"model.resolution is {resolution}: patches of {self.patch} and {self.decoder_patch} pixels "
+                f"must fit it, and the decoder's levels give {patch}"
+            )
+
     @property
     def encoder_heads(self) -> int:
         """Returns the encoder's attention heads."""

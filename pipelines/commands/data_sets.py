@@ -106,6 +106,7 @@ def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     if options.codec is not None and options.input is not None and not problems:
         from transforms.tokenizing.replay import check_agreement
 
+        options.use_compilation_cache()
         source = options.source(options.input)
         agreement = check_agreement(path, source, os.fspath(options.codec), options.sample)
         print(f"{counted(agreement.images, 'image')} re-encoded: {agreement.share:.4%} of tokens agree")

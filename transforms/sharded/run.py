@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from transforms.sharded.input_changes import InputChanges
 from transforms.sharded.ownership import owning
 from transforms.sharded.plan import (
     PLAN_FOLDER,
-    InputChanges,
     Plan,
-    check_plan_table,
+    check_plan_tables,
     differences,
     read_plan,
 )
@@ -86,7 +86,7 @@ def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[s
     if existing is None:
         run.write_plan()
     else:
-        check_plan_table(run.output)
+        check_plan_tables(run.output)
         _check_input(run, say)
         if (manifest := _finished_manifest(run, say)) is not None:
             return manifest

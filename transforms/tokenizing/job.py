@@ -13,7 +13,8 @@ from transforms.sharded.batching import load_codec
 from transforms.sharded.job import ProgressCallback, ShardedJob
 from transforms.sharded.plan import Plan
 from transforms.sharded.rejects import DUPLICATE
-from transforms.sources.base import Entry, Loader, Source
+from transforms.sharded.slices import entries_of
+from transforms.sources.base import Loader, Source
 from transforms.tokenizing.manifest import (
     TokenSlice,
     TokenTotals,
@@ -98,7 +99,7 @@ def mark_duplicates(source: Source, table: pa.Table, threads: int) -> pa.Table:
 
     Args:
       source: where the entries come from.
-      table: entries in the source's order, of :data:`transforms.sharded.plan.ENTRY_SCHEMA`.
+      table: entries in the source's order, of :data:`transforms.sharded.slices.ENTRY_SCHEMA`.
       threads: readers.
     """
     digests = list(_digests(source, table, threads))
@@ -112,12 +113,13 @@ def mark_duplicates(source: Source, table: pa.Table, threads: int) -> pa.Table:
         for key, digest, error in zip(keys, digests, table.column("error").to_pylist(), strict=True)
     ]
     position = table.schema.get_field_index("error")
-    return table.set_column(position, table.schema.field("error"), pa.array(errors, pa.string()))
+    field = table.schema.field(position)
+    return table.set_column(position, field, pa.array(errors, field.type))
 
 
 def _digests(source: Source, table: pa.Table, threads: int) -> Iterator[bytes | None]:
     """Yields sha256 of each entry's bytes, in order; None for what cannot be read."""
-    entries = [Entry(**row) for row in table.to_pylist()]
+    entries = entries_of(table)
     loaders = source.read([entry for entry in entries if entry.error is None])
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[bytes | None] | None] = deque()

@@ -32,10 +32,12 @@ def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields
     Raises:
       UserError: a parameter without which nothing can be told is missing, or the result makes no model.
     """
-    known = typed_fields(ModelConfig, known, where=f"{where}: configuration")
-    if layout.rename is not None and layout.infer is not None:
-        merged = {**layout.fields, **known, **layout.infer(tensors, known, where)}
-        return from_dict(ModelConfig, merged, where=f"{where}: architecture")
+    known = {**layout.fields, **typed_fields(ModelConfig, known, where=f"{where}: configuration")}
+    inferred = {} if layout.infer is None else layout.infer(tensors, known, where)
+    if layout.rename is not None:
+        return from_dict(ModelConfig, {**known, **inferred}, where=f"{where}: architecture")
+    if layout.encoder_only and not any(name.startswith("decoder.") for name in tensors):
+        known["has_decoder"] = False
     if layout.geometry is None:
         # Levels are counted on the encoder, whose names do not depend on their number.
         levels, blocks = count_levels(probing(tensors, layout, 1, 1))
@@ -44,18 +46,16 @@ def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields
     try:
         if not blocks:
             raise LookupError("encoder.levels.0.blocks.0.conv1.kernel")
-        inferred = {} if layout.infer is None else layout.infer(tensors, known, where)
-        fields = fields_from_shapes(
-            probing(tensors, layout, levels, blocks), levels, blocks, {**layout.fields, **known, **inferred}
-        )
+        probe = probing(tensors, layout, levels, blocks)
+        fields = fields_from_shapes(probe, levels, blocks, {**known, **inferred})
     except LookupError as error:
         theirs = layout.names(parse_parameter(error.args[0]), levels, blocks)
         raise UserError(
             f"{where}: not a whole {layout.name} VQGAN: {' or '.join(theirs)} is missing; "
             "give a checkpoint of the image tokenizer itself"
         ) from error
-    merged = {**fields, **layout.fields, **known, **inferred}
-    if layout.geometry is not None:
+    merged = {**fields, **known, **inferred}
+    if layout.even_blocks:
         merged |= {"mid_blocks": merged["num_res_blocks"], "decoder_res_blocks": merged["num_res_blocks"]}
     if max(merged["num_res_blocks"], len(merged["ch_mult"])) > len(tensors):
         raise UserError(f"{where}: its configuration asks for more blocks than the file has parameters")
@@ -90,7 +90,8 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
       probe: shapes by our names.
       levels: number of levels.
       blocks: residual blocks per encoder level.
-      known: fields that are given already: ``resolution`` and ``attn_resolutions`` matter here.
+      known: fields that are given already: ``resolution``, ``attn_resolutions``, ``quantizer`` and
+        ``has_decoder`` matter here.
 
     Raises:
       LookupError: a parameter that every VQGAN has is missing; its name is the argument.
@@ -105,7 +106,8 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
     widths = [width(f"encoder.levels.{level}.blocks.0.conv1.kernel", 3) for level in range(levels)]
     stem = width("encoder.conv_in.kernel", 3)
     base = _base_width(stem, widths)
-    z_channels = width("decoder.conv_in.kernel", 2)
+    encoded = width("encoder.conv_out.kernel", 3)
+    z_channels = width("decoder.conv_in.kernel", 2) if known.get("has_decoder", True) else encoded
     attended = [i for i in range(levels) if _has_attention(probe, f"encoder.levels.{i}.attentions.0")]
     linear = any(probe(f"{place}.qkv.kernel") for place in _attention_places(levels))
     fields: Fields = {
@@ -116,14 +118,15 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
         "mid_attention": _has_attention(probe, "encoder.middle.attention"),
         "attention": "linear" if linear else "full",
         "z_channels": z_channels,
-        "double_z": width("encoder.conv_out.kernel", 3) == 2 * z_channels,
+        "double_z": encoded == 2 * z_channels,
         "quantizer": "gumbel" if probe("projection.kernel") else "nearest",
-        **_codebook(width, known),
+        **_codebook(width, known, z_channels),
         **_around_the_quantizer(probe),
     }
-    halvings = known.get("halvings")
+    halvings, has_decoder = known.get("halvings"), known.get("has_decoder", True)
     if levels > 1 and halvings is None:
-        fields["resamp_with_conv"] = probe("decoder.levels.0.resample.conv.kernel") is not None
+        side = "decoder" if has_decoder else "encoder"
+        fields["resamp_with_conv"] = probe(f"{side}.levels.0.resample.conv.kernel") is not None
     resolution = known.get("resolution") or _resolution(attended, levels, known.get("attn_resolutions"))
     fields["resolution"] = resolution
     side = resolution // known.get("haar_patch", 1)
@@ -132,15 +135,17 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
     opposite = [
         i for i in range(levels) if _has_attention(probe, f"decoder.levels.{levels - 1 - i}.attentions.0")
     ]
-    if opposite != attended or halvings is not None:
+    if has_decoder and (opposite != attended or halvings is not None):
         fields["decoder_attn_levels"] = tuple(opposite)
     return fields
 
 
-def _codebook(width: Callable[[str, int], int], known: Mapping[str, Any]) -> Fields:
+def _codebook(width: Callable[[str, int], int], known: Mapping[str, Any], z_channels: int) -> Fields:
     """Reads the codebook's size, where there is one."""
-    if known.get("quantizer") in ("fsq", "lfq"):
+    if known.get("quantizer") == "fsq":
         return {}
+    if known.get("quantizer") == "lfq":  # without a table; a claim beyond any codebook is refused later
+        return {"embed_dim": z_channels, "codebook_size": 1 << min(z_channels, 40)}
     return {"embed_dim": width("codebook", 1), "codebook_size": width("codebook", 0)}
 
 

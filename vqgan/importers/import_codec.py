@@ -14,13 +14,16 @@ from vqgan.config import ModelConfig
 from vqgan.documents import parse_document
 from vqgan.errors import UserError
 from vqgan.folders import check_expansion
-from vqgan.importers.containers import READERS, describe_unknown, sniff
+from vqgan.importers.containers import READERS, sniff
 from vqgan.importers.convert import convert_weights, infer_config
-from vqgan.importers.layout import Fields, KeyLayout
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, declared_classes
+from vqgan.importers.native_config import config_files, natives, resolved_fields
 from vqgan.importers.pickle_objects import PickleError
 from vqgan.importers.registry import ForeignModel, find_published, recognise_model, refine_layout
-from vqgan.importers.source import ImportOptions, find_native, find_weights, other_half, parse_source
+from vqgan.importers.sharded import is_index, shard_files
+from vqgan.importers.source import ImportOptions, find_weights, other_half, parse_source
 from vqgan.importers.tensors import Tensor
+from vqgan.importers.text_files import describe_unknown
 from vqgan.model.parameters import check_codec_size, codec_parameter_count
 
 _STEP_NAMES = ("global_step", "steps", "step")
@@ -58,7 +61,7 @@ def import_checkpoint(source: str) -> ImportedCodec:
         if container is None:
             raise UserError(f"{file}: not a checkpoint that we know: {describe_unknown(file)}")
         tree = _read_whole(file, container)
-        model = recognise_model(file, container, tree, options.weights)
+        model = recognise_model(file, container, tree, options.weights or "raw")
         return _import(file, container, model, tree, options)
     except PickleError as error:
         raise UserError(f"{file}: the checkpoint is damaged ({error}); download or copy it again") from error
@@ -83,10 +86,11 @@ def _import(
     file: Path, container: str, model: ForeignModel, tree: Any, options: ImportOptions
 ) -> ImportedCodec:
     where = str(file)
-    native = find_native(file, options.config)
-    layout = refine_layout(model, native)
     exported = _exported_fields(tree, where)
-    known = exported if exported is not None else layout.native(native) if native is not None else {}
+    if exported is None:
+        layout, native, known = _configured(model, file, options)
+    else:
+        layout, native, known = refine_layout(model, None), None, exported
     if options.scales is not None:
         known = known | {"scales": {"sides": options.scales}}
     if options.attn_resolutions is not None:  # with the levels that have attention, they tell the resolution
@@ -99,8 +103,10 @@ def _import(
         config = _with_options(infer_config(model.tensors, layout, known, where), options)
     _check_size(config, file)
     tensors = model.tensors
-    # LlamaGen's averaged weights are a member of their own; latent-diffusion's are twins in the same one.
-    if options.weights == "ema" and model.member != "ema":
+    # Averaged weights are a member of their own with most; latent-diffusion's are twins in the same one.
+    averages_first = layout.averages_first is not None and layout.averages_first(tensors.keys(), native)
+    chosen = "ema" if model.averaged else options.weights or ("ema" if averages_first else "raw")
+    if chosen == "ema" and not model.averaged:
         tensors = _averaged(tensors, layout, where)
     weights = convert_weights(tensors, layout, config, where)
     origin = {
@@ -109,21 +115,49 @@ def _import(
         "sha256": _sha256(file),
         **_other_half(file),
         "container": container,
-        "weights": options.weights,
+        **({"shards": [path.name for path in shard_files(file)]} if is_index(file) else {}),
+        "weights": chosen,
+        **_assumed(layout, native, exported),
         **_part(model),
         **({"published_name": found[0]} if found else {}),
-        **({"configuration": native.path.name} if native is not None and known else {}),
+        **_configurations(file, native),
         **_training_step(tree),
     }
     return ImportedCodec(config, weights, origin)
 
 
+def _configured(
+    model: ForeignModel, file: Path, options: ImportOptions
+) -> tuple[KeyLayout, NativeConfig | None, Fields]:
+    """Finds the configuration that says something of the model; returns layout, configuration and fields."""
+    first: NativeConfig | None = None
+    given = [name for name, value in dataclasses.asdict(options).items() if value is not None]
+    for native in natives(file, options.config):
+        layout = refine_layout(model, native)
+        fields = resolved_fields(layout.native(native), native, given)
+        if fields:
+            return layout, native, fields
+        first = first or native
+    layout = refine_layout(model, first)
+    if options.config is not None:
+        raise UserError(f"{options.config}: it says nothing of a {layout.name} model; drop config=")
+    return layout, None, {}
+
+
+def _configurations(file: Path, used: NativeConfig | None) -> dict[str, Any]:
+    """Says which configuration was used, and which YAML files that lie beside it were not."""
+    found: dict[str, Any] = {} if used is None else {"configuration": used.path.name}
+    others = [path.name for path in config_files(file) if used is None or path.name != used.path.name]
+    unused = [name for name in others if not name.endswith(".json")]
+    return found | ({"unused_configurations": unused} if unused else {})
+
+
 def _check_size(config: ModelConfig, file: Path) -> None:
     """Refuses an architecture that the file cannot hold the weights of, before one is read."""
-    other = other_half(file)
-    size = file.stat().st_size + (0 if other is None else other.stat().st_size)
+    files = [*shard_files(file), *filter(None, [other_half(file)])]
     try:
-        check_expansion(4 * codec_parameter_count(config), size)
+        stored = sum(path.stat().st_size for path in files)
+        check_expansion(4 * codec_parameter_count(config), stored)
     except UserError as error:
         raise UserError(f"{file}: {error}; get the checkpoint from its publisher") from error
 
@@ -131,7 +165,7 @@ def _check_size(config: ModelConfig, file: Path) -> None:
 def _averaged(tensors: Mapping[str, Tensor], layout: KeyLayout, where: str) -> Mapping[str, Tensor]:
     found = None if layout.averaged is None else layout.averaged(tensors, where)
     if found is None:
-        raise UserError(f"{where}: it has no averaged weights; drop weights=ema")
+        raise UserError(f"{where}: it has no averaged weights; take the others with weights=raw")
     return found
 
 
@@ -162,11 +196,17 @@ def _with_options(config: ModelConfig, options: ImportOptions) -> ModelConfig:
     return dataclasses.replace(config, **given)
 
 
+def _assumed(layout: KeyLayout, native: NativeConfig | None, exported: Fields | None) -> dict[str, Any]:
+    """Says what was taken for granted, where nothing but names and shapes speaks."""
+    if exported is not None or declared_classes(native) or not layout.assumed:
+        return {}
+    return {"assumed": f"{layout.assumed}; no configuration names the model's class"}
+
+
 def _part(model: ForeignModel) -> dict[str, Any]:
     """Says which part of a larger checkpoint is used, for the message."""
-    part = ".".join(name for name in (model.member, model.prefix.rstrip(".")) if name)
-    found: dict[str, Any] = {"part": part} if part else {}
-    if model.prefix and model.others:
+    found: dict[str, Any] = {"part": model.prefix.rstrip(".")} if model.prefix else {}
+    if model.others:
         found["unused_parts"] = list(model.others)
     return found
 

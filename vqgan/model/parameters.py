@@ -60,6 +60,11 @@ def _conv(name: str, inputs: int, outputs: int, size: int, bias: bool = True) ->
         yield f"{name}.bias", (outputs,)
 
 
+def _linear(name: str, inputs: int, outputs: int) -> Named:
+    yield f"{name}.kernel", (inputs, outputs)
+    yield f"{name}.bias", (outputs,)
+
+
 def _norm(name: str, channels: int, config: ModelConfig) -> Named:
     yield f"{name}.scale", (channels,)
     yield f"{name}.bias", (channels,)
@@ -125,20 +130,19 @@ def _levels(name: str, levels: list[int], channels: int, config: ModelConfig) ->
     learned = config.learned_downsampling if down else config.resamp_with_conv
     attended = encoder_attention(config) if down else decoder_attention(config)
     first = 0 if down else len(levels) - config.halved_levels  # of the levels that resample
+    pixels = 4 if config.depth_to_space and not down else 1
     for index, level in enumerate(levels):
         width = config.ch * config.ch_mult[level]
+        if config.adaptive_norm and not down:
+            for layer in ("gamma", "beta"):
+                yield from _linear(f"{name}.levels.{index}.adaptive.{layer}", config.z_channels, channels)
         for block in range(blocks):
             yield from _block(f"{name}.levels.{index}.blocks.{block}", channels, width, config)
             channels = width
             if level in attended:
                 yield from _attention(f"{name}.levels.{index}.attentions.{block}", width, config)
         if learned and first <= level < first + config.halved_levels:
-            yield from _conv(f"{name}.levels.{index}.resample.conv", width, width, 3)
-
-
-def _linear(name: str, inputs: int, outputs: int) -> Named:
-    yield f"{name}.kernel", (inputs, outputs)
-    yield f"{name}.bias", (outputs,)
+            yield from _conv(f"{name}.levels.{index}.resample.conv", width, pixels * width, 3)
 
 
 def _layer_norm(name: str, width: int) -> Named:
@@ -208,6 +212,8 @@ def _quantizer_part(config: ModelConfig) -> Named:
 
 
 def _decoder_part(config: ModelConfig) -> Named:
+    if not config.has_decoder:
+        return
     if config.vit is not None:
         yield from _vit_decoder(config, config.vit)
         if not config.vit.pixel_codes:

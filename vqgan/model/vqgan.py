@@ -10,10 +10,12 @@ from jax.typing import DTypeLike
 
 from vqgan.config import ModelConfig
 from vqgan.model.layers import (
+    AdaptiveGroupNorm,
     Attention,
     Downsample,
     LinearAttention,
     ResBlock,
+    SubPixelUpsample,
     Upsample,
     conv,
     haar_merge,
@@ -56,22 +58,38 @@ def _attention(
     )
 
 
+def _upsample(
+    channels: int, config: ModelConfig, dtype: DTypeLike, rngs: nnx.Rngs
+) -> Upsample | SubPixelUpsample:
+    if config.depth_to_space:
+        return SubPixelUpsample(channels, dtype=dtype, rngs=rngs)
+    return Upsample(channels, with_conv=config.resamp_with_conv, dtype=dtype, rngs=rngs)
+
+
 class Level(nnx.Module):
-    """The residual blocks (and attentions) of one resolution, with the resampling that ends it."""
+    """The residual blocks (and attentions) of one resolution, with the resampling that ends it.
+
+    A decoder's may begin with a normalisation that reads the codes.
+    """
 
     def __init__(
         self,
         blocks: list[ResBlock],
         attentions: Sequence[Attention | LinearAttention],
-        resample: Downsample | Upsample | None,
+        resample: Downsample | Upsample | SubPixelUpsample | None,
         remat: bool,
+        adaptive: AdaptiveGroupNorm | None = None,
     ):
         self.blocks = nnx.List(blocks)
         self.attentions = nnx.List(attentions)
         self.resample = resample
         self.remat = remat
+        self.adaptive = adaptive
 
     def __call__(self, x: jax.Array, codes: jax.Array | None = None) -> jax.Array:
+        if self.adaptive is not None:
+            assert codes is not None
+            x = self.adaptive(x, codes)
         for index, block in enumerate(self.blocks):
             x = nnx.remat(ResBlock.__call__)(block, x, codes) if self.remat else block(x, codes)
             if self.attentions:
@@ -132,7 +150,13 @@ class Encoder(nnx.Module):
                     attentions.append(_attention(channels, config, dtype, rngs))
             resample = None
             if index < config.halved_levels:
-                resample = Downsample(channels, with_conv=config.learned_downsampling, dtype=dtype, rngs=rngs)
+                resample = Downsample(
+                    channels,
+                    with_conv=config.learned_downsampling,
+                    symmetric=config.symmetric_downsample,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
                 side //= 2
             levels.append(Level(blocks, attentions, resample, remat))
         self.levels = nnx.List(levels)  # highest resolution first
@@ -152,19 +176,25 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Latents ``[B, h, w, z_channels]`` to images ``[B, H, W, 3]`` in the input range, not clipped.
 
-    Norms of a MoVQ read the codes ``[B, h, w, D]`` as well; other decoders take none.
+    Norms of a MoVQ read the codes ``[B, h, w, D]`` as well; other decoders do not need them.
     """
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, remat: bool = False, rngs: nnx.Rngs):
         widths = [config.ch * multiple for multiple in config.ch_mult]
         channels = widths[-1]
         attended = decoder_attention(config)
+        self.spatial_norm = config.spatial_norm
         code_channels = config.embed_dim if config.spatial_norm else None
         self.haar_patch = config.haar_patch
         self.conv_in = conv(config.z_channels, channels, 3, dtype=dtype, rngs=rngs)
         self.middle = Middle(channels, config, dtype=dtype, rngs=rngs, code_channels=code_channels)
         levels = []
         for index, width in reversed(list(enumerate(widths))):
+            adaptive = None
+            if config.adaptive_norm:
+                adaptive = AdaptiveGroupNorm(
+                    config.z_channels, channels, config.norm_groups, dtype=dtype, rngs=rngs
+                )
             blocks, attentions = [], []
             for _ in range(config.decoder_blocks):
                 blocks.append(_res_block(channels, width, config, dtype, rngs, code_channels))
@@ -173,8 +203,8 @@ class Decoder(nnx.Module):
                     attentions.append(_attention(channels, config, dtype, rngs, code_channels))
             resample = None
             if index >= len(widths) - config.halved_levels:
-                resample = Upsample(channels, with_conv=config.resamp_with_conv, dtype=dtype, rngs=rngs)
-            levels.append(Level(blocks, attentions, resample, remat))
+                resample = _upsample(channels, config, dtype, rngs)
+            levels.append(Level(blocks, attentions, resample, remat, adaptive))
         self.levels = nnx.List(levels)  # in order of execution: lowest resolution first
         self.norm_out = make_norm(channels, config.norm_groups, code_channels, dtype=dtype, rngs=rngs)
         self.conv_out = conv(channels, 3 * config.haar_patch**2, 3, dtype=dtype, rngs=rngs)
@@ -184,10 +214,11 @@ class Decoder(nnx.Module):
 
     def features(self, z: jax.Array, codes: jax.Array | None = None) -> jax.Array:
         """Runs all but the last layer, whose gradient weighs the adversarial loss, to ``[B, H, W, ch]``."""
-        x = self.middle(self.conv_in(z), codes)
+        modulating = codes if self.spatial_norm else z
+        x = self.middle(self.conv_in(z), modulating)
         for level in self.levels:
-            x = level(x, codes)
-        return nnx.silu(self.norm_out(x, codes))
+            x = level(x, modulating)
+        return nnx.silu(self.norm_out(x, modulating))
 
 
 class Reconstruction(NamedTuple):

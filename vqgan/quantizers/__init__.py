@@ -11,7 +11,13 @@ from vqgan.config import ModelConfig
 from vqgan.quantizers.base import Quantized, QuantizeOptions, Quantizer, Statistic
 from vqgan.quantizers.gumbel import GumbelQuantizer
 from vqgan.quantizers.lookup_free import FSQQuantizer, LFQQuantizer
-from vqgan.quantizers.nearest import CosineQuantizer, EMAQuantizer, NearestQuantizer
+from vqgan.quantizers.nearest import (
+    CosineQuantizer,
+    EMAQuantizer,
+    InnerProductQuantizer,
+    NearestQuantizer,
+    UnitCodesQuantizer,
+)
 from vqgan.quantizers.scales import ScalesQuantizer
 
 __all__ = [
@@ -19,6 +25,7 @@ __all__ = [
     "EMAQuantizer",
     "FSQQuantizer",
     "GumbelQuantizer",
+    "InnerProductQuantizer",
     "LFQQuantizer",
     "NearestQuantizer",
     "QuantizeOptions",
@@ -26,6 +33,7 @@ __all__ = [
     "Quantizer",
     "ScalesQuantizer",
     "Statistic",
+    "UnitCodesQuantizer",
     "make_quantizer",
 ]
 
@@ -36,6 +44,12 @@ _QUANTIZERS: dict[str, Callable[[ModelConfig, nnx.Rngs], Quantizer]] = {
     "ema": lambda config, rngs: EMAQuantizer(config.codebook_size, config.embed_dim, rngs=rngs),
     "fsq": lambda config, rngs: FSQQuantizer(config.fsq_levels, config.fsq_bound),
     "lfq": lambda config, rngs: LFQQuantizer(config.embed_dim),
+    "inner_product": lambda config, rngs: InnerProductQuantizer(
+        config.codebook_size, config.embed_dim, rngs=rngs
+    ),
+    "nearest_unit": lambda config, rngs: UnitCodesQuantizer(
+        config.codebook_size, config.embed_dim, rngs=rngs
+    ),
     "scales": lambda config, rngs: _scales(config, rngs),
 }
 

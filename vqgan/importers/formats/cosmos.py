@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from vqgan.errors import UserError
 from vqgan.importers.formats import taming
-from vqgan.importers.layout import Fields, NativeConfig
+from vqgan.importers.layout import Fields, NativeConfig, check_known
 from vqgan.importers.tensors import Tensor
 
 _LEVELS = "quantizer._levels"
@@ -23,6 +23,12 @@ _FIELDS = {
     "resolution": "resolution",
     "attn_resolutions": "attn_resolutions",
 }
+_KNOWN = re.compile(
+    "|".join(_FIELDS)
+    + "|dropout|(in|out)_channels|spatial_compression|patch_(size|method)|z_channels|z_factor|"
+    "quantizer|embedding_dim|levels|num_quantizers|name|encoder|decoder|persistent_quantizer|dtype|"
+    "num_codebooks|keep_num_codebooks_dim|scale|formulation|legacy_mode"
+)
 _ONLY = {"in_channels": 3, "out_channels": 3, "patch_method": "haar", "quantizer": "FSQ"}
 
 
@@ -33,6 +39,7 @@ def _native(native: NativeConfig) -> Fields:
     for name, wanted in _ONLY.items():
         if data.get(name, wanted) != wanted:
             raise UserError(f"{native.path}: {name} is {data[name]!r}; only {wanted!r} is supported")
+    check_known(str(native.path), data, _KNOWN)
     return {ours: data[theirs] for theirs, ours in _FIELDS.items() if theirs in data}
 
 

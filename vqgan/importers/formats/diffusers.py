@@ -20,6 +20,8 @@ _LAYERS = {
     "norm": ("group_norm",),
     "norm_out": ("conv_norm_out",),
 }
+_MAX_LEVELS = 32
+_DEFAULT_SIZE = 32
 _FULL_ATTENTION = {"AttnDownEncoderBlock2D": True, "DownEncoderBlock2D": False}
 
 
@@ -66,14 +68,18 @@ def _native(native: NativeConfig, norm_type: str = "group") -> Fields:
         if data.get(theirs) is not None
     }
     fields["embed_dim"] = data.get("vq_embed_dim") or data.get("latent_channels", 3)
-    _check_resolution(fields, len(data["block_out_channels"]))
+    widths = data["block_out_channels"]
+    if not isinstance(widths, (list, tuple)) or not 0 < len(widths) <= _MAX_LEVELS:
+        raise UserError(f"{native.path}: block_out_channels is {widths!s:.40}; expected a list of widths")
+    _check_resolution(fields, len(widths))
     return fields
 
 
 def _check_resolution(fields: Fields, levels: int) -> None:
-    # sample_size is a hint that nothing in that library depends on; some files have nonsense there.
+    # sample_size is a hint that nothing in that library depends on; some files have nonsense there. Its
+    # default is written into every file, so it does not say what the model was trained at.
     size: Any = fields.get("resolution")
-    if not isinstance(size, int) or size < 1 or size % (1 << (levels - 1)):
+    if type(size) is not int or size == _DEFAULT_SIZE or size < 1 or size % (1 << (levels - 1)):
         fields.pop("resolution", None)
 
 

@@ -4,13 +4,22 @@ Keys: ``encoder.down.I.block.J``, ``decoder.up.I`` where ``up.0`` is the highest
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import count
 from typing import Any
 
 from vqgan.errors import UserError
-from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted, torch_leaf
-from vqgan.importers.tensors import Tensor
+from vqgan.importers.layout import (
+    Fields,
+    KeyLayout,
+    NativeConfig,
+    ParameterPlace,
+    check_known,
+    dotted,
+    find_params,
+    torch_leaf,
+)
+from vqgan.importers.tensors import Tensor, shown
 
 _LAYERS = {
     "shortcut": ("nin_shortcut",),
@@ -22,6 +31,18 @@ _LAYERS = {
 }
 # From ddconfig: theirs to ours.
 _FIELDS = ("resolution", "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "z_channels", "double_z")
+
+
+# Of ddconfig, and of the model around it: what is read here or acts in training only.
+_DD_KNOWN = re.compile(
+    "|".join(_FIELDS) + "|resamp_with_conv|in_channels|out_ch|dropout|attn_type|use_linear_attn|give_pre_end|"
+    "tanh_out|use_timestep|use_checkpoint"
+)
+PARAMS_KNOWN = re.compile(
+    "ddconfig|lossconfig|n_embed|embed_dim|ckpt_path|ignore_keys|image_key|colorize_nlabels|monitor|remap|"
+    "sane_index_shape|use_ema|batch_resize_range|(temperature_)?scheduler_config|kl_weight|beta|batch_size|"
+    "(base_)?learning_rate|lr(_.*)?|weight_decay"
+)
 
 
 def tree_name(place: ParameterPlace, levels: int) -> str:
@@ -62,24 +83,40 @@ def read_yaml(native: NativeConfig) -> Fields:
     """Reads fields from a YAML with a ``ddconfig``, wherever in it that stands.
 
     Raises:
-      UserError: the model is none that turns RGB images into tokens, or remaps them.
+      UserError: the model is none that turns RGB images into tokens, remaps them, or has unknown settings.
     """
-    params = find_params(native.data)
-    if params is None:
+    found = find_params(native.data)
+    if found is None:
         return {}
-    dd = params["ddconfig"]
-    where = f"{native.path}: ddconfig"
-    if dd.get("in_channels", 3) != 3 or dd.get("out_ch", 3) != 3:
-        raise UserError(f"{where}: the model takes {dd.get('in_channels')} channels; only RGB is supported")
+    target, params = found
     if params.get("remap"):
         raise UserError(f"{native.path}: the model remaps its tokens (remap); that is not supported")
+    fields = read_params(native, params, PARAMS_KNOWN)
+    if target:
+        fields["quantizer"] = "gumbel" if target.endswith("GumbelVQ") else "nearest"
+    return fields
+
+
+def read_params(native: NativeConfig, params: Mapping[str, Any], known: re.Pattern[str]) -> Fields:
+    """Reads fields from ``ddconfig`` and the settings around it.
+
+    Args:
+      native: the configuration, for errors.
+      params: what holds ``ddconfig``.
+      known: names of those settings around it that do not change the tokens, or that the caller reads.
+
+    Raises:
+      UserError: the model is none from RGB to RGB, or has settings that are unknown or not supported.
+    """
+    where, dd = f"{native.path}: ddconfig", params["ddconfig"]
+    check_known(str(native.path), params, known)
+    check_known(where, dd, _DD_KNOWN)
+    check_images(where, dd)
     for name in ("tanh_out", "give_pre_end"):
         if dd.get(name):
             raise UserError(f"{where}: {name} is set; that is not supported")
-    fields: Fields = {name: dd[name] for name in _FIELDS if name in dd}
-    fields |= {ours: params[name] for name, ours in _PARAMS.items() if name in params}
-    if "resamp_with_conv" in dd:
-        fields["resamp_with_conv"] = dd["resamp_with_conv"]
+    fields: Fields = {name: dd[name] for name in (*_FIELDS, "resamp_with_conv") if name in dd}
+    fields |= {ours: params[name] for name, ours in PARAMS.items() if name in params}
     kind = "linear" if dd.get("use_linear_attn") else dd.get("attn_type", "vanilla")
     if kind == "none":
         fields |= {"attn_resolutions": [], "mid_attention": False}
@@ -90,21 +127,24 @@ def read_yaml(native: NativeConfig) -> Fields:
     return fields
 
 
-_PARAMS = {"embed_dim": "embed_dim", "n_embed": "codebook_size"}
+PARAMS = {"embed_dim": "embed_dim", "n_embed": "codebook_size"}
 
 
-def find_params(data: Any, depth: int = 0) -> Mapping[str, Any] | None:
-    """Finds the mapping that holds ``ddconfig``; a first stage inside another model is found as well."""
-    if not isinstance(data, Mapping) or depth > 8:
-        return None
-    if isinstance(data.get("ddconfig"), Mapping):
-        return data
-    first = ("model", "params", "first_stage_config")
-    for name in (*first, *(name for name in data if name not in first)):
-        found = find_params(data.get(name), depth + 1)
-        if found is not None:
-            return found
-    return None
+def check_images(where: str, dd: Mapping[str, Any]) -> None:
+    """Checks that a ``ddconfig`` is of a model from RGB to RGB.
+
+    Raises:
+      UserError: it has other channels.
+    """
+    for name in ("in_channels", "out_ch"):
+        if dd.get(name, 3) != 3:
+            raise UserError(f"{where}: {name} is {shown(dd[name])}; only RGB, with 3 channels, is supported")
+
+
+def has_taming_names(names: Collection[str]) -> bool:
+    """Tells whether the middle and the decoder's levels are named as in taming: up.0 is the last to run."""
+    in_order = "decoder.up.0.upsample.conv.weight" in names
+    return "encoder.mid.0.norm1.weight" not in names and not in_order
 
 
 IGNORED = re.compile(r"loss\..*|discriminator\..*|colorize|quantize\.embedding\.(cluster_size|embed_avg)")
@@ -116,4 +156,7 @@ LAYOUT = KeyLayout(
     names=_names,
     native=read_yaml,
     ignored=IGNORED,
+    fits=has_taming_names,
+    classes=re.compile(r"(.+\.)?taming\.models\.vqgan\.(VQModel|GumbelVQ|EMAVQ|VQNoDiscModel)"),
+    assumed="the nearest code, as in taming's VQModel (IBQ names its parameters the same)",
 )
