@@ -20,6 +20,7 @@ from vqgan.importers.layout import KeyLayout, parse_parameter
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 _MASKGIT_ONLY = ("shortcut_from_branch", "pool_downsample")
+_OTHER_ARCHITECTURES = ("spatial_norm", "scales", "vit", "decoder_attn_levels")
 
 
 def export_checkpoint(
@@ -85,7 +86,7 @@ def _layout(to: str, config: ModelConfig) -> KeyLayout:
         layout = diffusers.LAYOUT if to == "diffusers" else taming.LAYOUT
     if config.quantizer in ("fsq", "lfq"):
         raise UserError(f"--to {to} cannot express this codec: quantizer {config.quantizer} has no codebook")
-    cannot = [name for name in _MASKGIT_ONLY if getattr(config, name)]
+    cannot = [name for name in (*_MASKGIT_ONLY, *_OTHER_ARCHITECTURES) if getattr(config, name)]
     if not config.quant_conv or not config.bias or config.encoder_out_kernel != 3:
         cannot.append("layers without biases or without quant_conv")
     if config.mid_blocks != 2 or config.decoder_blocks != config.num_res_blocks + 1:

@@ -62,8 +62,8 @@ class Transformer(nnx.Module):
     def __call__(self, patches: jax.Array, tokens: jax.Array) -> jax.Array:
         """Runs ``[B, P, W]`` patches and ``[B, L, W]`` tokens to ``[B, 1 + P + L, W]``, class token first."""
         start = jnp.broadcast_to(self.class_token[...], (len(patches), 1, patches.shape[-1]))
-        x = jnp.concatenate([start, patches], axis=1) + self.positions[...]
-        x = jnp.concatenate([x, tokens + self.token_positions[...]], axis=1)
+        x = jnp.concatenate([start, patches], axis=1) + self.positions[...][None]
+        x = jnp.concatenate([x, tokens + self.token_positions[...][None]], axis=1)
         x = self.norm_in(x)
         for block in self.blocks:
             x = block(x)

@@ -1,5 +1,6 @@
 """Parity with the published implementations: tokens and reconstructions that they computed."""
 
+import json
 import os
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from vqgan.model.vqgan import VQGAN, normalize
 HERE = Path(__file__).parents[2] / "testdata" / "golden"
 NAMES = (
     "diffusers-vq", "latent-diffusion-vq", "llamagen", "lwm", "maskgit-vqgan", "taming-gumbel", "taming-vq",
-    "vqgan-jax",
+    "vqgan-jax", "movq", "cosmos-di", "var", "titok", "titok-rgb",
 )  # fmt: skip
 
 
@@ -30,7 +31,9 @@ def _folder(name: str) -> Path:
 def test_tokens_and_reconstruction_are_the_reference_s(name: str) -> None:
     folder = _folder(name)
     expected = np.load(folder / "expected.npz")
-    info = codec_checkpoint.read_info(folder)
+    scales = json.loads((folder / "about.json").read_text()).get("v_patch_nums")
+    source = f"{folder}?scales={','.join(map(str, scales))}" if scales else folder
+    info = codec_checkpoint.read_info(source)
     weights = codec_checkpoint.load_weights(info, codec_checkpoint.PARTS)
     model = nnx.eval_shape(lambda: VQGAN(info.config, rngs=nnx.Rngs(0)))
     parts = {
@@ -44,7 +47,7 @@ def test_tokens_and_reconstruction_are_the_reference_s(name: str) -> None:
     assert float(np.abs(np.asarray(reconstruction) - expected["recon"]).max()) < 1e-3
     images = normalize(jnp.asarray(expected["images"]), info.config.input_range)
     _check_tokens(np.asarray(parts["quantizer"].tokens(parts["encoder"](images))), expected)
-    _check_tokens(Codec.load(folder, batch_size=2).encode(expected["images"]), expected)
+    _check_tokens(Codec.load(source, batch_size=2).encode(expected["images"]), expected)
 
 
 def _check_tokens(tokens: np.ndarray, expected: np.lib.npyio.NpzFile) -> None:
