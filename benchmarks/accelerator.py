@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import matrix_flops, parser, random_codec, say, scratch, write_results
+from common import Figure, add_output, figure, matrix_flops, parser, random_codec, say, scratch, write_results
 
 from pipelines.training_codec import configure_codec_training
 from vqgan import Codec
@@ -175,15 +175,16 @@ def _forward_flops(config: PriorConfig, tokens: int) -> float:
     return 2.0 * tokens * (products + attention)
 
 
-def timed(work: Work, seconds: float) -> tuple[float, float]:
-    """Seconds of the first call, with compilation, and of a call after it."""
+def timed(work: Work, seconds: float) -> tuple[float, list[float]]:
+    """Seconds of the first call, with compilation, and of each after it."""
     started = time.monotonic()
     work.call()
-    first, calls, started = time.monotonic() - started, 0, time.monotonic()
-    while calls < 2 or time.monotonic() - started < seconds:
+    first, each = time.monotonic() - started, []
+    while len(each) < 2 or sum(each) < seconds:
+        started = time.monotonic()
         work.call()
-        calls += 1
-    return first, (time.monotonic() - started) / calls
+        each.append(time.monotonic() - started)
+    return first, each
 
 
 def peak_of(dtype: str, given: float | None) -> float:
@@ -201,18 +202,20 @@ def main() -> None:
     flags.add_argument("--scale", choices=sorted(SCALES), default="full")
     flags.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     flags.add_argument("--peak-tflops", type=float, help="what the device can do, from its data sheet")
-    flags.add_argument("--output", type=Path, help="JSON file")
+    add_output(flags)
     args = flags.parse_args()
     scale, peak = SCALES[args.scale], peak_of(args.dtype, args.peak_tflops)
     say(f"{jax.devices()[0].device_kind}, {args.dtype}, at most {peak / 1e12:.3g} TFLOP/s\n")
     say("| work | rate | MFU | first call |\n|---|---|---|---|")
-    results = {}
+    figures: list[Figure] = []
 
     def show(name: str, work: Work) -> None:
         first, seconds = timed(work, scale.seconds)
-        rate, mfu = work.count / seconds, work.flops / seconds / peak
-        results[name] = {"per_second": rate, "unit": work.unit, "mfu": mfu, "first_call_seconds": first}
-        say(f"| {name} | {rate:,.0f} {work.unit}/s | {mfu:.1%} | {first:.1f} s |")
+        rates, middle = [work.count / one for one in seconds], float(np.median(seconds))
+        mfu = work.flops / middle / peak
+        figures.append(figure(name, rates, f"{work.unit}/s"))
+        figures.append(Figure(f"{name}, MFU", mfu, mfu, mfu, "of the peak"))
+        say(f"| {name} | {work.count / middle:,.0f} {work.unit}/s | {mfu:.1%} | {first:.1f} s |")
 
     with scratch() as folder:
         path = random_codec(Path(folder) / "codec", scale.codec)
@@ -222,7 +225,7 @@ def main() -> None:
     show("training of the VQGAN", codec_step(scale, args.dtype))
     show("training of the prior", prior_step(scale, args.dtype))
     show("sampling", sampling(scale, args.dtype))
-    write_results(args.output, {"scale": args.scale, "dtype": args.dtype, "peak": peak, "results": results})
+    write_results(args.output, figures, scale=args.scale, dtype=args.dtype, peak=peak)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the benchmarks share: a corpus made from the test photographs, and codecs of two sizes."""
 
 import argparse
+import datetime
 import importlib.metadata
 import json
 import os
@@ -8,9 +9,9 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,24 @@ PHOTOS = Path(__file__).parent.parent / "tests" / "testdata" / "photos"
 LARGE = ModelConfig(
     resolution=256, ch=64, ch_mult=(1, 1, 2, 4), num_res_blocks=2, attn_resolutions=(), mid_attention=False
 )
+
+
+class Figure(NamedTuple):
+    """A row of the table of measurements.
+
+    Attributes:
+      what: what was measured.
+      value: its median.
+      low: the least of all rounds.
+      high: the greatest.
+      unit: ``times`` for ratios, else such as ``images/s``.
+    """
+
+    what: str
+    value: float
+    low: float
+    high: float
+    unit: str
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -80,15 +99,9 @@ def take_turns(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
     return measured
 
 
-def median(values: list[float]) -> float:
-    """The median, as a plain float that JSON takes."""
-    return float(np.median(values))
-
-
-def ratio(measured: Mapping[str, list[float]], name: str, reference: str) -> float:
-    """How many times the reference's value ``name`` has: the median of the ratios round by round."""
-    pairs = zip(measured[name], measured[reference], strict=True)
-    return median([one / other for one, other in pairs])
+def ratios(measured: Mapping[str, list[float]], name: str, reference: str) -> list[float]:
+    """How many times the reference's value ``name`` has, round by round."""
+    return [one / other for one, other in zip(measured[name], measured[reference], strict=True)]
 
 
 def installed(package: str, why: str) -> bool:
@@ -101,19 +114,35 @@ def installed(package: str, why: str) -> bool:
     return True
 
 
-def write_results(path: Path | None, results: Mapping[str, Any]) -> None:
-    """Writes figures as JSON with a description of what they were measured on."""
+def figure(what: str, values: Sequence[float], unit: str = "times") -> Figure:
+    """The median of what rounds gave, with its spread."""
+    return Figure(what, float(np.median(values)), min(values), max(values), unit)
+
+
+def add_output(flags: argparse.ArgumentParser) -> None:
+    """Adds the flag for a file of results."""
+    flags.add_argument("--output", type=Path, help="JSON file for the figures")
+
+
+def write_results(path: Path | None, figures: Sequence[Figure], **details: Any) -> None:
+    """Writes figures as JSON, with a description of what they were measured on.
+
+    ``benchmarks/run_all.py`` makes the README's table from such files.
+    """
     if path is None:
         return
     packages = ("jax", "jaxlib", "flax", "apache-beam", "pyarrow", "numpy", "pillow")
     described = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "device": jax.devices()[0].device_kind,
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
+        "date": datetime.date.today().isoformat(),
     }
+    rows = [one._asdict() for one in figures]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": described, **results}, indent=2) + "\n")
+    path.write_text(json.dumps({"machine": described, "figures": rows, **details}, indent=2) + "\n")
     say(f"written to {path}")
 
 

@@ -14,7 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from common import installed, make_corpus, median, parser, ratio, say, scratch, take_turns, write_results
+from common import (
+    add_output,
+    figure,
+    installed,
+    make_corpus,
+    parser,
+    ratios,
+    say,
+    scratch,
+    take_turns,
+    write_results,
+)
 from PIL import Image
 
 from transforms.images.config import DecodeConfig
@@ -90,8 +101,8 @@ def _with_vips(data: bytes, size: int) -> np.ndarray:
     return pyvips.Image.thumbnail_buffer(data, size, height=size, crop="centre").numpy()
 
 
-def measure(ways: dict[str, Work], files: list[bytes], rounds: int) -> dict[str, dict[str, float]]:
-    """Images for each second of processor time, ours divided by each, and distance from our pixels."""
+def measure(title: str, ways: dict[str, Work], files: list[bytes], rounds: int) -> dict[str, list[float]]:
+    """Prints a table; returns images for each second of processor time, round by round."""
 
     def rate(work: Work) -> Callable[[], float]:
         def once() -> float:
@@ -102,26 +113,16 @@ def measure(ways: dict[str, Work], files: list[bytes], rounds: int) -> dict[str,
 
         return once
 
-    reference = [next(iter(ways.values()))(data).astype(np.int16) for data in files]
+    reference = [ways["ours"](data).astype(np.int16) for data in files]
     measured = take_turns({name: rate(work) for name, work in ways.items()}, rounds)
-    return {
-        name: {
-            "images_per_second": median(measured[name]),
-            "ours_is_times_as_fast": ratio(measured, "ours", name),
-            "mean_difference_in_levels": float(
-                np.mean([np.abs(work(data) - one).mean() for data, one in zip(files, reference, strict=True)])
-            ),
-        }
-        for name, work in ways.items()
-    }
-
-
-def show(title: str, results: dict[str, dict[str, float]]) -> None:
-    """Prints a table."""
     say(f"\n| {title} | images/s of one core | ours is | differs from ours by |\n|---|---|---|---|")
-    for name, row in results.items():
-        rate, times, levels = row.values()
-        say(f"| {name} | {rate:.0f} | {times:.2f} times as fast | {levels:.3f} levels |")
+    for name, work in ways.items():
+        times, speed = np.median(ratios(measured, "ours", name)), np.median(measured[name])
+        levels = np.mean(
+            [np.abs(work(data) - one).mean() for data, one in zip(files, reference, strict=True)]
+        )
+        say(f"| {name} | {speed:.0f} | {times:.2f} times as fast | {levels:.3f} levels |")
+    return measured
 
 
 def main() -> None:
@@ -131,26 +132,21 @@ def main() -> None:
     flags.add_argument("--short-side", type=int, default=480, help="of the JPEG files, in pixels")
     flags.add_argument("--size", type=int, default=256, help="side of the crops")
     flags.add_argument("--rounds", type=int, default=3)
-    flags.add_argument("--output", type=Path, help="JSON file")
+    add_output(flags)
     args = flags.parse_args()
     with scratch() as name:
         make_corpus(Path(name), args.images, args.short_side)
         files = [path.read_bytes() for path in sorted(Path(name).iterdir())]
-    decoded = measure(full_decoders(), files, args.rounds)
-    show("decoded in full", decoded)
-    crops = measure(croppers(args.size), files, args.rounds)
-    show(f"centre crop of {args.size} pixels", crops)
-    cores = 1000 / crops["ours"]["images_per_second"]
+    decoded = measure("decoded in full", full_decoders(), files, args.rounds)
+    crops = measure(f"centre crop of {args.size} pixels", croppers(args.size), files, args.rounds)
+    cores = 1000 / float(np.median(crops["ours"]))
     say(f"\n1,000 images/s of this size need {cores:.1f} cores like this one")
-    write_results(
-        args.output,
-        {
-            "short_side": args.short_side,
-            "decoded": decoded,
-            "crops": crops,
-            "cores_for_1000_per_second": cores,
-        },
-    )
+    figures = [
+        figure(f"{work}, {args.short_side} pixels, beside {name}", ratios(measured, "ours", name))
+        for work, measured in (("decoding JPEG in full", decoded), ("from JPEG to a crop", crops))
+        for name in list(measured)[1:]
+    ]
+    write_results(args.output, figures, decoded=decoded, crops=crops, cores_for_1000_per_second=cores)
 
 
 if __name__ == "__main__":

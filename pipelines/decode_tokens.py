@@ -29,6 +29,7 @@ from transforms.sharded.plan import Plan
 from transforms.sharded.run import missing_files, run_planned, speaker
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
+from vqgan.engines.choice import EngineChoice, resolve_engine
 from vqgan.errors import UserError, counted
 from vqgan.manifest import IMAGES_KIND
 
@@ -52,6 +53,7 @@ class DecodeTokensConfig:
       report: write ``report.html``.
       compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
       quiet: no progress.
+      engine: what runs the codec's networks.
     """
 
     tokens: str
@@ -66,6 +68,7 @@ class DecodeTokensConfig:
     report: bool = True
     compilation_cache: bool = True
     quiet: bool = False
+    engine: str = "jax"
 
     def __post_init__(self) -> None:
         check_at_least_one(self, ("batch_size", "threads", "limit"))
@@ -86,6 +89,7 @@ class PlannedDecode:
     tokens: TokenInput
     plan: Plan
     parts: list[Part]
+    engine: EngineChoice
 
     @property
     def output(self) -> str:
@@ -114,13 +118,12 @@ class PlannedDecode:
             form=config.form,
             views=config.views,
             codec=config.codec or self.tokens.codec,
-            batch_size=fitted_batch_size(
-                config.batch_size, max((part.planned for part in self.parts), default=1)
-            ),
+            batch_size=fitted_batch_size(config.batch_size, [part.planned for part in self.parts]),
             dtype=config.dtype,
             threads=config.threads,
             plan_hash=self.plan.hash,
             slices=self.plan.slices,
+            engine=self.engine,
         )
 
     def write_plan(self) -> None:
@@ -172,12 +175,15 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
     """Opens the token data set and its codec, checks both, and plans; writes nothing.
 
     Raises:
-      UserError: no finished data set, a shard that is not the manifest's, no codec or another one.
+      UserError: no finished data set, a shard that is not the manifest's, no codec or another one, or one
+        without a decoder.
     """
     manifest = read_token_manifest(config.tokens)
     tokens = token_input(config.tokens, manifest)
     _check_apart(tokens.folder, config.output)
     codec = _open_codec(config, tokens)
+    codec.require_decoder("give one of the same tokens that has one with --codec")
+    engine = resolve_engine(config.engine, codec.config)
     config.form.check_size(*codec.config.image_shape(tokens.grid))
     parts = plan_parts(tokens, manifest["shards"], config.views, config.limit)
     settings = {
@@ -191,10 +197,12 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
         "views": config.views,
         "limit": config.limit,
         "dtype": config.dtype,
+        **engine.identity(),
         # Of the images behind the tokens, for people: their plan's hash stands for it already.
         "preprocessing": manifest.get("identity", {}).get("preprocessing", {}),
     }
-    return PlannedDecode(config, codec, tokens, make_decode_plan(parts, settings, tokens.plan_hash), parts)
+    plan = make_decode_plan(parts, settings, tokens.plan_hash)
+    return PlannedDecode(config, codec, tokens, plan, parts, engine)
 
 
 def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str], record: bytes = b"") -> dict[str, Any]:
@@ -223,7 +231,7 @@ def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str], record: byt
 def _run_pipeline(planned: PlannedDecode, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
     what = f"{counted(plan.entries, 'row')} of tokens in {counted(plan.slices, 'slice')}"
-    speaker(planned.quiet)(f"{what}, codec {fingerprint}")
+    speaker(planned.quiet)(f"{what}, codec {fingerprint}{planned.engine.told(planned.config.engine)}")
     run_job(planned.job, plan, beam_args, planned.quiet, planned.config.compilation_cache)
 
 

@@ -33,7 +33,7 @@ def estimate(config: TokenizeConfig) -> dict[str, Any]:
     planned = plan_tokenize(config)
     if config.compilation_cache:
         enable_compilation_cache()
-    codec = load_codec(config.codec, config.batch_size, config.dtype)
+    codec = load_codec(config.codec, planned.task.batch_size, config.dtype, planned.engine)
     views = count_views(config.geometry)
     sample = planned.slices[0].slice(0, max(1, SAMPLE_BATCHES * codec.batch_size // views))
     entries = entries_of(sample)

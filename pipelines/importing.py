@@ -46,6 +46,8 @@ def import_codec(source: str, output: str, options: Mapping[str, str | None]) ->
         lines.insert(2, f"not read     {', '.join(origin['unused_configurations'])}")
     if "unused_parts" in origin:
         lines.insert(2, f"left out     {', '.join(origin['unused_parts'])}")
+    if "assumed" in origin:
+        lines.insert(1, f"assumed      {origin['assumed']}")
     return "\n".join(lines)
 
 

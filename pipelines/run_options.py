@@ -15,6 +15,7 @@ from transforms.decoding.image_format import EXTENSIONS, FORMATS
 from transforms.images.config import TRUNCATED, DecodeConfig
 from transforms.images.crops import FILTERS, RESIZES, VIEWS, Geometry
 from transforms.sources.base import KINDS, SourceConfig
+from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
       max_reject_rate: stop when a larger share of a slice is rejected, 0 to 1
       report: write report.html
       quiet: print errors only
+      engine: runs the codec's networks; auto: openvino where installed, without an accelerator
     """
 
     title: ClassVar[str] = ""
@@ -206,6 +208,7 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
     max_reject_rate: float | None = field(default=None, metadata=flag(shown="no limit"))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
+    engine: str = field(default="jax", metadata=flag(choices=ENGINES))
 
     def config(self) -> "TokenizeConfig":
         """Returns the settings as the run takes them.
@@ -233,6 +236,7 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
             report=self.report,
             compilation_cache=self.compilation_cache,
             quiet=self.quiet,
+            engine=self.engine,
         )
 
 
@@ -254,6 +258,7 @@ class DecodeOptions(CompilingOptions, BeamOptions):
       threads: encoders of images
       report: write report.html
       quiet: print errors only
+      engine: runs the codec's networks, as for tokenize
     """
 
     tokens: PathLike
@@ -271,6 +276,7 @@ class DecodeOptions(CompilingOptions, BeamOptions):
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
+    engine: str = field(default="jax", metadata=flag(choices=ENGINES))
 
     def config(self) -> "DecodeTokensConfig":
         """Returns the settings as the run takes them.
@@ -293,6 +299,7 @@ class DecodeOptions(CompilingOptions, BeamOptions):
             report=self.report,
             compilation_cache=self.compilation_cache,
             quiet=self.quiet,
+            engine=self.engine,
         )
 
 
@@ -316,6 +323,7 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
       batch_size: images per device call
       threads: readers and decoders
       quiet: print errors only
+      engine: runs the codecs' networks, as for tokenize
     """
 
     title: ClassVar[str] = ""
@@ -338,6 +346,7 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
     batch_size: int = 32
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
     quiet: bool = field(default=False, metadata=flag(recorded=False))
+    engine: str = field(default="jax", metadata=flag(choices=ENGINES))
 
     def config(self) -> "EvaluateConfig":
         """Returns the settings as the run takes them.
@@ -361,4 +370,5 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
             threads=threads_of(self.threads),
             output=optional_path(self.output),
             quiet=self.quiet,
+            engine=self.engine,
         )

@@ -27,6 +27,7 @@ from transforms.tokenizing.shard import TokenizeTask, is_outdated
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
+from vqgan.engines.choice import EngineChoice, resolve_engine
 from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE
 from vqgan.shards import DATA_FOLDER, rejects_name, shard_name
@@ -51,6 +52,7 @@ class TokenizeConfig:
       report: write ``report.html``.
       compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
       quiet: no progress.
+      engine: what runs the codec's networks.
     """
 
     source: SourceConfig
@@ -67,6 +69,7 @@ class TokenizeConfig:
     report: bool = True
     compilation_cache: bool = True
     quiet: bool = False
+    engine: str = "jax"
 
     def __post_init__(self) -> None:
         check_at_least_one(self, ("slice_size", "batch_size", "threads"))
@@ -84,6 +87,7 @@ class PlannedTokenize:
     codec: CodecInfo
     plan: Plan
     slices: Slices
+    engine: EngineChoice
 
     folders = (DATA_FOLDER,)
 
@@ -103,20 +107,21 @@ class PlannedTokenize:
     @property
     def task(self) -> TokenizeTask:
         """What workers need to know."""
-        config, largest = self.config, int(self.slices.sizes.max())
+        config, views = self.config, count_views(self.config.geometry)
         return TokenizeTask(
             output=config.output,
             source=config.source,
             decode=config.decode,
             geometry=config.geometry,
             codec=config.codec,
-            batch_size=fitted_batch_size(config.batch_size, largest * count_views(config.geometry)),
+            batch_size=fitted_batch_size(config.batch_size, self.slices.sizes * views),
             dtype=config.dtype,
             threads=config.threads,
             plan_hash=self.plan.hash,
             slices=self.plan.slices,
             max_reject_rate=config.max_reject_rate,
             copied=self._is_copied,
+            engine=self.engine,
         )
 
     @functools.cached_property
@@ -158,6 +163,7 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
     """
     codec = read_info(config.codec)
     codec.config.grid(config.geometry.image_size, config.geometry.image_size)
+    engine = resolve_engine(config.engine, codec.config)
     _check_apart(config.source.input, config.output)
     kind = config.source.kind or recognise(config.source.input)
     config = dataclasses.replace(config, source=dataclasses.replace(config.source, kind=kind))
@@ -185,8 +191,9 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
         "slice_size": config.slice_size,
         "dtype": config.dtype,
         "dedupe": config.dedupe,
+        **engine.identity(),
     }
-    return PlannedTokenize(config, codec, make_plan(slices, settings), slices)
+    return PlannedTokenize(config, codec, make_plan(slices, settings), slices, engine)
 
 
 def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str], record: bytes = b"") -> dict[str, Any]:
@@ -232,7 +239,9 @@ def _without_images(source: SourceConfig) -> str:
 def _run_pipeline(planned: PlannedTokenize, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
     what = f"{counted(plan.entries, 'image')} in {counted(plan.slices, 'slice')}"
-    speaker(planned.quiet)(f"{what}, codec {fingerprint}")
+    assumed = planned.codec.card.get("origin", {}).get("assumed")
+    told = f", assumed: {assumed}" if assumed else ""
+    speaker(planned.quiet)(f"{what}, codec {fingerprint}{told}{planned.engine.told(planned.config.engine)}")
     run_job(planned.job, plan, beam_args, planned.quiet, planned.config.compilation_cache)
 
 

@@ -25,6 +25,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     },
     "heic": {"pillow_heif": "pillow-heif>=1.8"},
     "jxl": {"pillow_jxl": "pillow-jxl-plugin>=1.3.8"},
+    "cpu": {"openvino": "openvino>=2026.2"},
     "wandb": {"wandb": "wandb"},
     "gcp": {"google.cloud.dataflow": "apache-beam[gcp]"},
 }
@@ -100,7 +101,7 @@ def require_extra(extra: str, what: str, *modules: str) -> None:
       UserError: one is not installed.
     """
     brought = EXTRAS[extra]
-    missing = [module for module in modules or brought if not _is_installed(module)]
+    missing = [module for module in modules or brought if not is_installed(module)]
     if missing:
         raise UserError(
             f"{what} needs {', '.join(missing)} (extra {extra!r}), not installed; "
@@ -108,7 +109,8 @@ def require_extra(extra: str, what: str, *modules: str) -> None:
         )
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Tells whether a module can be imported. Does not import it."""
     if module in sys.modules:
         return sys.modules[module] is not None
     try:

@@ -177,11 +177,12 @@ def escape(text: str) -> str:
 
 def _summary(config: ModelConfig) -> str:
     side = config.downsampling
+    both = "and back" if config.has_decoder else "(it has no decoder)"
     share = f"{side} × {side} pixels a token"
     if config.length is not None:
         share = describe_layout(config.layout, (1, config.length))
     return (
-        f"A VQGAN that turns images into tokens and back: {share}, "
+        f"A VQGAN that turns images into tokens {both}: {share}, "
         f"{config.codebook_size:,} codes of {config.embed_dim} dimensions, "
         f"{codec_parameter_count(config) / 1e6:,.2f} million parameters."
     )
@@ -193,7 +194,7 @@ def _usage(config: ModelConfig) -> str:
         "```python\nfrom vqgan import Codec  # of vqgan-pipelines\n\n"
         'codec = Codec.load("path/to/this/folder")\n'
         f"tokens = codec.encode(images)  # uint8 [N, H, W, 3] to integers {shape}\n"
-        "images = codec.decode(tokens)\n```\n"
+        f"{'images = codec.decode(tokens)' + chr(10) if config.has_decoder else ''}```\n"
     )
 
 

@@ -70,6 +70,7 @@ class ShardMetadata:
       images: images that have rows here.
       rejects: entries in the rejects file of the slice.
       sampling: for tokens drawn from a prior, which one and how, as JSON data; None for real images.
+      engine: what ran the codec's networks, by name and version; None for JAX.
       layout: of the tokens; other than ``grid`` they are one row of ``L`` (:mod:`vqgan.token_layouts`).
     """
 
@@ -86,17 +87,13 @@ class ShardMetadata:
     images: int = 0
     rejects: int = 0
     sampling: Mapping[str, Any] | None = None
+    engine: str | None = None
     layout: str = GRID
-
-    @property
-    def token_shape(self) -> tuple[int, ...]:
-        """Returns the shape of a row's tokens: ``(h, w)``, or ``(L,)`` where the layout is no grid."""
-        return token_shape(self.layout, self.grid)
 
     def to_json(self) -> bytes:
         """Writes canonical JSON: the same metadata gives the same bytes."""
         document = dataclasses.asdict(self)
-        usual = {"sampling": None, "layout": GRID}
+        usual = {"sampling": None, "engine": None, "layout": GRID}
         return footer_json({n: value for n, value in document.items() if n not in usual or value != usual[n]})
 
     @classmethod
@@ -123,6 +120,7 @@ class ShardMetadata:
             images=fields.integer("images", 0),
             rejects=fields.integer("rejects", 0),
             sampling=None if fields.value("sampling", None) is None else fields.mapping("sampling"),
+            engine=fields.text_or_none("engine"),
             layout=read_token_layout(fields, config),
         )
 
@@ -377,7 +375,11 @@ class Shard:
         flat = column.flatten()
         if column.null_count or flat.null_count:  # which no writer of ours leaves
             raise UserError(f"{self.name}: damaged (rows without tokens)")
-        return flat.to_numpy().astype(np.int32).reshape(-1, *self.metadata.token_shape)
+        return (
+            flat.to_numpy()
+            .astype(np.int32)
+            .reshape(-1, *token_shape(self.metadata.layout, self.metadata.grid))
+        )
 
 
 @contextlib.contextmanager

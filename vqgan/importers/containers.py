@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -51,30 +52,40 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     """Reads the tensors of a safetensors file by name, and its metadata under ``__metadata__``."""
     require_extra("import", str(path), "safetensors")
     with path.open("rb") as start:
-        header = int.from_bytes(start.read(8), "little")
-    if header > _MAX_HEADER:
-        raise _damaged(path, DamagedError(f"its header claims {header:,} bytes"))
+        size = int.from_bytes(start.read(8), "little")
+        if size > _MAX_HEADER:
+            raise _damaged(path, DamagedError(f"its header claims {size:,} bytes"))
+        header = start.read(size)
     from safetensors import SafetensorError, safe_open
 
-    def read(name: str) -> np.ndarray:
-        # Opened anew for each tensor: the pages of the file that were mapped are given back at once.
-        try:
-            with safe_open(path, framework="numpy") as file:
-                return np.asarray(file.get_tensor(name))
-        except (SafetensorError, OSError, TypeError, AttributeError, ValueError) as error:
-            raise _damaged(path, error) from error
-
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(path, framework="numpy") as file:  # checks that shapes, types and places go together
             tree: dict[str, Any] = {"__metadata__": file.metadata() or {}}
-            for name in file.keys():  # noqa: SIM118  (not a mapping)
-                part = file.get_slice(name)
-                dtype = dtype_named(_SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()))
-                shape = tuple(part.get_shape())
-                tree[name] = Tensor(shape, dtype, lambda name=name: read(name))  # type: ignore[misc]
+            names = list(file.keys())
+        entries = json.loads(header)
+        return tree | {name: _safe_tensor(path, entries[name], 8 + size) for name in names}
     except (SafetensorError, OSError, DamagedError) as error:
         raise _damaged(path, error) from error
-    return tree
+
+
+def _safe_tensor(path: Path, entry: Mapping[str, Any], start: int) -> Tensor:
+    """Describes a tensor by its entry in a header that the library has checked."""
+    first, end = entry["data_offsets"]
+    dtype = dtype_named(_SAFETENSORS_DTYPES.get(entry["dtype"], entry["dtype"]))
+    shape = check_shape(entry["shape"])
+
+    def read() -> np.ndarray:
+        try:
+            with path.open("rb") as file:
+                file.seek(start + first)
+                data = np.fromfile(file, np.uint8, end - first)
+        except OSError as error:
+            raise _damaged(path, error) from error
+        if len(data) != end - first:
+            raise _damaged(path, DamagedError("it has become shorter while it was read"))
+        return data.view(dtype).reshape(shape)
+
+    return Tensor(shape, dtype, read)
 
 
 _SAFETENSORS_DTYPES = {

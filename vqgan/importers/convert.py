@@ -5,6 +5,7 @@ The architecture is read off names and shapes first, where no configuration give
 
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
@@ -18,6 +19,8 @@ from vqgan.model.parameters import codec_parameter_shapes
 
 DEFAULT_RESOLUTION = 256
 _LISTED = 40  # names in one error
+_THREADS = 2
+_OUTPUTS = 16  # a line of a cache, in float32
 
 
 def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields, where: str) -> ModelConfig:
@@ -194,15 +197,16 @@ def convert_weights(
       UserError: a name is missing or left over, or a shape is wrong; all of them are listed.
     """
     shapes = codec_parameter_shapes(config)
-    sources = _match(
-        tensors, layout, config, {n: s for part in shapes.values() for n, s in part.items()}, where
-    )
-    return {
-        part: {
-            name: _read(tensors[sources[name]], name, shape, layout, where) for name, shape in named.items()
-        }
-        for part, named in shapes.items()
-    }
+    every = {name: shape for named in shapes.values() for name, shape in named.items()}
+    sources = _match(tensors, layout, config, every, where)
+
+    def read(name: str) -> np.ndarray:
+        return _read(tensors[sources[name]], name, every[name], layout, where)
+
+    # Reading and copying leave the interpreter free, so a few threads share the work; each holds one tensor.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        arrays = dict(zip(every, pool.map(read, every), strict=True))
+    return {part: {name: arrays[name] for name in named} for part, named in shapes.items()}
 
 
 def _match(
@@ -279,5 +283,15 @@ def _fits(theirs: tuple[int, ...], ours: tuple[int, ...], torch_kernel: bool) ->
 def _read(tensor: Tensor, name: str, shape: tuple[int, ...], layout: KeyLayout, where: str) -> np.ndarray:
     array: Any = tensor.read()
     if layout.from_torch and name.endswith(".kernel"):
-        array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+        array = _kernel_last(array) if array.ndim == 4 else array.T
     return as_float32(array, name, where).reshape(shape)
+
+
+def _kernel_last(kernel: np.ndarray) -> np.ndarray:
+    """Returns an OIHW kernel as HWIO; a few outputs at a time, which stay in the cache."""
+    outputs, inputs, height, width = kernel.shape
+    result = np.empty((height, width, inputs, outputs), kernel.dtype)
+    for first in range(0, outputs, _OUTPUTS):
+        part = slice(first, first + _OUTPUTS)
+        result[..., part] = kernel[part].transpose(2, 3, 1, 0)
+    return result

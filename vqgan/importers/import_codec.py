@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,14 @@ from vqgan.importers.convert import convert_weights, infer_config
 from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, declared_classes
 from vqgan.importers.native_config import config_files, natives, resolved_fields
 from vqgan.importers.pickle_objects import PickleError
-from vqgan.importers.registry import ForeignModel, find_published, recognise_model, refine_layout
+from vqgan.importers.registry import (
+    ForeignModel,
+    find_published,
+    layout_by_class,
+    layout_by_names,
+    recognise_model,
+    unknown_class,
+)
 from vqgan.importers.sharded import is_index, shard_files
 from vqgan.importers.source import ImportOptions, find_weights, other_half, parse_source
 from vqgan.importers.tensors import Tensor
@@ -29,7 +37,7 @@ from vqgan.model.parameters import check_codec_size, codec_parameter_count
 _STEP_NAMES = ("global_step", "steps", "step")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImportedCodec:
     """A converted checkpoint.
 
@@ -90,7 +98,8 @@ def _import(
     if exported is None:
         layout, native, known = _configured(model, file, options)
     else:
-        layout, native, known = refine_layout(model, None), None, exported
+        layout, native, known = layout_by_names(model), None, exported
+    model, known, remap = _remapped(model, layout, native, known, where)
     if options.scales is not None:
         known = known | {"scales": {"sides": options.scales}}
     if options.attn_resolutions is not None:  # with the levels that have attention, they tell the resolution
@@ -108,17 +117,20 @@ def _import(
     chosen = "ema" if model.averaged else options.weights or ("ema" if averages_first else "raw")
     if chosen == "ema" and not model.averaged:
         tensors = _averaged(tensors, layout, where)
-    weights = convert_weights(tensors, layout, config, where)
+    with ThreadPoolExecutor(1) as pool:  # the sum is taken while the weights are converted
+        digest = pool.submit(_sha256, file)
+        weights = convert_weights(tensors, layout, config, where)
     origin = {
         "format": layout.name if exported is None else f"vqgan export in the keys of {layout.name}",
         "file": file.name,
-        "sha256": _sha256(file),
+        "sha256": digest.result(),
         **_other_half(file),
         "container": container,
         **({"shards": [path.name for path in shard_files(file)]} if is_index(file) else {}),
         "weights": chosen,
         **_assumed(layout, native, exported),
         **_part(model),
+        **remap,
         **({"published_name": found[0]} if found else {}),
         **_configurations(file, native),
         **_training_step(tree),
@@ -130,18 +142,35 @@ def _configured(
     model: ForeignModel, file: Path, options: ImportOptions
 ) -> tuple[KeyLayout, NativeConfig | None, Fields]:
     """Finds the configuration that says something of the model; returns layout, configuration and fields."""
-    first: NativeConfig | None = None
+    unknown: NativeConfig | None = None
     given = [name for name, value in dataclasses.asdict(options).items() if value is not None]
     for native in natives(file, options.config):
-        layout = refine_layout(model, native)
+        layout = layout_by_class(model, native)
+        if layout is None:
+            unknown = unknown or native
+            continue
         fields = resolved_fields(layout.native(native), native, given)
-        if fields:
+        if fields or (layout.classes is not None and declared_classes(native)):
             return layout, native, fields
-        first = first or native
-    layout = refine_layout(model, first)
+    if unknown is not None:
+        raise unknown_class(model, unknown)
+    layout = layout_by_names(model)
     if options.config is not None:
         raise UserError(f"{options.config}: it says nothing of a {layout.name} model; drop config=")
     return layout, None, {}
+
+
+def _remapped(
+    model: ForeignModel, layout: KeyLayout, native: NativeConfig | None, known: Fields, where: str
+) -> tuple[ForeignModel, Fields, Fields]:
+    """Keeps the used codes where the model has a list of them; returns model, fields and what to say."""
+    found = None if layout.remap is None else layout.remap(model.tensors, native, where)
+    if found is None:
+        return model, known, {}
+    tensors, said = found
+    if known.get("codebook_size") == said["of"]:
+        known = known | {"codebook_size": said["codes"]}
+    return dataclasses.replace(model, tensors=tensors), known, {"remap": said}
 
 
 def _configurations(file: Path, used: NativeConfig | None) -> dict[str, Any]:

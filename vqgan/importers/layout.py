@@ -165,6 +165,8 @@ class KeyLayout:
         the configuration; never if None.
       averaged: puts averaged weights in the place of the trained ones, given the tensors and the file (for
         errors); None where the file has none. Formats that keep them elsewhere have no such function.
+      remap: keeps the codes of a list of used ones, given the tensors, the configuration and the file;
+        returns tensors and what is to be said of the list, or None where there is none.
       prepare: rearranges the tensors so that each is one parameter, where a code base keeps several in one.
       rename: foreign names of a parameter by its whole name, in the place of ``names``, where the
         architecture is not one of convolutions; ``infer`` then tells all of it.
@@ -188,6 +190,10 @@ class KeyLayout:
     encoder_only: bool = False
     averages_first: Callable[[Collection[str], NativeConfig | None], bool] | None = None
     averaged: Callable[[Mapping[str, Tensor], str], Mapping[str, Tensor] | None] | None = None
+    remap: (
+        Callable[[Mapping[str, Tensor], NativeConfig | None, str], tuple[Mapping[str, Tensor], Fields] | None]
+        | None
+    ) = None
     prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
     rename: Callable[[str, int, int], tuple[str, ...]] | None = None
     infer: Callable[[Mapping[str, Tensor], Fields, str], Fields] | None = None

@@ -174,7 +174,7 @@ def _take(
             inside[name.removeprefix(prefix)] = tensor
         else:
             others.add(part)
-    layout = next(other for other in _fitting(layout, inside) if other.unnamed(inside.keys()))
+    layout = _by_names(layout, inside)
     has_codebook = any(name.startswith(("quantize.", "quantizer.")) for name in inside)
     if not has_codebook and layout.fields.get("quantizer") != "lfq":
         raise UserError(
@@ -210,24 +210,37 @@ def _names_in_member(tree: Any) -> list[str]:
     return next((names for names in named if names), [])
 
 
-def refine_layout(model: ForeignModel, native: NativeConfig | None) -> KeyLayout:
-    """Tells formats with the same marker apart: by the class that the configuration names, else by names.
+def layout_by_names(model: ForeignModel) -> KeyLayout:
+    """Tells formats with the same marker apart by the names of all parameters."""
+    return _by_names(model.layout, model.tensors)
 
-    Raises:
-      UserError: the configuration names a class that none of them reads.
+
+def layout_by_class(model: ForeignModel, native: NativeConfig) -> KeyLayout | None:
+    """Tells formats with the same marker apart by the class that a configuration names, else by names.
+
+    Returns:
+      None where it names a class that none of them reads.
     """
-    fitting = _fitting(model.layout, model.tensors)
     declared = declared_classes(native)
-    if native is None or not declared:
-        return next(layout for layout in fitting if layout.unnamed(model.tensors.keys()))
-    for layout in fitting:
-        if layout.classes is None or all(layout.classes.fullmatch(name) for name in declared):
-            return layout
-    raise UserError(
-        f"{native.path}: it names {' and '.join(f'{name:.80}' for name in declared)}, which we do not know "
-        f"for a file with such parameters ({', '.join(layout.name for layout in fitting)}); give the "
-        "file's own configuration with config=PATH, or move this one away"
+    if not declared:
+        return layout_by_names(model)
+    fitting = _fitting(model.layout, model.tensors)
+    takes = (layout.classes is None or all(map(layout.classes.fullmatch, declared)) for layout in fitting)
+    return next((layout for layout, taken in zip(fitting, takes, strict=True) if taken), None)
+
+
+def unknown_class(model: ForeignModel, native: NativeConfig) -> UserError:
+    """Says that a configuration names a class that no format with these parameters has."""
+    declared = " and ".join(f"{name:.80}" for name in declared_classes(native))
+    fitting = ", ".join(layout.name for layout in _fitting(model.layout, model.tensors))
+    return UserError(
+        f"{native.path}: it names {declared}, which we do not know for a file with such parameters "
+        f"({fitting}); give the file's own configuration with config=PATH, or move this one away"
     )
+
+
+def _by_names(layout: KeyLayout, tensors: Mapping[str, Tensor]) -> KeyLayout:
+    return next(other for other in _fitting(layout, tensors) if other.unnamed(tensors.keys()))
 
 
 def _fitting(layout: KeyLayout, tensors: Mapping[str, Tensor]) -> list[KeyLayout]:

@@ -55,6 +55,13 @@ def nearest_code(latents: jax.Array, codebook: jax.Array) -> jax.Array:
     return map_blocks(block, latents, codebook.shape[0])
 
 
+def relative_gap(scores: jax.Array) -> jax.Array:
+    """Returns the gap ``[N]`` of the two largest of ``[N, K]`` scores, as a share of the larger magnitude."""
+    best = jax.lax.top_k(scores, 2)[0]  # (N, 2)
+    largest = jnp.maximum(jnp.max(jnp.abs(best), axis=1), LEAST_NORM)
+    return (best[:, 0] - best[:, 1]) / largest
+
+
 def map_blocks(block: Callable[[jax.Array], jax.Array], latents: jax.Array, codes: int) -> jax.Array:
     """Maps ``block`` over ``[N, D]`` latents in parts, so that few distances to ``codes`` are held at once.
 
@@ -143,6 +150,18 @@ class NearestQuantizer(Quantizer):
         flat = self.comparable(latents.reshape(-1, latents.shape[-1]))
         return nearest_code(flat, self._codes()).reshape(latents.shape[:-1])
 
+    def margins(self, latents: jax.Array) -> jax.Array:
+        """Returns the gap ``[B, h, w]`` of the two least squared distances, as a share of the larger."""
+        codes = self._codes()
+        squares = jnp.sum(codes**2, axis=1)  # (K,)
+
+        def block(part: jax.Array) -> jax.Array:
+            products = jnp.matmul(part, codes.T, precision=jax.lax.Precision.HIGHEST)  # (n, K)
+            return relative_gap(2 * products - squares[None, :] - jnp.sum(part**2, axis=1)[:, None])
+
+        flat = self.comparable(latents.reshape(-1, latents.shape[-1]))
+        return map_blocks(block, flat, codes.shape[0]).reshape(latents.shape[:-1])
+
     def lookup(self, tokens: jax.Array) -> jax.Array:
         """Turns ``[B, h, w]`` tokens into ``[B, h, w, D]`` code vectors."""
         return self.comparable(self.codebook[...][tokens])
@@ -195,6 +214,16 @@ class InnerProductQuantizer(NearestQuantizer):
         def block(part: jax.Array) -> jax.Array:
             products = jnp.matmul(part, codebook.T, precision=jax.lax.Precision.HIGHEST)  # (n, K)
             return jnp.argmax(products, axis=1).astype(jnp.int32)
+
+        flat = self.comparable(latents.reshape(-1, latents.shape[-1]))
+        return map_blocks(block, flat, codebook.shape[0]).reshape(latents.shape[:-1])
+
+    def margins(self, latents: jax.Array) -> jax.Array:
+        """Returns the gap ``[B, h, w]`` of the two largest products, as a share of the larger magnitude."""
+        codebook = self._codes()
+
+        def block(part: jax.Array) -> jax.Array:
+            return relative_gap(jnp.matmul(part, codebook.T, precision=jax.lax.Precision.HIGHEST))
 
         flat = self.comparable(latents.reshape(-1, latents.shape[-1]))
         return map_blocks(block, flat, codebook.shape[0]).reshape(latents.shape[:-1])

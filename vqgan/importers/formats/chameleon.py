@@ -40,14 +40,14 @@ _JANUS_IMAGE_SIZE, _JANUS_PATCH_SIZE, _JANUS_PATCHES, _JANUS_LEVELS = 384, 16, 3
 
 def _part(native: NativeConfig) -> Mapping[str, Any] | None:
     """Returns the tokenizer's part of a configuration, or None where it has none."""
-    part = native.data.get("vq_config", native.data if "base_channels" in native.data else None)
+    alone = str(native.data.get("model_type")).endswith("_vqgan")
+    part = native.data.get("vq_config", native.data if alone else None)
     return part if isinstance(part, Mapping) else None
 
 
 def _read_part(native: NativeConfig, part: Mapping[str, Any]) -> Fields:
     where = f"{native.path}: vq_config"
-    if part is not native.data:
-        check_known(where, part, _KNOWN)
+    check_known(where, part, _KNOWN)
     for name in ("in_channels", "out_channels"):
         if part.get(name, 3) != 3:
             raise UserError(
@@ -74,7 +74,7 @@ def _janus(native: NativeConfig) -> Fields:
     patches = _patches(native, part)
     multiples = part.get("channel_multiplier")
     levels = len(multiples) if isinstance(multiples, (list, tuple)) else _JANUS_LEVELS
-    if patches and levels <= MOST_LEVELS:
+    if patches and 1 <= levels <= MOST_LEVELS:
         fields["resolution"] = patches << (levels - 1)
     return fields
 

@@ -5,10 +5,19 @@ spatial`` (MoVQ of Kandinsky 2) the codes modulate all norms of the decoder, tho
 """
 
 import dataclasses
+import re
 from typing import Any
 
 from vqgan.errors import UserError
-from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted, torch_leaf
+from vqgan.importers.layout import (
+    Fields,
+    KeyLayout,
+    NativeConfig,
+    ParameterPlace,
+    check_known,
+    dotted,
+    torch_leaf,
+)
 
 # The second name is that of releases before 0.17.
 _LAYERS = {
@@ -20,6 +29,12 @@ _LAYERS = {
     "norm": ("group_norm",),
     "norm_out": ("conv_norm_out",),
 }
+# Arguments of the published class; those that are not read here change no token, or show in the parameters.
+_KNOWN = re.compile(
+    "_.*|act_fn|(in|out|block_out|latent)_channels|(down|up)_block_types|layers_per_block|mid_block_add_attention|"
+    "norm_type|norm_num_groups|num_vq_embeddings|vq_embed_dim|sample_size|scaling_factor|lookup_from_codebook|"
+    "force_upcast"
+)
 _MAX_LEVELS = 32
 _DEFAULT_SIZE = 32
 _FULL_ATTENTION = {"AttnDownEncoderBlock2D": True, "DownEncoderBlock2D": False}
@@ -52,6 +67,7 @@ def _native(native: NativeConfig, norm_type: str = "group") -> Fields:
         return {}
     _require(native, "_class_name", "VQModel", "VQModel")
     _require(native, "norm_type", "group", norm_type)
+    check_known(str(native.path), data, _KNOWN)
     for name, known in (("act_fn", ("silu", "swish")), ("in_channels", (3,)), ("out_channels", (3,))):
         if name in data and data[name] not in known:
             raise UserError(f"{native.path}: {name} is {data[name]!r}; only {known[0]!r} is supported")

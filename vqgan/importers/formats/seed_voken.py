@@ -11,7 +11,8 @@ largest inner product.
 
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from vqgan.errors import UserError
 from vqgan.importers.formats import latent_diffusion, taming
@@ -52,16 +53,12 @@ def _read_magvit2(native: NativeConfig) -> Fields:
     found = find_params(native.data)
     if found is None:
         return {}
-    params = found[1]
+    target, params = found
     where, dd = f"{native.path}: ddconfig", params["ddconfig"]
     check_known(str(native.path), params, _PARAMS_KNOWN)
     check_known(where, dd, re.compile("|".join(_MAGVIT2_DD) + "|in_channels|out_ch|double_z"))
     taming.check_images(where, dd)
-    if params.get("token_factorization"):
-        raise UserError(
-            f"{native.path}: token_factorization splits a token in two, which is not supported; set it to "
-            "false: the first part is then a token's low bits, the second one its high bits"
-        )
+    _refuse(native, target, params, "remap", "token_factorization")
     fields = {name: dd[name] for name in _MAGVIT2_DD if name in dd}
     return fields | {ours: params[theirs] for theirs, ours in taming.PARAMS.items() if theirs in params}
 
@@ -72,11 +69,15 @@ def _read_ibq(native: NativeConfig) -> Fields:
         return {}
     target, params = found
     nearest = target.endswith(".VQModel")
-    for name in ("remap", *(("l2_normalize",) if nearest else ())):
-        if params.get(name):
-            raise UserError(f"{native.path}: {name} is set for {target}; that is not supported")
+    _refuse(native, target, params, "remap", *(("l2_normalize",) if nearest else ()))
     fields = taming.read_params(native, params, _PARAMS_KNOWN)
     return fields | {"quantizer": "nearest" if nearest else "inner_product"}
+
+
+def _refuse(native: NativeConfig, target: str, params: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if params.get(name):
+            raise UserError(f"{native.path}: {name} is set for {target}; that is not supported")
 
 
 def _averages_first(names: Collection[str], native: NativeConfig | None) -> bool:
