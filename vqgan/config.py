@@ -86,8 +86,7 @@ class ModelConfig:
       depth_to_space: double by a convolution to four pixels' channels, not by repetition.
       adaptive_norm: decoder levels begin with a normalisation that is scaled and shifted by the codes'
         deviation and mean over the image.
-      fsq_bound: how ``fsq`` bounds latents: ``tan`` as its paper, or ``atanh``, whose even levels are centred
-        exactly.
+      fsq_bound: how ``fsq`` bounds latents: ``tan`` as its paper, or ``atanh``, where zero stays zero.
       quant_conv_kernel: side of the convolutions around the quantizer.
       spatial_norm: the decoder's norms are scaled and shifted by the codes at each place (MoVQ, arXiv
         2209.09002); they have 32 groups whatever ``norm_groups`` says.

@@ -105,10 +105,9 @@ class ShardMetadata:
         """
         fields = footer_fields(data, where, {field.name for field in dataclasses.fields(cls)})
         height, width = fields.integers("grid", 2, least=1, most=MOST_SIDE)
-        config = fields.mapping("codec_config")
         return cls(
             fingerprint=fields.text("fingerprint"),
-            codec_config=config,
+            codec_config=fields.mapping("codec_config"),
             codec_origin=fields.mapping("codec_origin"),
             grid=(height, width),
             codebook_size=fields.integer("codebook_size", least=1, most=1 << 31),
@@ -121,7 +120,7 @@ class ShardMetadata:
             rejects=fields.integer("rejects", 0),
             sampling=None if fields.value("sampling", None) is None else fields.mapping("sampling"),
             engine=fields.text_or_none("engine"),
-            layout=read_token_layout(fields, config),
+            layout=read_token_layout(fields, fields.mapping("codec_config")),
         )
 
 
@@ -375,11 +374,8 @@ class Shard:
         flat = column.flatten()
         if column.null_count or flat.null_count:  # which no writer of ours leaves
             raise UserError(f"{self.name}: damaged (rows without tokens)")
-        return (
-            flat.to_numpy()
-            .astype(np.int32)
-            .reshape(-1, *token_shape(self.metadata.layout, self.metadata.grid))
-        )
+        shape = token_shape(self.metadata.layout, self.metadata.grid)
+        return flat.to_numpy().astype(np.int32).reshape(-1, *shape)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ class FSQQuantizer(Quantizer):
     Code vectors lie in [-1, 1]: ``digit / (L // 2) - 1`` of L levels, so 1 itself belongs to odd L only.
     The paper advises 5 levels and more: with 2, latents near zero all fall on the same side.
     ``bound`` is ``tan`` for the paper's code, or ``atanh`` for that of vector-quantize-pytorch, which Cosmos
-    took over: the range is wider by epsilon, not narrower, and zero exactly between two levels.
+    took over: the range is wider by epsilon, not narrower, and zero stays zero exactly.
     """
 
     def __init__(self, levels: Sequence[int], bound: str = "tan"):
