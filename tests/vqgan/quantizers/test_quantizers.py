@@ -25,7 +25,7 @@ def config(name: str) -> ModelConfig:
     return ModelConfig(quantizer=name, embed_dim=4, **fields)
 
 
-@pytest.fixture(params=QUANTIZERS)
+@pytest.fixture(params=[name for name in QUANTIZERS if name != "scales"])  # has a file of its own
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
