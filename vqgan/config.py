@@ -22,7 +22,7 @@ QUANTIZERS = (
 # Quantizers that choose the nearest code: placing and reviving codes and the rotation trick are for them.
 CODEBOOK_QUANTIZERS = ("nearest", "cosine", "ema")
 # Those of published tokenizers that are imported, not trained.
-UNTRAINED_QUANTIZERS = ("inner_product", "nearest_unit")
+UNTRAINED_QUANTIZERS = ("inner_product", "nearest_unit", "scales")
 ATTENTIONS = ("full", "linear")
 FSQ_BOUNDS = ("tan", "atanh")
 SPATIAL_NORM_GROUPS = 32
