@@ -8,15 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from vqgan.errors import UserError
 from vqgan.model.layers import conv
-from vqgan.quantizers.base import (
-    DEFAULT_OPTIONS,
-    Quantized,
-    QuantizeOptions,
-    Quantizer,
-    refuse_rotation,
-    straight_through,
-)
+from vqgan.quantizers.base import DEFAULT_OPTIONS, Quantized, QuantizeOptions, Quantizer
 from vqgan.quantizers.nearest import nearest_code
 from vqgan.token_layouts import ScalesConfig
 
@@ -43,14 +37,8 @@ class ScalesQuantizer(Quantizer):
         )
 
     def __call__(self, latents: jax.Array, options: QuantizeOptions = DEFAULT_OPTIONS) -> Quantized:
-        """Quantizes latents; gradients go straight through the sum of all scales."""
-        refuse_rotation(options, "scales")
-        latents = latents.astype(jnp.float32)
-        tokens = self.tokens(latents)
-        codes = self.lookup(tokens)
-        loss = jnp.mean((codes - jax.lax.stop_gradient(latents)) ** 2)
-        commitment = jnp.mean((jax.lax.stop_gradient(codes) - latents) ** 2)
-        return Quantized(straight_through(latents, codes), tokens, loss, commitment, jnp.zeros(()))
+        """Refuses: how the codes of all scales learn is not implemented."""
+        raise UserError("model.quantizer scales is for imported codecs: it cannot be trained")
 
     def tokens(self, latents: jax.Array) -> jax.Array:
         """Turns ``[B, h, w, D]`` latents of the last scale's size into ``[B, L]`` int32 tokens."""

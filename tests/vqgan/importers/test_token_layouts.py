@@ -15,6 +15,7 @@ from vqgan.importers.exporting import export_checkpoint
 from vqgan.importers.formats import cosmos, diffusers, titok, var
 from vqgan.importers.layout import KeyLayout
 from vqgan.token_layouts import ScalesConfig, ViTConfig
+from vqgan.training.codec.config import CodecTrainConfig
 
 Named = dict[str, np.ndarray]
 GROUPS = {"norm_groups": 32, "ch": 32, "num_res_blocks": 1}
@@ -133,6 +134,12 @@ def test_import_gives_the_weights_and_the_architecture_back(
 def test_formats_that_cannot_express_it_say_so(to: str, config: ModelConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot express this codec.*(spatial_norm|scales|vit)"):
         export_checkpoint(str(tmp_path / "none"), to, config, {}, {})
+
+
+@pytest.mark.parametrize("config", [VAR, COSMOS, TITOK], ids=["var", "cosmos-di", "titok"])
+def test_what_is_imported_alone_is_not_trained(config: ModelConfig) -> None:
+    with pytest.raises(UserError, match="not trained here"):
+        CodecTrainConfig(model=config)
 
 
 def test_halves_in_two_files_are_both_recorded_and_either_may_be_named(write: Any) -> None:
