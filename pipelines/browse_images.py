@@ -23,6 +23,7 @@ from transforms.tokenizing.replay import replay_task
 from vqgan.caching import LatestResults
 from vqgan.codec_checkpoint import read_info
 from vqgan.errors import UserError
+from vqgan.token_layouts import GRID
 
 T = TypeVar("T")
 BATCH_ROWS = 4
@@ -223,7 +224,7 @@ class Reconstructions:
             )
         info.require_decoder()
         self._browser, self._codec = browser, codec or browser.codec_name
-        size = int(np.prod(browser.grid)) * info.config.downsampling**2 * 3
+        size = int(np.prod(info.config.image_shape(browser.grid))) * 3
         self.of_row = MadeTogether(self._make, BATCH_ROWS, KEPT_BYTES // size)
 
     def _make(self, numbers: list[int]) -> dict[int, np.ndarray | UserError]:
@@ -241,17 +242,20 @@ class Reconstructions:
         return made
 
 
-def patch_of(pixels: np.ndarray, grid: tuple[int, int], cell: int) -> np.ndarray:
+def patch_of(pixels: np.ndarray, grid: tuple[int, int], cell: int, layout: str = GRID) -> np.ndarray:
     """Cuts out the patch that a token stands for.
 
     Args:
       pixels: uint8 ``[H, W, 3]``.
       grid: ``(h, w)``; the sides are multiples of it.
       cell: of the grid, row by row.
+      layout: of the tokens; what is no grid has no patches, and every token stands for the whole image.
 
     Returns:
       uint8 ``[H / h, W / w, 3]``.
     """
+    if layout != GRID:
+        return pixels
     height, width = pixels.shape[0] // grid[0], pixels.shape[1] // grid[1]
     row, column = divmod(cell, grid[1])
     return pixels[row * height : (row + 1) * height, column * width : (column + 1) * width]

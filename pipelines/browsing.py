@@ -147,6 +147,7 @@ class TokenBrowser:
       folder: where its files lie.
       manifest: as JSON data.
       grid: ``(h, w)`` of every row.
+      layout: of its tokens; other than ``grid`` they are one row.
       rows: how many there are.
       rejects: likewise.
       histogram: int64 ``[K]``, how often each code occurs.
@@ -166,7 +167,7 @@ class TokenBrowser:
         source = declared.document["identity"].get("source", {})
         self.path, self.folder = path, declared.folder
         self.manifest: Mapping[str, Any] = declared.document
-        self.grid = declared.grid
+        self.grid, self.layout = declared.grid, declared.layout
         self.histogram = declared.histogram
         self.class_names = tuple(source.get("class_names") or ())
         self.is_sampled = source.get("kind") in (None, "prior")

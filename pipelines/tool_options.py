@@ -102,6 +102,7 @@ class ImportCodecOptions(ToolOptions):
       weights: averaged weights, where the file has both
       name: published name that it must be, such as vqgan_imagenet_f16_16384
       native_config: its own configuration file
+      scales: sides of the grids of a multi-scale tokenizer, from coarse to fine, such as 1,2,4,8,16
     """
 
     source: PathLike = field(metadata=flag(positional=True))
@@ -112,6 +113,7 @@ class ImportCodecOptions(ToolOptions):
     weights: str | None = field(default=None, metadata=flag(choices=IMPORTED_WEIGHTS, shown="raw"))
     name: str | None = field(default=None, metadata=flag(shown=_TOLD))
     native_config: PathLike | None = field(default=None, metadata=flag(shown="beside it"))
+    scales: str | None = field(default=None, metadata=flag(read=read_list, shown=_TOLD))
 
     def of_source(self) -> Mapping[str, str | None]:
         """Returns what the name of the source takes behind its question mark; None for what was not given."""
@@ -122,6 +124,7 @@ class ImportCodecOptions(ToolOptions):
             "weights": self.weights,
             "name": self.name,
             "config": optional_path(self.native_config),
+            "scales": self.scales,
         }
 
 
@@ -155,6 +158,7 @@ class ImportPriorOptions(ToolOptions):
         default=(0, 0), metadata=flag(read=read_condition_grid, metavar="HxW", shown="none")
     )
     native_config: PathLike | None = field(default=None, metadata=flag(shown="beside it"))
+    scales: str | None = field(default=None, metadata=flag(read=read_list, shown=_TOLD))
 
     def __post_init__(self) -> None:
         super().__post_init__()

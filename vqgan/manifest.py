@@ -11,6 +11,7 @@ from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
 from vqgan.downloads import fetch_folder, is_dataset
 from vqgan.errors import UserError, first_line
+from vqgan.token_layouts import read_token_layout
 
 FORMAT_VERSION = 2
 """Of a data set: its layout, manifest, plan, shards and indices."""
@@ -124,6 +125,7 @@ def check_parts(output: str, manifest: Mapping[str, Any]) -> None:
     for name in ("name", "fingerprint", *(("decoder_sha256",) if images else ())):
         codec.text(name)
     fields.integers("grid", 2, least=1)
+    read_token_layout(fields, codec.mapping("config", {}))
     for name in ("planned", "images", "rejects", "rows", *(() if images else ("tokens",))):
         fields.fields("counts").integer(name)
     for name in ("shards", "rejects", *(("archives", "metadata") if images else ())):
@@ -194,6 +196,7 @@ class TokenManifest:
       fingerprint: of the codec.
       codec_name: how that codec was called, or an empty string.
       grid: ``(h, w)``.
+      layout: how the tokens of a row lie; other than ``grid`` they are one row of ``L``.
       histogram: int64 ``[K]`` of all rows.
       entries: ``name``, ``rows`` and ``bytes`` of each shard.
     """
@@ -205,6 +208,7 @@ class TokenManifest:
     fingerprint: str
     codec_name: str
     grid: tuple[int, int]
+    layout: str
     histogram: np.ndarray
     entries: Sequence[Mapping[str, Any]]
 
@@ -262,6 +266,7 @@ def _parse(path: str, folder: str, document: Mapping[str, Any]) -> TokenManifest
         fingerprint=codec.text("fingerprint"),
         codec_name=codec.text("name", ""),
         grid=(height, width),
+        layout=read_token_layout(fields, codec.mapping("config", {})),
         histogram=np.array(histogram, np.int64),
         entries=entries,
     )

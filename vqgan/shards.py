@@ -19,6 +19,7 @@ from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
 from vqgan.manifest import AGAIN, FORMAT_VERSION, check_version
+from vqgan.token_layouts import GRID, read_token_layout, token_shape
 
 METADATA_KEY = b"vqgan"
 DATA_FOLDER = "data"
@@ -70,6 +71,7 @@ class ShardMetadata:
       rejects: entries in the rejects file of the slice.
       sampling: for tokens drawn from a prior, which one and how, as JSON data; None for real images.
       engine: what ran the codec's networks, by name and version; None for JAX.
+      layout: of the tokens; other than ``grid`` they are one row of ``L`` (:mod:`vqgan.token_layouts`).
     """
 
     fingerprint: str
@@ -86,14 +88,13 @@ class ShardMetadata:
     rejects: int = 0
     sampling: Mapping[str, Any] | None = None
     engine: str | None = None
+    layout: str = GRID
 
     def to_json(self) -> bytes:
         """Writes canonical JSON: the same metadata gives the same bytes."""
         document = dataclasses.asdict(self)
-        for name in ("sampling", "engine"):
-            if document[name] is None:
-                del document[name]
-        return footer_json(document)
+        usual = {"sampling": None, "engine": None, "layout": GRID}
+        return footer_json({n: value for n, value in document.items() if n not in usual or value != usual[n]})
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Self:
@@ -119,6 +120,7 @@ class ShardMetadata:
             rejects=fields.integer("rejects", 0),
             sampling=None if fields.value("sampling", None) is None else fields.mapping("sampling"),
             engine=fields.text_or_none("engine"),
+            layout=read_token_layout(fields, fields.mapping("codec_config")),
         )
 
 
@@ -205,7 +207,7 @@ class ShardWriter:
 
         Args:
           columns: for every column but ``tokens``, one value per row.
-          tokens: int32 ``[rows, h, w]``.
+          tokens: int32 ``[rows, h, w]``, or ``[rows, L]`` where the layout is no grid.
         """
         arrays = []
         for field in self.schema:
@@ -367,12 +369,13 @@ class Shard:
             raise UserError(f"{self.name}: damaged ({first_line(error)}); {AGAIN}") from error
 
     def tokens(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Returns the token grids of a batch with its ``tokens`` column, int32 ``[rows, h, w]``."""
+        """Returns the tokens of a batch with its ``tokens`` column, int32 ``[rows, h, w]``, ``[rows, L]``."""
         column = batch.column("tokens")
         flat = column.flatten()
         if column.null_count or flat.null_count:  # which no writer of ours leaves
             raise UserError(f"{self.name}: damaged (rows without tokens)")
-        return flat.to_numpy().astype(np.int32).reshape(-1, *self.metadata.grid)
+        shape = token_shape(self.metadata.layout, self.metadata.grid)
+        return flat.to_numpy().astype(np.int32).reshape(-1, *shape)
 
 
 @contextlib.contextmanager

@@ -133,6 +133,7 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
         slice_number=number,
         slices=task.slices,
         planned=len(entries),
+        layout=codec.config.layout,
         **task.engine.identity(),
     )
     with (

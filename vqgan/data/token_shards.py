@@ -116,6 +116,7 @@ def check_shard(manifest: TokenManifest, entry: Mapping[str, Any], columns: Sequ
     check_shard_size(path, None if info.type == fs.FileType.NotFound else info.size, entry["bytes"])
     with open_shard(path) as shard:
         check_footer(path, shard.metadata, shard.rows, manifest, entry["rows"])
+        check_fact(path, "layout", shard.metadata.layout, manifest.layout)
         check_fact(path, "codebook size", shard.metadata.codebook_size, manifest.codebook_size)
         return _shard_info(shard, entry["name"], columns)
 
