@@ -26,6 +26,8 @@ EXTRAS = {
     "jxl": ["pillow-jxl-plugin>=1.3.8"],
     # vqgan train --wandb.
     "wandb": ["wandb"],
+    # Dask as a runner.
+    "dask": ["dask>=2026.3", "distributed>=2026.3"],
     # Dataflow as a runner.
     "gcp": ["apache-beam[gcp]"],
     # The documentation as a site: make docs.
@@ -35,9 +37,13 @@ EXTRAS = {
         "build",
         "datasets",
         "duckdb",
+        "flask",
+        "flask-cors",
+        "gcp-storage-emulator",
         "hypothesis",
         "ipykernel",
         "lunr",
+        "moto[s3]",
         "mypy",
         "nbclient",
         "nbformat",
@@ -53,7 +59,7 @@ EXTRAS = {
         "wheel",
     ],
 }
-EXTRAS["dev"] += EXTRAS["docs"]
+EXTRAS["dev"] += EXTRAS["docs"] + EXTRAS["dask"]
 EXTRAS["all"] = sorted({need for name in ("train", "import", "hub", "tfds", "heic") for need in EXTRAS[name]})
 
 setup(

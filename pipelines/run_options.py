@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipelines.tokenize_images import TokenizeConfig
 
 ONE_PER_CORE = "one per core"
+ONE_PER_CORE_OF_WORKER = "one per core of a worker"
 
 
 def read_beam_flags(value: Any) -> tuple[str, ...]:
@@ -182,7 +183,7 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
     slice_size: int = 4096
     batch_size: int = 32
     dtype: str = field(default="float32", metadata=flag(choices=DTYPES))
-    threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
+    threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE_OF_WORKER))
     dedupe: bool = False
     max_reject_rate: float | None = field(default=None, metadata=flag(shown="no limit"))
     report: bool = True
@@ -208,7 +209,7 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
             slice_size=self.slice_size,
             batch_size=self.batch_size,
             dtype=self.dtype,
-            threads=threads_of(self.threads),
+            threads=self.threads,
             dedupe=self.dedupe,
             max_reject_rate=self.max_reject_rate,
             report=self.report,
@@ -248,7 +249,7 @@ class DecodeOptions(BeamOptions):
     limit: int | None = field(default=None, metadata=flag(shown="all"))
     batch_size: int = 32
     dtype: str = field(default="float32", metadata=flag(choices=DTYPES))
-    threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
+    threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE_OF_WORKER))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
 
@@ -269,7 +270,7 @@ class DecodeOptions(BeamOptions):
             limit=self.limit,
             batch_size=self.batch_size,
             dtype=self.dtype,
-            threads=threads_of(self.threads),
+            threads=self.threads,
             report=self.report,
             quiet=self.quiet,
         )

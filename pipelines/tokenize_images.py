@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from pipelines.beam_runs import run_job, write_record
+from pipelines.beam_runs import codec_everywhere, everywhere, run_job, write_record
 from pipelines.settings import DTYPES, check_at_least_one
 from transforms.images.crops import Geometry, count_views
 from transforms.images.decode import DecodeConfig
-from transforms.sharded.batching import fitted_batch_size
+from transforms.sharded.batching import fitted_batch_size, threads_here
 from transforms.sharded.plan import (
     KEYS_FILE,
     InputChanges,
@@ -55,7 +55,7 @@ class TokenizeConfig:
       slice_size: images per shard, at most.
       batch_size: images per device call.
       dtype: type that convolutions compute in.
-      threads: readers and decoders per worker.
+      threads: readers and decoders per worker; None: one per core of it.
       dedupe: reject images whose bytes occur under another key.
       max_reject_rate: stop when a slice has a larger share of rejects; None: no limit.
       report: write ``report.html``.
@@ -70,7 +70,7 @@ class TokenizeConfig:
     slice_size: int = 4096
     batch_size: int = 32
     dtype: str = "float32"
-    threads: int = os.cpu_count() or 1
+    threads: int | None = None
     dedupe: bool = False
     max_reject_rate: float | None = None
     report: bool = True
@@ -113,11 +113,11 @@ class PlannedTokenize:
         """What workers need to know."""
         config, largest = self.config, max(part.num_rows for part in self.slices)
         return TokenizeTask(
-            output=config.output,
-            source=config.source,
+            output=everywhere(config.output),
+            source=dataclasses.replace(config.source, input=everywhere(config.source.input)),
             decode=config.decode,
             geometry=config.geometry,
-            codec=config.codec,
+            codec=codec_everywhere(config.codec),
             batch_size=fitted_batch_size(config.batch_size, largest * count_views(config.geometry)),
             dtype=config.dtype,
             threads=config.threads,
@@ -125,6 +125,7 @@ class PlannedTokenize:
             slices=self.plan.slices,
             max_reject_rate=config.max_reject_rate,
             copied=self._is_copied,
+            codec_name=config.codec,
         )
 
     @functools.cached_property
@@ -178,7 +179,7 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
         raise UserError(_without_images(config.source))
     check_keys(entries, config.source.kind)
     if config.dedupe:
-        entries = mark_duplicates(source, entries, config.threads)
+        entries = mark_duplicates(source, entries, threads_here(config.threads))
     slices = cut(entries, config.slice_size, source.shuffles)
     settings = {
         "codec": {"fingerprint": codec.fingerprint, "config": to_dict(codec.config)},

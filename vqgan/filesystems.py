@@ -48,9 +48,19 @@ def resolve(path: str | Path) -> tuple[fs.FileSystem, str]:
     check_scheme(path)
     path = plain_uri(path)
     try:
-        return fs.FileSystem.from_uri(path)
+        return fs.FileSystem.from_uri(_with_late_uploads(path))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
         raise UserError(f"{path}: cannot open this location ({first_line(error)})") from error
+
+
+def _with_late_uploads(uri: str) -> str:
+    """Has S3 begin a multipart upload only once a file is large.
+
+    A writer that is killed leaves no part of a small one behind, which no listing would show.
+    """
+    if not uri.startswith("s3://") or "allow_delayed_open=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
 
 
 def plain_uri(path: str) -> str:
