@@ -13,6 +13,7 @@ from pipelines.run_watch import watching
 from pipelines.runner_flags import RUNNER, RunnerFlags
 from transforms.sharded.job import ShardedJob
 from transforms.sharded.plan import PLAN_FOLDER, Plan
+from transforms.sharded.worker import RunSettings
 from vqgan import filesystems
 from vqgan.config import RUN_FILE, pretrained_names
 
@@ -21,7 +22,9 @@ _END_WITH_PARENT = (  # PR_SET_PDEATHSIG of prctl(2); it outlives exec
 )
 
 
-def run_job(job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool) -> None:
+def run_job(
+    job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool, compilation_cache: bool = False
+) -> None:
     """Runs a sharded job on Beam, or on Dask, with progress.
 
     Args:
@@ -29,6 +32,7 @@ def run_job(job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool) 
       plan: its plan.
       beam_args: flags for Beam.
       quiet: show no progress.
+      compilation_cache: workers keep what XLA compiles.
 
     Raises:
       UserError: what a worker raised for the user, or a line that says how the engine has failed.
@@ -38,15 +42,16 @@ def run_job(job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool) 
         args.append(f"--runner={RUNNER}")
     flags = RunnerFlags(args)
     with watching(job.task.output, plan, quiet) as watch, answering(flags.in_process):
+        settings = RunSettings(watch.attempt, compilation_cache)
         if flags.runner == "dask":
             from pipelines.dask_runs import DaskOptions, run_on_dask
 
-            run_on_dask(job, plan, watch.attempt, DaskOptions.of_flags(args))
+            run_on_dask(job, plan, settings, DaskOptions.of_flags(args))
         else:
-            _run_beam(job, plan, args, watch.attempt)
+            _run_beam(job, plan, args, settings)
 
 
-def _run_beam(job: ShardedJob, plan: Plan, args: Sequence[str], attempt: str) -> None:
+def _run_beam(job: ShardedJob, plan: Plan, args: Sequence[str], settings: RunSettings) -> None:
     with quiet_imports():
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
@@ -54,7 +59,7 @@ def _run_beam(job: ShardedJob, plan: Plan, args: Sequence[str], attempt: str) ->
         from transforms.sharded.beam_graph import RunJob
     options = PipelineOptions(list(args))
     with plain_labels(), quiet_workers(), ending_with_us(), beam.Pipeline(options=options) as pipeline:
-        pipeline | RunJob(job, plan, attempt)
+        pipeline | RunJob(job, plan, settings)
 
 
 def everywhere(path: str) -> str:

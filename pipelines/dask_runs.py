@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from transforms.sharded import progress
 from transforms.sharded.job import ShardedJob
 from transforms.sharded.plan import Plan
-from transforms.sharded.summary import FinishedSlice, SliceTotals
-from transforms.sharded.worker import finish_job, make_reported, open_model
+from transforms.sharded.summary import FinishedSlice
+from transforms.sharded.worker import RunSettings, finish_job, make_reported, open_model
 from vqgan.errors import UserError, first_line
 from vqgan.extras import require_extra
 
@@ -115,7 +115,7 @@ def connected(options: DaskOptions) -> Iterator[Any]:
         yield client
 
 
-def run_on_dask(job: ShardedJob, plan: Plan, attempt: str, options: DaskOptions) -> None:
+def run_on_dask(job: ShardedJob, plan: Plan, settings: RunSettings, options: DaskOptions) -> None:
     """Makes all slices on Dask's workers, then the manifest on one of them.
 
     A slice whose worker dies is given to another one by the scheduler.
@@ -123,7 +123,7 @@ def run_on_dask(job: ShardedJob, plan: Plan, attempt: str, options: DaskOptions)
     Args:
       job: what to do.
       plan: its plan.
-      attempt: of the launcher.
+      settings: of the run, for workers.
       options: where Dask is.
 
     Raises:
@@ -132,19 +132,21 @@ def run_on_dask(job: ShardedJob, plan: Plan, attempt: str, options: DaskOptions)
     """
     with connected(options) as client:
         totals = job.empty_totals()
-        for done in _make_all(client, job, attempt):
+        for done in _make_all(client, job, settings):
             totals.add(done)
-        client.submit(_finish, job, totals, plan, pure=False, retries=0).result()
+        client.submit(finish_job, totals, job, plan, settings, pure=False).result()
 
 
-def _make_all(client: Any, job: ShardedJob, attempt: str) -> Iterator[FinishedSlice]:
+def _make_all(client: Any, job: ShardedJob, settings: RunSettings) -> Iterator[FinishedSlice]:
     """Yields finished slices, in the order in which they end, with a bounded number of tasks under way."""
     from distributed import as_completed
 
     numbers = iter(range(job.task.slices))
 
     def submit(number: int) -> Any:
-        return client.submit(_make, job, number, attempt, pure=False, key=f"slice-{number}-{attempt}")
+        return client.submit(
+            _make, job, number, settings, pure=False, key=f"slice-{number}-{settings.attempt}"
+        )
 
     threads = sum(client.nthreads().values())
     ahead = max(LEAST_QUEUED, QUEUED_PER_THREAD * threads)
@@ -158,9 +160,5 @@ def _make_all(client: Any, job: ShardedJob, attempt: str) -> Iterator[FinishedSl
             under_way.add(submit(number))
 
 
-def _make(job: ShardedJob, number: int, attempt: str) -> FinishedSlice:
-    return make_reported(job, number, open_model(job), attempt, progress.report)
-
-
-def _finish(job: ShardedJob, totals: SliceTotals, plan: Plan) -> None:
-    finish_job(totals, job, plan)
+def _make(job: ShardedJob, number: int, settings: RunSettings) -> FinishedSlice:
+    return make_reported(job, number, open_model(job, settings), settings.attempt, progress.report)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from transforms.decoding.plan import read_token_manifest
-from transforms.sharded.plan import KEYS_FILE, PLAN_FILE, PLAN_FOLDER, read_plan
+from transforms.sharded.plan import PLAN_FILE, PLAN_FOLDER, plan_tables, read_plan
 from transforms.sharded.run import missing_files
 from vqgan import filesystems
 from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, read_info
@@ -355,9 +355,11 @@ def _planned(path: str, manifest: Mapping[str, Any]) -> Iterable[str]:
     plan = read_plan(path)
     if plan is None or plan.hash != manifest["plan_hash"]:
         raise UserError(f"{path}: {PLAN_FILE} is missing, or not that of the manifest; restore it")
-    if not (Path(path) / KEYS_FILE).is_file():
-        raise UserError(f"{path}: {KEYS_FILE} is missing; restore it")
-    return (PLAN_FILE, KEYS_FILE)
+    tables = plan_tables(path)
+    for name in tables:
+        if not (Path(path) / name).is_file():
+            raise UserError(f"{path}: {name} is missing; restore it")
+    return (PLAN_FILE, *tables)
 
 
 def _is_of_data_set(name: str) -> bool:

@@ -15,6 +15,7 @@ from transforms.decoding.image_format import EXTENSIONS, FORMATS
 from transforms.images.config import TRUNCATED, DecodeConfig
 from transforms.images.crops import FILTERS, RESIZES, VIEWS, Geometry
 from transforms.sources.base import KINDS, SourceConfig
+from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
 
 if TYPE_CHECKING:
@@ -140,6 +141,25 @@ class ImageOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CompilingOptions(Options):
+    """Settings of a command that compiles a model.
+
+    Attributes:
+      compilation_cache: keep what XLA compiles in the user's cache folder, and take it from there
+    """
+
+    title: ClassVar[str] = ""
+    compilation_cache: bool = field(default=True, metadata=flag(recorded=False))
+
+    def use_compilation_cache(self) -> None:
+        """Switches the cache on in this process, if it is wanted; loads JAX."""
+        if self.compilation_cache:
+            from vqgan.compilation_cache import enable_compilation_cache
+
+            enable_compilation_cache()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BeamOptions(Options):
     """Where a pipeline runs.
 
@@ -159,7 +179,7 @@ class BeamOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
+class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions):
     """Settings of ``vqgan tokenize``, beside those of its input and images.
 
     Attributes:
@@ -174,6 +194,7 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
       max_reject_rate: stop when a larger share of a slice is rejected, 0 to 1
       report: write report.html
       quiet: print errors only
+      engine: runs the codec's networks; auto: openvino where installed, without an accelerator
     """
 
     title: ClassVar[str] = ""
@@ -188,6 +209,7 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
     max_reject_rate: float | None = field(default=None, metadata=flag(shown="no limit"))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
+    engine: str = field(default="jax", metadata=flag(choices=ENGINES))
 
     def config(self) -> "TokenizeConfig":
         """Returns the settings as the run takes them.
@@ -213,12 +235,14 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
             dedupe=self.dedupe,
             max_reject_rate=self.max_reject_rate,
             report=self.report,
+            compilation_cache=self.compilation_cache,
             quiet=self.quiet,
+            engine=self.engine,
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecodeOptions(BeamOptions):
+class DecodeOptions(CompilingOptions, BeamOptions):
     """Settings of ``vqgan decode``.
 
     Attributes:
@@ -235,6 +259,7 @@ class DecodeOptions(BeamOptions):
       threads: encoders of images
       report: write report.html
       quiet: print errors only
+      engine: runs the codec's networks, as for tokenize
     """
 
     tokens: PathLike
@@ -252,6 +277,7 @@ class DecodeOptions(BeamOptions):
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE_OF_WORKER))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
+    engine: str = field(default="jax", metadata=flag(choices=ENGINES))
 
     def config(self) -> "DecodeTokensConfig":
         """Returns the settings as the run takes them.
@@ -272,12 +298,14 @@ class DecodeOptions(BeamOptions):
             dtype=self.dtype,
             threads=self.threads,
             report=self.report,
+            compilation_cache=self.compilation_cache,
             quiet=self.quiet,
+            engine=self.engine,
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(SourceOptions):
+class EvaluateOptions(CompilingOptions, SourceOptions):
     """Settings of ``vqgan evaluate``, beside those of its input.
 
     Attributes:
@@ -296,6 +324,7 @@ class EvaluateOptions(SourceOptions):
       batch_size: images per device call
       threads: readers and decoders
       quiet: print errors only
+      engine: runs the codecs' networks, as for tokenize
     """
 
     title: ClassVar[str] = ""
@@ -318,6 +347,7 @@ class EvaluateOptions(SourceOptions):
     batch_size: int = 32
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
     quiet: bool = field(default=False, metadata=flag(recorded=False))
+    engine: str = field(default="jax", metadata=flag(choices=ENGINES))
 
     def config(self) -> "EvaluateConfig":
         """Returns the settings as the run takes them.
@@ -341,4 +371,5 @@ class EvaluateOptions(SourceOptions):
             threads=threads_of(self.threads),
             output=optional_path(self.output),
             quiet=self.quiet,
+            engine=self.engine,
         )

@@ -113,6 +113,7 @@ def sample(options: SampleOptions) -> DataSetSummary:
     from pipelines.sample_prior import run_sample
 
     config = options.config()
+    options.use_compilation_cache()
     return _summary(config.output, run_sample(config, render_settings("sample", options.record())))
 
 
@@ -137,6 +138,7 @@ def train(options: TrainOptions) -> "TrainingSummary":
 
     if options.push:
         check_can_push(options.push)
+    options.use_compilation_cache()
     summary = run_codec_training(options.request(), options.record())
     if options.push and summary.finished:
         summary = dataclasses.replace(summary, pushed=push(summary.model, options.push))
@@ -160,6 +162,7 @@ def train_prior(options: TrainPriorOptions) -> "TrainingSummary":
     """
     from pipelines.training_prior import run_prior_training
 
+    options.use_compilation_cache()
     return run_prior_training(options.request(), options.record())
 
 
@@ -180,6 +183,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationSummary:
     """
     from pipelines.evaluating import run_evaluation
 
+    options.use_compilation_cache()
     results = run_evaluation(options.config(), render_settings("evaluate", options.record()))
     metrics = {
         codec["codec"]: {name: metric["value"] for name, metric in codec["metrics"].items()}

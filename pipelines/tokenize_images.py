@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
 from pyarrow import fs
 
 from pipelines.beam_runs import codec_everywhere, everywhere, run_job, write_record
@@ -15,19 +14,10 @@ from pipelines.settings import DTYPES, check_at_least_one
 from transforms.images.crops import Geometry, count_views
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.batching import fitted_batch_size, threads_here
-from transforms.sharded.plan import (
-    KEYS_FILE,
-    InputChanges,
-    Plan,
-    check_keys,
-    collect,
-    cut,
-    input_changes,
-    make_plan,
-    read_plan,
-    write_plan,
-)
+from transforms.sharded.input_changes import InputChanges, input_changes
+from transforms.sharded.plan import Plan, keys_file, make_plan, read_plan, write_plan
 from transforms.sharded.run import missing_files, run_planned, speaker
+from transforms.sharded.slices import Slices, check_keys, collect, cut
 from transforms.sources import SourceConfig, open_source
 from transforms.sources.globs import EVERYTHING
 from transforms.sources.locations import Location, locate
@@ -37,6 +27,7 @@ from transforms.tokenizing.shard import TokenizeTask, is_outdated
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
+from vqgan.engines.choice import EngineChoice, resolve_engine
 from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE
 from vqgan.shards import DATA_FOLDER, rejects_name, shard_name
@@ -59,7 +50,9 @@ class TokenizeConfig:
       dedupe: reject images whose bytes occur under another key.
       max_reject_rate: stop when a slice has a larger share of rejects; None: no limit.
       report: write ``report.html``.
+      compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
       quiet: no progress.
+      engine: what runs the codec's networks.
     """
 
     source: SourceConfig
@@ -74,7 +67,9 @@ class TokenizeConfig:
     dedupe: bool = False
     max_reject_rate: float | None = None
     report: bool = True
+    compilation_cache: bool = True
     quiet: bool = False
+    engine: str = "jax"
 
     def __post_init__(self) -> None:
         check_at_least_one(self, ("slice_size", "batch_size", "threads"))
@@ -91,7 +86,8 @@ class PlannedTokenize:
     config: TokenizeConfig
     codec: CodecInfo
     plan: Plan
-    slices: list[pa.Table]
+    slices: Slices
+    engine: EngineChoice
 
     folders = (DATA_FOLDER,)
 
@@ -111,14 +107,14 @@ class PlannedTokenize:
     @property
     def task(self) -> TokenizeTask:
         """What workers need to know."""
-        config, largest = self.config, max(part.num_rows for part in self.slices)
+        config, views = self.config, count_views(self.config.geometry)
         return TokenizeTask(
             output=everywhere(config.output),
             source=dataclasses.replace(config.source, input=everywhere(config.source.input)),
             decode=config.decode,
             geometry=config.geometry,
             codec=codec_everywhere(config.codec),
-            batch_size=fitted_batch_size(config.batch_size, largest * count_views(config.geometry)),
+            batch_size=fitted_batch_size(config.batch_size, self.slices.sizes * views),
             dtype=config.dtype,
             threads=config.threads,
             plan_hash=self.plan.hash,
@@ -126,6 +122,7 @@ class PlannedTokenize:
             max_reject_rate=config.max_reject_rate,
             copied=self._is_copied,
             codec_name=config.codec,
+            engine=self.engine,
         )
 
     @functools.cached_property
@@ -167,6 +164,7 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
     """
     codec = read_info(config.codec)
     codec.config.grid(config.geometry.image_size, config.geometry.image_size)
+    engine = resolve_engine(config.engine, codec.config)
     _check_apart(config.source.input, config.output)
     kind = config.source.kind or recognise(config.source.input)
     config = dataclasses.replace(config, source=dataclasses.replace(config.source, kind=kind))
@@ -174,7 +172,7 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
     if note := left_out(config.source.input, kind):
         speaker(config.quiet)(note)
     fields = source.fields()
-    entries = collect(source.list())
+    entries = collect(source.list(), fields)
     if not entries.num_rows:
         raise UserError(_without_images(config.source))
     check_keys(entries, config.source.kind)
@@ -194,8 +192,9 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
         "slice_size": config.slice_size,
         "dtype": config.dtype,
         "dedupe": config.dedupe,
+        **engine.identity(),
     }
-    return PlannedTokenize(config, codec, make_plan(slices, settings), slices)
+    return PlannedTokenize(config, codec, make_plan(slices, settings), slices, engine)
 
 
 def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str], record: bytes = b"") -> dict[str, Any]:
@@ -241,8 +240,10 @@ def _without_images(source: SourceConfig) -> str:
 def _run_pipeline(planned: PlannedTokenize, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
     what = f"{counted(plan.entries, 'image')} in {counted(plan.slices, 'slice')}"
-    speaker(planned.quiet)(f"{what}, codec {fingerprint}")
-    run_job(planned.job, plan, beam_args, planned.quiet)
+    assumed = planned.codec.card.get("origin", {}).get("assumed")
+    told = f", assumed: {assumed}" if assumed else ""
+    speaker(planned.quiet)(f"{what}, codec {fingerprint}{told}{planned.engine.told(planned.config.engine)}")
+    run_job(planned.job, plan, beam_args, planned.quiet, planned.config.compilation_cache)
 
 
 def _check_apart(source: str, output: str) -> None:
@@ -256,7 +257,7 @@ def _check_apart(source: str, output: str) -> None:
     local = isinstance(filesystem, fs.LocalFileSystem)
     inner, root = (os.path.realpath(path) if local else path for path in (inner, location.root))
     folders = os.path.relpath(inner, root).split("/")
-    written = (MANIFEST_FILE, KEYS_FILE, shard_name(0, 1))
+    written = (MANIFEST_FILE, keys_file(0), shard_name(0, 1))
     if folders[0] != ".." and any(_takes(location, [*folders, *name.split("/")]) for name in written):
         raise UserError(f"{output}: lies inside the input {source}; choose an output beside it")
 

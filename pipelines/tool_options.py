@@ -10,7 +10,8 @@ from dataclasses import field
 from typing import Any, ClassVar
 
 from pipelines.options import Options, PathLike, flag, split_numbers
-from pipelines.run_options import SourceOptions, optional_path
+from pipelines.run_options import CompilingOptions, SourceOptions, optional_path
+from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
 
 EXPORT_FORMATS = ("safetensors", "diffusers")
@@ -49,7 +50,7 @@ class ToolOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VerifyOptions(ToolOptions, SourceOptions):
+class VerifyOptions(ToolOptions, CompilingOptions, SourceOptions):
     """Settings of ``vqgan verify``, beside those of its input.
 
     Attributes:
@@ -57,7 +58,8 @@ class VerifyOptions(ToolOptions, SourceOptions):
       codec: re-encode a sample with this codec and compare; needs --input
       input: where the images came from
       sample: images to re-encode
-      min_agreement: least share of equal tokens
+      min_agreement: least share of equal tokens, by the engine that made them
+      engine: runs the codec's networks
     """
 
     path: PathLike = field(metadata=flag(positional=True))
@@ -65,6 +67,9 @@ class VerifyOptions(ToolOptions, SourceOptions):
     input: PathLike | None = None
     sample: int = 64
     min_agreement: float = 0.999
+    engine: str | None = field(
+        default=None, metadata=flag(choices=ENGINES, shown="the one that made the tokens")
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,7 +202,7 @@ class PushOptions(ToolOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoOptions(ToolOptions):
+class DemoOptions(ToolOptions, CompilingOptions):
     """Settings of ``vqgan demo``.
 
     Attributes:

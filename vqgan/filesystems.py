@@ -9,10 +9,12 @@ something else is there after a power cut, too, if that is. A store keeps an obj
 """
 
 import errno
+import functools
 import math
 import os
 import re
 import time
+import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +31,9 @@ SCHEMES = ("file", "gs", "gcs", "s3", "hdfs", "viewfs", "abfs", "abfss", "hf")
 
 _SCHEME = re.compile(r"(?i:file:(?=/[^/]))|(?:[A-Za-z][\w+.-]*)(?=://)")
 
+_STORES = ("gs", "gcs", "s3", "hdfs", "viewfs", "abfs", "abfss")
+_PLAIN = re.compile(r"(?:[\w.~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})+", re.ASCII)
+"""A URI of a store that is told apart without a parser; any other goes to pyarrow's, which may refuse it."""
 FREE_SPACE = "free space or check permissions"
 """What to do about a failed write, where nothing more is known."""
 _UNSYNCED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES, errno.EPERM)
@@ -48,19 +53,31 @@ def resolve(path: str | Path) -> tuple[fs.FileSystem, str]:
     check_scheme(path)
     path = plain_uri(path)
     try:
-        return fs.FileSystem.from_uri(_with_late_uploads(path))
+        return _in_store(path) if _is_in_store(path) else fs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
         raise UserError(f"{path}: cannot open this location ({first_line(error)})") from error
 
 
-def _with_late_uploads(uri: str) -> str:
-    """Has S3 begin a multipart upload only once a file is large.
+def _is_in_store(uri: str) -> bool:
+    return uri.partition("://")[0] in _STORES and _PLAIN.fullmatch(uri) is not None
 
-    A writer that is killed leaves no part of a small one behind, which no listing would show.
-    """
-    if not uri.startswith("s3://") or "allow_delayed_open=" in uri:
-        return uri
-    return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
+
+def _in_store(uri: str) -> tuple[fs.FileSystem, str]:
+    """Returns the client of a store, one for all that lies in a bucket, and the path inside it."""
+    address, mark, query = uri.partition("?")
+    scheme, _, rest = address.partition("://")
+    root, _, inner = rest.partition("/")
+    filesystem, base = _connect(os.getpid(), f"{scheme}://{root}/{mark}{query}")
+    inner = urllib.parse.unquote(inner).rstrip("/")
+    return filesystem, f"{base.rstrip('/')}/{inner}" if inner else base
+
+
+@functools.lru_cache(maxsize=64)
+def _connect(process: int, uri: str) -> tuple[fs.FileSystem, str]:
+    """Makes a client: once in a ``process``, since its threads and connections are not those of a fork."""
+    if uri.startswith("s3://") and "allow_delayed_open=" not in uri:  # no multipart uploads of small files,
+        uri += ("&" if "?" in uri else "?") + "allow_delayed_open=true"  # which killed writers would leave
+    return fs.FileSystem.from_uri(uri)
 
 
 def plain_uri(path: str) -> str:

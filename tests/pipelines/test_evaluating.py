@@ -24,7 +24,7 @@ from pipelines.evaluation_report import format_results
 from transforms.images.crops import Geometry
 from transforms.images.dataset import ImageDataset, split
 from transforms.images.decode import DecodeConfig, prepare
-from transforms.sharded.plan import collect
+from transforms.sharded.slices import collect
 from transforms.sources import SourceConfig, open_source
 from vqgan.codec import Codec
 from vqgan.errors import UserError

@@ -27,7 +27,7 @@ from .fake_hub import Hub, lay_out_as_cache
 Refused = Callable[[str], AbstractContextManager[None]]
 ADDRESS = "hf://datasets/owner/name"
 SHARDS = {f"data/tokens-0000{number}-of-00004.parquet" for number in range(4)}
-OTHERS = {"manifest.json", "README.md", "plan/plan.json", "plan/keys.parquet", "report.html"}
+OTHERS = {"manifest.json", "README.md", "plan/plan.json", "plan/keys-00000.parquet", "report.html"}
 
 
 def expected_files(folder: Path) -> set[str]:
@@ -170,7 +170,7 @@ def _name_outside(folder: Path) -> None:
         (_cut, "tokens-00001-of-00004.parquet: missing, or not of the size that the manifest says"),
         (lambda folder: next((folder / "rejects").iterdir()).unlink(), "rejects-.*: missing, or not of the"),
         (_name_outside, r"manifest.json: damaged .*\.\./secret., expected a path inside of the folder"),
-        (lambda folder: (folder / "plan" / "keys.parquet").unlink(), "keys.parquet is missing"),
+        (lambda folder: (folder / "plan" / "keys-00000.parquet").unlink(), "keys-00000.parquet is missing"),
         (lambda folder: (folder / "plan" / "plan.json").unlink(), "plan.json is missing"),
         (_change_manifest(plan_hash="0" * 64), "plan.json is missing, or not that of the manifest"),
         (_change_manifest(kind="images"), "holds images already"),

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import re
 import shutil
 import stat
@@ -341,6 +342,38 @@ def test_resolve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert inner == f"{tmp_path}/x y"
     with pytest.raises(UserError, match=r"^what://x: cannot open this location"):
         filesystems.resolve("what://x")
+
+
+STORE = "scheme=http&endpoint_override=127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("gs://anonymous@bucket", "gs://anonymous@bucket/", "gs://anonymous@bucket/a/b.txt"),
+        *("gs://anonymous@bucket/a/", "gs://anonymous@bucket/a%20b/%C3%A4.txt", "gs://anonymous@bucket/a//b"),
+        *("s3://id:key@bucket/a%2Fb", "s3://id:key@bucket/=;,@!$'()*+/a.jpg", "s3://id:key@bucket"),
+    ],
+)
+def test_a_store_has_one_client(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths are what pyarrow makes of them; the client is shared by all of a bucket, but not with a fork."""
+    uri = f"{path}?{STORE}"
+    filesystem, inner = filesystems.resolve(uri)
+    late = "&allow_delayed_open=true" if path.startswith("s3:") else ""  # no multipart uploads of small files
+    expected, path_there = fs.FileSystem.from_uri(uri + late)
+    assert filesystem.equals(expected)
+    assert inner == path_there
+    assert filesystems.resolve(filesystems.join(uri, "more"))[0] is filesystem
+    assert filesystems.resolve(uri.replace("bucket", "other"))[0] is not filesystem
+    assert pickle.loads(pickle.dumps(filesystem)).equals(filesystem)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert filesystems.resolve(uri)[0] is not filesystem
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/a b", "gs://bucket/ä", "s3://bucket/%zz", "s3://"])
+def test_what_is_no_uri_is_refused(path: str) -> None:
+    with pytest.raises(UserError, match="cannot open this location"):
+        filesystems.resolve(path)
 
 
 class Unreachable:

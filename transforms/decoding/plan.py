@@ -5,7 +5,7 @@ the plan. A worker reads its own row, and hashes the shard before it trusts it.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -32,6 +32,7 @@ PARTS_SCHEMA = pa.schema(
     [("name", pa.string()), ("sha256", pa.string()), ("rows", pa.int64()), ("planned", pa.int64())]
 )
 _READERS = 8
+_ROWS_PER_GROUP = 1024  # a worker reads its own row group alone
 
 
 class Part(NamedTuple):
@@ -168,13 +169,20 @@ def write_decode_plan(output: str, plan: Plan, parts: list[Part]) -> None:
     """Writes the parts, then ``plan.json``; the latter's presence means that both are complete."""
     filesystems.make_folder(filesystems.join(output, "plan"))
     with filesystems.publish(filesystems.join(output, PARTS_FILE)) as stream:
-        pq.write_table(pa.Table.from_pylist([part._asdict() for part in parts], PARTS_SCHEMA), stream)
-    write_plan_file(output, plan, PARTS_FILE)
+        table = pa.Table.from_pylist([part._asdict() for part in parts], PARTS_SCHEMA)
+        pq.write_table(table, stream, row_group_size=_ROWS_PER_GROUP)
+    write_plan_file(output, plan, [PARTS_FILE])
 
 
 def read_part(output: str, number: int) -> Part:
     """Returns the part of one slice. Raises as :func:`read_parts` does."""
-    return read_parts(output)[number]
+
+    def read(file: pq.ParquetFile) -> pa.Table:
+        whole = file.num_row_groups == 1  # as earlier releases wrote any number of rows
+        return file.read() if whole else file.read_row_group(number // _ROWS_PER_GROUP)
+
+    parts = _read_parts(output, read)
+    return parts[number if len(parts) > _ROWS_PER_GROUP else number % _ROWS_PER_GROUP]
 
 
 def read_parts(output: str) -> list[Part]:
@@ -183,11 +191,15 @@ def read_parts(output: str) -> list[Part]:
     Raises:
       UserError: their table is gone or damaged.
     """
+    return _read_parts(output, lambda file: file.read())
+
+
+def _read_parts(output: str, read: Callable[[pq.ParquetFile], pa.Table]) -> list[Part]:
     path = filesystems.join(output, PARTS_FILE)
     filesystem, inner = filesystems.resolve(path)
     try:
         with filesystem.open_input_file(inner) as file:
-            table = pq.read_table(file, page_checksum_verification=True)
+            table = read(pq.ParquetFile(file, page_checksum_verification=True))
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); restore it") from error
     if not table.schema.equals(PARTS_SCHEMA) or any(column.null_count for column in table.columns):

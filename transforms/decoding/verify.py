@@ -18,7 +18,7 @@ from transforms.decoding.index import (
     open_index,
 )
 from transforms.decoding.manifest import ImageSlice, ImageTotals, build_image_manifest, metadata_lines
-from transforms.decoding.plan import PARTS_FILE, TokenInput, make_decode_plan, read_parts
+from transforms.decoding.plan import TokenInput, make_decode_plan, read_parts
 from transforms.sharded.plan import PLAN_FILE, Plan
 from transforms.sharded.verify import Verifier, reasons_of
 from vqgan import filesystems
@@ -49,12 +49,12 @@ class ImageVerifier(Verifier):
         if form.text("container") not in CONTAINERS:
             raise UserError(f"{PLAN_FILE}: unknown container {self.container!r}; upgrade vqgan-pipelines")
 
-    def rebuild_plan(self) -> tuple[Plan, str]:
+    def rebuild_plan(self) -> Plan:
         parts = read_parts(self.output)
         self.planned = [part.planned for part in parts]
         identity = self.plan.identity
         settings = {name: part for name, part in identity.items() if name not in ("version", "tokens")}
-        return make_decode_plan(parts, settings, identity["tokens"]["plan_hash"]), PARTS_FILE
+        return make_decode_plan(parts, settings, identity["tokens"]["plan_hash"])
 
     def files_of(self, number: int) -> list[str]:
         index = index_name(number, self.plan.slices, self.container)

@@ -6,6 +6,7 @@ source, whatever the decoder reduced.
 """
 
 import dataclasses
+import functools
 import hashlib
 import math
 from typing import NamedTuple
@@ -156,6 +157,7 @@ def views(width: int, height: int, geometry: Geometry, key: str) -> list[View]:
     ]
 
 
+@functools.lru_cache(maxsize=256)  # asked for twice an image, and images of a corpus are often of few sizes
 def lay_out(width: int, height: int, geometry: Geometry) -> CropLayout:
     """Returns what is resized to which size, and the crops cut from it (all but random crops)."""
     region, scaled = (0, 0, width, height), (geometry.image_size, geometry.image_size)

@@ -16,7 +16,8 @@ import pyarrow as pa
 from PIL import Image
 
 from transforms.sharded.job import ProgressCallback
-from transforms.sharded.plan import ENTRY_SCHEMA, read_slice
+from transforms.sharded.plan import read_slice
+from transforms.sharded.slices import collect
 from transforms.sources.base import Entry
 from vqgan import filesystems
 from vqgan.errors import UserError, first_line
@@ -101,7 +102,7 @@ class SamplingModel(NamedTuple):
 
 def sample_entries(count: int, first_seed: int, labels: list[int | None]) -> pa.Table:
     """Returns the plan's entries: ``count`` samples with consecutive seeds, their classes in turn."""
-    rows = [
+    return collect(
         Entry(
             key=f"seed-{seed:010d}",
             file="",
@@ -112,8 +113,7 @@ def sample_entries(count: int, first_seed: int, labels: list[int | None]) -> pa.
             error=None,
         )
         for index, seed in enumerate(range(first_seed, first_seed + count))
-    ]
-    return pa.Table.from_pylist([row._asdict() for row in rows], ENTRY_SCHEMA)
+    )
 
 
 def write_samples(task: SampleTask, number: int, model: SamplingModel, progress: ProgressCallback) -> None:

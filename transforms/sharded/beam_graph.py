@@ -16,7 +16,7 @@ from transforms.sharded import progress
 from transforms.sharded.job import ShardedJob
 from transforms.sharded.plan import Plan
 from transforms.sharded.summary import FinishedSlice, SliceTotals
-from transforms.sharded.worker import finish_job, make_reported, open_model
+from transforms.sharded.worker import DEFAULT_SETTINGS, RunSettings, finish_job, make_reported, open_model
 
 
 class RunJob(beam.PTransform):
@@ -25,14 +25,14 @@ class RunJob(beam.PTransform):
     Args:
       job: what to do.
       plan: the plan itself, for the manifest.
-      attempt: of the launcher, for the workers' reports.
+      settings: of the run, for workers.
     """
 
-    def __init__(self, job: ShardedJob, plan: Plan, attempt: str = ""):
+    def __init__(self, job: ShardedJob, plan: Plan, settings: RunSettings = DEFAULT_SETTINGS):
         super().__init__()
         self._job = job
         self._plan = plan
-        self._attempt = attempt
+        self._settings = settings
 
     def expand(self, root: Any) -> Any:
         """Builds the linear graph from the root to the manifest."""
@@ -41,28 +41,28 @@ class RunJob(beam.PTransform):
             | "Start" >> beam.Impulse()
             | "SliceNumbers" >> beam.FlatMap(_numbers, self._job.task.slices)
             | "Spread" >> beam.Reshuffle()
-            | "MakeSlice" >> beam.ParDo(MakeSlice(self._job, self._attempt))
+            | "MakeSlice" >> beam.ParDo(MakeSlice(self._job, self._settings))
             # Without the default for empty inputs, whose side input would make the graph branch.
             | "Sum" >> beam.CombineGlobally(SumSummaries(self._job)).without_defaults()
-            | "Finish" >> beam.Map(finish_job, self._job, self._plan)
+            | "Finish" >> beam.Map(finish_job, self._job, self._plan, self._settings)
         )
 
 
 class MakeSlice(beam.DoFn):
     """Slice number to the summary of its finished slice."""
 
-    def __init__(self, job: ShardedJob, attempt: str = ""):
+    def __init__(self, job: ShardedJob, settings: RunSettings = DEFAULT_SETTINGS):
         super().__init__()
         self._job = job
-        self._attempt = attempt
+        self._settings = settings
         self._images = Metrics.counter("vqgan", "images")
         self._rejects = Metrics.counter("vqgan", "rejects")
 
     def setup(self) -> None:
-        self._model = open_model(self._job)
+        self._model = open_model(self._job, self._settings)
 
     def process(self, number: int) -> Iterator[FinishedSlice]:
-        yield make_reported(self._job, number, self._model, self._attempt, self._report)
+        yield make_reported(self._job, number, self._model, self._settings.attempt, self._report)
 
     def _report(self, images: int, rejects: int) -> None:
         self._images.inc(images)

@@ -1,8 +1,9 @@
 """The plan: which examples go into which shard, written down before any work.
 
-``plan/keys.parquet`` holds every entry of the source, one row group per slice; ``plan/plan.json``,
-written after it, holds what identifies the plan and its hash. A pipeline's graph carries slice
-numbers only; workers read their slice's entries from here.
+``plan/keys-00000.parquet`` and its like hold every entry of the source, a row group for each slice and
+:data:`SLICES_PER_FILE` slices a file, so that a slice is opened as fast in a plan of any size.
+``plan/plan.json``, written after them, holds what identifies the plan and its hash. A pipeline's
+graph carries slice numbers only; workers read their slice's entries from here.
 """
 
 import contextlib
@@ -10,42 +11,27 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transforms.sharded.summary import describe_file
+from transforms.sharded.slices import CHUNK, ENTRY_SCHEMA, PASSED, entries_of, stored_schema
+from transforms.sharded.summary import FileSummary, describe_file
 from transforms.sources.base import Entry
-from transforms.sources.reading import change
 from vqgan import filesystems
-from vqgan.documents import parse_document
+from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line, printable
 from vqgan.manifest import FORMAT_VERSION, check_version
 
 PLAN_FOLDER = "plan"
 PLAN_FILE = f"{PLAN_FOLDER}/plan.json"
-KEYS_FILE = f"{PLAN_FOLDER}/keys.parquet"
-ORDER_SALT = b"vqgan-order-1"  # changing it reorders every folder: a new format version
-CHUNK = 1 << 16
+WHOLE_KEYS_FILE = f"{PLAN_FOLDER}/keys.parquet"
+"""All slices in plans of earlier releases."""
+SLICES_PER_FILE = 64  # a Parquet footer is read whole: a slice costs at most that of so many row groups
 _ADVICE = "restore it, or choose another output"
 
-ENTRY_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("file", pa.string(), nullable=False),
-        pa.field("offset", pa.int64(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("label", pa.int32()),
-        pa.field("members", pa.string()),
-        pa.field("error", pa.string()),
-        pa.field("file_size", pa.int64(), nullable=False),
-        pa.field("modified", pa.int64()),
-    ]
-)
 HASHED = tuple(name for name in ENTRY_SCHEMA.names if name != "modified")
 """Columns that make a plan what it is. Times of files do not: a copied corpus is the same one."""
 
@@ -69,66 +55,6 @@ class Plan:
     def hash(self) -> str:
         text = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def collect(entries: Iterable[Entry]) -> pa.Table:
-    """Returns all entries as a table of :data:`ENTRY_SCHEMA`; compact, since a corpus may have millions."""
-    batches, chunk = [], []
-    for entry in entries:
-        chunk.append(entry)
-        if len(chunk) == CHUNK:
-            batches.append(_to_batch(chunk))
-            chunk = []
-    batches.append(_to_batch(chunk))
-    return pa.Table.from_batches(batches, ENTRY_SCHEMA).combine_chunks()
-
-
-def check_keys(table: pa.Table, kind: str | None = None) -> None:
-    """Refuses duplicate keys.
-
-    Args:
-      table: entries.
-      kind: of the source, on which it depends what to do about them.
-
-    Raises:
-      UserError: names the first few keys that occur more than once.
-    """
-    counts = pc.value_counts(table.column("key"))
-    repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    if len(repeated):
-        names = ", ".join(repr(key) for key in sorted(repeated.slice(0, 3).to_pylist()))
-        raise UserError(
-            f"input: {len(repeated)} keys occur more than once, such as {names}; "
-            + _advice(table.filter(pc.is_in(table.column("key"), repeated)), kind)
-        )
-
-
-def _advice(repeated: pa.Table, kind: str | None) -> str:
-    """Returns what to do about entries whose keys are not unique."""
-    if kind not in ("tar", "zip"):
-        return "name a unique column with --key-column or remove the duplicates"
-    if kind == "tar" and repeated.column("error").null_count < repeated.num_rows:
-        return (
-            "members of one sample must be neighbours in the archive: write it as tar --sort=name does, "
-            "or give --whole-names if it is names with dots that look alike"
-        )
-    again = "the archive has members of one name twice (one was appended?): write it anew"
-    return again if kind == "zip" else f"{again}, or give --whole-names if names only agree up to a dot"
-
-
-def cut(table: pa.Table, slice_size: int, shuffles: bool) -> list[pa.Table]:
-    """Orders and cuts the entries into slices of at most ``slice_size``.
-
-    Single examples are ordered by a salted hash of their key: shards come out shuffled, and the
-    order in which a file system lists does not matter. Containers keep their order, and a slice
-    never spans two files.
-    """
-    if not shuffles:
-        return [part for file in _by_file(table) for part in _split(file, slice_size)]
-    # Stable order by key first, so that equal hashes do not depend on the listing's order either.
-    by_key = table.take(pc.sort_indices(table, sort_keys=[("key", "ascending")]))
-    order = np.argsort(_order_hashes(by_key.column("key")), kind="stable")
-    return _split(by_key.take(pa.array(order)), slice_size)
 
 
 def make_plan(slices: Iterable[pa.Table], settings: Mapping[str, Any]) -> Plan:
@@ -156,32 +82,63 @@ def make_plan(slices: Iterable[pa.Table], settings: Mapping[str, Any]) -> Plan:
     return Plan(identity=identity, slices=len(counts), entries=sum(counts))
 
 
-def write_plan(output: str, plan: Plan, slices: list[pa.Table]) -> None:
-    """Writes keys, then ``plan.json``; the latter's presence means that both are complete."""
-    filesystems.make_folder(filesystems.join(output, PLAN_FOLDER))
+def write_plan(output: str, plan: Plan, slices: Iterable[pa.Table]) -> None:
+    """Writes keys, then ``plan.json``; the latter's presence means that all are complete."""
+    folder = filesystems.join(output, PLAN_FOLDER)
+    filesystems.make_folder(folder)
+    left = iter(slices)
+    names: list[str] = []
+    while group := list(itertools.islice(left, SLICES_PER_FILE)):
+        names.append(keys_file(len(names) * SLICES_PER_FILE))
+        _write_keys(filesystems.join(output, names[-1]), group)
+    for name in filesystems.list_names(folder):  # of a longer plan that a killed run began to write
+        if f"{PLAN_FOLDER}/{name}" not in names and name.startswith("keys"):
+            filesystems.delete(filesystems.join(folder, name))
+    filesystems.sync_folder(folder)
+    write_plan_file(output, plan, names)
+
+
+def keys_file(number: int) -> str:
+    """Returns the path, below the output, of the file with the entries of a slice."""
+    return f"{PLAN_FOLDER}/keys-{number // SLICES_PER_FILE:05d}.parquet"
+
+
+def _write_keys(path: str, slices: Sequence[pa.Table]) -> None:
+    schema = stored_schema(slices[0])
+    options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
     with (
-        filesystems.publish(filesystems.join(output, KEYS_FILE)) as stream,
-        pq.ParquetWriter(stream, ENTRY_SCHEMA, compression="zstd", write_page_checksum=True) as writer,
+        filesystems.publish(path, one_of_many=True) as stream,
+        pq.ParquetWriter(stream, schema, **options) as writer,
     ):
         for part in slices:
-            writer.write_table(part, row_group_size=max(1, part.num_rows))
-    write_plan_file(output, plan, KEYS_FILE)
+            writer.write_table(part.cast(schema), row_group_size=max(1, part.num_rows))
 
 
-def write_plan_file(output: str, plan: Plan, table: str) -> None:
-    """Publishes ``plan.json``, with the sum of the table of slices, which has to be in place before."""
-    text = json.dumps(plan_document(output, plan, table), indent=2, sort_keys=True) + "\n"
+def write_plan_file(output: str, plan: Plan, tables: Sequence[str]) -> None:
+    """Publishes ``plan.json``, with sums of the tables of slices, which have to be in place before."""
+    text = json.dumps(plan_document(output, plan, tables), indent=2, sort_keys=True) + "\n"
     filesystems.write_bytes(filesystems.join(output, PLAN_FILE), text.encode())
 
 
-def plan_document(output: str, plan: Plan, table: str) -> dict[str, Any]:
-    """Returns what ``plan.json`` says of a plan and of the table of its slices, which is there.
+def plan_document(output: str, plan: Plan, tables: Sequence[str]) -> dict[str, Any]:
+    """Returns what ``plan.json`` says of a plan and of the tables of its slices, which are there.
 
     Raises:
-      OSError: the table cannot be read.
+      OSError: a table cannot be read.
     """
-    described = dataclasses.asdict(describe_file(output, table, plan.entries))
-    return {**dataclasses.asdict(plan), "hash": plan.hash, "table": described}
+    described = [dataclasses.asdict(describe_table(output, name)) for name in tables]
+    return {**dataclasses.asdict(plan), "hash": plan.hash, "tables": described}
+
+
+def describe_table(output: str, name: str) -> FileSummary:
+    """Returns size, sha256 and rows of a table of slices. Raises OSError where it cannot be read."""
+    filesystem, inner = filesystems.resolve(filesystems.join(output, name))
+    try:
+        with filesystem.open_input_file(inner) as file:
+            rows = pq.read_metadata(file).num_rows
+    except pa.ArrowException as error:
+        raise OSError(first_line(error)) from error
+    return describe_file(output, name, rows)
 
 
 def read_plan(output: str) -> Plan | None:
@@ -209,136 +166,91 @@ def read_plan(output: str) -> Plan | None:
     return plan
 
 
-def check_plan_table(output: str) -> None:
-    """Compares the table of slices with its sum in ``plan.json``, as launchers do before they trust it.
-
-    Workers, which read one slice of it, have its pages' checksums.
+def plan_tables(output: str) -> list[str]:
+    """Returns the names of the tables of slices that ``plan.json`` lists.
 
     Raises:
-      UserError: it is gone, or not as it was written.
+      UserError: it is damaged.
     """
+    return [table.inner_path("name") for table in _listed_tables(output)]
+
+
+def _listed_tables(output: str) -> list[Fields]:
     path = filesystems.join(output, PLAN_FILE)
     fields = parse_document(
         filesystems.read_bytes(path), lambda reason: UserError(f"{path}: damaged ({reason}); {_ADVICE}")
-    ).fields("table")
-    name, recorded = fields.text("name"), fields.text("sha256")
-    try:
-        found = describe_file(output, name, 0).sha256
-    except OSError as error:
-        table = filesystems.join(output, name)
-        raise UserError(f"{table}: cannot be read ({first_line(error)}); {_ADVICE}") from error
-    if found != recorded:
-        raise UserError(
-            f"{filesystems.join(output, name)}: has changed since it was written (sha256 {found[:12]}, "
-            f"recorded {recorded[:12]}); {_ADVICE}"
-        )
+    )
+    # Earlier releases wrote one table, and said so.
+    return [fields.fields("table")] if "table" in fields.data else fields.items("tables")
+
+
+def check_plan_tables(output: str) -> None:
+    """Compares the tables of slices with their sums in ``plan.json``, as launchers do before they trust them.
+
+    Workers, which read one slice, have its pages' checksums.
+
+    Raises:
+      UserError: one is gone, or not as it was written.
+    """
+    for table in _listed_tables(output):
+        name, recorded = table.inner_path("name"), table.text("sha256")
+        path = filesystems.join(output, name)
+        try:
+            found = describe_file(output, name, 0).sha256
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({first_line(error)}); {_ADVICE}") from error
+        if found != recorded:
+            raise UserError(
+                f"{path}: has changed since it was written (sha256 {found[:12]}, "
+                f"recorded {recorded[:12]}); {_ADVICE}"
+            )
 
 
 def read_slice(output: str, number: int) -> list[Entry]:
-    """Returns the entries of one slice.
+    """Returns the entries of one slice, with what listing took from the source for the shards.
 
     Raises:
-      UserError: the file of keys is gone or damaged.
+      UserError: its file of keys is gone or damaged.
     """
-    with _open_keys(output) as keys:
-        if number >= keys.metadata.num_row_groups:
-            raise UserError(f"{filesystems.join(output, KEYS_FILE)}: has no slice {number}; restore it")
-        table = keys.read_row_group(number)
-    return [Entry(**row) for row in table.to_pylist()]
+    name, group = keys_file(number), number % SLICES_PER_FILE
+    here, whole = (filesystems.join(output, each) for each in (name, WHOLE_KEYS_FILE))
+    if not filesystems.exists(here) and filesystems.exists(whole):
+        name, group = WHOLE_KEYS_FILE, number
+    with _open_keys(output, name) as keys:
+        if group >= keys.metadata.num_row_groups:
+            raise UserError(f"{filesystems.join(output, name)}: has no slice {number}; restore it")
+        return entries_of(keys.read_row_group(group))
 
 
-def read_slices(output: str) -> Iterator[pa.Table]:
-    """Yields the entries of every slice in turn, as tables of :data:`ENTRY_SCHEMA`.
+def read_slices(output: str, columns: Sequence[str] = ENTRY_SCHEMA.names) -> Iterator[pa.Table]:
+    """Yields columns of :data:`ENTRY_SCHEMA` of every slice in turn.
 
     Raises:
-      UserError: the file of keys is gone or damaged.
+      UserError: ``plan.json`` or a file of keys is gone or damaged.
     """
-    with _open_keys(output) as keys:
-        for number in range(keys.metadata.num_row_groups):
-            yield keys.read_row_group(number)
-
-
-def all_keys(output: str) -> Iterator[pa.RecordBatch]:
-    """Yields key and error columns of the plan, slice by slice.
-
-    Raises:
-      UserError: the file of keys is gone or damaged.
-    """
-    with _open_keys(output) as keys:
-        yield from keys.iter_batches(CHUNK, columns=["key", "error"])
-
-
-class InputChanges(NamedTuple):
-    """What has become of the files of an input since a plan was written.
-
-    Attributes:
-      lines: one for each file that is another now, or gone, or new.
-      copied: the files are the same, but every one of several has another time, as after copying a corpus.
-    """
-
-    lines: list[str]
-    copied: bool
-
-
-def input_changes(output: str, slices: list[pa.Table]) -> InputChanges:
-    """Compares the files that a plan was made of with those that are there now, by size and time.
-
-    One file of several that has another time has changed, and so has the only one. That all have another
-    time, but the sizes that they had, is what copying does.
-
-    Args:
-      output: folder with a plan.
-      slices: of the plan of the input as it is now.
-
-    Raises:
-      UserError: the file of keys is gone or damaged.
-    """
-    with _open_keys(output) as keys:
-        old = keys.read(columns=["file", "file_size", "modified"])
-    both = _files(old).join(
-        _files(pa.concat_tables(slices)), "file", join_type="full outer", right_suffix="_2"
-    )
-    sizes = pc.fill_null(pc.not_equal(both.column(_SIZE), both.column(f"{_SIZE}_2")), True)
-    times = pc.fill_null(pc.not_equal(both.column(_TIME), both.column(f"{_TIME}_2")), False)
-    copied = both.num_rows > 1 and not pc.any(sizes).as_py() and bool(pc.all(times).as_py())
-    changed = both.filter(sizes if copied else pc.or_(sizes, times)).sort_by("file")
-    return InputChanges([_change(**row) for row in changed.to_pylist()], copied)
-
-
-_SIZE, _TIME = "file_size_max", "modified_max"
-
-
-def _files(entries: pa.Table) -> pa.Table:
-    """Returns each file that was seen, once."""
-    there = entries.filter(pc.greater_equal(entries.column("file_size"), 0))
-    return there.group_by("file").aggregate([("file_size", "max"), ("modified", "max")])
-
-
-def _change(
-    file: str,
-    file_size_max: int | None,
-    modified_max: int | None,
-    file_size_max_2: int | None,
-    modified_max_2: int | None,
-) -> str:
-    if file_size_max is None or file_size_max_2 is None:
-        return f"{file} is {'new' if file_size_max is None else 'not there any more'}"
-    seen = Entry("", file, file_size=file_size_max, modified=modified_max)
-    return f"{file} has changed since it was planned: {change(seen, file_size_max_2, modified_max_2)}"
+    for name in plan_tables(output):
+        with _open_keys(output, name) as keys:
+            for group in range(keys.metadata.num_row_groups):
+                yield keys.read_row_group(group, columns=list(columns))
 
 
 @contextlib.contextmanager
-def _open_keys(output: str) -> Iterator[pq.ParquetFile]:
-    path = filesystems.join(output, KEYS_FILE)
+def _open_keys(output: str, name: str) -> Iterator[pq.ParquetFile]:
+    path = filesystems.join(output, name)
     filesystem, inner = filesystems.resolve(path)
     try:
         with filesystem.open_input_file(inner) as file:
             keys = pq.ParquetFile(file, page_checksum_verification=True)
-            if not keys.schema_arrow.equals(ENTRY_SCHEMA):
-                raise UserError(f"{path}: is not the file of a plan's keys; restore it")
+            _check_columns(path, keys.schema_arrow)
             yield keys
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); {_ADVICE}") from error
+
+
+def _check_columns(path: str, schema: pa.Schema) -> None:
+    own, passed = list(schema)[: len(ENTRY_SCHEMA)], schema.names[len(ENTRY_SCHEMA) :]
+    if own != list(ENTRY_SCHEMA) or not all(name.startswith(PASSED) for name in passed):
+        raise UserError(f"{path}: is not the file of a plan's keys; restore it")
 
 
 def spread(sample: int, slices: int) -> Iterator[tuple[int, int]]:
@@ -362,35 +274,3 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 def _short(value: Any) -> str:
     text = printable(value) if isinstance(value, str) else json.dumps(value)
     return text[:12] if len(text) == 64 else text
-
-
-def _to_batch(entries: list[Entry]) -> pa.RecordBatch:
-    columns = list(zip(*entries, strict=True)) or [()] * len(ENTRY_SCHEMA)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, ENTRY_SCHEMA, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=ENTRY_SCHEMA)
-
-
-def _order_hashes(keys: pa.ChunkedArray) -> np.ndarray:
-    hashes = (
-        hashlib.blake2b(key.encode(), digest_size=8, key=ORDER_SALT).digest()
-        for chunk in keys.chunks
-        for key in chunk.to_pylist()
-    )
-    return np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.uint64)
-
-
-def _by_file(table: pa.Table) -> Iterator[pa.Table]:
-    """Runs of entries that lie in the same file."""
-    if not table.num_rows:
-        return
-    codes = table.column("file").combine_chunks().dictionary_encode().indices.to_numpy()
-    starts = [0, *(np.flatnonzero(np.diff(codes)) + 1), len(codes)]
-    for start, end in itertools.pairwise(starts):
-        yield table.slice(start, end - start)
-
-
-def _split(table: pa.Table, slice_size: int) -> list[pa.Table]:
-    """Cuts as few parts of at most ``slice_size`` rows as possible, as even as possible."""
-    parts = -(-table.num_rows // slice_size)
-    bounds = [table.num_rows * index // parts for index in range(parts + 1)] if parts else []
-    return [table.slice(start, end - start) for start, end in itertools.pairwise(bounds)]

@@ -5,18 +5,19 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from transforms.sharded.input_changes import InputChanges
 from transforms.sharded.ownership import owning
 from transforms.sharded.plan import (
     PLAN_FOLDER,
-    InputChanges,
     Plan,
-    check_plan_table,
+    check_plan_tables,
     differences,
     read_plan,
 )
 from transforms.sharded.worker_reports import remove_reports
 from transforms.sources.reading import RESTORE
 from vqgan import filesystems
+from vqgan.engines.agreement import read_agreement
 from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE, check_parts, read_manifest
 
@@ -87,7 +88,7 @@ def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[s
     if existing is None:
         run.write_plan()
     else:
-        check_plan_table(run.output)
+        check_plan_tables(run.output)
         _check_input(run, say)
         if (manifest := _finished_manifest(run, say)) is not None:
             remove_reports(run.output)  # of a launcher that was killed just before it did
@@ -102,6 +103,8 @@ def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[s
     say(f"{run.output}: {run.counts(manifest)}")
     for reason, count in manifest["reject_reasons"].items():
         say(f"  rejected, {reason}: {count}")
+    if agreement := manifest.get("agreement_with_jax"):
+        say(f"  engine: {read_agreement(agreement)}")
     return manifest
 
 
@@ -160,7 +163,8 @@ def _check_same_plan(run: PlannedRun) -> Plan | None:
                 "empty or new folder"
             )
     elif existing.hash != run.plan.hash:
-        what = differences(existing.identity, run.plan.identity)
+        before, now = ({"engine": "jax", **plan.identity} for plan in (existing, run.plan))
+        what = differences(before, now)
         with contextlib.suppress(UserError):  # a table of another format, or a damaged one
             what = [*_shortened(run.changes().lines), *what]
         raise UserError(f"{output}: belongs to another run ({'; '.join(what)}); choose another output")

@@ -16,9 +16,10 @@ from transforms.sharded import rejects
 from transforms.sharded.plan import (
     PLAN_FILE,
     Plan,
-    check_plan_table,
+    check_plan_tables,
     differences,
     plan_document,
+    plan_tables,
     read_plan,
 )
 from transforms.sharded.rejects import RejectRow
@@ -29,7 +30,8 @@ from vqgan.errors import UserError, counted, first_line, printable
 from vqgan.manifest import check_parts, read_manifest
 from vqgan.shards import rejects_name
 
-CIRCUMSTANCES = ("throughput", "versions", "finished", "agreement_with_float32", "license")
+AGREEMENTS = ("agreement_with_float32", "agreement_with_jax")
+CIRCUMSTANCES = ("throughput", "versions", "finished", *AGREEMENTS, "license")
 """Parts of a manifest that nothing else in the data set tells; of the codec, its name and card."""
 
 
@@ -92,8 +94,8 @@ class Verifier(abc.ABC):
         """Checks the types of what other checks read of the plan's identity. Raises UserError."""
 
     @abc.abstractmethod
-    def rebuild_plan(self) -> tuple[Plan, str]:
-        """Returns the plan that the table of slices makes, and the table's name; sets ``planned``."""
+    def rebuild_plan(self) -> Plan:
+        """Returns the plan that the tables of slices make; sets ``planned``."""
 
     @abc.abstractmethod
     def files_of(self, number: int) -> list[str]:
@@ -129,13 +131,18 @@ class Verifier(abc.ABC):
         Raises:
           UserError: it is not as it was written.
         """
-        check_plan_table(self.output)
+        check_plan_tables(self.output)
         self.check_identity()
-        rebuilt, table = self.rebuild_plan()
+        rebuilt = self.rebuild_plan()
         data = filesystems.read_bytes(filesystems.join(self.output, PLAN_FILE))
         written = parse_document(data, self._refuse_plan).data
-        for line in contradictions(written, plan_document(self.output, rebuilt, table)):
-            raise self._refuse_plan(f"{line} by {table}")
+        tables = plan_tables(self.output)
+        by = tables[0] if len(tables) == 1 else f"the {len(tables)} tables beside it"
+        document = plan_document(self.output, rebuilt, tables)
+        if "table" in written:  # as earlier releases wrote it
+            (document["table"],) = document.pop("tables")
+        for line in contradictions(written, document):
+            raise self._refuse_plan(f"{line} by {by}")
 
     def verify(self) -> tuple[list[str], str]:
         """Runs all checks but that of the plan, which has to hold.

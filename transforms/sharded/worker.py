@@ -3,6 +3,7 @@
 Beam's graph (:mod:`transforms.sharded.beam_graph`) and Dask's tasks call these.
 """
 
+import dataclasses
 import os
 import re
 import socket
@@ -15,24 +16,47 @@ from transforms.sharded.plan import PLAN_FILE, Plan, read_plan
 from transforms.sharded.summary import FinishedSlice, SliceTotals
 from transforms.sharded.worker_reports import count_all_attempts, reporter_of
 from vqgan import filesystems
+from vqgan.compilation_cache import enable_compilation_cache
 from vqgan.errors import UserError
 
-_NOTE = re.compile(r"vqgan: (slice \d+) on worker (\S+)")
+_NOTE = re.compile(r"vqgan: (slice \d+|codec) on worker (\S+)")
 _lock = threading.Lock()
 _seen: set[tuple[str, str]] = set()
 """Outputs and plans that this process is known to see."""
 
 
-def open_model(job: ShardedJob) -> Any:
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """What workers have to know of a run that no job is changed by.
+
+    Attributes:
+      attempt: of the launcher, for the workers' reports.
+      compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
+    """
+
+    attempt: str = ""
+    compilation_cache: bool = False
+
+
+DEFAULT_SETTINGS = RunSettings()
+
+
+def open_model(job: ShardedJob, settings: RunSettings) -> Any:
     """Returns what a worker makes slices with, once it is known to see all that it reads.
 
     Raises:
       UserError: it does not see something, or there is no such codec.
     """
+    if settings.compilation_cache:
+        enable_compilation_cache()
     if not progress.is_shown():  # a worker elsewhere, perhaps on another machine
         with _lock:
             _check_visible_once(job)
-    return job.load_model()
+    try:
+        return job.load_model()
+    except Exception as error:
+        error.add_note(f"vqgan: codec on worker {socket.gethostname()}:{os.getpid()}")
+        raise
 
 
 def _check_visible_once(job: ShardedJob) -> None:
@@ -97,7 +121,9 @@ def place_of(text: str) -> tuple[str, str] | None:
     return found[-1] if found else None
 
 
-def finish_job(totals: SliceTotals, job: ShardedJob, plan: Plan) -> dict[str, Any]:
+def finish_job(totals: SliceTotals, job: ShardedJob, plan: Plan, settings: RunSettings) -> dict[str, Any]:
     """Publishes what is of the whole; the time that it took is that of all attempts."""
+    if settings.compilation_cache:
+        enable_compilation_cache()
     count_all_attempts(totals, job.task.output)
     return job.finish(totals, plan)

@@ -56,6 +56,8 @@ class Entry(NamedTuple):
       error: what listing found wrong; such an entry becomes a reject and is never read.
       file_size: bytes of the file, or -1 where listing does not look at it.
       modified: time of the file's last change in nanoseconds since 1970, or None; a copy may have another.
+      columns: values of the further columns that were asked for, where listing has come across them; they are
+        written down with the plan. None where reading finds them.
     """
 
     key: str
@@ -67,6 +69,7 @@ class Entry(NamedTuple):
     error: str | None = None
     file_size: int = -1
     modified: int | None = None
+    columns: dict[str, Any] | None = None
 
     def unseen(self) -> "Entry":
         """Returns the entry without what listing saw of its file, which may then be another one."""

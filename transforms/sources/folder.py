@@ -82,47 +82,52 @@ class FolderSource(LocatedSource):
         """
         location = self.location
         classes = _classes(location) if self.config.folder_labels else {}
-        labels = self._labels(location)
+        described = self._described(location)
+        nothing = dict.fromkeys(self.config.columns)
         for found in location.walk():
             if found.name not in METADATA_NAMES:
                 entry = _entry(found, classes)
-                yield entry._replace(label=labels.pop("/".join(found.parts), None)) if labels else entry
-        for path in labels if not location.globs.patterns else ():
+                label, columns = described.pop("/".join(found.parts), (None, nothing))
+                yield entry._replace(label=entry.label if classes else label, columns=columns or None)
+        for path in described if not location.globs.patterns else ():
             key = f"{to_key(path)}/#not-there"
             yield Entry(key, to_file(path), error="metadata describes this image, but it is not there")
 
-    def _labels(self, location: Location) -> dict[str, int | None]:
-        """Returns the class of every image that metadata describes.
+    def _described(self, location: Location) -> dict[str, tuple[int | None, dict[str, Any]]]:
+        """Returns class and further columns of every image that metadata describes.
 
-        Empty unless columns are taken from there.
+        Empty unless some are taken from there.
         """
         config = self.config
         if config.label_column is None and not config.columns:
             return {}
-        # The columns are read for their encoding, which no worker should stumble over.
         names = [*([config.label_column] if config.label_column else []), *config.columns]
         has_label = config.label_column is not None and not config.folder_labels
         numbers = {name: number for number, name in enumerate(self.class_names() or ())}
-        labels: dict[str, int | None] = {}
+        described: dict[str, tuple[int | None, dict[str, Any]]] = {}
         for path, values in metadata_rows(location, names):
-            if path in labels:
+            if path in described:
                 raise UserError(f"{config.input}: two rows of metadata describe {to_text(path)}; keep one")
+            columns = dict(zip(config.columns, values[len(names) - len(config.columns) :], strict=True))
             try:
-                labels[path] = to_number(values[0], numbers) if has_label else None
+                described[path] = (to_number(values[0], numbers) if has_label else None, columns)
             except ValueError as error:
                 raise UserError(
                     f"{config.input}: {path} has the label {values[0]!r:.80}, which is no integer; "
                     f"correct column {config.label_column}"
                 ) from error
-        return labels
+        return described
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """Yields a loader for each entry; each opens, reads and closes its own file."""
         location = self.location
-        columns = self._columns(location, entries) if self.config.columns else {}
+        # Plans of earlier releases do not tell the columns: metadata is looked through for them.
+        unknown = [entry for entry in entries if entry.columns is None] if self.config.columns else []
+        found = self._columns(location, unknown) if unknown else {}
         nothing: dict[str, Any] = dict.fromkeys(self.config.columns)
         for entry in entries:
-            yield functools.partial(_load, location, entry, columns.get(entry.file, nothing))
+            columns = found.get(entry.file, nothing) if entry.columns is None else entry.columns
+            yield functools.partial(_load, location, entry, columns)
 
     def _columns(self, location: Location, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
         """Returns the further columns of some images by their files."""

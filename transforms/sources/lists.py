@@ -94,26 +94,34 @@ class ListSource(LocatedSource):
         location = self.location
         table = self._table(location)
         path, key, label = self._columns(table)
-        texts = () if isinstance(table, ParquetTable) else self.config.columns
-        names = [name for name in (path, key, label, *texts) if name]
+        columns = self.config.columns
+        texts = () if isinstance(table, ParquetTable) else columns
+        names = [name for name in (path, key, label, *columns) if name]
+        key_place, label_place = names.index(key or path), names.index(label or path)
+        local = isinstance(location.filesystem, fs.LocalFileSystem)
         classes = {name: place for place, name in enumerate(self.class_names() or ())}
         for number, row in enumerate(table.rows(names)):
             if isinstance(row, str):
                 yield Entry(f"#row-{number}", "", number, error=row)
                 continue
-            values: dict[str, Any] = dict(zip(names, row, strict=True))
-            entry = _seen(location, self._entry(number, values[path], values[key or path]))
-            check_encoding(self.config.input, number, values[path], {name: values[name] for name in texts})
-            yield (
-                entry if label is None else entry._replace(label=self._label(number, values[label], classes))
-            )
+            entry = _seen(location, self._entry(number, row[0], row[key_place]), local)
+            if label is not None:
+                entry = entry._replace(label=self._label(number, row[label_place], classes))
+            if columns:
+                values = dict(zip(names, row, strict=True))
+                check_encoding(self.config.input, number, row[0], {name: values[name] for name in texts})
+                entry = entry._replace(columns={name: storable(values[name]) for name in columns})
+            yield entry
 
     def read(self, entries: Sequence[Entry]) -> Iterator[Loader]:
         """Yields a loader for each entry; each opens, reads and closes its own file."""
         location = self.location
-        rows = self._rows(location, {entry.offset for entry in entries}) if self.config.columns else {}
+        # Plans of earlier releases do not tell the columns: the list is looked through for them.
+        unknown = {entry.offset for entry in entries if entry.columns is None} if self.config.columns else ()
+        rows = self._rows(location, set(unknown)) if unknown else {}
         for entry in entries:
-            yield functools.partial(_load, location, entry, rows.get(entry.offset, {}))
+            columns = rows.get(entry.offset, {}) if entry.columns is None else entry.columns
+            yield functools.partial(_load, location, entry, columns)
 
     def _table(self, location: Location) -> Table:
         found = next(location.walk(), None)
@@ -140,21 +148,24 @@ class ListSource(LocatedSource):
     def _entry(self, number: int, path: object, key: object) -> Entry:
         if not isinstance(path, str) or not path or key is None or key == "":
             return Entry(f"#row-{number}", "", number, error="no path or no key in this row")
-        if path.lower().startswith(("http://", "https://")):
-            raise UserError(
-                f"{self.config.input}: {path:.200} is not fetched from the web; download the images first, "
-                "as with img2dataset, and give its output"
-            )
         if _EMBEDDED.match(path):
             raise UserError(
                 f"{self.config.input}: row {number} holds an image itself in place of its path, as text; "
                 "write its bytes to a binary column of Parquet, or to a file"
             )
+        text = to_text(str(key))
+        if ":" not in path:  # a plain path, as nearly all are
+            return Entry(text, to_file(path), number)
+        if path.lower().startswith(("http://", "https://")):
+            raise UserError(
+                f"{self.config.input}: {path:.200} is not fetched from the web; download the images first, "
+                "as with img2dataset, and give its output"
+            )
         try:
             check_scheme(path)
         except UserError as error:
             raise UserError(f"{self.config.input}: row {number}: {error}") from error
-        return Entry(to_text(str(key)), to_file(plain_uri(path)), number)
+        return Entry(text, to_file(plain_uri(path)), number)
 
     def _label(self, number: int, value: object, classes: dict[str, int]) -> int | None:
         try:
@@ -233,12 +244,14 @@ def _open_input(filesystem: fs.FileSystem, path: str | bytes) -> pa.NativeFile:
         return filesystem.open_input_file(path)
 
 
-def _seen(location: Location, entry: Entry) -> Entry:
+def _seen(location: Location, entry: Entry, local: bool) -> Entry:
     """Returns an entry with size and time of its file, if local; a store would be asked for each."""
-    if "://" in entry.file or not isinstance(location.filesystem, fs.LocalFileSystem):
+    if "://" in entry.file or not local:
         return entry
     try:
-        status = os.stat(_resolve(location, entry.file)[1])
+        status = os.stat(location.path(entry.file))
+    except FileNotFoundError:
+        return entry
     except (OSError, ValueError) as error:  # reading will tell; its name may be written in another way
         raise_machine_fault(error, f"{location.text}: {entry.key!r} cannot be looked at")
         return entry
@@ -253,11 +266,5 @@ def _resolve(location: Location, file: str) -> tuple[fs.FileSystem, str | bytes]
         return (fs.LocalFileSystem(), path) if absolute else (location.filesystem, location.path(file))
     scheme, _, rest = os.fsdecode(path).partition("://")
     host, _, inner = rest.partition("/")
-    filesystem, root = _bucket(scheme, "" if scheme == "file" and host == "localhost" else host)
+    filesystem, root = resolve(f"{scheme}://{'' if scheme == 'file' and host == 'localhost' else host}/")
     return filesystem, f"{root.rstrip('/')}/{inner}"
-
-
-@functools.lru_cache(maxsize=16)
-def _bucket(scheme: str, name: str) -> tuple[fs.FileSystem, str]:
-    """Connects to every bucket once: connecting takes far longer than reading one image."""
-    return resolve(f"{scheme}://{name}/")

@@ -143,8 +143,13 @@ class Location:
     def path(self, file: str) -> str | bytes:
         """Returns the path of :attr:`Found.file` in the file system, in the form that pyarrow opens."""
         if isinstance(self.filesystem, fs.LocalFileSystem):
-            return os.path.join(os.fsencode(self.root), from_file(file))
+            name = from_file(file)
+            return name if name.startswith(b"/") else self._prefix + name
         return f"{self.root.rstrip('/')}/{from_file(file).decode()}"
+
+    @functools.cached_property
+    def _prefix(self) -> bytes:
+        return os.path.join(os.fsencode(self.root), b"")
 
     def _start(self, parts: tuple[str, ...]) -> _Step:
         folder = "/".join((self.root.rstrip("/"), *parts[:-1]))
@@ -316,16 +321,18 @@ _MARKER = "%:"
 
 def to_key(name: str) -> str:
     """Returns the key of a file name: valid Unicode, different for different names."""
-    return to_text(name.replace("\\", "\\\\"))
+    return to_text(name.replace("\\", "\\\\") if "\\" in name else name)
 
 
 def to_text(name: str) -> str:
     r"""Returns a string as people wrote it, with ``\xNN`` for bytes that are not UTF-8."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def to_file(name: str) -> str:
     """Returns the file name as a string that Parquet can hold; :func:`from_file` turns it back."""
+    if name.isascii() and not name.startswith(_MARKER):
+        return name
     raw = os.fsencode(name)
     try:
         text = raw.decode("utf-8")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from vqgan.errors import UserError
 
 _ERRORS = (*DECOMPRESSION_ERRORS, ValueError, pa.ArrowException)
 _SAMPLE_ROWS = 1000
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 There = Callable[[str], bool]
 """Whether a path in a list leads to something."""
@@ -228,7 +230,7 @@ def is_unicode(value: object) -> bool:
     """Returns whether text, or a list of texts, came from bytes in UTF-8."""
     if isinstance(value, list):
         return all(map(is_unicode, value))
-    return not isinstance(value, str) or not any("\ud800" <= character <= "\udfff" for character in value)
+    return not isinstance(value, str) or value.isascii() or _SURROGATE.search(value) is None
 
 
 def storable(value: Any) -> Any:

@@ -13,7 +13,8 @@ from transforms.sharded.batching import load_codec
 from transforms.sharded.job import ProgressCallback, ShardedJob, plain_local_paths
 from transforms.sharded.plan import Plan
 from transforms.sharded.rejects import DUPLICATE
-from transforms.sources.base import Entry, Loader, Source
+from transforms.sharded.slices import entries_of
+from transforms.sources.base import Loader, Source
 from transforms.tokenizing.manifest import (
     TokenSlice,
     TokenTotals,
@@ -22,7 +23,7 @@ from transforms.tokenizing.manifest import (
     publish_token_manifest,
     summarize_tokens,
 )
-from transforms.tokenizing.replay import measure_agreement
+from transforms.tokenizing.replay import measure_agreement, measure_token_agreement
 from transforms.tokenizing.report import REPORT_BATCH_SIZE, write_token_report
 from transforms.tokenizing.shard import TokenizeTask, is_outdated, write_shard
 from vqgan.codec_checkpoint import read_info
@@ -46,7 +47,8 @@ class TokenizeJob(ShardedJob):
     with_report: bool = True
 
     def load_model(self) -> Any:
-        return load_codec(self.task.codec, self.task.batch_size, self.task.dtype)
+        task = self.task
+        return load_codec(task.codec, task.batch_size, task.dtype, task.engine)
 
     def local_paths(self) -> tuple[str, ...]:
         source = "" if self.task.source.kind == "tfds" else self.task.source.input
@@ -82,11 +84,14 @@ class TokenizeJob(ShardedJob):
         grid = info.config.grid(task.geometry.image_size, task.geometry.image_size)
         manifest = build_token_manifest(plan, totals, described, grid)
         if task.dtype != "float32":
-            exact = load_codec(task.codec, task.batch_size, "float32")
+            exact = load_codec(task.codec, task.batch_size, "float32", task.engine)
             agreement = measure_agreement(task, exact, AGREEMENT_SAMPLE)
             manifest["agreement_with_float32"] = agreement._asdict()
+        if not task.engine.is_jax and (compared := measure_token_agreement(task)):
+            manifest["agreement_with_jax"] = dataclasses.asdict(compared)
         if self.with_report:
-            write_token_report(task, manifest, load_codec(task.codec, REPORT_BATCH_SIZE, task.dtype))
+            codec = load_codec(task.codec, REPORT_BATCH_SIZE, task.dtype, task.engine)
+            write_token_report(task, manifest, codec)
         publish_token_manifest(task.output, manifest)
         return manifest
 
@@ -102,7 +107,7 @@ def mark_duplicates(source: Source, table: pa.Table, threads: int) -> pa.Table:
 
     Args:
       source: where the entries come from.
-      table: entries in the source's order, of :data:`transforms.sharded.plan.ENTRY_SCHEMA`.
+      table: entries in the source's order, of :data:`transforms.sharded.slices.ENTRY_SCHEMA`.
       threads: readers.
     """
     digests = list(_digests(source, table, threads))
@@ -116,12 +121,13 @@ def mark_duplicates(source: Source, table: pa.Table, threads: int) -> pa.Table:
         for key, digest, error in zip(keys, digests, table.column("error").to_pylist(), strict=True)
     ]
     position = table.schema.get_field_index("error")
-    return table.set_column(position, table.schema.field("error"), pa.array(errors, pa.string()))
+    field = table.schema.field(position)
+    return table.set_column(position, field, pa.array(errors, field.type))
 
 
 def _digests(source: Source, table: pa.Table, threads: int) -> Iterator[bytes | None]:
     """Yields sha256 of each entry's bytes, in order; None for what cannot be read."""
-    entries = [Entry(**row) for row in table.to_pylist()]
+    entries = entries_of(table)
     loaders = source.read([entry for entry in entries if entry.error is None])
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[bytes | None] | None] = deque()

@@ -24,6 +24,7 @@ from transforms.sources import Entry, Loader, Source, SourceConfig, open_source
 from transforms.sources.reading import ChangedError
 from vqgan import filesystems
 from vqgan.config import to_dict
+from vqgan.engines.choice import JAX_ENGINE, EngineChoice
 from vqgan.errors import UserError
 from vqgan.faults import MachineError, machine_error, raise_machine_fault
 from vqgan.shards import ShardMetadata, ShardWriter, rejects_name, shard_name
@@ -60,6 +61,7 @@ class TokenizeTask:
       max_reject_rate: a slice in which a larger share is rejected stops the run; None: no limit.
       copied: the input's files are copies of those that were planned, with times of their own.
       codec_name: of the codec in the manifest, as the user has written it; empty for ``codec``.
+      engine: what runs the codec's networks.
     """
 
     output: str
@@ -75,6 +77,7 @@ class TokenizeTask:
     max_reject_rate: float | None = None
     copied: bool = False
     codec_name: str = ""
+    engine: EngineChoice = JAX_ENGINE
 
     def preprocessing(self) -> dict[str, Any]:
         """Returns how pixels are made from a source's bytes, as JSON data."""
@@ -132,6 +135,7 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
         slice_number=number,
         slices=task.slices,
         planned=len(entries),
+        **task.engine.identity(),
     )
     with (
         filesystems.publish(filesystems.join(task.output, shard_name(number, task.slices))) as stream,

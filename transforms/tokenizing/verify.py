@@ -18,7 +18,7 @@ from transforms.sampling.shard import (
     image_lines,
     is_whole_image,
 )
-from transforms.sharded.plan import KEYS_FILE, PLAN_FILE, Plan, all_keys, differences, make_plan, read_slices
+from transforms.sharded.plan import PLAN_FILE, Plan, differences, make_plan, read_slices
 from transforms.sharded.verify import Verifier, contradictions, reasons_of
 from transforms.tokenizing.manifest import TokenSlice, TokenTotals, build_token_manifest
 from vqgan import filesystems
@@ -50,16 +50,17 @@ class TokenVerifier(Verifier):
         codec.mapping("config")
         self.identity.mapping("preprocessing")
         self.identity.mapping("sampling", {})
+        self.identity.text_or_none("engine")
         self.identity.fields("source").texts("columns", ())
 
-    def rebuild_plan(self) -> tuple[Plan, str]:
+    def rebuild_plan(self) -> Plan:
         def counted() -> Iterator[pa.Table]:
             for part in read_slices(self.output):
                 self.planned.append(part.num_rows)
                 yield part
 
         settings = {name: part for name, part in self.plan.identity.items() if name not in _OF_THE_TABLE}
-        return make_plan(counted(), settings), KEYS_FILE
+        return make_plan(counted(), settings)
 
     def files_of(self, number: int) -> list[str]:
         return [shard_name(number, self.plan.slices)]
@@ -98,6 +99,7 @@ class TokenVerifier(Verifier):
         metadata, identity = shard.metadata, self.plan.identity
         self.expect(name, "plan hash", metadata.plan_hash, self.manifest["plan_hash"])
         self.expect(name, "codec", metadata.fingerprint, self.manifest["codec"]["fingerprint"])
+        self.expect(name, "engine", metadata.engine, identity.get("engine"))
         self.expect(name, "slice number", metadata.slice_number, number)
         self.expect(name, "number of slices", metadata.slices, self.plan.slices)
         self.expect(name, "number of planned images", metadata.planned, self.planned[number])
@@ -157,8 +159,8 @@ class TokenVerifier(Verifier):
         digests = {hashlib.sha256(key.encode()).digest() for key in found.column("key").to_pylist()}
         planned = {
             hashlib.sha256(key.encode()).digest()
-            for batch in all_keys(self.output)
-            for key in batch.column("key").to_pylist()
+            for part in read_slices(self.output, ["key"])
+            for key in part.column("key").to_pylist()
         }
         if lost := len(planned - digests):
             self.problems.append(f"{lost} planned images are neither rows nor rejects")

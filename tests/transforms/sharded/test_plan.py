@@ -3,10 +3,11 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,16 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transforms.sharded import plan
-from transforms.sharded.plan import (
-    Plan,
-    check_keys,
-    collect,
-    cut,
-    differences,
-    make_plan,
-    read_plan,
-    read_slice,
-)
+from transforms.sharded.plan import Plan, differences, make_plan, read_plan, read_slice, read_slices
+from transforms.sharded.slices import ENTRY_SCHEMA, check_keys, collect, cut, entries_of
 from transforms.sources import Entry
 from vqgan.errors import UserError
 
@@ -35,7 +28,7 @@ def table_of(keys: list[str], **fields: Any) -> pa.Table:
     return collect(Entry(key, key, **fields) for key in keys)
 
 
-def keys_of(slices: list[pa.Table]) -> list[list[str]]:
+def keys_of(slices: Iterable[pa.Table]) -> list[list[str]]:
     return [part.column("key").to_pylist() for part in slices]
 
 
@@ -85,7 +78,7 @@ def test_duplicate_keys_are_refused() -> None:
 
 
 def test_many_entries_are_collected_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "CHUNK", 7)
+    monkeypatch.setattr("transforms.sharded.slices.CHUNK", 7)
     table = table_of([str(number) for number in range(100)], label=3)
     assert table.num_rows == 100
     assert table.column("label").to_pylist() == [3] * 100
@@ -155,17 +148,17 @@ def test_a_flipped_bit_of_the_table_is_found(tmp_path: Path, position: int) -> N
     slices = cut(table_of([f"image-{number}.jpg" for number in range(40)]), 20, shuffles=True)
     written(tmp_path, slices)
     good = read_slice(str(tmp_path), 0)
-    plan.check_plan_table(str(tmp_path))
-    data = bytearray((tmp_path / plan.KEYS_FILE).read_bytes())
+    plan.check_plan_tables(str(tmp_path))
+    data = bytearray((tmp_path / plan.keys_file(0)).read_bytes())
     data[position % len(data)] ^= 1
-    (tmp_path / plan.KEYS_FILE).write_bytes(bytes(data))
-    with pytest.raises(UserError, match=r"keys.parquet: has changed since it was written"):
-        plan.check_plan_table(str(tmp_path))
+    (tmp_path / plan.keys_file(0)).write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"keys-00000.parquet: has changed since it was written"):
+        plan.check_plan_tables(str(tmp_path))
     with contextlib.suppress(UserError):
         assert read_slice(str(tmp_path), 0) == good
 
 
-def written(tmp_path: Path, slices: list[pa.Table]) -> Plan:
+def written(tmp_path: Path, slices: Iterable[pa.Table]) -> Plan:
     made = make_plan(slices, SETTINGS)
     plan.write_plan(str(tmp_path), made, slices)
     return made
@@ -182,17 +175,79 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read_plan(str(tmp_path)) == made
     assert read_slice(str(tmp_path), 0) == entries[:2]
     assert read_slice(str(tmp_path), 1) == entries[2:]
-    batches = list(plan.all_keys(str(tmp_path)))
-    assert [key for batch in batches for key in batch.column("key").to_pylist()] == [e.key for e in entries]
+    assert keys_of(read_slices(str(tmp_path), ["key"])) == [[e.key for e in entries[:2]], [entries[2].key]]
 
 
 def test_one_row_group_a_slice(tmp_path: Path) -> None:
     slices = cut(table_of([f"{number}" for number in range(50)]), 7, shuffles=True)
     written(tmp_path, slices)
-    footer = pq.ParquetFile(tmp_path / plan.KEYS_FILE).metadata
+    footer = pq.ParquetFile(tmp_path / plan.keys_file(0)).metadata
     assert [footer.row_group(n).num_rows for n in range(footer.num_row_groups)] == [
         s.num_rows for s in slices
     ]
+
+
+def test_a_slice_is_read_from_a_file_of_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many slices there are, opening one costs a footer of at most so many row groups."""
+    monkeypatch.setattr(plan, "SLICES_PER_FILE", 3)
+    (tmp_path / "plan").mkdir()
+    for stray in ("keys-00009.parquet", "keys.parquet"):  # of another plan, whose writing was killed
+        (tmp_path / "plan" / stray).write_bytes(b"")
+    slices = cut(table_of([f"{number}" for number in range(50)]), 7, shuffles=True)
+    written(tmp_path, slices)
+    names = [f"plan/keys-{number:05}.parquet" for number in range(3)]
+    assert plan.plan_tables(str(tmp_path)) == names
+    assert sorted(path.name for path in (tmp_path / "plan").iterdir()) == [
+        *(name.removeprefix("plan/") for name in names),
+        "plan.json",
+    ]
+    assert [pq.ParquetFile(tmp_path / name).metadata.num_row_groups for name in names] == [3, 3, 2]
+    for number in range(len(slices)):
+        assert [entry.key for entry in read_slice(str(tmp_path), number)] == keys_of([slices[number]])[0]
+    assert keys_of(read_slices(str(tmp_path))) == keys_of(slices)
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(UserError, match=r"keys-00001\.parquet: cannot be read"):
+        plan.check_plan_tables(str(tmp_path))
+    with pytest.raises(UserError, match=r"keys-00001\.parquet: cannot be read"):
+        read_slice(str(tmp_path), 3)
+    with pytest.raises(UserError, match="has no slice 8"):
+        read_slice(str(tmp_path), 8)
+
+
+def test_columns_that_listing_found_are_in_the_plan(tmp_path: Path) -> None:
+    fields = [pa.field("text", pa.string()), pa.field("tags", pa.list_(pa.int16()), nullable=False)]
+    entries = [
+        Entry("a", "a", columns={"text": "ä", "tags": [1, 2]}),
+        Entry("#row-1", "", error="no JSON"),
+        Entry("c", "c", columns={"text": None, "tags": None}),
+    ]
+    table = collect(entries, fields)
+    made = written(tmp_path, cut(table, 2, shuffles=False))
+    found = [entry for number in range(made.slices) for entry in read_slice(str(tmp_path), number)]
+    assert [entry.columns for entry in found] == [
+        {"text": "ä", "tags": [1, 2]},
+        *({"text": None, "tags": None},) * 2,
+    ]
+    assert entries_of(table) == found
+    plain = collect([entry._replace(columns=None) for entry in entries], fields)
+    assert plain.schema.names == list(ENTRY_SCHEMA.names)
+    assert make_plan(cut(plain, 2, shuffles=False), SETTINGS) == made  # captions do not count
+
+
+def test_keys_of_one_hash_are_ordered_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "transforms.sharded.slices._order_hashes",
+        lambda keys: np.array([key.as_py() < "c" for key in keys], np.uint64),
+    )
+    assert keys_of(cut(table_of(list("bdac")), 4, shuffles=True)) == [list("cdab")]
+
+
+def test_slices_are_no_sequence_without_end() -> None:
+    slices = cut(table_of(list("abc")), 2, shuffles=True)
+    assert slices.sizes.tolist() == [1, 2]
+    with pytest.raises(IndexError):
+        slices[2]
+    assert cut(collect([]), 2, shuffles=True).sizes.tolist() == []
 
 
 def test_no_plan(tmp_path: Path) -> None:

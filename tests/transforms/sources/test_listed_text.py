@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transforms.sources import SourceConfig, open_source, text
+from transforms.sources.folder import FolderSource
 from transforms.sources.text import split_tabs
 from vqgan.errors import UserError
 
@@ -239,6 +240,26 @@ def test_metadata_beside_images(described, read_all):
     }
     assert [entry.key for entry in source.list() if entry.error] == ["a/9.jpg/#not-there"]
     assert [entry.error for entry in _open(described).list()] == [None] * 3
+
+
+def test_metadata_leaves_the_classes_of_folders(described, read_all):
+    (described / "a" / "metadata.jsonl").write_text('{"file_name": "1.jpg", "text": "one"}')
+    source = _open(described, columns=("text",), folder_labels=True)
+    results = read_all(source)
+    assert {key: (result.label, result.columns["text"]) for key, result in results.items()} == {
+        "a/0.jpg": (0, None),
+        "a/1.jpg": (0, "one"),
+        "b/2.jpg": (1, None),
+    }
+
+
+def test_metadata_is_read_once(described, read_all, monkeypatch):
+    (described / "a" / "metadata.jsonl").write_text('{"file_name": "1.jpg", "text": "one"}')
+    source = _open(described, columns=("text",))
+    entries = list(source.list())
+    old = [load() for load in source.read([entry._replace(columns=None) for entry in entries])]
+    monkeypatch.setattr(FolderSource, "_columns", None)
+    assert [load() for load in source.read(entries)] == old
 
 
 def test_metadata_that_is_refused(described):

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -72,6 +73,20 @@ def test_parquet_keeps_types(folder, photos, read_all, results_of):
     entries = list(source.list())
     some = [entries[7], entries[0]]
     assert [r.data for r in results_of(source, some)] == [photos["sunset.jpg"], photos["aitzgorri.jpg"]]
+
+
+def test_a_list_is_not_read_again_for_its_columns(folder, results_of, monkeypatch):
+    """Each slice would read the whole list; only plans of earlier releases lack what listing has found."""
+    names = [f"images/{path.name}" for path in sorted((folder / "images").iterdir())]
+    lines = [json.dumps({"path": name, "text": f"of {name}"}) for name in names]
+    (folder / "list.jsonl").write_text("\n".join(lines))
+    source = _source(folder / "list.jsonl", columns=("text",))
+    entries = list(source.list())
+    assert [entry.columns for entry in entries] == [{"text": f"of {name}"} for name in names]
+    old = results_of(source, [entry._replace(columns=None) for entry in entries])
+    monkeypatch.setattr(ListSource, "_rows", None)
+    assert results_of(source, entries) == old
+    assert [result.columns["text"] for result in old] == [f"of {name}" for name in names]
 
 
 def test_absolute_paths_and_uris(folder, photos, read_all):

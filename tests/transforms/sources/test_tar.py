@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from transforms.sharded.plan import check_keys, collect
+from transforms.sharded.slices import check_keys, collect
 from transforms.sources import Entry, SourceConfig, open_source
 from transforms.sources.reading import ChangedError
 from transforms.sources.tar import TarSource

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from transforms.sharded.plan import collect
+from transforms.sharded.slices import collect
 from transforms.sources import Entry, Example
 from transforms.tokenizing import job
 from transforms.tokenizing.job import mark_duplicates

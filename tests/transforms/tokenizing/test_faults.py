@@ -506,7 +506,7 @@ def test_twenty_pairs_of_launchers(
     if pair % 2:
         monkeypatch.setattr(tokenize_images, "_run_pipeline", lambda *job: [refused.wait(60), work(*job)][1])
     if pair % 3 == 0:
-        leftover(output / "plan", "keys.parquet")
+        leftover(output / "plan", "keys-00000.parquet")
     both = sorted(launch_two(configure(source), refused))
     told = f"{output}: another run owns this output ("  # a process, or one that has just started
     assert both[-1] == "done"

@@ -220,7 +220,7 @@ def another_preprocessing(data: Path) -> None:
 
 def another_entry_of_the_plan(data: Path) -> None:
     """A label of another class, with all sums of files mended."""
-    path = data / "plan" / "keys.parquet"
+    path = data / "plan" / "keys-00000.parquet"
     table = pq.read_table(path)
     labels = pa.array([7, *table.column("label").to_pylist()[1:]], pa.int32())
     groups = pq.ParquetFile(path).metadata
@@ -233,7 +233,8 @@ def another_entry_of_the_plan(data: Path) -> None:
             start += rows
     contents = path.read_bytes()
     edit_plan(
-        data, lambda p: p["table"].update(bytes=len(contents), sha256=hashlib.sha256(contents).hexdigest())
+        data,
+        lambda p: p["tables"][0].update(bytes=len(contents), sha256=hashlib.sha256(contents).hexdigest()),
     )
 
 
@@ -250,7 +251,7 @@ def a_codec_that_is_no_object(data: Path) -> None:
 
 
 def flip_a_bit_of_the_plan(data: Path) -> None:
-    path = data / "plan" / "keys.parquet"
+    path = data / "plan" / "keys-00000.parquet"
     contents = bytearray(path.read_bytes())
     contents[len(contents) // 2] ^= 1
     path.write_bytes(bytes(contents))
@@ -275,15 +276,15 @@ def turn_into_a_folder(path: Path) -> None:
         (another_preprocessing, f"{SHARD}: its preprocessing is not that of the plan: geometry.filter"),
         (
             another_entry_of_the_plan,
-            "plan.json: damaged .hash is .*, expected .* by plan/keys.parquet",
+            "plan.json: damaged .hash is .*, expected .* by plan/keys-00000.parquet",
         ),
         (
             lambda data: edit_plan(data, lambda p: p.update(slices=10**18)),
-            "plan.json: damaged .slices is 1000000000000000000, expected 4 by plan/keys.parquet",
+            "plan.json: damaged .slices is 1000000000000000000, expected 4 by plan/keys-00000.parquet",
         ),
         (
             lambda data: edit_plan(data, lambda p: p.update(entries=22)),
-            "plan.json: damaged .entries is 22, expected 21 by plan/keys.parquet",
+            "plan.json: damaged .entries is 22, expected 21 by plan/keys-00000.parquet",
         ),
         (a_codec_that_is_no_object, "plan.json: damaged .'identity.codec' is 3, expected an object"),
         (
@@ -321,7 +322,7 @@ def turn_into_a_folder(path: Path) -> None:
             f"{SHARD}: further columns is",
         ),
         (lambda data: turn_into_a_folder(data / SHARD), f"{SHARD} is a folder"),
-        (flip_a_bit_of_the_plan, "keys.parquet: has changed since it was written"),
+        (flip_a_bit_of_the_plan, "keys-00000.parquet: has changed since it was written"),
         (flip_a_byte, f"{SHARD} has changed: .* sha256"),
         (truncate, f"{SHARD} has changed"),
         (lose_a_shard, f"{SHARD} is missing"),
@@ -358,6 +359,38 @@ def test_wrong_counts_are_found(data: Path, name: str) -> None:
     edit_manifest(data, lambda manifest: manifest["counts"].update({name: manifest["counts"][name] + 1}))
     (problem,) = verify_data_set(str(data))[0]
     assert problem.startswith("manifest.json: number of ")
+
+
+def as_earlier_release(data: Path) -> None:
+    """Writes the plan as releases did that kept all slices in one file."""
+    (keys,) = (data / "plan").glob("keys-*")
+    keys.rename(data / "plan" / "keys.parquet")
+
+    def change(plan: dict[str, Any]) -> None:
+        (plan["table"],) = plan.pop("tables")
+        plan["table"]["name"] = "plan/keys.parquet"
+
+    edit_plan(data, change)
+
+
+def test_a_plan_of_an_earlier_release(data: Path, configure: Configure, run: Run, tmp_path: Path) -> None:
+    """It is read, verified, found finished, and continued to the same bytes."""
+    as_earlier_release(data)
+    assert verify_data_set(str(data))[0] == []
+    before = {path: path.read_bytes() for path in data.rglob("*.parquet")}
+    config = configure(tmp_path / "in", geometry=Geometry(image_size=32, views="hflip"))
+    finished = (data / "manifest.json").read_bytes()
+    run(config)
+    assert (data / "manifest.json").read_bytes() == finished
+    lose_a_shard(data)
+    run(config)
+    assert {path: path.read_bytes() for path in data.rglob("*.parquet")} == before
+    assert verify_data_set(str(data))[0] == []
+    flip = bytearray((data / "plan" / "keys.parquet").read_bytes())
+    flip[len(flip) // 2] ^= 1
+    (data / "plan" / "keys.parquet").write_bytes(flip)
+    (problem,) = verify_data_set(str(data))[0]
+    assert "plan/keys.parquet: has changed since it was written" in problem
 
 
 def test_summary(data: Path) -> None:
