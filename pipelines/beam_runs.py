@@ -17,8 +17,9 @@ from transforms.sharded.worker import RunSettings
 from vqgan import filesystems
 from vqgan.config import RUN_FILE, pretrained_names
 
-_END_WITH_PARENT = (  # PR_SET_PDEATHSIG of prctl(2); it outlives exec
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
+_END_WITH_PARENT = (  # PR_SET_PDEATHSIG of prctl(2), which outlives exec; the parent may be gone already
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
+    "os.getppid() == int(sys.argv[1]) and os.execvp(sys.argv[2], sys.argv[2:])"
 )
 
 
@@ -121,7 +122,9 @@ def ending_with_us() -> Iterator[None]:
     from apache_beam.utils import subprocess_server
 
     def start(command: Sequence[str], **options: Any) -> Any:
-        return subprocess.Popen([sys.executable, "-c", _END_WITH_PARENT, *command], **options)
+        return subprocess.Popen(
+            [sys.executable, "-c", _END_WITH_PARENT, str(os.getpid()), *command], **options
+        )
 
     server: Any = subprocess_server
     plain = server.subprocess

@@ -37,11 +37,11 @@ class Engine(NamedTuple):
 
     Attributes:
       flags: for Beam.
-      survives: a worker that is killed is replaced, and the run goes on.
+      when_a_worker_dies: it is ``replaced`` and the run goes on, or the run ``ends`` in a line, or ``hangs``.
     """
 
     flags: tuple[str, ...]
-    survives: bool = False
+    when_a_worker_dies: str = "hangs"
 
 
 class Processes:
@@ -211,7 +211,8 @@ def job_service(processes: Processes) -> Engine:
     processes.start("-m", "apache_beam.runners.portability.local_job_service_main", "--port", port)
     wait_for_port(port)
     where = ("--runner=PortableRunner", f"--job_endpoint=localhost:{port}")
-    return Engine((*where, "--environment_type=EXTERNAL", f"--environment_config={pool}"))
+    pool_flags = ("--environment_type=EXTERNAL", f"--environment_config={pool}")
+    return Engine((*where, *pool_flags), when_a_worker_dies="ends")
 
 
 def dask(processes: Processes) -> Engine:
@@ -223,7 +224,7 @@ def dask(processes: Processes) -> Engine:
     for name in ("one", "two"):
         quiet = ("--no-nanny", "--no-dashboard", "--nthreads", 1, "--name", name)
         processes.start("-m", "distributed.cli.dask_worker", address, *quiet)
-    return Engine(("--runner=DaskRunner", f"--dask_client_address={address}"), survives=True)
+    return Engine(("--runner=DaskRunner", f"--dask_client_address={address}"), when_a_worker_dies="replaced")
 
 
 def prism(environment: str) -> Callable[[Processes], Engine]:
@@ -233,7 +234,7 @@ def prism(environment: str) -> Callable[[Processes], Engine]:
             pytest.skip("no Prism: give VQGAN_PRISM=PATH of its binary; make test-clusters builds it with Go")
         pool = (f"--environment_config={start_pool(processes)}",) if environment == "EXTERNAL" else ()
         flags = ("--runner=PrismRunner", f"--prism_location={binary}", f"--environment_type={environment}")
-        return Engine((*flags, *pool))
+        return Engine((*flags, *pool), when_a_worker_dies="ends" if pool else "hangs")
 
     return start
 

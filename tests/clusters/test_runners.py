@@ -56,9 +56,12 @@ def test_killed_worker(
     worker = processes.held(launcher)
     os.kill(worker, signal.SIGKILL)
     processes.gate.unlink()
-    if not engine.survives and worker != launcher.pid:
-        processes.kill(launcher)  # Beam's own runners wait for a lost worker for ever
-    if not engine.survives:
+    if engine.when_a_worker_dies == "ends":
+        said = processes.finish(launcher, code=2)
+        assert "the same command continues, and keeps what is finished" in said.splitlines()[-1]
+    elif engine.when_a_worker_dies == "hangs" and worker != launcher.pid:
+        processes.kill(launcher)
+    if engine.when_a_worker_dies != "replaced":
         launcher.wait()
         launcher = processes.start(*command)
     processes.finish(launcher)

@@ -1,5 +1,10 @@
 """One line out of what engines make of an error."""
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from pipelines.engine_errors import answering, engine_error
@@ -59,3 +64,25 @@ def test_notes_are_found() -> None:
 def test_a_mistake_of_ours_in_this_process_passes() -> None:
     error = ZeroDivisionError()
     assert raised(error, in_process=True) is error
+
+
+LAUNCHER = """
+import os, signal
+from apache_beam.utils import subprocess_server
+from pipelines.beam_runs import ending_with_us
+
+with ending_with_us():
+    server = subprocess_server.subprocess.Popen(["sh", "-c", "echo up; exec sleep 100000"])
+print(server.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is Linux's")
+def test_a_server_ends_with_a_launcher_that_is_killed() -> None:
+    """What it prints is at its end only when the server, which may print there too, is gone."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER], cwd=root, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == -signal.SIGKILL
