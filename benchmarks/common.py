@@ -99,6 +99,38 @@ def take_turns(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
     return measured
 
 
+class TimedStep:
+    """A training step whose calls give the processor time that they took; their wall time is kept beside."""
+
+    def __init__(self, step: Callable[[], float]):
+        self._step = step
+        self.wall: list[float] = []
+        self.loss = self._step()  # what is compiled is compiled here
+
+    def __call__(self) -> float:
+        wall, processor = time.monotonic(), time.process_time()
+        self.loss = self._step()
+        self.wall.append(time.monotonic() - wall)
+        return time.process_time() - processor
+
+
+def compare_steps(ways: Mapping[str, TimedStep], rounds: int, size: int, unit: str) -> None:
+    """Prints steps side by side, each of ``size`` units: tokens or images."""
+    measured = take_turns(ways, rounds)
+    walls = {name: step.wall for name, step in ways.items()}
+    say(f"| step | processor time | {unit} for each second of it | wall time | {unit}/s | loss | ratios |")
+    say("|---|---|---|---|---|---|---|")
+    first = next(iter(ways))
+    for name, step in ways.items():
+        cpu, wall = float(np.median(measured[name])), float(np.median(walls[name]))
+        against = [float(np.median(ratios(times, name, first))) for times in (measured, walls)]
+        say(
+            f"| {name} | {cpu:.2f} s | {size / cpu:,.1f} | {wall:.2f} s | {size / wall:,.1f} "
+            f"| {step.loss:.6f} | {against[0]:.2f}, {against[1]:.2f} |"
+        )
+    say(f"\nRatios: processor and wall time against {first!r}, medians of those of {rounds} rounds.")
+
+
 def ratios(measured: Mapping[str, list[float]], name: str, reference: str) -> list[float]:
     """How many times the reference's value ``name`` has, round by round."""
     return [one / other for one, other in zip(measured[name], measured[reference], strict=True)]

@@ -20,6 +20,7 @@ from common import parser, say
 HERE = Path(__file__).parent
 # In the order of the table. Scripts that need a data set of the user's, or a trained prior, are not here.
 SCRIPTS = (
+    "whole_job",
     "pipeline",
     "decoding",
     "sampling",

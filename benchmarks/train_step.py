@@ -4,8 +4,13 @@ Each phase of a preset (autoencoder, quantized, adversarial) is timed over the r
 made from the test photographs. The arithmetic is counted by XLA for the compiled step; what the
 device can do is taken from ``--peak-tflops``, or else measured with a large matrix product.
 
+With ``--compare`` the adversarial step alone is timed instead, on one batch, beside the same step in torch
+where that is installed: with one forward pass, and with two as the published code has it. On a busy machine
+give both one thread, since torch's threads spin while they wait.
+
     python benchmarks/train_step.py
     python benchmarks/train_step.py --preset f8-1024 --peak-tflops 989   # one H100, bfloat16
+    taskset -c 0 python benchmarks/train_step.py --compare --preset cpu-64 --torch-threads 1
 """
 
 import time
@@ -13,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from common import make_corpus, matrix_flops, parser, say, scratch
+import numpy as np
+from common import TimedStep, compare_steps, installed, make_corpus, matrix_flops, parser, say, scratch
 
 from pipelines.training_codec import configure_codec_training, open_crop_batches, open_images
 from transforms.sources import SourceConfig
@@ -81,6 +87,48 @@ def measure(preset: str, folder: Path, steps: int, peak: float | None) -> None:
     stream.close()
 
 
+def our_step(config: CodecTrainConfig, batch: np.ndarray) -> TimedStep:
+    """A learner's adversarial step, compiled."""
+    learner = CodecLearner(config, load_perceptual(config.loss))
+    state, number = learner.initial(), config.adversarial.start
+
+    def step() -> float:
+        nonlocal state, number
+        state, scalars = learner.step(number, state, batch)
+        number += 1
+        jax.block_until_ready(state)
+        return float(scalars["pixel"])
+
+    return TimedStep(step)
+
+
+def torch_steps(config: CodecTrainConfig, batch: np.ndarray, threads: int | None) -> dict[str, TimedStep]:
+    """The same in torch."""
+    import torch
+    from torch_training import CodecStep
+
+    if threads:
+        torch.set_num_threads(threads)
+    images = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
+    ways = {"torch, one forward pass": False, "torch, two forward passes": True}
+    return {name: _torch_step(CodecStep(config, twice), images) for name, twice in ways.items()}
+
+
+def _torch_step(step: Any, images: Any) -> TimedStep:
+    return TimedStep(lambda: step(images))
+
+
+def compare(preset: str, overrides: list[str], rounds: int, threads: int | None) -> None:
+    """Prints the adversarial step of one preset beside torch's; losses are each of its own kind."""
+    config = configure_codec_training(preset, overrides)
+    size, side = config.train.batch_size, config.data.crop_size
+    batch = np.random.default_rng(0).integers(0, 256, (size, side, side, 3)).astype(np.uint8)
+    ways = {"ours": our_step(config, batch)}
+    if installed("torch", "stage 1 in torch"):
+        ways |= torch_steps(config, batch, threads)
+    compare_steps(ways, rounds, size, "images")
+
+
 def main() -> None:
     """Makes the corpus and measures every preset asked for."""
     flags = parser(__doc__ or "")
@@ -89,7 +137,16 @@ def main() -> None:
     flags.add_argument("--steps", type=int, default=10, help="timed steps of each phase")
     flags.add_argument("--loader-only", action="store_true", help="measure no steps")
     flags.add_argument("--peak-tflops", type=float, help="what the device can do, from its data sheet")
+    flags.add_argument(
+        "--compare", action="store_true", help="the adversarial step beside torch, nothing else"
+    )
+    flags.add_argument("--set", action="append", default=[], help="of --compare: SECTION.NAME=VALUE")
+    flags.add_argument("--torch-threads", type=int, help="threads of torch; its own choice if not given")
     args = flags.parse_args()
+    if args.compare:
+        for preset in args.preset or ["cpu-64"]:
+            compare(preset, args.set, args.steps, args.torch_threads)
+        return
     peak = args.peak_tflops * 1e12 if args.peak_tflops else None
     with scratch() as folder:
         make_corpus(Path(folder) / "corpus", args.images)

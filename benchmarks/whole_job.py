@@ -10,20 +10,17 @@ no resume, no check, no report.
   8. It needs torch, which nothing here installs; without it the row is left out, and that is said. Where
   this was written there was none, so it has not been run.
 
-Rows take turns, in one order and then in the other, and a ratio is that of medians of one run. On a machine
-with other work the processor's seconds say more than the clock's.
+Rows take turns, in one order and then in the other; ratios are taken round by round. On a machine with other
+work the processor's seconds say more than the clock's.
 
     python benchmarks/whole_job.py
     python benchmarks/whole_job.py --photos 96 --f16-photos 0 --output whole_job.json
 """
 
 import argparse
-import importlib.util
-import json
+import functools
 import os
-import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -32,7 +29,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import make_corpus, parser, random_codec, say, scratch
+from common import (
+    Figure,
+    add_output,
+    figure,
+    installed,
+    make_corpus,
+    parser,
+    random_codec,
+    ratios,
+    say,
+    scratch,
+    take_turns,
+    write_results,
+)
 from PIL import Image, ImageOps
 
 from vqgan.compilation_cache import SWITCH
@@ -41,8 +51,10 @@ from vqgan.config import ModelConfig
 SIZE = 256
 F16 = ModelConfig(codebook_size=16384)  # the shape of taming-transformers' vqgan_imagenet_f16_16384
 TORCH_BATCH = 8
-OURS = ("vqgan, cold cache", "vqgan", "vqgan, no report")
-NAIVE = ("batch-1", "torch")
+VQGAN = "vqgan tokenize"
+COLD = f"{VQGAN}, nothing compiled yet"
+NO_REPORT = f"{VQGAN} --no-report"
+OURS = (VQGAN, NO_REPORT, COLD)
 
 
 # The scripts that one would write
@@ -164,88 +176,72 @@ def timed_row(row: str, codec: str, images: Path, folder: Path) -> Seconds:
     """Does the job once in the way that a row names, in a folder that is made anew."""
     output = folder / "output"
     shutil.rmtree(output, ignore_errors=True)
-    if row in NAIVE:
+    if row in SCRIPTS:
         output.mkdir()
         return timed([sys.executable, __file__, "--script", row, codec, str(images), str(output)], cache="0")
-    cache = folder / ("cold" if "cold" in row else "warm")
-    if "cold" in row:
+    cache = folder / ("cold" if row == COLD else "warm")
+    if row == COLD:
         shutil.rmtree(cache, ignore_errors=True)
     command = [sys.executable, "-m", "vqgan", "tokenize", "--input", str(images), "--output", str(output)]
     command += ["--codec", codec, "--image-size", str(SIZE), "--quiet"]
-    return timed(command + ["--no-report"] * ("no report" in row), cache=str(cache))
+    return timed(command + ["--no-report"] * (row == NO_REPORT), cache=str(cache))
 
 
-def measure(codec: str, images: Path, folder: Path, rows: Sequence[str], rounds: int) -> dict[str, Any]:
-    """Runs all rows in turns; returns medians, spreads and ratios."""
-    timed_row("vqgan", codec, images, folder)  # fills the cache
-    found: dict[str, list[Seconds]] = {row: [] for row in rows}
-    for number in range(rounds):
-        for row in rows if number % 2 == 0 else reversed(rows):
-            found[row].append(timed_row(row, codec, images, folder))
-            say(f"  {row}: {found[row][-1].wall:.1f} s, of the processor {found[row][-1].processor:.1f} s")
-    return {
-        row: {
-            name: {"median": statistics.median(values), "least": min(values), "most": max(values)}
-            for name, values in zip(Seconds._fields, zip(*runs, strict=True), strict=True)
-        }
-        for row, runs in found.items()
-    }
+def measure(
+    label: str, codec: str, images: Path, folder: Path, rows: Sequence[str], rounds: int
+) -> list[Figure]:
+    """Runs all rows in turns; returns what each took, and how many times as long the scripts took as ours."""
+    timed_row(VQGAN, codec, images, folder)  # fills the cache
+    processor: dict[str, list[float]] = {row: [] for row in rows}
+
+    def way(row: str) -> float:
+        taken = timed_row(row, codec, images, folder)
+        processor[row].append(taken.processor)
+        say(f"  {row}: {taken.wall:.1f} s, of the processor {taken.processor:.1f} s")
+        return taken.wall
+
+    wall = take_turns({row: functools.partial(way, row) for row in rows}, rounds)
+    figures = []
+    for row in rows:
+        figures.append(figure(f"{label}: {row}", wall[row], "s"))
+        figures.append(figure(f"{label}: {row}, of the processor", processor[row], "s"))
+    for script in (row for row in rows if row in SCRIPTS):
+        for ours in OURS:
+            what = f"{label}: {script} / {ours}"
+            figures.append(figure(what, ratios(wall, script, ours)))
+            figures.append(figure(f"{what}, of the processor", ratios(processor, script, ours)))
+    return figures
 
 
-def ratios(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Returns how many times as long as ours each script took, by the clock and of the processor."""
-    return {
-        f"{naive} / {ours}": {
-            name: result[naive][name]["median"] / result[ours][name]["median"] for name in Seconds._fields
-        }
-        for naive in NAIVE
-        if naive in result
-        for ours in OURS
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Describes where the figures were taken."""
-    return {"platform": platform.platform(), "cores": os.cpu_count(), "load": os.getloadavg()}
-
-
-def flags() -> argparse.ArgumentParser:
-    """Makes the parser."""
+def main() -> None:
+    """Measures both codecs and prints what each row took and the ratios."""
     made = parser("The whole job beside naive scripts.")
     made.add_argument("--photos", type=int, default=96, help="photographs for tiny; 0 leaves it out")
     made.add_argument("--f16-photos", type=int, default=16, help="for the f16 codec; 0 leaves it out")
     made.add_argument("--rounds", type=int, default=3)
-    made.add_argument("--output", type=Path, help="file for the figures as JSON")
     made.add_argument("--script", nargs=4, help=argparse.SUPPRESS, metavar="")
-    return made
-
-
-def main() -> None:
-    """Measures both codecs and prints a table."""
-    args = flags().parse_args()
+    add_output(made)
+    args = made.parse_args()
     if args.script:
         name, codec, images, output = args.script
         SCRIPTS[name](codec, Path(images), Path(output))
         return
-    rows = [*OURS, *NAIVE]
-    if importlib.util.find_spec("torch") is None:
-        rows.remove("torch")
-        say("*** torch is not installed: NO comparison with a DataLoader and an encoder in torch ***")
-    results: dict[str, Any] = {"machine": machine(), "size": SIZE, "rounds": args.rounds}
-    with scratch() as folder:
-        f16 = random_codec(Path(folder) / "f16", F16) if args.f16_photos else ""
+    peers = ["torch"] if installed("torch", "a DataLoader and an encoder in torch") else []
+    rows = [*OURS, "batch-1", *peers]
+    figures = []
+    with scratch() as name:
+        folder = Path(name)
+        f16 = random_codec(folder / "f16", F16) if args.f16_photos else ""
         for label, codec, photos in (("tiny", "tiny", args.photos), ("f16", f16, args.f16_photos)):
-            if not photos:
-                continue
-            images = Path(folder) / f"{label}-photos"
-            make_corpus(images, photos)
-            say(f"{label}, {photos} photographs of {SIZE} pixels")
-            found = measure(codec, images, Path(folder), rows, args.rounds)
-            results[label] = {"photos": photos, "seconds": found, "ratios": ratios(found)}
-            for name, ratio in results[label]["ratios"].items():
-                say(f"{label}: {name}: {ratio['wall']:.2f}, of the processor {ratio['processor']:.2f}")
-    if args.output:
-        args.output.write_text(json.dumps(results, indent=2) + "\n")
+            if photos:
+                images = folder / f"{label}-photos"  # beside the codec, which is a folder of its own
+                make_corpus(images, photos)
+                what = f"{label}, {photos} photographs"
+                say(f"{what} of {SIZE} pixels")
+                figures += measure(what, codec, images, folder, rows, args.rounds)
+    for one in figures:
+        say(f"{one.what}: {one.value:.2f} {one.unit} ({one.low:.2f} to {one.high:.2f})")
+    write_results(args.output, figures, load=os.getloadavg())
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
       output: folder or URI of the data set
       codec: codec folder, checkpoint of another code base, hf://owner/name, or tiny
       slice_size: images per shard, at most
-      batch_size: images per device call
+      batch_size: images per device call, at most
       dtype: type that convolutions compute in
       threads: readers and decoders
       dedupe: reject images whose bytes occur under another key
@@ -254,7 +254,7 @@ class DecodeOptions(CompilingOptions, BeamOptions):
       quality: of webp and jpeg, 1 to 100
       first_view_only: decode the first view of each image, not all rows
       limit: decode no more rows than this, the first ones
-      batch_size: grids of tokens per device call
+      batch_size: grids of tokens per device call, at most
       dtype: type that convolutions compute in
       threads: encoders of images
       report: write report.html

@@ -264,9 +264,8 @@ def local_file(source: str) -> Path:
 
 
 def _signature(source: str) -> tuple[object, ...]:
-    """Describes the file and what lies beside it; changes whenever one of them does."""
+    """Describes the file, what lies beside it and its configurations; changes whenever one of them does."""
     file = local_file(source)
-    beside = sorted(
-        (p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in file.parent.iterdir() if p.is_file()
-    )
+    paths = {*file.parent.iterdir(), *config_files(file)}
+    beside = sorted((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in paths if p.is_file())
     return (str(file.absolute()), *beside)

@@ -5,8 +5,9 @@ references within references and within text. Resolvers (``${oc.env:HOME}``) dep
 they are left as they are: text of the type :class:`Unresolved`, which is refused where it is needed.
 """
 
+import collections
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from vqgan.importers.tensors import DamagedError
@@ -20,6 +21,16 @@ _STEP = re.compile(r"[^.\[\]]+")
 
 Place: TypeAlias = tuple[Any, ...]
 """Keys and indexes that lead from the root to a value."""
+
+
+class ResolvedMapping(dict[Any, Any]):
+    """A mapping whose references are resolved.
+
+    Attributes:
+      referenced: keys that something in the file refers to, so that they need not mean anything themselves.
+    """
+
+    referenced: Collection[Any] = ()
 
 
 class _NoTargetError(Exception):
@@ -77,6 +88,7 @@ class _Resolver:
         self._most = most
         self._done: dict[Place, tuple[Any, int]] = {}
         self._open: set[Place] = set()
+        self._referenced: dict[Place, set[Any]] = collections.defaultdict(set)  # fills up as others resolve
 
     def at(self, place: Place) -> Any:
         """Returns what stands at a place, without references."""
@@ -103,7 +115,11 @@ class _Resolver:
         inner = [self._counted((*place, key)) for key in keys]
         made = [found for found, _ in inner]
         count = 1 + sum(number for _, number in inner)
-        return (dict(zip(keys, made, strict=True)) if isinstance(value, Mapping) else made), count
+        if not isinstance(value, Mapping):
+            return made, count
+        mapping = ResolvedMapping(zip(keys, made, strict=True))
+        mapping.referenced = self._referenced[place]
+        return mapping, count
 
     def _raw(self, place: Place) -> Any:
         value = self._data
@@ -145,6 +161,7 @@ class _Resolver:
             found = self._step(found, step, hops)
         if found in self._open:
             raise _NoTargetError("refers to itself")
+        self._referenced[found[:-1]].add(found[-1])
         return found
 
     def _step(self, place: Place, step: str, hops: int) -> Place:

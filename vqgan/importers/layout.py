@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from vqgan.errors import UserError
+from vqgan.importers.interpolation import ResolvedMapping
 from vqgan.importers.tensors import Tensor, shown
 
 Fields: TypeAlias = dict[str, Any]
@@ -131,11 +132,14 @@ def find_params(data: Any, target: str = "", depth: int = 0) -> tuple[str, Mappi
 def check_known(where: str, data: Mapping[str, Any], known: re.Pattern[str]) -> None:
     """Refuses a setting that is on and that the reader of a configuration does not know.
 
+    One that only gives others their value, by references in the file, is none.
+
     Raises:
       UserError: there is one; it may change the tokens.
     """
     for name, value in data.items():
-        if value and not known.fullmatch(str(name)):
+        named = isinstance(data, ResolvedMapping) and name in data.referenced
+        if value and not named and not known.fullmatch(str(name)):
             raise UserError(
                 f"{where}: {shown(name)} is set ({shown(value)}) and unknown to us, so tokens may differ; "
                 "remove it if it acts in training only"

@@ -141,8 +141,8 @@ def _parse_yaml(text: str) -> Any:
         """Python's tuples are lists; every other tag that is not plain data is an error."""
 
     Loader.add_constructor("tag:yaml.org,2002:python/tuple", yaml.SafeLoader.construct_yaml_seq)
-    loader = Loader(text)
     try:
+        loader = Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -153,8 +153,6 @@ def _parse_yaml(text: str) -> Any:
         raise
     except Exception as error:  # YAML has errors of its own, and lets many of Python's through
         raise DamagedError(f"it is no YAML: {error}") from error
-    finally:
-        loader.dispose()
 
 
 def _yaml_values(node: Any, known: dict[int, int]) -> int:

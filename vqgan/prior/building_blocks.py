@@ -67,12 +67,92 @@ def _backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[
 _matrix_product.defvjp(_forward, _backward)
 
 
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """Computes the exact GELU, ``x * cdf(x)`` of the normal distribution (arXiv 1606.08415), in float32.
+
+    :func:`jax.nn.gelu` takes ``erfc``, whose branches XLA's CPU compiler writes to memory one by one; and
+    what they leave for the gradient is computed again here, which is faster than to read it.
+    """
+    return (x * _normal_cdf(x)).astype(x.dtype)
+
+
+def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gelu(x), x
+
+
+def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * wide**2) / math.sqrt(2 * math.pi)
+    return ((gradient * (_normal_cdf(x) + wide * density)).astype(x.dtype),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+def _normal_cdf(x: jax.Array) -> jax.Array:
+    """Returns the distribution function of the normal distribution, float32."""
+    return 0.5 * (1 + jax.lax.erf(x.astype(jnp.float32) * math.sqrt(0.5)))
+
+
 def norm(width: int, config: PriorConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.LayerNorm:
     """Makes RMSNorm or LayerNorm, as the layout of the blocks has it."""
     if config.block == "llama":
         return nnx.RMSNorm(width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
-    # The fast variance, E[x^2] - E[x]^2, cancels digits.
-    return nnx.LayerNorm(width, epsilon=EPSILON, dtype=dtype, use_fast_variance=False, rngs=rngs)
+    return LayerNorm(width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+
+
+class LayerNorm(nnx.LayerNorm):
+    """Layer normalisation (arXiv 1607.06450) in float32, with its own gradient.
+
+    The variance is the mean square of the centred values: the fast one, E[x^2] - E[x]^2, cancels digits.
+    """
+
+    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+        """Normalises ``[..., D]`` over D; nothing can be masked.
+
+        Raises:
+          ValueError: a mask is given.
+        """
+        if mask is not None:
+            raise ValueError("a mask is given to a norm that takes whole rows")
+        assert self.scale is not None  # as by default
+        assert self.bias is not None
+        rows = x.astype(jnp.float32).reshape(-1, x.shape[-1])  # (N, D)
+        return _layer_norm(rows, self.scale[...], self.bias[...]).astype(self.dtype).reshape(x.shape)
+
+
+@jax.custom_vjp
+def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    normal, _ = _standardised(x)
+    return normal * scale[None] + bias[None]
+
+
+def _standardised(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns ``x`` with mean 0 and variance 1 over its last axis, and what its centred values were times."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    factor = jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + EPSILON)
+    return centred * factor, factor
+
+
+def _layer_norm_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _layer_norm(x, scale, bias), (x, scale)
+
+
+def _layer_norm_backward(
+    saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, scale = saved
+    normal, factor = _standardised(x)
+    scaled = gradient * scale[None]
+    along = jnp.mean(scaled * normal, axis=-1, keepdims=True)
+    by_x = factor * (scaled - jnp.mean(scaled, axis=-1, keepdims=True) - normal * along)
+    return by_x, jnp.sum(gradient * normal, axis=0), jnp.sum(gradient, axis=0)
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 def embedding(rows: int, config: PriorConfig, rngs: nnx.Rngs) -> nnx.Param[jax.Array]:

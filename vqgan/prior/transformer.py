@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from vqgan.prior.building_blocks import apply_rotary, embedding, linear, norm, product, rotary_table
+from vqgan.prior.building_blocks import apply_rotary, embedding, gelu, linear, norm, product, rotary_table
 from vqgan.prior.config import PriorConfig
 
 ATTENTION_PARTS = 4
@@ -155,7 +155,7 @@ class FeedForward(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Transforms each position by itself, ``[B, T, D]`` to the same shape."""
         up = self.up(x)  # (B, T, hidden)
-        inner = jax.nn.gelu(up, approximate=False) if self.gate is None else nnx.silu(self.gate(x)) * up
+        inner = gelu(up) if self.gate is None else nnx.silu(self.gate(x)) * up
         out: jax.Array = self.down(inner)
         return out
 

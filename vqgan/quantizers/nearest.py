@@ -201,8 +201,6 @@ class InnerProductQuantizer(NearestQuantizer):
     Codes differ in length, so this is neither the nearest one nor that of the least angle.
     """
 
-    has_codebook: ClassVar[bool] = False
-
     def __call__(self, latents: jax.Array, options: QuantizeOptions = DEFAULT_OPTIONS) -> Quantized:
         """Refuses: the paper's softmax over all codes is not implemented."""
         raise UserError("model.quantizer inner_product is for imported codecs: it cannot be trained")
@@ -234,8 +232,6 @@ class UnitCodesQuantizer(NearestQuantizer):
 
     So the port of Janus (arXiv 2410.13848) in transformers does; the original normalises in both directions.
     """
-
-    has_codebook: ClassVar[bool] = False
 
     def __call__(self, latents: jax.Array, options: QuantizeOptions = DEFAULT_OPTIONS) -> Quantized:
         """Refuses: what is decoded is not what was compared."""

@@ -46,11 +46,19 @@ def yaml_text(**changed: str) -> str:
     return YAML.format(**{"codes": "50", "dd": "${dd}", "size": "64", "mult": "[1, 2, 2]", **changed})
 
 
+@pytest.fixture(scope="module")
+def checkpoint(foreign: Any, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path, *_ = foreign.write("taming", tmp_path_factory.mktemp("taming"))
+    content: bytes = path.read_bytes()
+    return content
+
+
 @pytest.fixture
-def weights(foreign: Any, tmp_path: Path) -> Path:
+def weights(checkpoint: bytes, tmp_path: Path) -> Path:
     """A checkpoint of taming's in a folder of its own, without a configuration."""
-    path, *_ = foreign.write("taming", tmp_path / "model")
-    (path.parent / "config.json").unlink()
+    path = tmp_path / "model" / "model.ckpt"
+    path.parent.mkdir()
+    path.write_bytes(checkpoint)
     return path
 
 
@@ -171,6 +179,7 @@ def test_tuples_of_python(weights: Path) -> None:
     "changed",
     [
         {"codes": "${codes}"},
+        {"codes": "${.own}\n    own: 50"},  # which no model knows
         {"size": "${data.size}"},
         {"size": "${..data.size}"},
         {"size": "${data[${key}]}"},
@@ -338,7 +347,7 @@ def test_a_field_of_any_type_is_taken_or_refused(name: str, foreign: Any, tmp_pa
     rng = random.Random(name)
     refused: list[str] = []
     for owner, field in list(_fields(config)):
-        for other in rng.sample(OTHERS, 5):
+        for other in rng.sample(OTHERS, 4):
             original, owner[field] = owner[field], other
             path.write_text(json.dumps(config))
             try:
@@ -350,6 +359,23 @@ def test_a_field_of_any_type_is_taken_or_refused(name: str, foreign: Any, tmp_pa
             owner[field] = original
     assert not any("\n" in line for line in refused)
     assert refused or name == "llamagen"
+
+
+def test_mutated_yaml_gives_an_error_or_a_model(weights: Path) -> None:
+    path = weights.parent / "config.yaml"
+    original, rng = yaml_text(mult="[1, '${mults[1]}', 2]").encode(), random.Random(0)
+    refused: list[str] = []
+    for _ in range(80):
+        data = bytearray(original)
+        for _ in range(rng.choice([1, 1, 3])):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(data[: rng.randrange(len(data))]) if rng.random() < 0.2 else bytes(data))
+        try:
+            assert import_checkpoint(str(weights)).config.ch_mult == (1, 2, 2)
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) > 20
+    assert not any("\n" in line for line in refused)
 
 
 def _fields(value: Any) -> Any:

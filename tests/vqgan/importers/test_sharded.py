@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import random
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from vqgan import UserError
 from vqgan.importers import import_checkpoint, looks_foreign
 from vqgan.importers.containers import READERS
+from vqgan.importers.source import fetch_checkpoint
 from vqgan.importers.torch_files import read_torch_zip
 
 INDEX = {"safetensors": "model.safetensors.index.json", "bin": "pytorch_model.bin.index.json"}
@@ -167,6 +170,72 @@ def test_shards_without_an_index(foreign: Any, tmp_path: Path) -> None:
     (tmp_path / INDEX["safetensors"]).unlink()
     with pytest.raises(UserError, match="without the index"):
         import_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", ["last.ckpt", "any.bin", "model.safetensors.index.json", "flax_model.msgpack"]
+)
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "it is empty"),
+        (b"<html>", "HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs"),
+    ],
+)
+def test_a_folder_tells_why_its_weights_are_none(
+    name: str, content: bytes, says: str, foreign: Any, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert looks_foreign(tmp_path)
+    with pytest.raises(UserError, match=says) as caught:
+        import_checkpoint(str(tmp_path))
+    assert name in str(caught.value)
+    foreign.write_torch_zip(tmp_path / "old.ckpt", {"a": np.ones(3, np.float32)})
+    with pytest.raises(UserError, match=name):  # never another file in its place
+        import_checkpoint(str(tmp_path))
+
+
+def test_an_index_on_the_hub_brings_its_shards(
+    foreign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shards(tmp_path, foreign)
+    asked: list[str] = []
+
+    def hf_hub_download(_: str, file: str, *, revision: str | None) -> str:
+        asked.append(file)
+        if not (tmp_path / Path(file).name).exists():
+            raise type("EntryNotFoundError", (OSError,), {})("not there")
+        return str(tmp_path / Path(file).name)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=hf_hub_download))
+    fetch_checkpoint.cache_clear()
+    assert fetch_checkpoint(f"hf://owner/name/part/{INDEX['safetensors']}") == tmp_path / INDEX["safetensors"]
+    assert {f"part/model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)} < set(asked)
+    fetch_checkpoint.cache_clear()
+
+
+@pytest.mark.parametrize("suffix", INDEX)
+def test_mutated_shards_give_an_error_or_the_same_architecture(
+    suffix: str, foreign: Any, tmp_path: Path
+) -> None:
+    write_shards(tmp_path, foreign, suffix, shards=2)
+    expected = import_checkpoint(str(tmp_path))
+    path = tmp_path / f"model-00002-of-00002.{suffix}"
+    original, rng = path.read_bytes(), random.Random(0)
+    refused: list[str] = []
+    for number in range(40):
+        data = bytearray(original)
+        span = len(data) if number % 2 else 6000  # where structure stands
+        for _ in range(rng.choice([1, 3])):
+            data[rng.randrange(span)] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(data[: rng.randrange(len(data))]) if rng.random() < 0.3 else bytes(data))
+        try:
+            assert import_checkpoint(str(tmp_path)).config == expected.config
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert not any("\n" in line for line in refused)
 
 
 def test_mutated_indexes_give_an_error_or_the_same_weights(foreign: Any, tmp_path: Path) -> None:

@@ -263,7 +263,9 @@ def test_peak_memory(kind: str, dtype: Any, foreign: Any, tmp_path: Path) -> Non
         check=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    assert int(done.stdout) < 2.5 * path.stat().st_size + (8 << 20)
+    # Tensors of torch and safetensors are read one by one; the others are in memory as they are.
+    most = 1.5 if kind in ("taming", "diffusers") and dtype is np.float32 else 2.5
+    assert int(done.stdout) < most * path.stat().st_size + (8 << 20)
 
 
 # A fault of ours is not the file's
