@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipelines.tokenize_images import TokenizeConfig
 
 ONE_PER_CORE = "one per core"
+ONE_PER_CORE_OF_WORKER = "one per core of a worker"
 
 
 def read_beam_flags(value: Any) -> tuple[str, ...]:
@@ -203,7 +204,7 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
     slice_size: int = 4096
     batch_size: int = 32
     dtype: str = field(default="float32", metadata=flag(choices=DTYPES))
-    threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
+    threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE_OF_WORKER))
     dedupe: bool = False
     max_reject_rate: float | None = field(default=None, metadata=flag(shown="no limit"))
     report: bool = True
@@ -230,7 +231,7 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
             slice_size=self.slice_size,
             batch_size=self.batch_size,
             dtype=self.dtype,
-            threads=threads_of(self.threads),
+            threads=self.threads,
             dedupe=self.dedupe,
             max_reject_rate=self.max_reject_rate,
             report=self.report,
@@ -273,7 +274,7 @@ class DecodeOptions(CompilingOptions, BeamOptions):
     limit: int | None = field(default=None, metadata=flag(shown="all"))
     batch_size: int = 32
     dtype: str = field(default="float32", metadata=flag(choices=DTYPES))
-    threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
+    threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE_OF_WORKER))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
     engine: str = field(default="jax", metadata=flag(choices=ENGINES))
@@ -295,7 +296,7 @@ class DecodeOptions(CompilingOptions, BeamOptions):
             limit=self.limit,
             batch_size=self.batch_size,
             dtype=self.dtype,
-            threads=threads_of(self.threads),
+            threads=self.threads,
             report=self.report,
             compilation_cache=self.compilation_cache,
             quiet=self.quiet,

@@ -9,11 +9,11 @@ from typing import Any
 
 from pyarrow import fs
 
-from pipelines.beam_runs import run_job, write_record
+from pipelines.beam_runs import codec_everywhere, everywhere, run_job, write_record
 from pipelines.settings import DTYPES, check_at_least_one
 from transforms.images.crops import Geometry, count_views
 from transforms.images.decode import DecodeConfig
-from transforms.sharded.batching import fitted_batch_size
+from transforms.sharded.batching import fitted_batch_size, threads_here
 from transforms.sharded.input_changes import InputChanges, input_changes
 from transforms.sharded.plan import Plan, keys_file, make_plan, read_plan, write_plan
 from transforms.sharded.run import missing_files, run_planned, speaker
@@ -46,7 +46,7 @@ class TokenizeConfig:
       slice_size: images per shard, at most.
       batch_size: images per device call.
       dtype: type that convolutions compute in.
-      threads: readers and decoders per worker.
+      threads: readers and decoders per worker; None: one per core of it.
       dedupe: reject images whose bytes occur under another key.
       max_reject_rate: stop when a slice has a larger share of rejects; None: no limit.
       report: write ``report.html``.
@@ -63,7 +63,7 @@ class TokenizeConfig:
     slice_size: int = 4096
     batch_size: int = 32
     dtype: str = "float32"
-    threads: int = os.cpu_count() or 1
+    threads: int | None = None
     dedupe: bool = False
     max_reject_rate: float | None = None
     report: bool = True
@@ -109,11 +109,11 @@ class PlannedTokenize:
         """What workers need to know."""
         config, views = self.config, count_views(self.config.geometry)
         return TokenizeTask(
-            output=config.output,
-            source=config.source,
+            output=everywhere(config.output),
+            source=dataclasses.replace(config.source, input=everywhere(config.source.input)),
             decode=config.decode,
             geometry=config.geometry,
-            codec=config.codec,
+            codec=codec_everywhere(config.codec),
             batch_size=fitted_batch_size(config.batch_size, self.slices.sizes * views),
             dtype=config.dtype,
             threads=config.threads,
@@ -121,6 +121,7 @@ class PlannedTokenize:
             slices=self.plan.slices,
             max_reject_rate=config.max_reject_rate,
             copied=self._is_copied,
+            codec_name=config.codec,
             engine=self.engine,
         )
 
@@ -176,7 +177,7 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
         raise UserError(_without_images(config.source))
     check_keys(entries, config.source.kind)
     if config.dedupe:
-        entries = mark_duplicates(source, entries, config.threads)
+        entries = mark_duplicates(source, entries, threads_here(config.threads))
     slices = cut(entries, config.slice_size, source.shuffles)
     settings = {
         "codec": {"fingerprint": codec.fingerprint, "config": to_dict(codec.config)},

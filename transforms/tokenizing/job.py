@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from transforms.sharded.batching import load_codec
-from transforms.sharded.job import ProgressCallback, ShardedJob
+from transforms.sharded.job import ProgressCallback, ShardedJob, plain_local_paths
 from transforms.sharded.plan import Plan
 from transforms.sharded.rejects import DUPLICATE
 from transforms.sharded.slices import entries_of
@@ -50,6 +50,10 @@ class TokenizeJob(ShardedJob):
         task = self.task
         return load_codec(task.codec, task.batch_size, task.dtype, task.engine)
 
+    def local_paths(self) -> tuple[str, ...]:
+        source = "" if self.task.source.kind == "tfds" else self.task.source.input
+        return plain_local_paths(self.task.codec, source)
+
     def shard_name(self, number: int) -> str:
         return shard_name(number, self.task.slices)
 
@@ -72,7 +76,7 @@ class TokenizeJob(ShardedJob):
         """Publishes the report, the card and, last, the manifest."""
         task, info = self.task, read_info(self.task.codec)
         described = {
-            "name": task.codec,
+            "name": task.codec_name or task.codec,
             "fingerprint": info.fingerprint,
             "config": plan.identity["codec"]["config"],
             "card": dict(info.card),

@@ -16,7 +16,7 @@ import pyarrow as pa
 from transforms.images.crops import Geometry, View, count_views
 from transforms.images.decode import DecodeConfig, Reject, prepare
 from transforms.sharded import rejects
-from transforms.sharded.batching import fill, in_order, on_device
+from transforms.sharded.batching import fill, in_order, on_device, threads_here
 from transforms.sharded.job import ProgressCallback
 from transforms.sharded.plan import read_slice
 from transforms.sharded.rejects import RejectRow
@@ -55,11 +55,12 @@ class TokenizeTask:
       codec: path or name.
       batch_size: images per device call.
       dtype: type that convolutions compute in, ``float32`` or ``bfloat16``.
-      threads: readers and decoders.
+      threads: readers and decoders; None: one per core of the worker.
       plan_hash: of the plan in ``output``.
       slices: its number of slices.
       max_reject_rate: a slice in which a larger share is rejected stops the run; None: no limit.
       copied: the input's files are copies of those that were planned, with times of their own.
+      codec_name: of the codec in the manifest, as the user has written it; empty for ``codec``.
       engine: what runs the codec's networks.
     """
 
@@ -70,11 +71,12 @@ class TokenizeTask:
     codec: str
     batch_size: int
     dtype: str
-    threads: int
+    threads: int | None
     plan_hash: str
     slices: int
     max_reject_rate: float | None = None
     copied: bool = False
+    codec_name: str = ""
     engine: EngineChoice = JAX_ENGINE
 
     def preprocessing(self) -> dict[str, Any]:
@@ -154,8 +156,9 @@ def read_and_decode(task: TokenizeTask, source: Source, entries: list[Entry]) ->
     """Returns every entry in order, decoded or rejected; a bounded number of them ahead of the caller."""
     loaders = _loaders(source, [entry for entry in entries if entry.error is None])
     pairs = ((entry, None if entry.error is not None else next(loaders)) for entry in entries)
-    window = task.threads + BATCHES_DECODED_AHEAD * max(1, task.batch_size // count_views(task.geometry))
-    return in_order(lambda pair: _item(task, *pair), pairs, task.threads, window, "decode")
+    threads = threads_here(task.threads)
+    window = threads + BATCHES_DECODED_AHEAD * max(1, task.batch_size // count_views(task.geometry))
+    return in_order(lambda pair: _item(task, *pair), pairs, threads, window, "decode")
 
 
 def _loaders(source: Source, entries: list[Entry]) -> Iterator[Loader]:
