@@ -1,4 +1,4 @@
-"""The settings of ``vqgan tokenize``, ``decode`` and ``evaluate``: flags, keywords and keys of ``--config``.
+"""The settings of ``vqgan tokenize``, ``retry``, ``decode`` and ``evaluate``: flags, keywords, ``--config``.
 
 Each class makes of them what the run itself takes. Imports configurations and the standard library alone.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipelines.tokenize_images import TokenizeConfig
 
 ONE_PER_CORE = "one per core"
+AS_MADE = "as the data set was made"
 
 
 def read_beam_flags(value: Any) -> tuple[str, ...]:
@@ -171,6 +172,7 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
       threads: readers and decoders
       dedupe: reject images whose bytes occur under another key
       max_reject_rate: stop when a larger share of a slice is rejected, 0 to 1
+      append: add what the input has and a finished output does not, as further shards
       report: write report.html
       quiet: print errors only
     """
@@ -185,6 +187,7 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
     dedupe: bool = False
     max_reject_rate: float | None = field(default=None, metadata=flag(shown="no limit"))
+    append: bool = field(default=False, metadata=flag(recorded=False))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
 
@@ -214,6 +217,33 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
             report=self.report,
             quiet=self.quiet,
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetryOptions(BeamOptions):
+    """Settings of ``vqgan retry``; all others are those that the data set was made with.
+
+    Attributes:
+      path: finished token data set: a local folder with its plan/run.yaml
+      input: where the images lie now
+      codec: where the codec lies now
+      batch_size: images per device call
+      threads: readers and decoders
+      quiet: print errors only
+    """
+
+    leaves_file: ClassVar[bool] = False
+    path: PathLike = field(metadata=flag(positional=True))
+    input: PathLike | None = field(default=None, metadata=flag(shown=AS_MADE))
+    codec: PathLike | None = field(default=None, metadata=flag(shown=AS_MADE))
+    batch_size: int | None = field(default=None, metadata=flag(shown=AS_MADE))
+    threads: int | None = field(default=None, metadata=flag(shown=AS_MADE))
+    quiet: bool = False
+
+    def given(self) -> dict[str, Any]:
+        """Returns the settings that take the place of those of the data set."""
+        names = ("input", "codec", "batch_size", "threads", "quiet")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -101,21 +101,8 @@ class PlannedTokenize:
     @property
     def task(self) -> TokenizeTask:
         """What workers need to know."""
-        config, largest = self.config, int(self.slices.sizes.max())
-        return TokenizeTask(
-            output=config.output,
-            source=config.source,
-            decode=config.decode,
-            geometry=config.geometry,
-            codec=config.codec,
-            batch_size=fitted_batch_size(config.batch_size, largest * count_views(config.geometry)),
-            dtype=config.dtype,
-            threads=config.threads,
-            plan_hash=self.plan.hash,
-            slices=self.plan.slices,
-            max_reject_rate=config.max_reject_rate,
-            copied=self._is_copied,
-        )
+        task = make_task(self.config, self.plan, int(self.slices.sizes.max()))
+        return dataclasses.replace(task, copied=self._is_copied)
 
     @functools.cached_property
     def _is_copied(self) -> bool:
@@ -146,6 +133,31 @@ class PlannedTokenize:
             f"{counted(counts['rejects'], 'reject')}, {counted(len(manifest['shards']), 'shard')}, "
             f"{codebook['used']} of {codebook['size']} codes used"
         )
+
+
+def make_task(config: TokenizeConfig, plan: Plan, largest: int, part: int = 0) -> TokenizeTask:
+    """Returns what workers need to know.
+
+    Args:
+      config: all settings.
+      plan: of the part.
+      largest: entries of its largest slice.
+      part: of the data set.
+    """
+    return TokenizeTask(
+        output=config.output,
+        source=config.source,
+        decode=config.decode,
+        geometry=config.geometry,
+        codec=config.codec,
+        batch_size=fitted_batch_size(config.batch_size, largest * count_views(config.geometry)),
+        dtype=config.dtype,
+        threads=config.threads,
+        plan_hash=plan.hash,
+        slices=plan.slices,
+        max_reject_rate=config.max_reject_rate,
+        part=part,
+    )
 
 
 def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:

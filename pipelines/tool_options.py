@@ -1,15 +1,15 @@
-"""The settings of ``vqgan verify``, ``browse``, ``import``, ``import-prior``, ``export``, ``push``, ``demo``.
+"""The settings of ``vqgan verify``, ``merge``, ``browse``, ``import``, ``export``, ``push`` and ``demo``.
 
 These commands leave no file of their settings: what they write, if anything, is another tool's, goes to the
 Hub, or has a fingerprint of its contents. Imports configurations and the standard library alone.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any, ClassVar
 
-from pipelines.options import Options, PathLike, flag, split_numbers
+from pipelines.options import Options, PathLike, flag, read_paths, split_numbers
 from pipelines.run_options import SourceOptions, optional_path
 from vqgan.errors import UserError
 
@@ -54,6 +54,7 @@ class VerifyOptions(ToolOptions, SourceOptions):
 
     Attributes:
       path: data set: folder, URI, or hf://datasets/owner/name
+      repair: make shards again that are gone or damaged, with the settings of plan/run.yaml
       codec: re-encode a sample with this codec and compare; needs --input
       input: where the images came from
       sample: images to re-encode
@@ -61,10 +62,33 @@ class VerifyOptions(ToolOptions, SourceOptions):
     """
 
     path: PathLike = field(metadata=flag(positional=True))
+    repair: bool = False
     codec: PathLike | None = None
     input: PathLike | None = None
     sample: int = 64
     min_agreement: float = 0.999
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MergeOptions(ToolOptions):
+    """Settings of ``vqgan merge``.
+
+    Attributes:
+      paths: finished token data sets of one codec and preprocessing: folders or URIs, two or more
+      output: folder or URI of the joined data set
+      quiet: print errors only
+    """
+
+    paths: Sequence[PathLike] = field(
+        metadata=flag(
+            positional=True,
+            many=True,
+            metavar="DATA_SET",
+            read=lambda value: read_paths("DATA_SET", value),
+        )
+    )
+    output: PathLike
+    quiet: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

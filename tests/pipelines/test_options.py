@@ -24,6 +24,7 @@ from pipelines.tool_options import (
     ExportOptions,
     ImportCodecOptions,
     ImportPriorOptions,
+    MergeOptions,
     PushOptions,
     ToolOptions,
     VerifyOptions,
@@ -37,6 +38,7 @@ from .conftest import Vqgan
 TOOLS: dict[str, type[ToolOptions]] = {
     "verify": VerifyOptions,
     "browse": BrowseOptions,
+    "merge": MergeOptions,
     "import": ImportCodecOptions,
     "import-prior": ImportPriorOptions,
     "export": ExportOptions,
