@@ -282,6 +282,12 @@ OF_TOOLS: list[tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]]] = [
         {"folder_labels": False, "port": 0},
     ),
     (
+        "merge",
+        {"paths": ["a/", "b/"], "output": "o", "quiet": True},
+        ("--no-quiet", "--output", "p", "x/", "y/", "z/"),
+        {"paths": ("x/", "y/", "z/"), "output": "p", "quiet": False},
+    ),
+    (
         "import",
         {"source": "x.ckpt", "output": "o", "resolution": 512, "weights": "ema", "native_config": "x.yaml"},
         ("y.ckpt", "--weights", "raw", "--native-config", "y.yaml"),
