@@ -2,6 +2,7 @@
 # make test   every test
 # make lint   style and type checks
 # make docs   the documentation as a site, in site/
+# make benchmark   every measurement anew, and their table; hours
 # Each sets up what it needs: a virtual environment in .venv with the versions of constraints.txt.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -11,7 +12,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.tx
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs benchmark clean
 
 demo: .venv/product
 	@echo "== demo, five to ten minutes on two cores: ten photographs become tokens and images again,"
@@ -30,6 +31,9 @@ lint: .venv/ready
 docs: .venv/ready
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "== site/index.html; its search needs a server: $(BIN)/python -m http.server -d site"
+
+benchmark: .venv/ready
+	$(BIN)/python benchmarks/run_all.py
 
 .venv/product: setup.py constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it or run: make PYTHON=/path/to/python3"; exit 2; }

@@ -24,6 +24,8 @@ EXTRAS = {
     "heic": ["pillow-heif>=1.8"],
     # JPEG XL images, decoded by libjxl. The package is under the GPL, so that nothing else brings it along.
     "jxl": ["pillow-jxl-plugin>=1.3.8"],
+    # --engine openvino: a codec's networks on a processor.
+    "cpu": ["openvino>=2026.2"],
     # vqgan train --wandb.
     "wandb": ["wandb"],
     # Dataflow as a runner.
@@ -54,7 +56,9 @@ EXTRAS = {
     ],
 }
 EXTRAS["dev"] += EXTRAS["docs"]
-EXTRAS["all"] = sorted({need for name in ("train", "import", "hub", "tfds", "heic") for need in EXTRAS[name]})
+EXTRAS["all"] = sorted(
+    {need for name in ("train", "import", "hub", "tfds", "heic", "cpu") for need in EXTRAS[name]}
+)
 
 setup(
     name="vqgan-pipelines",
@@ -89,6 +93,7 @@ setup(
         "protobuf>=5",
         "pyarrow>=21,<26",
         "pyyaml>=6",
+        "tensorstore>=0.1.75",
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,

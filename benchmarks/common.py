@@ -1,10 +1,20 @@
 """What the benchmarks share: a corpus made from the test photographs, and codecs of two sizes."""
 
 import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from PIL import Image
@@ -19,6 +29,24 @@ PHOTOS = Path(__file__).parent.parent / "tests" / "testdata" / "photos"
 LARGE = ModelConfig(
     resolution=256, ch=64, ch_mult=(1, 1, 2, 4), num_res_blocks=2, attn_resolutions=(), mid_attention=False
 )
+
+
+class Figure(NamedTuple):
+    """A row of the table of measurements.
+
+    Attributes:
+      what: what was measured.
+      value: its median.
+      low: the least of all rounds.
+      high: the greatest.
+      unit: ``times`` for ratios, else such as ``images/s``.
+    """
+
+    what: str
+    value: float
+    low: float
+    high: float
+    unit: str
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -60,3 +88,85 @@ def say(line: str) -> None:
     """Prints a line at once."""
     print(line, flush=True)
     sys.stdout.flush()
+
+
+def take_turns(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Measures every way once a round, in both orders by turns, since a shared machine's speed drifts."""
+    measured: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name in list(ways)[:: -1 if number % 2 else 1]:
+            measured[name].append(ways[name]())
+    return measured
+
+
+def ratios(measured: Mapping[str, list[float]], name: str, reference: str) -> list[float]:
+    """How many times the reference's value ``name`` has, round by round."""
+    return [one / other for one, other in zip(measured[name], measured[reference], strict=True)]
+
+
+def installed(package: str, why: str) -> bool:
+    """Whether a package that is compared with is there; says so where it is not."""
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        say(f"NOT COMPARED with {why}: {package} is not installed")
+        return False
+    return True
+
+
+def figure(what: str, values: Sequence[float], unit: str = "times") -> Figure:
+    """The median of what rounds gave, with its spread."""
+    return Figure(what, float(np.median(values)), min(values), max(values), unit)
+
+
+def add_output(flags: argparse.ArgumentParser) -> None:
+    """Adds the flag for a file of results."""
+    flags.add_argument("--output", type=Path, help="JSON file for the figures")
+
+
+def write_results(path: Path | None, figures: Sequence[Figure], **details: Any) -> None:
+    """Writes figures as JSON, with a description of what they were measured on.
+
+    ``benchmarks/run_all.py`` makes the README's table from such files.
+    """
+    if path is None:
+        return
+    packages = ("jax", "jaxlib", "flax", "apache-beam", "pyarrow", "numpy", "pillow")
+    described = {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "device": jax.devices()[0].device_kind,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "date": datetime.date.today().isoformat(),
+    }
+    rows = [one._asdict() for one in figures]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": described, "figures": rows, **details}, indent=2) + "\n")
+    say(f"written to {path}")
+
+
+def matrix_flops(dtype: str) -> float:
+    """Floating-point operations per second of a large matrix product, the best of five."""
+    size = 2048 if jax.default_backend() == "cpu" else 16384
+    matrix = jnp.ones((size, size), dtype)
+    product: Callable[[jax.Array], jax.Array] = jax.jit(lambda m: m @ m)
+    jax.block_until_ready(product(matrix))
+    best = float("inf")
+    for _ in range(5):
+        started = time.monotonic()
+        jax.block_until_ready(product(matrix))
+        best = min(best, time.monotonic() - started)
+    return 2 * size**3 / best
+
+
+def _processor() -> dict[str, Any]:
+    """The model and those of its features that decide how fast matrices are multiplied."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return {"model": platform.processor() or platform.machine()}
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = fields.get("flags", "").split()
+    told = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return {"model": fields.get("model name", platform.machine()), "features": told}

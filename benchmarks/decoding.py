@@ -13,7 +13,18 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import LARGE, PHOTOS, parser, random_codec, say, scratch
+from common import (
+    LARGE,
+    PHOTOS,
+    Figure,
+    add_output,
+    figure,
+    parser,
+    random_codec,
+    say,
+    scratch,
+    write_results,
+)
 from PIL import Image
 
 from pipelines import decode_tokens
@@ -98,8 +109,11 @@ def pipeline(tokens: Path, output: Path, form: str, batch_size: int) -> tuple[fl
     return manifest["throughput"]["images_per_second"], whole
 
 
-def compare(folder: Path, name: str, tokens: np.ndarray, forms: list[str], batch: int, repeats: int) -> None:
+def compare(
+    folder: Path, name: str, tokens: np.ndarray, forms: list[str], batch: int, repeats: int
+) -> list[Figure]:
     """Prints the ratio of every form, pair by pair and its median."""
+    figures = []
     codec = load_codec(name, batch, "float32")
     write_tokens(folder / "tokens", name, codec, tokens)
     bare_loop(codec, tokens[:batch])  # compiles
@@ -114,6 +128,8 @@ def compare(folder: Path, name: str, tokens: np.ndarray, forms: list[str], batch
                 f"with start-up {whole:.2f} images/s, ratio {inside / bare:.3f}"
             )
         say(f"{folder.name} {form}: median ratio {np.median(ratios):.3f} over {repeats} pairs")
+        figures.append(figure(f"decode to {form} beside a bare loop over its decoder, {folder.name}", ratios))
+    return figures
 
 
 def main() -> None:
@@ -125,13 +141,16 @@ def main() -> None:
     flags.add_argument("--batch-size", type=int, default=32)
     flags.add_argument("--size", type=int, default=256)
     flags.add_argument("--forms", nargs="+", choices=FORMATS, default=["png", "jpeg", "parquet"])
+    add_output(flags)
     args = flags.parse_args()
+    figures: list[Figure] = []
     with scratch() as name:
         folder = Path(name)
         large = random_codec(folder / "codec", LARGE)
         for label, codec_name, rows in (("tiny", "tiny", args.images), ("large", large, args.large_images)):
             tokens = photo_tokens(load_codec(codec_name, args.batch_size, "float32"), rows, args.size)
-            compare(folder / label, codec_name, tokens, args.forms, args.batch_size, args.repeats)
+            figures += compare(folder / label, codec_name, tokens, args.forms, args.batch_size, args.repeats)
+    write_results(args.output, figures)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import make_corpus, parser, say, scratch
+from common import add_output, figure, make_corpus, parser, say, scratch, write_results
 
 
 def peak_megabytes(corpus: Path, output: Path, size: int) -> float:
@@ -35,6 +35,7 @@ def main() -> None:
     flags = parser("Peak memory for N and 10 N images.")
     flags.add_argument("--images", type=int, default=800, help="N")
     flags.add_argument("--size", type=int, default=64, help="side of the encoded square")
+    add_output(flags)
     args = flags.parse_args()
     with scratch() as name:
         folder = Path(name)
@@ -45,6 +46,8 @@ def main() -> None:
             peaks.append(peak_megabytes(corpus, folder / f"tokens-{images}", args.size))
             say(f"{images} images: peak {peaks[-1]:.0f} MB")
         say(f"ratio {peaks[1] / peaks[0]:.3f}")
+    what = f"peak memory of {10 * args.images} images beside {args.images}"
+    write_results(args.output, [figure(what, [peaks[1] / peaks[0]])])
 
 
 if __name__ == "__main__":

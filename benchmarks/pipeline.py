@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import LARGE, make_corpus, parser, random_codec, say, scratch
+from common import LARGE, add_output, figure, make_corpus, parser, random_codec, say, scratch, write_results
 
 from pipelines import tokenize_images
 from transforms.images.crops import Geometry
@@ -66,7 +66,9 @@ def main() -> None:
     flags.add_argument("--repeats", type=int, default=5)
     flags.add_argument("--batch-size", type=int, default=32)
     flags.add_argument("--size", type=int, default=256)
+    add_output(flags)
     args = flags.parse_args()
+    figures = []
     with scratch() as name:
         folder = Path(name)
         large = random_codec(folder / "large", LARGE)
@@ -88,6 +90,10 @@ def main() -> None:
                 )
             say(f"{label}: median ratio {np.median(ratios):.3f} over {args.repeats} pairs")
             assert codec.compilations == 1, codec.compilations
+            figures.append(
+                figure(f"tokenize beside a bare loop over its encoder, {label}, 256 pixels", ratios)
+            )
+    write_results(args.output, figures)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import parser, say
+from common import Figure, add_output, figure, parser, say, write_results
 from flax import nnx
 
 from vqgan.functional import Arrays, take_apart
@@ -70,7 +70,9 @@ def timed(
     return time.monotonic() - started, tokens
 
 
-def measure(config: PriorConfig, batch: int, rounds: int, dtype: str, settings: SamplingConfig) -> None:
+def measure(
+    config: PriorConfig, batch: int, rounds: int, dtype: str, settings: SamplingConfig
+) -> list[Figure]:
     """Prints tokens per second of both, and their ratio, at one grid."""
     sampler = PriorSampler(config, random_params(config), batch_size=batch, dtype=dtype)
     request = Request(np.arange(sampler.batch_size), np.arange(sampler.batch_size) % config.classes)
@@ -88,6 +90,8 @@ def measure(config: PriorConfig, batch: int, rounds: int, dtype: str, settings: 
         f"{rate['uncached']:.0f} without, {rate['cached'] / rate['uncached']:.1f} times as fast; "
         f"{same:.2%} of tokens equal"
     )
+    times = [slow / fast for slow, fast in zip(seconds["uncached"], seconds["cached"], strict=True)]
+    return [figure(f"sampling {config.length} tokens with the cache beside without", times)]
 
 
 def main() -> None:
@@ -100,12 +104,15 @@ def main() -> None:
     flags.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of activations")
     flags.add_argument("--guidance", type=float, default=1.0, help="scale of guidance")
     flags.add_argument("--top-k", type=int, default=0, help="tokens that may be drawn; 0 for all")
+    add_output(flags)
     args = flags.parse_args()
+    figures: list[Figure] = []
     settings = SamplingConfig(guidance=args.guidance, top_k=args.top_k)
     say(f"{args.preset}, {args.dtype}, {jax.devices()[0].device_kind}")
     for side in args.side or [16, 32]:
         config = dataclasses.replace(PRESETS[args.preset], grid=(side, side))
-        measure(config, args.batch, args.rounds, args.dtype, settings)
+        figures += measure(config, args.batch, args.rounds, args.dtype, settings)
+    write_results(args.output, figures)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from common import PHOTOS, parser, say, scratch
+from common import PHOTOS, add_output, figure, parser, say, scratch, write_results
 from flax import nnx
 from PIL import Image
 
@@ -51,7 +51,9 @@ def main() -> None:
     flags.add_argument("--crops", type=int, default=100, help="random crops of each photograph, at most 256")
     flags.add_argument("--size", type=int, default=256, help="side of a crop")
     flags.add_argument("--photos", type=Path, default=PHOTOS)
+    add_output(flags)
     args = flags.parse_args()
+    figures = []
     with scratch() as name:
         folder = Path(name)
         codecs = {1024: "tiny", LARGE_CODEBOOK: with_drawn_codebook(folder / "large", args.photos)}
@@ -72,6 +74,10 @@ def main() -> None:
                 f"K = {codes}: {tokens:,} tokens, {usage['used']} codes used, entropy {entropy:.3f} bits, "
                 f"on disk {bits:.3f} bits a token, ratio {bits / entropy:.3f}"
             )
+            figures.append(
+                figure(f"bits a token on disk beside the entropy, {codes} codes", [bits / entropy])
+            )
+    write_results(args.output, figures)
 
 
 if __name__ == "__main__":

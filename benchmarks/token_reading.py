@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from common import parser, say, scratch
+from common import add_output, figure, parser, ratios, say, scratch, write_results
 
 from vqgan.data.token_batches import token_batches
 from vqgan.data.tokens import open_tokens
@@ -160,6 +160,7 @@ def main() -> None:
     flags.add_argument("--rows", type=int, default=20_480, help="images of 256 tokens")
     flags.add_argument("--batch-size", type=int, default=256)
     flags.add_argument("--repeats", type=int, default=5)
+    add_output(flags)
     args = flags.parse_args()
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})  # before any pool of threads is made, which inherits it
@@ -173,12 +174,21 @@ def main() -> None:
             turns.append({way: speed(read, number) for way, read in compared.items()})
             say(", ".join(f"{way} {value / 1e6:.1f}" for way, value in turns[-1].items()) + " M tokens/s")
     first = next(iter(compared))
+    rates = {way: [turn[way] for turn in turns] for way in compared}
+    figures = [
+        figure("reading shuffled tokens, in M tokens/s of one core", [r / 1e6 for r in rates[first]], "")
+    ]
     for way in compared:
-        median = np.median([turn[way] for turn in turns])
-        ratio = np.median([turn[first] / turn[way] for turn in turns])
-        say(f"{way}: median {median / 1e6:.1f} M tokens/s on one core; {first} is {ratio:.1f} times as fast")
+        times = ratios(rates, first, way)
+        say(
+            f"{way}: median {np.median(rates[way]) / 1e6:.1f} M tokens/s on one core; "
+            f"{first} is {np.median(times):.1f} times as fast"
+        )
+        if way != first:
+            figures.append(figure(f"reading shuffled tokens from memory beside {way}", times))
     slowest = min(turn[first] for turn in turns)
     say(f"{first}: at least {slowest / 1e6:.1f} M tokens/s; {REQUIRED / 1e6:.0f} M are asked for")
+    write_results(args.output, figures)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ device can do is taken from ``--peak-tflops``, or else measured with a large mat
 """
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from common import make_corpus, parser, say, scratch
+from common import make_corpus, matrix_flops, parser, say, scratch
 
 from pipelines.training_codec import configure_codec_training, open_crop_batches, open_images
 from transforms.sources import SourceConfig
@@ -23,20 +21,6 @@ from vqgan.data.image_crops import CropBatches
 from vqgan.training.codec.config import CodecTrainConfig
 from vqgan.training.codec.learner import CodecLearner
 from vqgan.training.codec.run import load_perceptual
-
-
-def matrix_flops(dtype: str) -> float:
-    """Floating-point operations per second of a large matrix product, the best of five."""
-    size = 2048 if jax.default_backend() == "cpu" else 16384
-    matrix = jnp.ones((size, size), dtype)
-    product: Callable[[jax.Array], jax.Array] = jax.jit(lambda m: m @ m)
-    jax.block_until_ready(product(matrix))
-    best = float("inf")
-    for _ in range(5):
-        started = time.monotonic()
-        jax.block_until_ready(product(matrix))
-        best = min(best, time.monotonic() - started)
-    return 2 * size**3 / best
 
 
 def open_loader(folder: Path, config: CodecTrainConfig) -> CropBatches:

@@ -45,6 +45,7 @@ from transforms.tokenizing.shard import read_and_decode
 from vqgan import filesystems
 from vqgan.codec_checkpoint import read_info
 from vqgan.config import RUN_FILE, to_dict
+from vqgan.engines.choice import EngineChoice, recorded_engine
 from vqgan.errors import UserError, counted
 from vqgan.manifest import (
     DataSetPart,
@@ -75,6 +76,12 @@ class FinishedSet:
     manifest: Mapping[str, Any]
     parts: list[DataSetPart]
     identity: Mapping[str, Any]
+
+    @property
+    def engine(self) -> EngineChoice:
+        """What runs the codec's networks."""
+        engine = self.identity.get("engine")
+        return recorded_engine(engine if isinstance(engine, str) else None)
 
     @property
     def parent(self) -> str:
@@ -285,6 +292,7 @@ def checked_config(finished: FinishedSet, config: TokenizeConfig) -> TokenizeCon
       UserError: other settings than the data set was made with.
     """
     info, identity = read_info(config.codec), finished.identity
+    finished.engine.check_installed()
     mine = {
         "codec": {"fingerprint": info.fingerprint, "config": to_dict(info.config)},
         "preprocessing": {"decode": to_dict(config.decode), "geometry": to_dict(config.geometry)},
@@ -299,7 +307,7 @@ def checked_config(finished: FinishedSet, config: TokenizeConfig) -> TokenizeCon
 def _part(
     finished: FinishedSet, config: TokenizeConfig, plan: Plan, slices: Slices, retries: int = 0
 ) -> NewPart:
-    task = make_task(config, plan, int(slices.sizes.max()), len(finished.parts))
+    task = make_task(config, plan, slices.sizes, finished.engine, len(finished.parts))
     made = "retry" if retries else "append"
     return NewPart(finished, AddPartJob(task, config.report, made, retries), plan, slices)
 

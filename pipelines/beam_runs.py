@@ -18,7 +18,9 @@ from vqgan.extras import require_extra
 RUNNER = "FnApiRunner"  # Beam's own default tries to download a runner at every start
 
 
-def run_job(job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool) -> None:
+def run_job(
+    job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool, compilation_cache: bool = False
+) -> None:
     """Runs a sharded job on Beam, with progress.
 
     Args:
@@ -26,6 +28,7 @@ def run_job(job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool) 
       plan: its plan.
       beam_args: flags for Beam.
       quiet: show no progress.
+      compilation_cache: workers keep what XLA compiles.
 
     Raises:
       UserError: what a worker raised for the user.
@@ -42,7 +45,7 @@ def run_job(job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool) 
     progress.show(shown)
     try:
         with answering(), plain_labels(), beam.Pipeline(options=PipelineOptions(args)) as pipeline:
-            pipeline | RunJob(job, plan)
+            pipeline | RunJob(job, plan, compilation_cache)
     finally:
         progress.show(None)
         shown.close()

@@ -223,6 +223,7 @@ class Reconstructions:
                 f"({browser.fingerprint[:12]}), not by {codec or browser.codec_name} "
                 f"({info.fingerprint[:12]}); give the codec that made them with --codec"
             )
+        info.require_decoder()
         self._browser, self._codec = browser, codec or browser.codec_name
         size = int(np.prod(browser.grid)) * info.config.downsampling**2 * 3
         self.of_row = MadeTogether(self._make, BATCH_ROWS, KEPT_BYTES // size)

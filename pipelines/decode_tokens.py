@@ -29,6 +29,7 @@ from transforms.sharded.plan import Plan
 from transforms.sharded.run import missing_files, run_planned, speaker
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
+from vqgan.engines.choice import EngineChoice, resolve_engine
 from vqgan.errors import UserError, counted
 from vqgan.manifest import IMAGES_KIND
 
@@ -50,7 +51,9 @@ class DecodeTokensConfig:
       dtype: type that convolutions compute in.
       threads: encoders of images per worker.
       report: write ``report.html``.
+      compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
       quiet: no progress.
+      engine: what runs the codec's networks.
     """
 
     tokens: str
@@ -63,7 +66,9 @@ class DecodeTokensConfig:
     dtype: str = "float32"
     threads: int = os.cpu_count() or 1
     report: bool = True
+    compilation_cache: bool = True
     quiet: bool = False
+    engine: str = "jax"
 
     def __post_init__(self) -> None:
         check_at_least_one(self, ("batch_size", "threads", "limit"))
@@ -84,6 +89,7 @@ class PlannedDecode:
     tokens: TokenInput
     plan: Plan
     parts: list[Part]
+    engine: EngineChoice
 
     @property
     def output(self) -> str:
@@ -112,13 +118,12 @@ class PlannedDecode:
             form=config.form,
             views=config.views,
             codec=config.codec or self.tokens.codec,
-            batch_size=fitted_batch_size(
-                config.batch_size, max((part.planned for part in self.parts), default=1)
-            ),
+            batch_size=fitted_batch_size(config.batch_size, [part.planned for part in self.parts]),
             dtype=config.dtype,
             threads=config.threads,
             plan_hash=self.plan.hash,
             slices=self.plan.slices,
+            engine=self.engine,
         )
 
     def write_plan(self) -> None:
@@ -170,12 +175,15 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
     """Opens the token data set and its codec, checks both, and plans; writes nothing.
 
     Raises:
-      UserError: no finished data set, a shard that is not the manifest's, no codec or another one.
+      UserError: no finished data set, a shard that is not the manifest's, no codec or another one, or one
+        without a decoder.
     """
     manifest = read_token_manifest(config.tokens)
     tokens = token_input(config.tokens, manifest)
     _check_apart(tokens.folder, config.output)
     codec = _open_codec(config, tokens)
+    codec.require_decoder("give one of the same tokens that has one with --codec")
+    engine = resolve_engine(config.engine, codec.config)
     factor = codec.config.downsampling
     config.form.check_size(tokens.grid[0] * factor, tokens.grid[1] * factor)
     parts = plan_parts(tokens, manifest["shards"], config.views, config.limit)
@@ -190,10 +198,12 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
         "views": config.views,
         "limit": config.limit,
         "dtype": config.dtype,
+        **engine.identity(),
         # Of the images behind the tokens, for people: their plan's hash stands for it already.
         "preprocessing": manifest.get("identity", {}).get("preprocessing", {}),
     }
-    return PlannedDecode(config, codec, tokens, make_decode_plan(parts, settings, tokens.plan_hash), parts)
+    plan = make_decode_plan(parts, settings, tokens.plan_hash)
+    return PlannedDecode(config, codec, tokens, plan, parts, engine)
 
 
 def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str], record: bytes = b"") -> dict[str, Any]:
@@ -222,8 +232,8 @@ def run_decode(config: DecodeTokensConfig, beam_args: Sequence[str], record: byt
 def _run_pipeline(planned: PlannedDecode, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
     what = f"{counted(plan.entries, 'row')} of tokens in {counted(plan.slices, 'slice')}"
-    speaker(planned.quiet)(f"{what}, codec {fingerprint}")
-    run_job(planned.job, plan, beam_args, planned.quiet)
+    speaker(planned.quiet)(f"{what}, codec {fingerprint}{planned.engine.told(planned.config.engine)}")
+    run_job(planned.job, plan, beam_args, planned.quiet, planned.config.compilation_cache)
 
 
 def _open_codec(config: DecodeTokensConfig, tokens: TokenInput) -> CodecInfo:

@@ -12,6 +12,7 @@ from transforms.sharded.rejects import RejectRow
 from transforms.sharded.slices import entries_of
 from transforms.sources import open_source
 from transforms.tokenizing.shard import Item, batches, encode, read_and_decode
+from vqgan.compilation_cache import enable_compilation_cache
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -30,7 +31,9 @@ def estimate(config: TokenizeConfig) -> dict[str, Any]:
       UserError: as a real run would.
     """
     planned = plan_tokenize(config)
-    codec = load_codec(config.codec, config.batch_size, config.dtype)
+    if config.compilation_cache:
+        enable_compilation_cache()
+    codec = load_codec(config.codec, planned.task.batch_size, config.dtype, planned.engine)
     views = count_views(config.geometry)
     sample = planned.slices[0].slice(0, max(1, SAMPLE_BATCHES * codec.batch_size // views))
     entries = entries_of(sample)

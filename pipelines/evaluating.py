@@ -37,6 +37,7 @@ from pipelines.evaluation_report import (
 from pipelines.settings import check_at_least_one
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
+from transforms.sharded.batching import fitted_batch_size, load_codec
 from transforms.sharded.manifest import versions
 from transforms.sharded.progress import Progress
 from transforms.sharded.rejects import RejectRow
@@ -47,6 +48,8 @@ from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import RUN_FILE
 from vqgan.data.splits import is_validation, key_hash
+from vqgan.engines.agreement import SAMPLE, TokenAgreement, compare_tokens
+from vqgan.engines.choice import resolve_engine
 from vqgan.errors import UserError
 from vqgan.metrics.frechet import FeatureStatistics
 
@@ -72,6 +75,7 @@ class EvaluateConfig:
       threads: readers and decoders.
       output: folder or URI for the results; None to write nothing.
       quiet: no progress.
+      engine: what runs the codecs' networks.
     """
 
     source: SourceConfig
@@ -85,6 +89,7 @@ class EvaluateConfig:
     threads: int = os.cpu_count() or 1
     output: str | None = None
     quiet: bool = False
+    engine: str = "jax"
 
     def __post_init__(self) -> None:
         check_at_least_one(self, ("holdout", "limit", "batch_size", "threads"))
@@ -114,14 +119,17 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
     infos = [read_info(name) for name in config.codecs]
     job = _job(config, _image_size(config, infos))
     for info in infos:
+        info.require_decoder("give one that has one to measure reconstructions")
         info.config.grid(job.geometry.image_size, job.geometry.image_size)
+    engine = resolve_engine(config.engine, *(info.config for info in infos))
     source = open_source(config.source)
     source.fields()
     metrics = load_metrics(config.choice, job.geometry.image_size)
     if config.output is not None:
         filesystems.make_folder(config.output)
     entries = select(collect(source.list(), source.fields()), config)
-    evaluation = CodecEvaluation(config, job, metrics, source)
+    config = dataclasses.replace(config, batch_size=fitted_batch_size(config.batch_size, [len(entries)]))
+    evaluation = CodecEvaluation(config, dataclasses.replace(job, engine=engine), metrics, source)
     evaluation.measure(entries)
     results = evaluation.results()
     if config.output is not None:
@@ -209,13 +217,16 @@ class CodecEvaluation:
       reference: statistics of the originals' features.
       codecs: in the order of ``config.codecs``.
       scores: of each codec.
+      agreements: of each codec's tokens with JAX's, where another engine runs it.
     """
 
     def __init__(self, config: EvaluateConfig, job: TokenizeTask, metrics: LoadedMetrics, source: Source):
         from vqgan.codec import Codec
 
         self.config, self.job, self.metrics = config, job, metrics
-        self.codecs = [Codec.load(name, batch_size=config.batch_size) for name in config.codecs]
+        settings: dict[str, Any] = {"batch_size": config.batch_size, "engine": job.engine}
+        self.codecs = [Codec.load(name, **settings) for name in config.codecs]
+        self.agreements: list[TokenAgreement | None] = [None] * len(self.codecs)
         self.scores = [Scores(metrics, codec.config.codebook_size) for codec in self.codecs]
         self.chosen = 0
         self.keys: list[str] = []
@@ -264,9 +275,15 @@ class CodecEvaluation:
         count = len(batch.rows)
         self.keys += [row.key for row in batch.rows]
         self.reference = merge_optional(self.reference, self.metrics.features(batch.pixels, count))
-        for codec, scores in zip(self.codecs, self.scores, strict=True):
+        for number, (codec, scores) in enumerate(zip(self.codecs, self.scores, strict=True)):
             tokens = np.asarray(codec.encode_batch(batch.pixels))
+            if not codec.engine.is_jax and self.agreements[number] is None:
+                few = slice(0, min(count, SAMPLE))
+                self.agreements[number] = self._compare(number, batch.pixels[few], tokens[few])
             scores.add(batch.pixels, np.asarray(codec.decode_batch(tokens)), tokens, count, pool)
+
+    def _compare(self, number: int, images: np.ndarray, tokens: np.ndarray) -> TokenAgreement:
+        return compare_tokens(load_codec(self.config.codecs[number], SAMPLE, "float32"), images, tokens)
 
     def examples(self, entries: pa.Table) -> list[tuple[str, list[ExamplePair]]]:
         """Returns groups of images to look at, with their titles.
@@ -310,6 +327,7 @@ class CodecEvaluation:
             "notes": [note for codec in codecs for note in _notes(codec)],
             "rejects": [row._asdict() for row in self.rejects[:REJECTS_LISTED]],
             "versions": versions(),
+            **self.job.engine.identity(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
@@ -334,6 +352,7 @@ class CodecEvaluation:
     def _describe_codec(self, number: int, reference_set: str) -> dict[str, Any]:
         codec = self.codecs[number]
         metrics = summarise(self.scores[number], self.metrics, self.reference)
+        agreement = self.agreements[number]
         return {
             "codec": self.config.codecs[number],
             "fingerprint": codec.fingerprint,
@@ -341,6 +360,7 @@ class CodecEvaluation:
             "codebook_size": codec.config.codebook_size,
             "resolution": codec.config.resolution,
             "metrics": {name: {**metric, "reference_set": reference_set} for name, metric in metrics.items()},
+            **({} if agreement is None else {"agreement_with_jax": dataclasses.asdict(agreement)}),
         }
 
 

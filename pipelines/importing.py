@@ -42,8 +42,12 @@ def import_codec(source: str, output: str, options: Mapping[str, str | None]) ->
         f"fingerprint  {saved.fingerprint}",
         f"codec        {output}",
     ]
+    if "unused_configurations" in origin:
+        lines.insert(2, f"not read     {', '.join(origin['unused_configurations'])}")
     if "unused_parts" in origin:
         lines.insert(2, f"left out     {', '.join(origin['unused_parts'])}")
+    if "assumed" in origin:
+        lines.insert(1, f"assumed      {origin['assumed']}")
     return "\n".join(lines)
 
 

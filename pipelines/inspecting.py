@@ -66,7 +66,7 @@ def describe_codec(path: str) -> dict[str, Any]:
     return {
         "kind": "codec" if info.source is None else "checkpoint of another code base",
         "path": str(info.path),
-        **({"format": origin["format"]} if "format" in origin else {}),
+        **{name: origin[name] for name in ("format", "assumed") if name in origin},
         "parameters": codec_parameter_count(info.config),
         "input range": list(info.config.input_range),
         "codebook": f"{info.config.codebook_size} codes of {info.config.embed_dim}, {info.config.quantizer}",

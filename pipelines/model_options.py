@@ -8,7 +8,8 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.options import Options, PathLike, flag, read_numbers, read_paths
-from pipelines.run_options import SourceOptions, optional_path
+from pipelines.run_options import CompilingOptions, SourceOptions, optional_path
+from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
 from vqgan.prior.config import MASK_SCHEDULES
 from vqgan.prior.sampling.config import GUIDANCE_SCHEDULES, MaskedSamplingConfig, SamplingConfig
@@ -43,7 +44,7 @@ def _text(value: Any) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingOptions(Options):
+class TrainingOptions(CompilingOptions):
     """Settings that the training of codecs and of priors share.
 
     Attributes:
@@ -220,7 +221,7 @@ class GivenOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SampleOptions(GivenOptions, DrawingOptions):
+class SampleOptions(CompilingOptions, GivenOptions, DrawingOptions):
     """Settings of ``vqgan sample``, beside how tokens are drawn and what is given.
 
     Attributes:
@@ -235,6 +236,7 @@ class SampleOptions(GivenOptions, DrawingOptions):
       dtype: type of activations: float32 or bfloat16
       images: write an image of each sample, and a grid of the first ones
       quiet: print errors only
+      engine: runs the codec's networks, as for tokenize
     """
 
     title: ClassVar[str] = ""
@@ -251,6 +253,7 @@ class SampleOptions(GivenOptions, DrawingOptions):
     dtype: str = "float32"
     images: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
+    engine: str = field(default="jax", metadata=flag(choices=ENGINES))
 
     def config(self) -> "SampleConfig":
         """Returns the settings as the run takes them.
@@ -279,4 +282,5 @@ class SampleOptions(GivenOptions, DrawingOptions):
             dtype=self.dtype,
             images=self.images,
             quiet=self.quiet,
+            engine=self.engine,
         )

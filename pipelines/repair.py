@@ -111,7 +111,7 @@ def _make_again(finished: FinishedSet, config: TokenizeConfig, broken: BrokenSli
     plan = read_plan(output, broken.part)
     if plan is None:
         raise UserError(f"{output}: the plan of part {broken.part} is missing; restore it")
-    task = make_task(config, plan, _largest(output, broken.part), broken.part)
+    task = make_task(config, plan, _sizes(output, broken.part), finished.engine, broken.part)
     # Bytes are compared in the end, so the input's times do not matter.
     task = dataclasses.replace(task, copied=True, settled=_settled(finished, broken), max_reject_rate=None)
     job = TokenizeJob(task, with_report=False)
@@ -121,8 +121,8 @@ def _make_again(finished: FinishedSet, config: TokenizeConfig, broken: BrokenSli
     make_slice(job, broken.number, job.load_model(), lambda images, rejects: None)
 
 
-def _largest(output: str, part: int) -> int:
-    return max(table.num_rows for table in read_slices(output, ["offset"], part))
+def _sizes(output: str, part: int) -> list[int]:
+    return [table.num_rows for table in read_slices(output, ["offset"], part)]
 
 
 def _settled(finished: FinishedSet, broken: BrokenSlice) -> dict[str, RejectRow]:

@@ -1,4 +1,4 @@
-"""The settings of ``vqgan tokenize``, ``retry``, ``decode`` and ``evaluate``: flags, keywords, ``--config``.
+"""The settings of ``vqgan tokenize``, ``decode`` and ``evaluate``: flags, keywords, ``--config``.
 
 Each class makes of them what the run itself takes. Imports configurations and the standard library alone.
 """
@@ -15,6 +15,7 @@ from transforms.decoding.image_format import EXTENSIONS, FORMATS
 from transforms.images.config import TRUNCATED, DecodeConfig
 from transforms.images.crops import FILTERS, RESIZES, VIEWS, Geometry
 from transforms.sources.base import KINDS, SourceConfig
+from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pipelines.tokenize_images import TokenizeConfig
 
 ONE_PER_CORE = "one per core"
-AS_MADE = "as the data set was made"
 
 
 def read_beam_flags(value: Any) -> tuple[str, ...]:
@@ -140,6 +140,25 @@ class ImageOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CompilingOptions(Options):
+    """Settings of a command that compiles a model.
+
+    Attributes:
+      compilation_cache: keep what XLA compiles in the user's cache folder, and take it from there
+    """
+
+    title: ClassVar[str] = ""
+    compilation_cache: bool = field(default=True, metadata=flag(recorded=False))
+
+    def use_compilation_cache(self) -> None:
+        """Switches the cache on in this process, if it is wanted; loads JAX."""
+        if self.compilation_cache:
+            from vqgan.compilation_cache import enable_compilation_cache
+
+            enable_compilation_cache()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BeamOptions(Options):
     """Where a pipeline runs.
 
@@ -159,7 +178,7 @@ class BeamOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
+class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions):
     """Settings of ``vqgan tokenize``, beside those of its input and images.
 
     Attributes:
@@ -167,7 +186,7 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
       output: folder or URI of the data set
       codec: codec folder, checkpoint of another code base, hf://owner/name, or tiny
       slice_size: images per shard, at most
-      batch_size: images per device call
+      batch_size: images per device call, at most
       dtype: type that convolutions compute in
       threads: readers and decoders
       dedupe: reject images whose bytes occur under another key
@@ -175,6 +194,7 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
       append: add what the input has and a finished output does not, as further shards
       report: write report.html
       quiet: print errors only
+      engine: runs the codec's networks; auto: openvino where installed, without an accelerator
     """
 
     title: ClassVar[str] = ""
@@ -190,6 +210,7 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
     append: bool = field(default=False, metadata=flag(recorded=False))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
+    engine: str = field(default="jax", metadata=flag(choices=ENGINES))
 
     def config(self) -> "TokenizeConfig":
         """Returns the settings as the run takes them.
@@ -215,39 +236,14 @@ class TokenizeOptions(SourceOptions, ImageOptions, BeamOptions):
             dedupe=self.dedupe,
             max_reject_rate=self.max_reject_rate,
             report=self.report,
+            compilation_cache=self.compilation_cache,
             quiet=self.quiet,
+            engine=self.engine,
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RetryOptions(BeamOptions):
-    """Settings of ``vqgan retry``; all others are those that the data set was made with.
-
-    Attributes:
-      path: finished token data set: a local folder with its plan/run.yaml
-      input: where the images lie now
-      codec: where the codec lies now
-      batch_size: images per device call
-      threads: readers and decoders
-      quiet: print errors only
-    """
-
-    leaves_file: ClassVar[bool] = False
-    path: PathLike = field(metadata=flag(positional=True))
-    input: PathLike | None = field(default=None, metadata=flag(shown=AS_MADE))
-    codec: PathLike | None = field(default=None, metadata=flag(shown=AS_MADE))
-    batch_size: int | None = field(default=None, metadata=flag(shown=AS_MADE))
-    threads: int | None = field(default=None, metadata=flag(shown=AS_MADE))
-    quiet: bool = False
-
-    def given(self) -> dict[str, Any]:
-        """Returns the settings that take the place of those of the data set."""
-        names = ("input", "codec", "batch_size", "threads", "quiet")
-        return {name: getattr(self, name) for name in names}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecodeOptions(BeamOptions):
+class DecodeOptions(CompilingOptions, BeamOptions):
     """Settings of ``vqgan decode``.
 
     Attributes:
@@ -259,11 +255,12 @@ class DecodeOptions(BeamOptions):
       quality: of webp and jpeg, 1 to 100
       first_view_only: decode the first view of each image, not all rows
       limit: decode no more rows than this, the first ones
-      batch_size: grids of tokens per device call
+      batch_size: grids of tokens per device call, at most
       dtype: type that convolutions compute in
       threads: encoders of images
       report: write report.html
       quiet: print errors only
+      engine: runs the codec's networks, as for tokenize
     """
 
     tokens: PathLike
@@ -281,6 +278,7 @@ class DecodeOptions(BeamOptions):
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
+    engine: str = field(default="jax", metadata=flag(choices=ENGINES))
 
     def config(self) -> "DecodeTokensConfig":
         """Returns the settings as the run takes them.
@@ -301,12 +299,14 @@ class DecodeOptions(BeamOptions):
             dtype=self.dtype,
             threads=threads_of(self.threads),
             report=self.report,
+            compilation_cache=self.compilation_cache,
             quiet=self.quiet,
+            engine=self.engine,
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(SourceOptions):
+class EvaluateOptions(CompilingOptions, SourceOptions):
     """Settings of ``vqgan evaluate``, beside those of its input.
 
     Attributes:
@@ -325,6 +325,7 @@ class EvaluateOptions(SourceOptions):
       batch_size: images per device call
       threads: readers and decoders
       quiet: print errors only
+      engine: runs the codecs' networks, as for tokenize
     """
 
     title: ClassVar[str] = ""
@@ -347,6 +348,7 @@ class EvaluateOptions(SourceOptions):
     batch_size: int = 32
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
     quiet: bool = field(default=False, metadata=flag(recorded=False))
+    engine: str = field(default="jax", metadata=flag(choices=ENGINES))
 
     def config(self) -> "EvaluateConfig":
         """Returns the settings as the run takes them.
@@ -370,4 +372,5 @@ class EvaluateOptions(SourceOptions):
             threads=threads_of(self.threads),
             output=optional_path(self.output),
             quiet=self.quiet,
+            engine=self.engine,
         )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pipelines.flags import CommandParser, check_flags
 from pipelines.model_options import SampleOptions, TrainOptions, TrainPriorOptions
 from pipelines.options import render_settings, takes
-from pipelines.run_options import BeamOptions, DecodeOptions, EvaluateOptions, RetryOptions, TokenizeOptions
+from pipelines.run_options import BeamOptions, DecodeOptions, EvaluateOptions, TokenizeOptions
+from pipelines.tool_options import RetryOptions
 
 if TYPE_CHECKING:
     from pipelines.training_runs import TrainingSummary
@@ -82,7 +83,7 @@ def tokenize(options: TokenizeOptions) -> DataSetSummary:
 def retry(options: RetryOptions) -> DataSetSummary:
     """Tries the rejects of a token data set again; what can be read now becomes further shards.
 
-    Keywords are the flags of ``vqgan retry``, see :class:`pipelines.run_options.RetryOptions`.
+    Keywords are the flags of ``vqgan retry``, see :class:`pipelines.tool_options.RetryOptions`.
 
     >>> from pipelines import retry
     >>> retry(path="tokens/", quiet=True).counts["rejects"]
@@ -137,6 +138,7 @@ def sample(options: SampleOptions) -> DataSetSummary:
     from pipelines.sample_prior import run_sample
 
     config = options.config()
+    options.use_compilation_cache()
     return _summary(config.output, run_sample(config, render_settings("sample", options.record())))
 
 
@@ -161,6 +163,7 @@ def train(options: TrainOptions) -> "TrainingSummary":
 
     if options.push:
         check_can_push(options.push)
+    options.use_compilation_cache()
     summary = run_codec_training(options.request(), options.record())
     if options.push and summary.finished:
         summary = dataclasses.replace(summary, pushed=push(summary.model, options.push))
@@ -184,6 +187,7 @@ def train_prior(options: TrainPriorOptions) -> "TrainingSummary":
     """
     from pipelines.training_prior import run_prior_training
 
+    options.use_compilation_cache()
     return run_prior_training(options.request(), options.record())
 
 
@@ -204,6 +208,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationSummary:
     """
     from pipelines.evaluating import run_evaluation
 
+    options.use_compilation_cache()
     results = run_evaluation(options.config(), render_settings("evaluate", options.record()))
     metrics = {
         codec["codec"]: {name: metric["value"] for name, metric in codec["metrics"].items()}

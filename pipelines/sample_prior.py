@@ -32,6 +32,7 @@ from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
 from vqgan.data.tokens import TokenSet
+from vqgan.engines.choice import EngineChoice, resolve_engine
 from vqgan.errors import UserError, counted
 from vqgan.model_card import ModelCard
 from vqgan.prior.checkpoint import NO_CLASS, PriorInfo, class_numbers, read_prior, require_codec
@@ -63,6 +64,7 @@ class SampleConfig:
       dtype: type of activations.
       images: render an image of each sample, and a grid of the first ones.
       quiet: no progress.
+      engine: what runs the codec's networks.
     """
 
     prior: str
@@ -80,6 +82,7 @@ class SampleConfig:
     dtype: str = "float32"
     images: bool = True
     quiet: bool = False
+    engine: str = "jax"
 
     def __post_init__(self) -> None:
         if self.output == "":
@@ -104,6 +107,7 @@ class PlannedSample:
     plan: Plan
     slices: Slices
     guides: Guides
+    engine: EngineChoice
 
     @property
     def output(self) -> str:
@@ -187,6 +191,7 @@ def plan_sample(config: SampleConfig) -> PlannedSample:
     """
     prior = read_prior(config.prior)
     codec = _codec(config, prior)
+    engine = resolve_engine(config.engine, codec.config)
     _check_grid(config, prior)
     _check_settings(config, prior)
     given = None if config.given is None else open_given(config.given, prior)
@@ -204,9 +209,14 @@ def plan_sample(config: SampleConfig) -> PlannedSample:
         "source": {"kind": "prior", "class_names": list(prior.class_names)},
         "sampling": _sampling(config, prior, given, condition),
         "slice_size": config.slice_size,
-        "pictures": {"decoder_sha256": codec.decoder_sha256} if config.images else {},
+        "pictures": _pictures(codec, engine) if config.images else {},
     }
-    return PlannedSample(config, prior, codec, make_plan(slices, settings), slices, guides)
+    return PlannedSample(config, prior, codec, make_plan(slices, settings), slices, guides, engine)
+
+
+def _pictures(codec: CodecInfo, engine: EngineChoice) -> dict[str, Any]:
+    """Gives what images depend on beside their tokens, as JSON data."""
+    return {"decoder_sha256": codec.decoder_sha256, **engine.identity()}
 
 
 def _codec(config: SampleConfig, prior: PriorInfo) -> CodecInfo:
@@ -221,6 +231,8 @@ def _codec(config: SampleConfig, prior: PriorInfo) -> CodecInfo:
             f"{config.prior} names a codec that is unavailable ({error}); give --codec"
         ) from error
     require_codec(prior, codec.fingerprint, name)
+    if config.images:
+        codec.require_decoder("give --no-images, or one of the same tokens that has one with --codec")
     return codec
 
 
@@ -304,7 +316,7 @@ def run_sample(config: SampleConfig, record: bytes = b"") -> dict[str, Any]:
 
 def _sample_slices(planned: PlannedSample) -> None:
     config, name = planned.config, _codec_name(planned)
-    codec = load_codec(name, config.batch_size, "float32") if config.images else None
+    codec = load_codec(name, config.batch_size, "float32", planned.engine) if config.images else None
     described = {
         "name": name,
         "fingerprint": planned.codec.fingerprint,
@@ -316,6 +328,7 @@ def _sample_slices(planned: PlannedSample) -> None:
         load=lambda: SamplingModel(_drawing(planned), codec),
         codec=described,
         write_grid=None if codec is None else lambda: _write_grid(planned, codec),
+        engine=planned.engine,
     )
     shown = progress.Progress(config.count, quiet=config.quiet)
     try:

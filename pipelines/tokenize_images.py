@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pyarrow import fs
 
 from pipelines.beam_runs import run_job, write_record
@@ -27,6 +28,7 @@ from transforms.tokenizing.shard import TokenizeTask, is_outdated
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import to_dict
+from vqgan.engines.choice import EngineChoice, resolve_engine
 from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE
 from vqgan.shards import DATA_FOLDER, rejects_name, shard_name
@@ -49,7 +51,9 @@ class TokenizeConfig:
       dedupe: reject images whose bytes occur under another key.
       max_reject_rate: stop when a slice has a larger share of rejects; None: no limit.
       report: write ``report.html``.
+      compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
       quiet: no progress.
+      engine: what runs the codec's networks.
     """
 
     source: SourceConfig
@@ -64,7 +68,9 @@ class TokenizeConfig:
     dedupe: bool = False
     max_reject_rate: float | None = None
     report: bool = True
+    compilation_cache: bool = True
     quiet: bool = False
+    engine: str = "jax"
 
     def __post_init__(self) -> None:
         check_at_least_one(self, ("slice_size", "batch_size", "threads"))
@@ -82,6 +88,7 @@ class PlannedTokenize:
     codec: CodecInfo
     plan: Plan
     slices: Slices
+    engine: EngineChoice
 
     folders = (DATA_FOLDER,)
 
@@ -101,7 +108,7 @@ class PlannedTokenize:
     @property
     def task(self) -> TokenizeTask:
         """What workers need to know."""
-        task = make_task(self.config, self.plan, int(self.slices.sizes.max()))
+        task = make_task(self.config, self.plan, self.slices.sizes, self.engine)
         return dataclasses.replace(task, copied=self._is_copied)
 
     @functools.cached_property
@@ -135,13 +142,16 @@ class PlannedTokenize:
         )
 
 
-def make_task(config: TokenizeConfig, plan: Plan, largest: int, part: int = 0) -> TokenizeTask:
+def make_task(
+    config: TokenizeConfig, plan: Plan, sizes: Sequence[int] | np.ndarray, engine: EngineChoice, part: int = 0
+) -> TokenizeTask:
     """Returns what workers need to know.
 
     Args:
       config: all settings.
       plan: of the part.
-      largest: entries of its largest slice.
+      sizes: how many entries each of its slices has.
+      engine: what runs the codec's networks.
       part: of the data set.
     """
     return TokenizeTask(
@@ -150,12 +160,13 @@ def make_task(config: TokenizeConfig, plan: Plan, largest: int, part: int = 0) -
         decode=config.decode,
         geometry=config.geometry,
         codec=config.codec,
-        batch_size=fitted_batch_size(config.batch_size, largest * count_views(config.geometry)),
+        batch_size=fitted_batch_size(config.batch_size, np.asarray(sizes) * count_views(config.geometry)),
         dtype=config.dtype,
         threads=config.threads,
         plan_hash=plan.hash,
         slices=plan.slices,
         max_reject_rate=config.max_reject_rate,
+        engine=engine,
         part=part,
     )
 
@@ -168,6 +179,7 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
     """
     codec = read_info(config.codec)
     codec.config.grid(config.geometry.image_size, config.geometry.image_size)
+    engine = resolve_engine(config.engine, codec.config)
     _check_apart(config.source.input, config.output)
     kind = config.source.kind or recognise(config.source.input)
     config = dataclasses.replace(config, source=dataclasses.replace(config.source, kind=kind))
@@ -195,8 +207,9 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
         "slice_size": config.slice_size,
         "dtype": config.dtype,
         "dedupe": config.dedupe,
+        **engine.identity(),
     }
-    return PlannedTokenize(config, codec, make_plan(slices, settings), slices)
+    return PlannedTokenize(config, codec, make_plan(slices, settings), slices, engine)
 
 
 def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str], record: bytes = b"") -> dict[str, Any]:
@@ -242,8 +255,10 @@ def _without_images(source: SourceConfig) -> str:
 def _run_pipeline(planned: PlannedTokenize, beam_args: Sequence[str]) -> None:
     plan, fingerprint = planned.plan, planned.codec.fingerprint[:12]
     what = f"{counted(plan.entries, 'image')} in {counted(plan.slices, 'slice')}"
-    speaker(planned.quiet)(f"{what}, codec {fingerprint}")
-    run_job(planned.job, plan, beam_args, planned.quiet)
+    assumed = planned.codec.card.get("origin", {}).get("assumed")
+    told = f", assumed: {assumed}" if assumed else ""
+    speaker(planned.quiet)(f"{what}, codec {fingerprint}{told}{planned.engine.told(planned.config.engine)}")
+    run_job(planned.job, plan, beam_args, planned.quiet, planned.config.compilation_cache)
 
 
 def _check_apart(source: str, output: str) -> None:

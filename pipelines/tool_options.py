@@ -1,4 +1,4 @@
-"""The settings of ``vqgan verify``, ``merge``, ``browse``, ``import``, ``export``, ``push`` and ``demo``.
+"""The settings of ``vqgan verify``, ``retry``, ``merge``, ``browse``, ``import``, ``export``, ``push`` and such.
 
 These commands leave no file of their settings: what they write, if anything, is another tool's, goes to the
 Hub, or has a fingerprint of its contents. Imports configurations and the standard library alone.
@@ -10,12 +10,14 @@ from dataclasses import field
 from typing import Any, ClassVar
 
 from pipelines.options import Options, PathLike, flag, read_paths, split_numbers
-from pipelines.run_options import SourceOptions, optional_path
+from pipelines.run_options import BeamOptions, CompilingOptions, SourceOptions, optional_path
+from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
 
 EXPORT_FORMATS = ("safetensors", "diffusers")
 IMPORTED_WEIGHTS = ("raw", "ema")
 _TOLD = "what the checkpoint tells"
+_AS_MADE = "as the data set was made"
 
 
 def read_condition_grid(value: Any) -> tuple[int, int]:
@@ -49,7 +51,7 @@ class ToolOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VerifyOptions(ToolOptions, SourceOptions):
+class VerifyOptions(ToolOptions, CompilingOptions, SourceOptions):
     """Settings of ``vqgan verify``, beside those of its input.
 
     Attributes:
@@ -58,7 +60,8 @@ class VerifyOptions(ToolOptions, SourceOptions):
       codec: re-encode a sample with this codec and compare; needs --input
       input: where the images came from
       sample: images to re-encode
-      min_agreement: least share of equal tokens
+      min_agreement: least share of equal tokens, by the engine that made them
+      engine: runs the codec's networks
     """
 
     path: PathLike = field(metadata=flag(positional=True))
@@ -67,6 +70,35 @@ class VerifyOptions(ToolOptions, SourceOptions):
     input: PathLike | None = None
     sample: int = 64
     min_agreement: float = 0.999
+    engine: str | None = field(
+        default=None, metadata=flag(choices=ENGINES, shown="the one that made the tokens")
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetryOptions(ToolOptions, BeamOptions):
+    """Settings of ``vqgan retry``; all others are those that the data set was made with.
+
+    Attributes:
+      path: finished token data set: a local folder with its plan/run.yaml
+      input: where the images lie now
+      codec: where the codec lies now
+      batch_size: images per device call
+      threads: readers and decoders
+      quiet: print errors only
+    """
+
+    path: PathLike = field(metadata=flag(positional=True))
+    input: PathLike | None = field(default=None, metadata=flag(shown=_AS_MADE))
+    codec: PathLike | None = field(default=None, metadata=flag(shown=_AS_MADE))
+    batch_size: int | None = field(default=None, metadata=flag(shown=_AS_MADE))
+    threads: int | None = field(default=None, metadata=flag(shown=_AS_MADE))
+    quiet: bool = False
+
+    def given(self) -> dict[str, Any]:
+        """Returns the settings that take the place of those of the data set."""
+        names = ("input", "codec", "batch_size", "threads", "quiet")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,7 +253,7 @@ class PushOptions(ToolOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoOptions(ToolOptions):
+class DemoOptions(ToolOptions, CompilingOptions):
     """Settings of ``vqgan demo``.
 
     Attributes:

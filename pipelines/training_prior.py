@@ -331,7 +331,7 @@ def open_decoder(path: str | None, codec: CodecIdentity, samples: int, say: Say)
     """Opens the codec that makes images of samples: the one given, or the one that the data set names.
 
     Raises:
-      UserError: the one given cannot be opened, or is another than the tokens'.
+      UserError: the one given cannot be opened, is another than the tokens', or has no decoder.
     """
     from vqgan.codec import Codec
 
@@ -345,6 +345,7 @@ def open_decoder(path: str | None, codec: CodecIdentity, samples: int, say: Say)
                 f"--codec {name} is {found.fingerprint[:12]}, but the tokens were made by "
                 f"{called(codec.fingerprint, codec.name)}; give that codec"
             )
+        found.info.require_decoder()
     except UserError as error:
         if path is not None:
             raise

@@ -1,6 +1,7 @@
 """Fixtures that all tests share: a toy codec with random weights, and the form of a user's error."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 # No test depends on how fast the machine is: Hypothesis would fail one that is slow once.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
+
+# What commands compile is kept for the next run of the tests, inside of the checkout.
+os.environ.setdefault(
+    "VQGAN_COMPILATION_CACHE", str(Path(__file__).parent.parent / ".pytest_cache" / "compiled")
+)
 
 Refused = Callable[[str], AbstractContextManager[None]]
 

@@ -2,11 +2,12 @@
 
 Any number of images goes through one fixed batch, padded at the end, so that XLA compiles once per
 image size. The batch is split over all local devices. An encoder never loads decoder weights, nor
-the other way round.
+the other way round. Another engine can run the networks in JAX's place (:mod:`vqgan.engines.choice`).
 """
 
 import dataclasses
 import os
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -19,9 +20,10 @@ from jax.typing import DTypeLike
 
 from vqgan.codec_checkpoint import CodecInfo, load_weights, module_state, read_info
 from vqgan.config import ModelConfig
+from vqgan.engines.choice import JAX_ENGINE, Engine, EngineChoice, PendingArray, resolve_engine
 from vqgan.errors import UserError
 from vqgan.model.vqgan import TokenDecoder, TokenEncoder, denormalize, normalize
-from vqgan.quantizers import make_quantizer
+from vqgan.quantizers import Quantizer, make_quantizer
 
 BATCH_AXIS = "batch"
 
@@ -43,7 +45,8 @@ class Codec:
     Attributes:
       info: what the codec's folder says of it.
       batch_size: images per device call, a multiple of the number of devices.
-      compilations: how often a function was traced and compiled for a new shape.
+      compilations: how often a function was traced, or a graph built, and compiled for a new shape.
+      engine: what runs the networks.
     """
 
     def __init__(
@@ -53,17 +56,20 @@ class Codec:
         batch_size: int = 32,
         dtype: DTypeLike = jnp.float32,
         devices: list[jax.Device] | None = None,
+        engine: EngineChoice = JAX_ENGINE,
     ):
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: it must be at least 1")
         devices = devices or jax.local_devices()
         self.info = info
         self.batch_size = -(-batch_size // len(devices)) * len(devices)
+        self.engine = engine
         self.compilations = 0
         self._dtype = dtype
         self._mesh = Mesh(np.array(devices), (BATCH_AXIS,))
         self._batch_sharding = NamedSharding(self._mesh, PartitionSpec(BATCH_AXIS))
         self._replicated = NamedSharding(self._mesh, PartitionSpec())
+        self._other = self._open_engine()
 
     @classmethod
     def load(
@@ -73,6 +79,7 @@ class Codec:
         batch_size: int = 32,
         dtype: DTypeLike = jnp.float32,
         devices: list[jax.Device] | None = None,
+        engine: str | EngineChoice = JAX_ENGINE,
     ) -> Self:
         """Opens a codec folder, a codec that comes with the package by its name, or a foreign checkpoint.
 
@@ -82,11 +89,15 @@ class Codec:
           batch_size: images per device call; rounded up to a multiple of the number of devices.
           dtype: type that convolutions compute in. Distances to codes are always float32.
           devices: devices to split a batch over; all local ones by default.
+          engine: what runs the networks: ``jax``, ``openvino`` (on the processor; extra ``cpu``), or ``auto``
+            for openvino where that is installed and JAX has no accelerator.
 
         Raises:
-          UserError: no codec there, or a damaged one.
+          UserError: no codec there, or a damaged one; an engine that is missing or has no graph for it.
         """
-        return cls(read_info(path_or_name), batch_size=batch_size, dtype=dtype, devices=devices)
+        info = read_info(path_or_name)
+        chosen = resolve_engine(engine, info.config) if isinstance(engine, str) else engine
+        return cls(info, batch_size=batch_size, dtype=dtype, devices=devices, engine=chosen)
 
     @property
     def config(self) -> ModelConfig:
@@ -128,8 +139,9 @@ class Codec:
           uint8 ``[N, H, W, 3]`` (or ``[N, T, H, W, 3]``).
 
         Raises:
-          UserError: a token outside the codebook.
+          UserError: a token outside the codebook, or a codec without a decoder.
         """
+        self.info.require_decoder()
         tokens = np.asarray(tokens)
         if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim not in (3, 4):
             raise ValueError(
@@ -146,7 +158,23 @@ class Codec:
         parts = [self.decode_batch(batch) for batch in self._batches(grids)]
         return _join(parts, tokens.shape[:-2], size, np.uint8)
 
-    def encode_batch(self, images: np.ndarray) -> jax.Array:
+    def encode_with_margins(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Turns images into tokens as JAX finds them, whatever the engine, and tells how clear each is.
+
+        Args:
+          images: uint8 ``[N, H, W, 3]``, at least one.
+
+        Returns:
+          int32 tokens ``[N, h, w]`` and float32 margins ``[N, h, w]``, as
+          :meth:`vqgan.quantizers.Quantizer.margins` gives them.
+        """
+        function, weights = self._margin_encoder
+        batches = (jax.device_put(batch, self._batch_sharding) for batch in self._batches(images))
+        parts = [function(weights, batch) for batch in batches]
+        tokens, margins = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
+        return tokens[: len(images)], margins[: len(images)]
+
+    def encode_batch(self, images: np.ndarray) -> PendingArray:
         """Starts encoding one full batch and returns at once.
 
         Args:
@@ -156,12 +184,16 @@ class Codec:
           int32 ``[batch_size, h, w]`` still being computed; ``np.asarray`` waits for it.
         """
         self._check_batch(images)
+        if self._other is not None:
+            return self._other.encode(images)
         function, weights = self._encoder
         return function(weights, jax.device_put(images, self._batch_sharding))
 
-    def decode_batch(self, tokens: np.ndarray) -> jax.Array:
+    def decode_batch(self, tokens: np.ndarray) -> PendingArray:
         """Starts decoding one full batch of tokens ``[batch_size, h, w]`` and returns at once."""
         self._check_batch(tokens)
+        if self._other is not None:
+            return self._other.decode(tokens)
         function, weights = self._decoder
         return function(weights, jax.device_put(tokens, self._batch_sharding))
 
@@ -180,6 +212,13 @@ class Codec:
 
     @cached_property
     def _encoder(self) -> tuple[Any, Any]:
+        return self._encoding(lambda quantizer, z: quantizer.tokens(z))
+
+    @cached_property
+    def _margin_encoder(self) -> tuple[Any, Any]:
+        return self._encoding(lambda quantizer, z: (quantizer.tokens(z), quantizer.margins(z)))
+
+    def _encoding(self, choose: Callable[[Quantizer, jax.Array], Any]) -> tuple[Any, Any]:
         config = _inference(self.config)
         modules = {
             "encoder": _abstract(lambda rngs: TokenEncoder(config, dtype=self._dtype, rngs=rngs)),
@@ -189,12 +228,13 @@ class Codec:
         def encode(weights: Any, images: jax.Array) -> jax.Array:
             self.compilations += 1  # Python runs here only while tracing
             parts = _merge(modules, weights)
-            return parts["quantizer"].tokens(parts["encoder"](normalize(images, config.input_range)))
+            return choose(parts["quantizer"], parts["encoder"](normalize(images, config.input_range)))
 
         return self._compile(encode), self._weights(modules)
 
     @cached_property
     def _decoder(self) -> tuple[Any, Any]:
+        self.info.require_decoder()
         config = _inference(self.config)
         modules = {
             "quantizer": _abstract_quantizer(config),
@@ -207,6 +247,18 @@ class Codec:
             return denormalize(parts["decoder"](parts["quantizer"].lookup(tokens)), config.input_range)
 
         return self._compile(decode), self._weights(modules)
+
+    def _open_engine(self) -> Engine | None:
+        """Returns what runs the networks in JAX's place; None for JAX."""
+        self.engine.check_installed()
+        if self.engine.is_jax:
+            return None
+        from vqgan.engines.openvino_engine import OpenVINOEngine
+
+        return OpenVINOEngine(self.info, _inference(self.config), self._dtype, self._count)
+
+    def _count(self) -> None:
+        self.compilations += 1
 
     def _compile(self, function: Any) -> Any:
         """Jits ``function(weights, batch)``; each device works on its share of the batch."""
@@ -234,8 +286,19 @@ def _inference(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, dropout=0.0, quantizer=quantizer)
 
 
+class _OneKey:
+    """Stands for the random state of weights that nobody draws, whose tracing would take half a second."""
+
+    def __init__(self) -> None:
+        self._key = jax.random.key(0)
+
+    def params(self) -> jax.Array:
+        """Returns the key of every weight."""
+        return self._key
+
+
 def _abstract(build: Any) -> Any:
-    return nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: build(_OneKey()))
 
 
 def _abstract_quantizer(config: ModelConfig) -> Any:
@@ -246,7 +309,9 @@ def _merge(modules: dict[str, Any], weights: Any) -> dict[str, Any]:
     return {name: nnx.merge(nnx.graphdef(module), weights[name]) for name, module in modules.items()}
 
 
-def _join(parts: list[jax.Array], leading: tuple[int, ...], item: tuple[int, ...], dtype: type) -> np.ndarray:
+def _join(
+    parts: Sequence[PendingArray], leading: tuple[int, ...], item: tuple[int, ...], dtype: type
+) -> np.ndarray:
     """Joins the results of all batches, without the padding, in the caller's leading shape."""
     if not parts:
         return np.zeros((*leading, *item), dtype)

@@ -14,6 +14,7 @@ Reading ``codec.json`` needs neither JAX nor Orbax.
 
 import dataclasses
 import os
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ from vqgan.model_card import render_codec_card
 
 if TYPE_CHECKING:
     from flax import nnx
+
+    from vqgan.importers.import_codec import ImportedCodec
 
 FOLDER = folders.FolderKind("codec", "codec.json", 1)
 PARTS = ("encoder", "quantizer", "decoder")
@@ -61,6 +64,18 @@ class CodecInfo:
     files: Mapping[str, int] = dataclasses.field(default_factory=dict)
     quantizer_sha256: str = ""
     source: str | None = None
+
+    def require_decoder(self, otherwise: str = "give a codec of the same tokens that has one") -> None:
+        """Checks, before anything is written, that images can be made.
+
+        Args:
+          otherwise: what to do where they cannot.
+
+        Raises:
+          UserError: the codec has no decoder.
+        """
+        if not self.config.has_decoder:
+            raise UserError(f"codec {self.path}: it makes tokens but has no decoder for images; {otherwise}")
 
 
 def resolve_codec(path_or_name: str | os.PathLike[str]) -> Path | None:
@@ -127,12 +142,12 @@ def _foreign_info(source: str) -> CodecInfo:
     from vqgan.importers.import_codec import import_cached, local_file
 
     found = import_cached(source)
-    encoder, quantizer, decoder = (found.weights[part] for part in PARTS)
+    fingerprint, decoder_sha256 = _foreign_sums(found)
     return CodecInfo(
         path=local_file(source),
         config=found.config,
-        fingerprint=codec_fingerprint(found.config, encoder, quantizer),
-        decoder_sha256=weights_sha256(decoder),
+        fingerprint=fingerprint,
+        decoder_sha256=decoder_sha256,
         card={"origin": dict(found.origin)},
         source=source,
     )
@@ -174,7 +189,7 @@ def save_codec(
     path = Path(path).absolute()
     folders.check_place(FOLDER, path)
     stored = {
-        part: {name: np.asarray(value).astype(storage) for name, value in weights[part].items()}
+        part: {name: np.asarray(value).astype(storage, copy=False) for name, value in weights[part].items()}
         for part in PARTS
     }
     info = CodecInfo(
@@ -205,7 +220,9 @@ def load_weights(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
     Raises:
       UserError: a part is missing or damaged.
     """
-    loaded = _load_parts(info, parts) if info.source is None else _foreign_parts(info.source, parts)
+    if info.source is not None:
+        return _foreign_parts(info, info.source, parts)
+    loaded = _load_parts(info, parts)
     if "encoder" in loaded and "quantizer" in loaded:
         folders.check_sum(
             FOLDER,
@@ -220,10 +237,24 @@ def load_weights(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:
     return loaded
 
 
-def _foreign_parts(source: str, parts: Iterable[str]) -> dict[str, Weights]:
+def _foreign_parts(info: CodecInfo, source: str, parts: Iterable[str]) -> dict[str, Weights]:
     from vqgan.importers.import_codec import import_cached
 
-    return {part: import_cached(source).weights[part] for part in parts}
+    found = import_cached(source)
+    for recorded, now in zip((info.fingerprint, info.decoder_sha256), _foreign_sums(found), strict=True):
+        folders.check_sum(FOLDER, info.path, recorded, now)
+    return {part: found.weights[part] for part in parts}
+
+
+def _foreign_sums(found: "ImportedCodec") -> tuple[str, str]:
+    """Returns fingerprint and decoder's sum of a converted checkpoint, which stays the same in memory."""
+    if found not in _sums:
+        encoder, quantizer, decoder = (found.weights[part] for part in PARTS)
+        _sums[found] = codec_fingerprint(found.config, encoder, quantizer), weights_sha256(decoder)
+    return _sums[found]
+
+
+_sums: "weakref.WeakKeyDictionary[ImportedCodec, tuple[str, str]]" = weakref.WeakKeyDictionary()
 
 
 def _load_parts(info: CodecInfo, parts: Iterable[str]) -> dict[str, Weights]:

@@ -16,9 +16,11 @@ from vqgan.errors import UserError
 
 T = TypeVar("T")
 
-QUANTIZERS = ("nearest", "cosine", "gumbel", "ema", "fsq", "lfq")
+QUANTIZERS = ("nearest", "cosine", "gumbel", "ema", "fsq", "lfq", "inner_product", "nearest_unit")
 # Quantizers that choose the nearest code: placing and reviving codes and the rotation trick are for them.
 CODEBOOK_QUANTIZERS = ("nearest", "cosine", "ema")
+# Those of published tokenizers that are imported, not trained.
+UNTRAINED_QUANTIZERS = ("inner_product", "nearest_unit")
 ATTENTIONS = ("full", "linear")
 RUN_FILE = "run.yaml"
 """Where a run leaves the settings that it was given, for ``--config``."""
@@ -30,6 +32,11 @@ MOST_RESOLUTION = 1 << 14
 MOST_PARAMETERS = 10_000_000_000
 _MOST_VALUES = 64  # of a list
 _SHOWN = 80
+
+
+def _added(default: Any) -> Any:
+    """Declares a field of a later release; at its default it is not written: codecs stay as they were."""
+    return dataclasses.field(default=default, metadata={"left_out": default})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +63,8 @@ class ModelConfig:
         and codes are normalised), or the largest logit of a learned projection (``gumbel``). ``ema`` is
         ``nearest`` with a codebook that follows moving averages in training. ``fsq`` and ``lfq`` have no
         codebook: each dimension is rounded to one of its ``fsq_levels``, or is one bit, its sign.
+        ``inner_product`` takes the code with the largest inner product, and ``nearest_unit`` is ``nearest``
+        with codes that are normalised where they are decoded; both are for imported codecs.
       attention: ``full``, or ``linear`` in the number of positions (as latent-diffusion offers).
       clip_output: the decoder's result is clipped to ``input_range``.
       quant_conv: 1x1 convolutions stand before and after the quantizer.
@@ -68,6 +77,11 @@ class ModelConfig:
       stem_channels: channels of the encoder's first convolution; ``ch`` if None.
       fsq_levels: for ``fsq``, levels of each of the ``embed_dim`` dimensions; their product is the
         codebook's size.
+      has_decoder: off for a codec of which only encoder and codebook are known: it makes tokens, no images.
+      symmetric_downsample: the encoder's halving convolutions are padded on all sides, not on two.
+      depth_to_space: double by a convolution to four pixels' channels, not by repetition.
+      adaptive_norm: decoder levels begin with a normalisation that is scaled and shifted by the codes'
+        deviation and mean over the image.
     """
 
     resolution: int = 256
@@ -96,6 +110,10 @@ class ModelConfig:
     encoder_out_kernel: int = 3
     stem_channels: int | None = None
     fsq_levels: tuple[int, ...] = ()
+    has_decoder: bool = _added(True)
+    symmetric_downsample: bool = _added(False)
+    depth_to_space: bool = _added(False)
+    adaptive_norm: bool = _added(False)
 
     def __post_init__(self) -> None:
         for name in ("ch_mult", "attn_resolutions", "fsq_levels"):
@@ -153,6 +171,8 @@ class ModelConfig:
             raise UserError("model.quant_conv is off: z_channels and embed_dim must then be equal")
         if not self.quant_conv and self.double_z:
             raise UserError("model.quant_conv is off: double_z needs it")
+        if self.depth_to_space and not self.resamp_with_conv:
+            raise UserError("model.depth_to_space is on: resamp_with_conv must be, too")
 
     def _check_grid_of_codes(self) -> None:
         """Checks ``fsq`` and ``lfq``, where dimension and size follow from the grid."""

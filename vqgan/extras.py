@@ -1,10 +1,11 @@
-"""What surrounds a run: optional packages, files that hide ours, and whether somebody watches.
+"""What surrounds a run: optional packages, files that hide ours, what is kept, and whether somebody watches.
 
 For what an extra brings there is one line that says how to get it; a command asks before it works, so that
 nobody waits for a result that cannot be written.
 """
 
 import importlib.util
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     },
     "heic": {"pillow_heif": "pillow-heif>=1.8"},
     "jxl": {"pillow_jxl": "pillow-jxl-plugin>=1.3.8"},
+    "cpu": {"openvino": "openvino>=2026.2"},
     "wandb": {"wandb": "wandb"},
     "gcp": {"google.cloud.dataflow": "apache-beam[gcp]"},
 }
@@ -47,6 +49,20 @@ def check_packages() -> None:
             raise UserError(
                 f"{where}: hides the package {name} of vqgan; rename it, or start in another folder"
             )
+
+
+def cache_root() -> Path:
+    """Returns the folder of what is kept between runs and can be had again; it need not exist yet.
+
+    It is ``$VQGAN_CACHE``, else ``vqgan-pipelines`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises:
+      RuntimeError: there is no home folder.
+    """
+    chosen = os.environ.get("VQGAN_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vqgan-pipelines"
 
 
 def is_watched(stream: TextIO) -> bool:
@@ -85,7 +101,7 @@ def require_extra(extra: str, what: str, *modules: str) -> None:
       UserError: one is not installed.
     """
     brought = EXTRAS[extra]
-    missing = [module for module in modules or brought if not _is_installed(module)]
+    missing = [module for module in modules or brought if not is_installed(module)]
     if missing:
         raise UserError(
             f"{what} needs {', '.join(missing)} (extra {extra!r}), not installed; "
@@ -93,7 +109,8 @@ def require_extra(extra: str, what: str, *modules: str) -> None:
         )
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Tells whether a module can be imported. Does not import it."""
     if module in sys.modules:
         return sys.modules[module] is not None
     try:

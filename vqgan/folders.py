@@ -1,7 +1,7 @@
 """Folders with weights, of codecs and of priors: there whole or not at all, and checked when read.
 
 Such a folder holds a JSON document, which says what the folder is, and arrays stored by Orbax. It is written
-beside its place and renamed at the end. Only writing and reading arrays loads JAX and Orbax.
+beside its place and renamed at the end. Writing arrays loads JAX and Orbax, reading them TensorStore alone.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -216,27 +216,49 @@ def read_arrays(
     Raises:
       UserError: they are missing, damaged or of other shapes.
     """
-    import orbax.checkpoint as ocp
-
     _check_sizes(kind, path, part, sizes)
     folder = (path / part).absolute()
     try:
         _check_claims(folder, shapes)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            _check_shapes(checkpointer.metadata(folder).item_metadata.tree, shapes)
-            args = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes}
-            restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=args))
+        return _read_stored(folder, shapes)
     except UserError as error:
         raise UserError(
             f"{kind.name} {path}: the weights in {part}/ do not fit {kind.document}: {error}; "
             f"copy the {kind.name} again"
         ) from error
-    except Exception as error:  # Orbax and TensorStore raise many types for a damaged folder.
+    except Exception as error:  # JSON and TensorStore raise many types for a damaged folder.
         raise UserError(
             f"{kind.name} {path}: the weights in {part}/ cannot be read ({type(error).__name__}); "
             f"copy the {kind.name} again"
         ) from error
-    return {name: np.asarray(value, np.float32) for name, value in restored.items()}
+
+
+def _read_stored(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+    """Reads what Orbax has stored, without Orbax: loading that takes longer than most weights do.
+
+    A file ``_METADATA`` has the names; the arrays are in TensorStore's OCDBT, a Zarr array under each name.
+    """
+    import tensorstore
+
+    stored = json.loads((folder / "_METADATA").read_bytes())
+    keys = [[str(key["key"]) for key in each["key_metadata"]] for each in stored["tree_metadata"].values()]
+    _check_names({".".join(parts) for parts in keys}, shapes)
+    base = {"driver": "file", "path": f"{folder}/"}
+    form = {"driver": "zarr3" if stored.get("use_zarr3") else "zarr"}
+    context = tensorstore.Context()  # one for all, or each would read the database's index
+    opening = {
+        name: tensorstore.open(
+            {**form, "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}},
+            open=True,
+            context=context,
+        )
+        for name in shapes
+    }
+    arrays = {name: future.result() for name, future in opening.items()}
+    for name, array in arrays.items():
+        _check_shape(name, array, shapes[name])
+    reading = {name: array.read() for name, array in arrays.items()}
+    return {name: np.asarray(future.result(), np.float32) for name, future in reading.items()}
 
 
 def _check_claims(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -262,19 +284,21 @@ def check_expansion(claimed: int, stored: int) -> None:
         raise UserError(f"{claimed:,} bytes of weights are claimed by files of {stored:,}")
 
 
-def _check_shapes(tree: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Compares what Orbax's metadata say of the arrays, without reading these."""
-    names = sorted(tree.keys() ^ shapes.keys())
-    if names:
-        raise UserError(f"{names[0]:.80} is {'missing' if names[0] in shapes else 'unknown'}")
-    for name, expected in shapes.items():
-        found = tuple(getattr(tree[name], "shape", None) or ())
-        if found != expected:
-            raise UserError(f"{name} is {list(found)}, expected {list(expected)}")
-        # A chunk is read whole, so it must not be larger than its array either.
-        chunk = getattr(getattr(tree[name], "storage", None), "chunk_shape", None) or ()
-        if math.prod(chunk) > max(1, math.prod(expected)):
-            raise UserError(f"{name} has chunks of {list(chunk)}")
+def _check_names(names: Set[str], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compares the names of the arrays with those of the configuration."""
+    wrong = sorted(names ^ shapes.keys())
+    if wrong:
+        raise UserError(f"{wrong[0]:.80} is {'missing' if wrong[0] in shapes else 'unknown'}")
+
+
+def _check_shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
+    """Compares what is said of an array with the configuration, without reading it."""
+    if array.shape != expected:
+        raise UserError(f"{name} is {list(array.shape)}, expected {list(expected)}")
+    # A chunk is read whole, so it must not be larger than its array either.
+    chunk = array.chunk_layout.read_chunk.shape or ()
+    if math.prod(chunk) > max(1, math.prod(expected)):
+        raise UserError(f"{name} has chunks of {list(chunk)}")
 
 
 def check_sum(kind: FolderKind, path: Path, recorded: str, found: str) -> None:
@@ -297,7 +321,7 @@ def weights_sha256(*parts: Mapping[str, np.ndarray], prefix: bytes = b"") -> str
         for name in sorted(weights):
             value = np.ascontiguousarray(weights[name], dtype="<f4")
             digest.update(f"{name}{list(value.shape)}".encode())
-            digest.update(value.tobytes())
+            digest.update(value.reshape(-1).data)  # without a copy
     return digest.hexdigest()
 
 
@@ -306,15 +330,18 @@ def config_fingerprint(
 ) -> str:
     """Returns the sha256 over a model's configuration and weights, by which it is known.
 
-    Dropout acts in training only and is left out. So are fields at their default: one that is added in a
-    later release does not change the fingerprint of what does not use it.
+    Dropout acts in training only and is left out, and whether there is a decoder says nothing of tokens. So
+    are fields at their default: one that is added in a later release does not change the fingerprint of what
+    does not use it.
 
     Args:
       fields: the configuration as JSON data.
       defaults: the same of a configuration in which nothing was set.
       weights: parts that count, in their order.
     """
-    changed = {n: value for n, value in fields.items() if n != "dropout" and value != defaults[n]}
+    # A field that is not among the defaults is one that is left out at its own.
+    counting = {name: value for name, value in fields.items() if name not in ("dropout", "has_decoder")}
+    changed = {name: value for name, value in counting.items() if value != defaults.get(name)}
     prefix = json.dumps(changed, sort_keys=True, separators=(",", ":")).encode()
     return weights_sha256(*weights, prefix=prefix)
 

@@ -207,6 +207,10 @@ def _check_circumstances(fields: Fields) -> None:
         agreement = fields.fields("agreement_with_float32")
         agreement.integer("images")
         agreement.number("share")
+    if fields.value("agreement_with_jax", None) is not None:
+        agreement = fields.fields("agreement_with_jax")
+        for name in agreement.data:
+            agreement.number(name)
 
 
 def check_entries(fields: Fields, name: str) -> None:

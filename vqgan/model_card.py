@@ -122,7 +122,7 @@ def render_codec_card(card: Mapping[str, Any], config: ModelConfig, fingerprint:
     sections = [
         front_matter(card),
         f"# {title}\n\n{_summary(config)}\n",
-        _usage(),
+        _usage(config),
         *common_sections(known, to_dict(config)),
         f"Fingerprint: `{escape(fingerprint)}`\n",
     ]
@@ -176,19 +176,20 @@ def escape(text: str) -> str:
 
 def _summary(config: ModelConfig) -> str:
     side = config.downsampling
+    both = "and back" if config.has_decoder else "(it has no decoder)"
     return (
-        f"A VQGAN that turns images into tokens and back: {side} × {side} pixels a token, "
+        f"A VQGAN that turns images into tokens {both}: {side} × {side} pixels a token, "
         f"{config.codebook_size:,} codes of {config.embed_dim} dimensions, "
         f"{codec_parameter_count(config) / 1e6:,.2f} million parameters."
     )
 
 
-def _usage() -> str:
+def _usage(config: ModelConfig) -> str:
     return (
         "```python\nfrom vqgan import Codec  # of vqgan-pipelines\n\n"
         'codec = Codec.load("path/to/this/folder")\n'
         "tokens = codec.encode(images)  # uint8 [N, H, W, 3] to integers [N, h, w]\n"
-        "images = codec.decode(tokens)\n```\n"
+        f"{'images = codec.decode(tokens)' + chr(10) if config.has_decoder else ''}```\n"
     )
 
 

@@ -69,6 +69,7 @@ class ShardMetadata:
       images: images that have rows here.
       rejects: entries in the rejects file of the slice.
       sampling: for tokens drawn from a prior, which one and how, as JSON data; None for real images.
+      engine: what ran the codec's networks, by name and version; None for JAX.
     """
 
     fingerprint: str
@@ -84,12 +85,14 @@ class ShardMetadata:
     images: int = 0
     rejects: int = 0
     sampling: Mapping[str, Any] | None = None
+    engine: str | None = None
 
     def to_json(self) -> bytes:
         """Writes canonical JSON: the same metadata gives the same bytes."""
         document = dataclasses.asdict(self)
-        if self.sampling is None:
-            del document["sampling"]
+        for name in ("sampling", "engine"):
+            if document[name] is None:
+                del document[name]
         return footer_json(document)
 
     @classmethod
@@ -115,6 +118,7 @@ class ShardMetadata:
             images=fields.integer("images", 0),
             rejects=fields.integer("rejects", 0),
             sampling=None if fields.value("sampling", None) is None else fields.mapping("sampling"),
+            engine=fields.text_or_none("engine"),
         )
 
 

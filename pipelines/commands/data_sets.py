@@ -61,15 +61,15 @@ def add_retry(commands: Any) -> None:
 
 
 def _add_retry_flags(parser: CommandParser) -> None:
-    from pipelines.run_options import RetryOptions
+    from pipelines.tool_options import RetryOptions
 
     add_options(parser, RetryOptions)
 
 
 def _retry(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     check_flags(unknown, args.parser, beam=True)
-    from pipelines.run_options import RetryOptions
     from pipelines.runs import retry
+    from pipelines.tool_options import RetryOptions
 
     retry(**given_options(RetryOptions, args, unknown))
     return 0
@@ -153,10 +153,14 @@ def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     if options.codec is not None and options.input is not None and not problems:
         from transforms.tokenizing.replay import check_agreement
 
+        options.use_compilation_cache()
         source = options.source(options.input)
-        agreement = check_agreement(path, source, os.fspath(options.codec), options.sample)
+        codec = os.fspath(options.codec)
+        agreement = check_agreement(path, source, codec, options.sample, options.engine)
         print(f"{counted(agreement.images, 'image')} re-encoded: {agreement.share:.4%} of tokens agree")
-        if agreement.share < options.min_agreement:
+        if agreement.engines is not None:
+            print("re-encoded by {}, made by {}: no other agreement is asked for".format(*agreement.engines))
+        elif agreement.share < options.min_agreement:
             problems.append(f"agreement {agreement.share:.4%} is below {options.min_agreement:.2%}")
     for problem in problems:
         print(f"problem: {problem}")

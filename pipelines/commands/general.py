@@ -77,6 +77,7 @@ def _demo(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 
     check_flags(unknown, args.parser, beam=False)
     options = DemoOptions(**given_options(DemoOptions, args))
+    options.use_compilation_cache()
     from pipelines.demo import run_demo
 
     run_demo(os.fspath(options.output), optional_path(options.input))

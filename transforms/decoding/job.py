@@ -14,13 +14,14 @@ from transforms.decoding.manifest import (
     write_metadata,
 )
 from transforms.decoding.report import write_image_report
-from transforms.decoding.shard import DecodeTask, write_images
-from transforms.sharded.batching import load_codec
+from transforms.decoding.shard import DecodeTask, first_grids, write_images
+from transforms.sharded.batching import load_codec, measure_pixel_agreement
 from transforms.sharded.job import ProgressCallback, ShardedJob
 from transforms.sharded.manifest import by_name
 from transforms.sharded.plan import Plan
 from vqgan.codec_checkpoint import read_info
 from vqgan.config import to_dict
+from vqgan.engines.agreement import SAMPLE
 from vqgan.manifest import write_manifest
 
 
@@ -37,7 +38,8 @@ class DecodeJob(ShardedJob):
     with_report: bool = True
 
     def load_model(self) -> Any:
-        return load_codec(self.task.codec, self.task.batch_size, self.task.dtype)
+        task = self.task
+        return load_codec(task.codec, task.batch_size, task.dtype, task.engine)
 
     def shard_name(self, number: int) -> str:
         return index_name(number, self.task.slices, self.task.form.container)
@@ -73,6 +75,9 @@ class DecodeJob(ShardedJob):
         if task.form.container == "files":
             metadata = write_metadata(task.output, [entry["name"] for entry in by_name(totals.shards)])
         manifest = build_image_manifest(plan, totals, described, task.tokens, metadata)
+        if not task.engine.is_jax and len(tokens := first_grids(task, SAMPLE)):
+            compared = measure_pixel_agreement(task.codec, task.dtype, task.engine, tokens)
+            manifest["agreement_with_jax"] = dataclasses.asdict(compared)
         write_image_card(task.output, manifest)
         if self.with_report:
             write_image_report(task.output, manifest)

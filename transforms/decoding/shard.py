@@ -17,7 +17,7 @@ import pyarrow as pa
 from transforms.decoding.image_files import EncodedImage, Writer, open_writer
 from transforms.decoding.image_format import ImageFormat
 from transforms.decoding.index import IndexMetadata, IndexRow, IndexWriter, index_name
-from transforms.decoding.plan import Part, TokenInput, read_part
+from transforms.decoding.plan import Part, TokenInput, read_part, read_parts
 from transforms.sharded import rejects
 from transforms.sharded.batching import fill, in_order, on_device
 from transforms.sharded.job import ProgressCallback
@@ -25,6 +25,7 @@ from transforms.sharded.rejects import RejectRow
 from transforms.sharded.summary import describe_file
 from vqgan import filesystems
 from vqgan.data.token_shards import check_footer
+from vqgan.engines.choice import JAX_ENGINE, EngineChoice
 from vqgan.errors import UserError
 from vqgan.shards import Shard, open_shard
 
@@ -50,6 +51,7 @@ class DecodeTask:
       threads: encoders (and writers) of images.
       plan_hash: of the plan in ``output``.
       slices: its number of slices.
+      engine: what runs the codec's networks.
     """
 
     tokens: TokenInput
@@ -62,6 +64,7 @@ class DecodeTask:
     threads: int
     plan_hash: str
     slices: int
+    engine: EngineChoice = JAX_ENGINE
 
 
 class TokenRow(NamedTuple):
@@ -159,6 +162,19 @@ def chosen_rows(shard: Shard, views: str) -> Iterator[TokenRow | RejectRow]:
             else:
                 error, message = problem
                 yield rejects.reject_of_error(key or "", "decode", error, f"view {view}: {message}", None)
+
+
+def first_grids(task: DecodeTask, count: int) -> np.ndarray:
+    """Reads the first token grids of a plan that can be decoded, int32 ``[N, h, w]``, N at most ``count``."""
+    found: list[np.ndarray] = []
+    for part in read_parts(task.output):
+        with open_shard(filesystems.join(task.tokens.folder, part.name)) as shard:
+            rows = itertools.islice(chosen_rows(shard, task.views), part.planned)
+            grids = (row.tokens for row in rows if isinstance(row, TokenRow))
+            found += itertools.islice(grids, count - len(found))
+        if len(found) == count:
+            break
+    return np.array(found, np.int32)
 
 
 Problem = tuple[str, str] | None

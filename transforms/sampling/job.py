@@ -7,10 +7,12 @@ from typing import Any
 from transforms.sampling.shard import (
     SampleTask,
     SamplingModel,
+    first_tokens,
     restore_images,
     write_image_list,
     write_samples,
 )
+from transforms.sharded.batching import measure_pixel_agreement
 from transforms.sharded.job import ProgressCallback, ShardedJob
 from transforms.sharded.plan import Plan
 from transforms.tokenizing.manifest import (
@@ -21,6 +23,8 @@ from transforms.tokenizing.manifest import (
     publish_token_manifest,
     summarize_tokens,
 )
+from vqgan.engines.agreement import SAMPLE
+from vqgan.engines.choice import JAX_ENGINE, EngineChoice
 from vqgan.shards import shard_name
 
 
@@ -33,12 +37,14 @@ class SampleJob(ShardedJob):
       load: loads prior and codec.
       codec: JSON data about the codec, for readers.
       write_grid: writes the image grid of the first samples; None for none.
+      engine: what runs the codec's networks.
     """
 
     task: SampleTask
     load: Callable[[], SamplingModel]
     codec: Mapping[str, Any]
     write_grid: Callable[[], None] | None = None
+    engine: EngineChoice = JAX_ENGINE
 
     def load_model(self) -> SamplingModel:
         return self.load()
@@ -68,5 +74,14 @@ class SampleJob(ShardedJob):
         if self.write_grid is not None:
             self.write_grid()
             write_image_list(self.task)
+            manifest |= self._agreement()
         publish_token_manifest(self.task.output, manifest)
         return manifest
+
+    def _agreement(self) -> dict[str, Any]:
+        """Returns how far the images of another engine are JAX's, as a part of the manifest."""
+        if self.engine.is_jax:
+            return {}
+        tokens = first_tokens(self.task, SAMPLE)
+        compared = measure_pixel_agreement(self.codec["name"], "float32", self.engine, tokens)
+        return {"agreement_with_jax": dataclasses.asdict(compared)}

@@ -8,17 +8,24 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from vqgan.engines.choice import JAX_ENGINE, EngineChoice
+
 if TYPE_CHECKING:
     from vqgan.codec import Codec
+    from vqgan.engines.agreement import PixelAgreement
 
 BATCHES_IN_FLIGHT = 2
 """Batches handed to the device whose results were not fetched yet."""
+MOST_PADDING = 1 / 8
+"""Share of a job's rows that may be computed beside them to fill its last batches."""
+LEAST_BATCH = 4
+"""Smaller ones only for jobs of fewer rows: devices need some work at a time."""
 THREAD_NICENESS = 10
 """Priority of worker threads, as ``nice`` counts: they get what the device's threads leave."""
 
@@ -26,19 +33,29 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _lock = threading.Lock()
-_codecs: dict[tuple[str, int, str], "Codec"] = {}
+_codecs: dict[tuple[str, int, str, EngineChoice], "Codec"] = {}
 
 
-def fitted_batch_size(batch_size: int, largest: int) -> int:
-    """Returns the batch size of a job: a power of two where that already holds its largest slice.
+def fitted_batch_size(batch_size: int, slices: Sequence[int] | np.ndarray) -> int:
+    """Returns the batch size of a job, so that little of its batches is padding, which costs what images do.
 
-    A batch is always full, the rest of it being padding that costs as much as images do.
+    All of a job's batches have one shape: another one for the rest of a slice would have to be compiled, and
+    on some devices its numbers differ in their last digits, so which of the two is faster on a given day must
+    not decide. The size follows from the plan alone: of the one asked for and powers of two it is the largest
+    at which no more than :data:`MOST_PADDING` is padding; else the one with the least.
 
     Args:
       batch_size: as asked for.
-      largest: rows of the largest slice.
+      slices: number of rows of each slice.
     """
-    return min(batch_size, 1 << max(0, largest - 1).bit_length())
+    counts = np.asarray(slices, np.int64)
+    whole = 1 << max(0, int(counts.max(initial=0)) - 1).bit_length()  # holds the largest slice
+    sizes = [batch_size] if batch_size <= whole else []
+    sizes += [size for size in (whole >> n for n in range(whole.bit_length())) if size < batch_size]
+    sizes = [size for size in sizes if size >= LEAST_BATCH] or sizes[:1]
+    padding = {size: int((-counts % size).sum()) for size in sizes}
+    fitting = (size for size in sizes if padding[size] <= MOST_PADDING * counts.sum())
+    return next(fitting, min(sizes, key=lambda size: (padding[size], -size)))
 
 
 def fill(pairs: Iterable[tuple[R, np.ndarray]], batch_size: int) -> Iterator[tuple[list[R], np.ndarray]]:
@@ -113,7 +130,7 @@ def yield_to_device() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), THREAD_NICENESS)
 
 
-def load_codec(path_or_name: str, batch_size: int, dtype: str) -> "Codec":
+def load_codec(path_or_name: str, batch_size: int, dtype: str, engine: EngineChoice = JAX_ENGINE) -> "Codec":
     """Gives the codec, loaded at the first call in this process and shared from then on.
 
     JAX is imported here and not at the top of a module, so that a launcher never loads it.
@@ -121,7 +138,17 @@ def load_codec(path_or_name: str, batch_size: int, dtype: str) -> "Codec":
     from vqgan.codec import Codec
 
     with _lock:
-        wanted: Any = (path_or_name, batch_size, dtype)
+        wanted: Any = (path_or_name, batch_size, dtype, engine)
         if wanted not in _codecs:
-            _codecs[wanted] = Codec.load(path_or_name, batch_size=batch_size, dtype=dtype)
+            _codecs[wanted] = Codec.load(path_or_name, batch_size=batch_size, dtype=dtype, engine=engine)
         return _codecs[wanted]
+
+
+def measure_pixel_agreement(
+    codec_name: str, dtype: str, engine: EngineChoice, tokens: np.ndarray
+) -> "PixelAgreement":
+    """Decodes a few token grids ``[N, h, w]``, N at least 1, by an engine and by JAX in float32."""
+    from vqgan.engines.agreement import SAMPLE, compare_pixels
+
+    images = load_codec(codec_name, SAMPLE, dtype, engine).decode(tokens)
+    return compare_pixels(load_codec(codec_name, SAMPLE, "float32"), tokens, images)

@@ -16,6 +16,7 @@ from transforms.sharded import progress
 from transforms.sharded.job import ShardedJob, make_slice
 from transforms.sharded.plan import Plan
 from transforms.sharded.summary import FinishedSlice, SliceTotals
+from vqgan.compilation_cache import enable_compilation_cache
 
 
 class RunJob(beam.PTransform):
@@ -24,12 +25,14 @@ class RunJob(beam.PTransform):
     Args:
       job: what to do.
       plan: the plan itself, for the manifest.
+      compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
     """
 
-    def __init__(self, job: ShardedJob, plan: Plan):
+    def __init__(self, job: ShardedJob, plan: Plan, compilation_cache: bool = False):
         super().__init__()
         self._job = job
         self._plan = plan
+        self._compilation_cache = compilation_cache
 
     def expand(self, root: Any) -> Any:
         """Builds the linear graph from the root to the manifest."""
@@ -38,23 +41,26 @@ class RunJob(beam.PTransform):
             | "Start" >> beam.Impulse()
             | "SliceNumbers" >> beam.FlatMap(_numbers, self._job.task.slices)
             | "Spread" >> beam.Reshuffle()
-            | "MakeSlice" >> beam.ParDo(MakeSlice(self._job))
+            | "MakeSlice" >> beam.ParDo(MakeSlice(self._job, self._compilation_cache))
             # Without the default for empty inputs, whose side input would make the graph branch.
             | "Sum" >> beam.CombineGlobally(SumSummaries(self._job)).without_defaults()
-            | "Finish" >> beam.Map(self._job.finish, self._plan)
+            | "Finish" >> beam.Map(_finish, self._job, self._plan, self._compilation_cache)
         )
 
 
 class MakeSlice(beam.DoFn):
     """Slice number to the summary of its finished slice."""
 
-    def __init__(self, job: ShardedJob):
+    def __init__(self, job: ShardedJob, compilation_cache: bool = False):
         super().__init__()
         self._job = job
+        self._compilation_cache = compilation_cache
         self._images = Metrics.counter("vqgan", "images")
         self._rejects = Metrics.counter("vqgan", "rejects")
 
     def setup(self) -> None:
+        if self._compilation_cache:
+            enable_compilation_cache()
         self._model = self._job.load_model()
 
     def process(self, number: int) -> Iterator[FinishedSlice]:
@@ -92,3 +98,9 @@ class SumSummaries(beam.CombineFn):
 
 def _numbers(_: bytes, slices: int) -> Iterator[int]:
     yield from range(slices)
+
+
+def _finish(totals: SliceTotals, job: ShardedJob, plan: Plan, compilation_cache: bool) -> dict[str, Any]:
+    if compilation_cache:  # the report may compile, too, and in another process than the slices did
+        enable_compilation_cache()
+    return job.finish(totals, plan)

@@ -16,6 +16,7 @@ from transforms.sharded.plan import (
 )
 from transforms.sources.reading import RESTORE
 from vqgan import filesystems
+from vqgan.engines.agreement import read_agreement
 from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE, check_parts, read_manifest
 
@@ -99,6 +100,8 @@ def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[s
     say(f"{run.output}: {run.counts(manifest)}")
     for reason, count in manifest["reject_reasons"].items():
         say(f"  rejected, {reason}: {count}")
+    if agreement := manifest.get("agreement_with_jax"):
+        say(f"  engine: {read_agreement(agreement)}")
     return manifest
 
 
@@ -157,7 +160,8 @@ def _check_same_plan(run: PlannedRun) -> Plan | None:
                 "empty or new folder"
             )
     elif existing.hash != run.plan.hash:
-        what = differences(existing.identity, run.plan.identity)
+        before, now = ({"engine": "jax", **plan.identity} for plan in (existing, run.plan))
+        what = differences(before, now)
         with contextlib.suppress(UserError):  # a table of another format, or a damaged one
             what = [*_shortened(run.changes().lines), *what]
         raise UserError(f"{output}: belongs to another run ({'; '.join(what)}); choose another output")

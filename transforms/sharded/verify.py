@@ -30,7 +30,8 @@ from vqgan.errors import UserError, counted, first_line, printable
 from vqgan.manifest import check_parts, read_manifest
 from vqgan.shards import rejects_name
 
-CIRCUMSTANCES = ("throughput", "versions", "finished", "agreement_with_float32", "license")
+AGREEMENTS = ("agreement_with_float32", "agreement_with_jax")
+CIRCUMSTANCES = ("throughput", "versions", "finished", *AGREEMENTS, "license")
 """Parts of a manifest that nothing else in the data set tells; of the codec, its name and card."""
 
 

@@ -23,7 +23,7 @@ from transforms.tokenizing.manifest import (
     publish_token_manifest,
     summarize_tokens,
 )
-from transforms.tokenizing.replay import measure_agreement
+from transforms.tokenizing.replay import measure_agreement, measure_token_agreement
 from transforms.tokenizing.report import REPORT_BATCH_SIZE, write_token_report
 from transforms.tokenizing.shard import TokenizeTask, is_outdated, write_shard
 from vqgan.codec_checkpoint import read_info
@@ -47,7 +47,8 @@ class TokenizeJob(ShardedJob):
     with_report: bool = True
 
     def load_model(self) -> Any:
-        return load_codec(self.task.codec, self.task.batch_size, self.task.dtype)
+        task = self.task
+        return load_codec(task.codec, task.batch_size, task.dtype, task.engine)
 
     def shard_name(self, number: int) -> str:
         return shard_name(number, self.task.slices, self.task.part)
@@ -80,11 +81,14 @@ class TokenizeJob(ShardedJob):
         grid = info.config.grid(task.geometry.image_size, task.geometry.image_size)
         manifest = build_token_manifest(plan, totals, described, grid)
         if task.dtype != "float32":
-            exact = load_codec(task.codec, task.batch_size, "float32")
+            exact = load_codec(task.codec, task.batch_size, "float32", task.engine)
             agreement = measure_agreement(task, exact, AGREEMENT_SAMPLE)
             manifest["agreement_with_float32"] = agreement._asdict()
+        if not task.engine.is_jax and (compared := measure_token_agreement(task)):
+            manifest["agreement_with_jax"] = dataclasses.asdict(compared)
         if self.with_report:
-            write_token_report(task, manifest, load_codec(task.codec, REPORT_BATCH_SIZE, task.dtype))
+            codec = load_codec(task.codec, REPORT_BATCH_SIZE, task.dtype, task.engine)
+            write_token_report(task, manifest, codec)
         publish_token_manifest(task.output, manifest)
         return manifest
 

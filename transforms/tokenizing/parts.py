@@ -169,7 +169,9 @@ class AddPartJob(TokenizeJob):
         again = {"superseded": {0}, "again": {1}} if self.retries else {}
         manifest = join_manifests([base, added], parts, **again)
         if self.with_report:
-            write_token_report(task, manifest, load_codec(task.codec, REPORT_BATCH_SIZE, task.dtype))
+            write_token_report(
+                task, manifest, load_codec(task.codec, REPORT_BATCH_SIZE, task.dtype, task.engine)
+            )
         publish_token_manifest(task.output, manifest)
         delete_superseded(task.output, manifest)
         return manifest
@@ -188,6 +190,6 @@ def shared_settings(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what has to be the same in all parts of a data set, of what identifies a plan."""
     source = identity.get("source", {})
     return {
-        **{name: identity.get(name) for name in ("codec", "preprocessing", "dtype", "sampling")},
+        **{name: identity.get(name) for name in ("codec", "preprocessing", "dtype", "engine", "sampling")},
         "source": {name: source.get(name) for name in ("columns", "class_names")},
     }

@@ -1,6 +1,7 @@
 """Making the pixels of a finished data set again: for its report, and to encode a sample once more."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,13 +15,16 @@ from transforms.sharded.verify import require_manifest
 from transforms.sources import SourceConfig, open_source
 from transforms.tokenizing.shard import Item, TokenizeTask, read_and_decode
 from vqgan import filesystems
+from vqgan.codec_checkpoint import read_info
 from vqgan.config import from_dict
+from vqgan.engines.choice import JAX_ENGINE, EngineChoice, recorded_engine, resolve_engine
 from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_FILE, DataSetPart, manifest_fields, parts_of, resolve_dataset
 from vqgan.shards import open_shard, shard_name
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
+    from vqgan.engines.agreement import TokenAgreement
 
 MAX_VIEWS = 256
 
@@ -31,13 +35,17 @@ class Agreement(NamedTuple):
     Attributes:
       images: how many were re-encoded.
       share: of tokens that are equal, 0 to 1.
+      engines: the one that has re-encoded and the one that had encoded, where they are two; else None.
     """
 
     images: int
     share: float
+    engines: tuple[EngineChoice, EngineChoice] | None = None
 
 
-def check_agreement(output: str, source: SourceConfig, codec_name: str, sample: int) -> Agreement:
+def check_agreement(
+    output: str, source: SourceConfig, codec_name: str, sample: int, engine: str | None = None
+) -> Agreement:
     """Encodes some of the images again and compares with the tokens in the shards.
 
     Args:
@@ -45,6 +53,7 @@ def check_agreement(output: str, source: SourceConfig, codec_name: str, sample: 
       source: where its images came from.
       codec_name: path or name of its codec.
       sample: images to encode, taken evenly from all slices.
+      engine: that encodes them; None for the one that has encoded them, or JAX where that is not installed.
 
     Raises:
       UserError: another codec, or another source.
@@ -54,8 +63,10 @@ def check_agreement(output: str, source: SourceConfig, codec_name: str, sample: 
     if manifest["identity"].get("source", {}).get("kind") in (None, "prior"):
         raise UserError(f"{output}: its tokens were not made of images; leave out --codec and --input")
     # The batch size is that of the data set's slices only by chance; agreement does not need it.
-    dtype = manifest_fields(output, manifest).fields("identity").text("dtype")
-    codec = load_codec(codec_name, 16, dtype)
+    identity = manifest_fields(output, manifest).fields("identity")
+    made = recorded_engine(identity.text_or_none("engine"))
+    again = _engine_again(made) if engine is None else resolve_engine(engine, read_info(codec_name).config)
+    codec = load_codec(codec_name, 16, identity.text("dtype"), again)
     parts = parts_of(manifest_fields(output, manifest))
     if codec.fingerprint != manifest["codec"]["fingerprint"]:
         raise UserError(
@@ -65,7 +76,16 @@ def check_agreement(output: str, source: SourceConfig, codec_name: str, sample: 
     agreement = _agreement_of_parts(replay_task(output, manifest, source, codec_name), codec, sample, parts)
     if not agreement.images:
         raise UserError(f"{output}: none of its images could be read from {source.input}")
-    return agreement
+    return agreement if again == made else agreement._replace(engines=(again, made))
+
+
+def _engine_again(made: EngineChoice) -> EngineChoice:
+    """Returns the engine that has made a data set where that very release is installed, else JAX."""
+    try:
+        made.check_installed()
+    except UserError:
+        return JAX_ENGINE
+    return made
 
 
 def _agreement_of_parts(
@@ -93,6 +113,18 @@ def measure_agreement(task: TokenizeTask, codec: "Codec", sample: int) -> Agreem
             total += fresh.size
             images += sum(row.view == 0 for row in rows)
     return Agreement(images, equal / total if total else 0.0)
+
+
+def measure_token_agreement(task: TokenizeTask) -> "TokenAgreement | None":
+    """Encodes a few images with JAX in float32 and compares with their shards; None where there are none."""
+    from vqgan.engines.agreement import SAMPLE, compare_tokens
+
+    parts = (stored_rows(task, number, wanted) for number, wanted in spread(SAMPLE, task.slices))
+    rows = list(itertools.islice(itertools.chain.from_iterable(parts), SAMPLE))
+    if not rows:
+        return None
+    pixels, tokens = (np.stack(values) for values in ([r.pixels for r in rows], [r.tokens for r in rows]))
+    return compare_tokens(load_codec(task.codec, SAMPLE, "float32"), pixels, tokens)
 
 
 class StoredRow(NamedTuple):
@@ -154,4 +186,5 @@ def replay_task(output: str, manifest: dict[str, Any], source: SourceConfig, cod
         threads=2,
         plan_hash=first.plan_hash,
         slices=first.slices,
+        engine=recorded_engine(identity.text_or_none("engine")),
     )

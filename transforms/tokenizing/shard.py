@@ -24,6 +24,7 @@ from transforms.sources import Entry, Loader, Source, SourceConfig, open_source
 from transforms.sources.reading import ChangedError
 from vqgan import filesystems
 from vqgan.config import to_dict
+from vqgan.engines.choice import JAX_ENGINE, EngineChoice
 from vqgan.errors import UserError
 from vqgan.faults import MachineError, machine_error, raise_machine_fault
 from vqgan.shards import ShardMetadata, ShardWriter, rejects_name, shard_name
@@ -59,6 +60,7 @@ class TokenizeTask:
       slices: its number of slices.
       max_reject_rate: a slice in which a larger share is rejected stops the run; None: no limit.
       copied: the input's files are copies of those that were planned, with times of their own.
+      engine: what runs the codec's networks.
       part: of the data set, which the plan is of.
       settled: rejects of the plan, by key, that are to stay as they are.
     """
@@ -75,6 +77,7 @@ class TokenizeTask:
     slices: int
     max_reject_rate: float | None = None
     copied: bool = False
+    engine: EngineChoice = JAX_ENGINE
     part: int = 0
     settled: Mapping[str, RejectRow] = dataclasses.field(default_factory=dict)
 
@@ -134,6 +137,7 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
         slice_number=number,
         slices=task.slices,
         planned=len(entries),
+        **task.engine.identity(),
     )
     with (
         filesystems.publish(_shard_path(task, number)) as stream,

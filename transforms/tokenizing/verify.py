@@ -50,6 +50,7 @@ class TokenVerifier(Verifier):
         codec.mapping("config")
         self.identity.mapping("preprocessing")
         self.identity.mapping("sampling", {})
+        self.identity.text_or_none("engine")
         self.identity.fields("source").texts("columns", ())
 
     def rebuild_plan(self) -> Plan:
@@ -98,6 +99,7 @@ class TokenVerifier(Verifier):
         metadata, identity = shard.metadata, self.plan.identity
         self.expect(name, "plan hash", metadata.plan_hash, self.manifest["plan_hash"])
         self.expect(name, "codec", metadata.fingerprint, self.manifest["codec"]["fingerprint"])
+        self.expect(name, "engine", metadata.engine, identity.get("engine"))
         self.expect(name, "slice number", metadata.slice_number, number)
         self.expect(name, "number of slices", metadata.slices, self.plan.slices)
         self.expect(name, "number of planned images", metadata.planned, self.planned[number])

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from vqgan.errors import UserError
-from vqgan.importers.containers import READERS, describe_unknown, sniff
+from vqgan.importers.containers import READERS, sniff
 from vqgan.importers.pickle_constructors import flatten_tensors
 from vqgan.importers.tensors import Tensor, as_float32
+from vqgan.importers.text_files import describe_unknown
 
 _LISTED = 4  # names of each kind in an error
 

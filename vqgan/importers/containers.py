@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,9 @@ import numpy as np
 
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
+from vqgan.importers.sharded import is_index, read_index
 from vqgan.importers.tensors import DamagedError, Tensor, check_shape, dtype_named
+from vqgan.importers.text_files import describe_unknown
 from vqgan.importers.torch_files import (
     is_torch_legacy,
     is_torch_zip,
@@ -24,6 +27,7 @@ from vqgan.importers.torch_files import (
 _MAX_ITEMS = 1_000_000
 _MAX_HEADER = 16 << 20  # bytes of the JSON in front of a safetensors file: some 100 for each tensor
 _HEAD = 512
+_PNG = b"\x89PNG"
 
 
 def sniff(path: Path) -> str | None:
@@ -35,58 +39,53 @@ def sniff(path: Path) -> str | None:
         return "torch zip" if is_torch_zip(path) or not zipfile.is_zipfile(path) else None
     if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return "safetensors"
+    if is_index(path):
+        return "index of shards"
     if len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
         return "torch legacy" if is_torch_legacy(path) else "pickle"
-    if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
+    if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)) and not head.startswith(_PNG):
         return "msgpack"
     return None
-
-
-def describe_unknown(path: Path) -> str:
-    """Says what a file that is no container looks like, for an error."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    if not head:
-        return "it is empty"
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer: fetch the real file with git lfs pull"
-    if head[257:262] == b"ustar":
-        return "it is a tar archive (torch before 0.1.10?): save it again with a current torch"
-    if head.lstrip()[:1] == b"<":
-        return "it is an HTML page, probably a failed download"
-    if head[:4] == b"PK\x03\x04":
-        return "it is a zip archive without a torch checkpoint in it"
-    return f"its first bytes are {head[:8].hex(' ')}"
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
     """Reads the tensors of a safetensors file by name, and its metadata under ``__metadata__``."""
     require_extra("import", str(path), "safetensors")
     with path.open("rb") as start:
-        header = int.from_bytes(start.read(8), "little")
-    if header > _MAX_HEADER:
-        raise _damaged(path, DamagedError(f"its header claims {header:,} bytes"))
+        size = int.from_bytes(start.read(8), "little")
+        if size > _MAX_HEADER:
+            raise _damaged(path, DamagedError(f"its header claims {size:,} bytes"))
+        header = start.read(size)
     from safetensors import SafetensorError, safe_open
 
-    def read(name: str) -> np.ndarray:
-        # Opened anew for each tensor: the pages of the file that were mapped are given back at once.
-        try:
-            with safe_open(path, framework="numpy") as file:
-                return np.asarray(file.get_tensor(name))
-        except (SafetensorError, OSError, TypeError, AttributeError, ValueError) as error:
-            raise _damaged(path, error) from error
-
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(path, framework="numpy") as file:  # checks that shapes, types and places go together
             tree: dict[str, Any] = {"__metadata__": file.metadata() or {}}
-            for name in file.keys():  # noqa: SIM118  (not a mapping)
-                part = file.get_slice(name)
-                dtype = dtype_named(_SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()))
-                shape = tuple(part.get_shape())
-                tree[name] = Tensor(shape, dtype, lambda name=name: read(name))  # type: ignore[misc]
+            names = list(file.keys())
+        entries = json.loads(header)
+        return tree | {name: _safe_tensor(path, entries[name], 8 + size) for name in names}
     except (SafetensorError, OSError, DamagedError) as error:
         raise _damaged(path, error) from error
-    return tree
+
+
+def _safe_tensor(path: Path, entry: Mapping[str, Any], start: int) -> Tensor:
+    """Describes a tensor by its entry in a header that the library has checked."""
+    first, end = entry["data_offsets"]
+    dtype = dtype_named(_SAFETENSORS_DTYPES.get(entry["dtype"], entry["dtype"]))
+    shape = check_shape(entry["shape"])
+
+    def read() -> np.ndarray:
+        try:
+            with path.open("rb") as file:
+                file.seek(start + first)
+                data = np.fromfile(file, np.uint8, end - first)
+        except OSError as error:
+            raise _damaged(path, error) from error
+        if len(data) != end - first:
+            raise _damaged(path, DamagedError("it has become shorter while it was read"))
+        return data.view(dtype).reshape(shape)
+
+    return Tensor(shape, dtype, read)
 
 
 _SAFETENSORS_DTYPES = {
@@ -205,7 +204,15 @@ READERS: Mapping[str, Callable[[Path], Any]] = {
     "pickle": read_plain_pickle,
     "safetensors": read_safetensors,
     "msgpack": read_msgpack,
+    "index of shards": lambda path: read_index(path, _read_shard),
 }
+
+
+def _read_shard(path: Path) -> Any:
+    kind = sniff(path)
+    if kind is None or kind == "index of shards":
+        raise UserError(f"{path}: not a shard of a checkpoint: {describe_unknown(path)}")
+    return READERS[kind](path)
 
 
 def subtrees(tree: Any, preferred: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

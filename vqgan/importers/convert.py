@@ -5,6 +5,7 @@ The architecture is read off names and shapes first, where no configuration give
 
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
@@ -18,6 +19,8 @@ from vqgan.model.parameters import codec_parameter_shapes
 
 DEFAULT_RESOLUTION = 256
 _LISTED = 40  # names in one error
+_THREADS = 2
+_OUTPUTS = 16  # a line of a cache, in float32
 
 
 def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields, where: str) -> ModelConfig:
@@ -32,7 +35,9 @@ def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields
     Raises:
       UserError: a parameter without which nothing can be told is missing, or the result makes no model.
     """
-    known = typed_fields(ModelConfig, known, where=f"{where}: configuration")
+    known = {**layout.fields, **typed_fields(ModelConfig, known, where=f"{where}: configuration")}
+    if layout.encoder_only and not any(name.startswith("decoder.") for name in tensors):
+        known["has_decoder"] = False
     if layout.geometry is None:
         # Levels are counted on the encoder, whose names do not depend on their number.
         levels, blocks = count_levels(probing(tensors, layout, 1, 1))
@@ -48,8 +53,8 @@ def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields
             f"{where}: not a whole {layout.name} VQGAN: {' or '.join(theirs)} is missing; "
             "give a checkpoint of the image tokenizer itself"
         ) from error
-    merged = {**fields, **layout.fields, **known}
-    if layout.geometry is not None:
+    merged = {**fields, **known}
+    if layout.even_blocks:
         merged |= {"mid_blocks": merged["num_res_blocks"], "decoder_res_blocks": merged["num_res_blocks"]}
     if max(merged["num_res_blocks"], len(merged["ch_mult"])) > len(tensors):
         raise UserError(f"{where}: its configuration asks for more blocks than the file has parameters")
@@ -84,7 +89,8 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
       probe: shapes by our names.
       levels: number of levels.
       blocks: residual blocks per encoder level.
-      known: fields that are given already: ``resolution`` and ``attn_resolutions`` matter here.
+      known: fields that are given already: ``resolution``, ``attn_resolutions``, ``quantizer`` and
+        ``has_decoder`` matter here.
 
     Raises:
       LookupError: a parameter that every VQGAN has is missing; its name is the argument.
@@ -99,7 +105,8 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
     widths = [width(f"encoder.levels.{level}.blocks.0.conv1.kernel", 3) for level in range(levels)]
     stem = width("encoder.conv_in.kernel", 3)
     base = _base_width(stem, widths)
-    z_channels = width("decoder.conv_in.kernel", 2)
+    encoded = width("encoder.conv_out.kernel", 3)
+    z_channels = width("decoder.conv_in.kernel", 2) if known.get("has_decoder", True) else encoded
     attended = [i for i in range(levels) if _has_attention(probe, f"encoder.levels.{i}.attentions.0")]
     linear = any(probe(f"{place}.qkv.kernel") for place in _attention_places(levels))
     fields: Fields = {
@@ -110,13 +117,16 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
         "mid_attention": _has_attention(probe, "encoder.middle.attention"),
         "attention": "linear" if linear else "full",
         "z_channels": z_channels,
-        "double_z": width("encoder.conv_out.kernel", 3) == 2 * z_channels,
-        "embed_dim": width("codebook", 1),
-        "codebook_size": width("codebook", 0),
+        "double_z": encoded == 2 * z_channels,
         "quantizer": "gumbel" if probe("projection.kernel") else "nearest",
     }
+    if known.get("quantizer") == "lfq":  # without a table; a claim beyond any codebook is refused later
+        fields |= {"embed_dim": z_channels, "codebook_size": 1 << min(z_channels, 40)}
+    else:
+        fields |= {"embed_dim": width("codebook", 1), "codebook_size": width("codebook", 0)}
     if levels > 1:
-        fields["resamp_with_conv"] = probe("decoder.levels.0.resample.conv.kernel") is not None
+        side = "decoder" if known.get("has_decoder", True) else "encoder"
+        fields["resamp_with_conv"] = probe(f"{side}.levels.0.resample.conv.kernel") is not None
     resolution = known.get("resolution") or _resolution(attended, levels, known.get("attn_resolutions"))
     fields["resolution"] = resolution
     fields["attn_resolutions"] = tuple(resolution >> level for level in attended)
@@ -162,15 +172,16 @@ def convert_weights(
       UserError: a name is missing or left over, or a shape is wrong; all of them are listed.
     """
     shapes = codec_parameter_shapes(config)
-    sources = _match(
-        tensors, layout, config, {n: s for part in shapes.values() for n, s in part.items()}, where
-    )
-    return {
-        part: {
-            name: _read(tensors[sources[name]], name, shape, layout, where) for name, shape in named.items()
-        }
-        for part, named in shapes.items()
-    }
+    every = {name: shape for named in shapes.values() for name, shape in named.items()}
+    sources = _match(tensors, layout, config, every, where)
+
+    def read(name: str) -> np.ndarray:
+        return _read(tensors[sources[name]], name, every[name], layout, where)
+
+    # Reading and copying leave the interpreter free, so a few threads share the work; each holds one tensor.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        arrays = dict(zip(every, pool.map(read, every), strict=True))
+    return {part: {name: arrays[name] for name in named} for part, named in shapes.items()}
 
 
 def _match(
@@ -245,5 +256,15 @@ def _fits(theirs: tuple[int, ...], ours: tuple[int, ...], torch_kernel: bool) ->
 def _read(tensor: Tensor, name: str, shape: tuple[int, ...], layout: KeyLayout, where: str) -> np.ndarray:
     array: Any = tensor.read()
     if layout.from_torch and name.endswith(".kernel"):
-        array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+        array = _kernel_last(array) if array.ndim == 4 else array.T
     return as_float32(array, name, where).reshape(shape)
+
+
+def _kernel_last(kernel: np.ndarray) -> np.ndarray:
+    """Returns an OIHW kernel as HWIO; a few outputs at a time, which stay in the cache."""
+    outputs, inputs, height, width = kernel.shape
+    result = np.empty((height, width, inputs, outputs), kernel.dtype)
+    for first in range(0, outputs, _OUTPUTS):
+        part = slice(first, first + _OUTPUTS)
+        result[..., part] = kernel[part].transpose(2, 3, 1, 0)
+    return result

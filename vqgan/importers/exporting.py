@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from vqgan.config import ModelConfig, to_dict
+from vqgan.config import UNTRAINED_QUANTIZERS, ModelConfig, to_dict
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
 from vqgan.importers.formats import diffusers, llamagen, taming
 from vqgan.importers.layout import KeyLayout, parse_parameter
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-_MASKGIT_ONLY = ("shortcut_from_branch", "pool_downsample")
+# What neither taming nor diffusers has.
+_OTHERS_ONLY = (
+    "shortcut_from_branch", "pool_downsample", "symmetric_downsample", "depth_to_space", "adaptive_norm",
+)  # fmt: skip
 
 
 def export_checkpoint(
@@ -85,7 +88,9 @@ def _layout(to: str, config: ModelConfig) -> KeyLayout:
         layout = diffusers.LAYOUT if to == "diffusers" else taming.LAYOUT
     if config.quantizer in ("fsq", "lfq"):
         raise UserError(f"--to {to} cannot express this codec: quantizer {config.quantizer} has no codebook")
-    cannot = [name for name in _MASKGIT_ONLY if getattr(config, name)]
+    cannot = [name for name in _OTHERS_ONLY if getattr(config, name)]
+    if config.quantizer in UNTRAINED_QUANTIZERS or not config.has_decoder:
+        cannot.append(f"quantizer {config.quantizer}" if config.has_decoder else "no decoder")
     if not config.quant_conv or not config.bias or config.encoder_out_kernel != 3:
         cannot.append("layers without biases or without quant_conv")
     if config.mid_blocks != 2 or config.decoder_blocks != config.num_res_blocks + 1:

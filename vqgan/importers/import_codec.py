@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,29 @@ from vqgan.config import ModelConfig
 from vqgan.documents import parse_document
 from vqgan.errors import UserError
 from vqgan.folders import check_expansion
-from vqgan.importers.containers import READERS, describe_unknown, sniff
+from vqgan.importers.containers import READERS, sniff
 from vqgan.importers.convert import convert_weights, infer_config
-from vqgan.importers.layout import Fields, KeyLayout
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, declared_classes
+from vqgan.importers.native_config import config_files, natives, resolved_fields
 from vqgan.importers.pickle_objects import PickleError
-from vqgan.importers.registry import ForeignModel, find_published, recognise_model, refine_layout
-from vqgan.importers.source import ImportOptions, find_native, find_weights, parse_source
+from vqgan.importers.registry import (
+    ForeignModel,
+    find_published,
+    layout_by_class,
+    layout_by_names,
+    recognise_model,
+    unknown_class,
+)
+from vqgan.importers.sharded import is_index, shard_files
+from vqgan.importers.source import ImportOptions, find_weights, parse_source
 from vqgan.importers.tensors import Tensor
+from vqgan.importers.text_files import describe_unknown
 from vqgan.model.parameters import check_codec_size, codec_parameter_count
 
 _STEP_NAMES = ("global_step", "steps", "step")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImportedCodec:
     """A converted checkpoint.
 
@@ -58,7 +69,7 @@ def import_checkpoint(source: str) -> ImportedCodec:
         if container is None:
             raise UserError(f"{file}: not a checkpoint that we know: {describe_unknown(file)}")
         tree = READERS[container](file)
-        model = recognise_model(file, container, tree, options.weights)
+        model = recognise_model(file, container, tree, options.weights or "raw")
         return _import(file, container, model, tree, options)
     except PickleError as error:
         raise UserError(f"{file}: the checkpoint is damaged ({error}); download or copy it again") from error
@@ -70,10 +81,12 @@ def _import(
     file: Path, container: str, model: ForeignModel, tree: Any, options: ImportOptions
 ) -> ImportedCodec:
     where = str(file)
-    native = find_native(file, options.config)
-    layout = refine_layout(model, native)
     exported = _exported_fields(tree, where)
-    known = exported if exported is not None else layout.native(native) if native is not None else {}
+    if exported is None:
+        layout, native, known = _configured(model, file, options)
+    else:
+        layout, native, known = layout_by_names(model), None, exported
+    model, known, remap = _remapped(model, layout, native, known, where)
     if options.attn_resolutions is not None:  # with the levels that have attention, they tell the resolution
         known = known | {"attn_resolutions": options.attn_resolutions}
     config = _with_options(infer_config(model.tensors, layout, known, where), options)
@@ -84,28 +97,79 @@ def _import(
         config = _with_options(infer_config(model.tensors, layout, known, where), options)
     _check_size(config, file)
     tensors = model.tensors
-    # LlamaGen's averaged weights are a member of their own; latent-diffusion's are twins in the same one.
-    if options.weights == "ema" and model.member != "ema":
+    # Averaged weights are a member of their own with most; latent-diffusion's are twins in the same one.
+    averages_first = layout.averages_first is not None and layout.averages_first(tensors.keys(), native)
+    chosen = "ema" if model.averaged else options.weights or ("ema" if averages_first else "raw")
+    if chosen == "ema" and not model.averaged:
         tensors = _averaged(tensors, layout, where)
-    weights = convert_weights(tensors, layout, config, where)
+    with ThreadPoolExecutor(1) as pool:  # the sum is taken while the weights are converted
+        digest = pool.submit(_sha256, file)
+        weights = convert_weights(tensors, layout, config, where)
     origin = {
         "format": layout.name if exported is None else f"vqgan export in the keys of {layout.name}",
         "file": file.name,
-        "sha256": _sha256(file),
+        "sha256": digest.result(),
         "container": container,
-        "weights": options.weights,
+        **({"shards": [path.name for path in shard_files(file)]} if is_index(file) else {}),
+        "weights": chosen,
+        **_assumed(layout, native, exported),
         **_part(model),
+        **remap,
         **({"published_name": found[0]} if found else {}),
-        **({"configuration": native.path.name} if native is not None and known else {}),
+        **_configurations(file, native),
         **_training_step(tree),
     }
     return ImportedCodec(config, weights, origin)
 
 
+def _configured(
+    model: ForeignModel, file: Path, options: ImportOptions
+) -> tuple[KeyLayout, NativeConfig | None, Fields]:
+    """Finds the configuration that says something of the model; returns layout, configuration and fields."""
+    unknown: NativeConfig | None = None
+    given = [name for name, value in dataclasses.asdict(options).items() if value is not None]
+    for native in natives(file, options.config):
+        layout = layout_by_class(model, native)
+        if layout is None:
+            unknown = unknown or native
+            continue
+        fields = resolved_fields(layout.native(native), native, given)
+        if fields or (layout.classes is not None and declared_classes(native)):
+            return layout, native, fields
+    if unknown is not None:
+        raise unknown_class(model, unknown)
+    layout = layout_by_names(model)
+    if options.config is not None:
+        raise UserError(f"{options.config}: it says nothing of a {layout.name} model; drop config=")
+    return layout, None, {}
+
+
+def _remapped(
+    model: ForeignModel, layout: KeyLayout, native: NativeConfig | None, known: Fields, where: str
+) -> tuple[ForeignModel, Fields, Fields]:
+    """Keeps the used codes where the model has a list of them; returns model, fields and what to say."""
+    found = None if layout.remap is None else layout.remap(model.tensors, native, where)
+    if found is None:
+        return model, known, {}
+    tensors, said = found
+    if known.get("codebook_size") == said["of"]:
+        known = known | {"codebook_size": said["codes"]}
+    return dataclasses.replace(model, tensors=tensors), known, {"remap": said}
+
+
+def _configurations(file: Path, used: NativeConfig | None) -> dict[str, Any]:
+    """Says which configuration was used, and which YAML files that lie beside it were not."""
+    found: dict[str, Any] = {} if used is None else {"configuration": used.path.name}
+    others = [path.name for path in config_files(file) if used is None or path.name != used.path.name]
+    unused = [name for name in others if not name.endswith(".json")]
+    return found | ({"unused_configurations": unused} if unused else {})
+
+
 def _check_size(config: ModelConfig, file: Path) -> None:
     """Refuses an architecture that the file cannot hold the weights of, before one is read."""
     try:
-        check_expansion(4 * codec_parameter_count(config), file.stat().st_size)
+        stored = sum(path.stat().st_size for path in shard_files(file))
+        check_expansion(4 * codec_parameter_count(config), stored)
     except UserError as error:
         raise UserError(f"{file}: {error}; get the checkpoint from its publisher") from error
 
@@ -113,7 +177,7 @@ def _check_size(config: ModelConfig, file: Path) -> None:
 def _averaged(tensors: Mapping[str, Tensor], layout: KeyLayout, where: str) -> Mapping[str, Tensor]:
     found = None if layout.averaged is None else layout.averaged(tensors, where)
     if found is None:
-        raise UserError(f"{where}: it has no averaged weights; drop weights=ema")
+        raise UserError(f"{where}: it has no averaged weights; take the others with weights=raw")
     return found
 
 
@@ -144,11 +208,17 @@ def _with_options(config: ModelConfig, options: ImportOptions) -> ModelConfig:
     return dataclasses.replace(config, **given)
 
 
+def _assumed(layout: KeyLayout, native: NativeConfig | None, exported: Fields | None) -> dict[str, Any]:
+    """Says what was taken for granted, where nothing but names and shapes speaks."""
+    if exported is not None or declared_classes(native) or not layout.assumed:
+        return {}
+    return {"assumed": f"{layout.assumed}; no configuration names the model's class"}
+
+
 def _part(model: ForeignModel) -> dict[str, Any]:
     """Says which part of a larger checkpoint is used, for the message."""
-    part = ".".join(name for name in (model.member, model.prefix.rstrip(".")) if name)
-    found: dict[str, Any] = {"part": part} if part else {}
-    if model.prefix and model.others:
+    found: dict[str, Any] = {"part": model.prefix.rstrip(".")} if model.prefix else {}
+    if model.others:
         found["unused_parts"] = list(model.others)
     return found
 

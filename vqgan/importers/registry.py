@@ -3,38 +3,59 @@
 Also checkpoints that have been published, by name: what their files do not say, and how large they are.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vqgan.errors import UserError
 from vqgan.importers.containers import subtrees
-from vqgan.importers.formats import diffusers, latent_diffusion, llamagen, lwm, maskgit, taming, vqgan_jax
-from vqgan.importers.layout import Fields, KeyLayout, NativeConfig
+from vqgan.importers.formats import (
+    chameleon,
+    diffusers,
+    latent_diffusion,
+    llamagen,
+    lwm,
+    maskgit,
+    seed_voken,
+    taming,
+    vqgan_jax,
+)
+from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, declared_classes
 from vqgan.importers.pickle_constructors import flatten_tensors
 from vqgan.importers.tensors import Tensor
 
-# A new format is one file in formats/ and one line here. taming's stands for latent-diffusion's as well.
+# A new format is one file in formats/ and one line here. Of those that share a marker, the first that takes a
+# file is meant.
 LAYOUTS: tuple[KeyLayout, ...] = (
+    maskgit.TORCH_LAYOUT,
+    seed_voken.OPEN_MAGVIT2,
+    seed_voken.IBQ,
+    chameleon.JANUS,
+    chameleon.CHAMELEON,
+    latent_diffusion.LAYOUT,
     taming.LAYOUT,
+    llamagen.JANUS,
     llamagen.LAYOUT,
     diffusers.LAYOUT,
     vqgan_jax.LAYOUT,
     lwm.LAYOUT,
     maskgit.LAYOUT,
 )
-# Members of a checkpoint that hold a model's weights, the likeliest first.
-_MEMBERS = ("state_dict", "model", "params", "module", "generator", "vqgan")
+# Members of a checkpoint that hold a model's weights, the likeliest first, where several hold one.
+_MEMBERS = ("state_dict", "model", "params", "generator", "vqgan")
 # Where a checkpoint holds several models with the same keys, the image tokenizer is this one.
-_FIRST_STAGE = "first_stage_model."
-# First parts of names in Net2Net and diffusion checkpoints, beside those of the image tokenizer.
-_PRIOR_PARTS = {
-    "transformer", "cond_stage_model", "first_stage_model", "model", "model_ema", "denoise_fn", "permuter",
-    "loss", "logvar", "cond_ids", "scale_factor", "lvlb_weights", "betas",
+_FIRST_STAGE = "first_stage_model"
+# What torch puts into names: of compiled, distributed and checkpointed modules.
+_WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+# Words in the names of averaged weights, and of what is trained beside a tokenizer and is no part of it.
+_AVERAGED = {"swa", "avg", "average", "averaged", "averages", "shadow", "polyak"}
+_BESIDE = {
+    "loss", "losses", "criterion", "disc", "discriminator", "discriminators", "lpips", "perceptual", "percep",
+    "vgg", "optimizer", "optimizers", "optim", "scheduler", "scaler",
 }  # fmt: skip
-# The noise schedule of a diffusion model: alphas_cumprod, sqrt_recip_alphas_cumprod, posterior_variance, ...
-_SCHEDULE = ("alphas_", "sqrt_", "log_one_minus_", "posterior_")
 _EXAMPLES = 5
 
 
@@ -45,81 +66,178 @@ class ForeignModel:
     Attributes:
       layout: how its parameters are named.
       tensors: parameters by their names in that layout.
-      member: of the checkpoint that holds them; empty for the whole.
-      prefix: what stood before their names.
-      others: first parts of the names beside that prefix.
+      prefix: what stood before their names, members of the checkpoint included; empty or with a dot behind.
+      others: first parts of the names beside that prefix, and of what is under it and not needed.
+      averaged: whether it is averaged weights.
     """
 
     layout: KeyLayout
     tensors: Mapping[str, Tensor]
-    member: str
     prefix: str
     others: tuple[str, ...]
+    averaged: bool = False
 
 
 def recognise_model(file: Path, container: str, tree: Any, weights: str) -> ForeignModel:
-    """Finds the layout whose marker some part of the file bears.
+    """Finds the part of a file whose parameters bear the marker of a layout, whatever it is called.
 
     Args:
       file: for errors.
       container: its kind, for errors.
       tree: its contents.
-      weights: ``raw`` or ``ema``: which member comes first where there are both.
+      weights: ``raw`` or ``ema``: which is taken where there are both.
 
     Raises:
-      UserError: none is found, or the model has no codebook.
+      UserError: none is found, there are several, or the model has no codebook.
     """
-    members = ("ema", *_MEMBERS) if weights == "ema" else (*_MEMBERS, "ema")
-    seen: list[str] = []
-    for member, subtree in subtrees(tree, members):
-        tensors = flatten_tensors(subtree)
-        for layout in LAYOUTS:
-            prefixes = sorted(_prefixes(tensors, layout.marker))
-            if prefixes:
-                return _take(file, layout, tensors, prefixes, member)
-        seen = seen or list(tensors)
-    raise UserError(f"{file}: {explain_other_model(container, seen)}")
+    tensors = _unwrapped(file, flatten_tensors(tree))
+    found: dict[str, KeyLayout] = {}
+    for layout in LAYOUTS:
+        for prefix in _prefixes(tensors, layout.marker):
+            found.setdefault(prefix, layout)
+    if not found:
+        raise UserError(f"{file}: {explain_other_model(container, _names_in_member(tree))}")
+    prefix = _choose(file, sorted(found), weights)
+    return _take(file, found[prefix], tensors, prefix, found, tree)
 
 
-def refine_layout(model: ForeignModel, native: NativeConfig | None) -> KeyLayout:
-    """Tells latent-diffusion's files from taming's, whose markers are the same."""
-    if model.layout is taming.LAYOUT and latent_diffusion.is_latent_diffusion(model.tensors, native):
-        return latent_diffusion.LAYOUT
-    return model.layout
+def _unwrapped(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Takes torch's wrappers out of all names."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        parts = name.split(".")
+        short = ".".join(part for part in parts[:-1] if part not in _WRAPPERS)
+        short = f"{short}.{parts[-1]}" if short else parts[-1]
+        if short in found:
+            raise UserError(f"{file}: it holds {short} with a wrapper and without; save the model on its own")
+        found[short] = tensor
+    return found
 
 
 def _prefixes(tensors: Mapping[str, Tensor], marker: str) -> set[str]:
-    """Finds what stands before the marker, where the model is a part of another one or wrapped."""
+    """Finds what stands before the marker, where the model is a part of something."""
     found = {name.removesuffix(marker) for name in tensors if name.endswith(marker)}
     return {prefix for prefix in found if not prefix or prefix.endswith(".")}
 
 
+def _choose(file: Path, prefixes: list[str], weights: str) -> str:
+    """Chooses between models: trained weights unless averaged ones are asked for or are all there is."""
+    averaged = [prefix for prefix in prefixes if is_averaged(prefix)]
+    trained = [prefix for prefix in prefixes if prefix not in averaged]
+    pool = averaged if averaged and (weights == "ema" or not trained) else trained
+    if len(pool) == 1 or "" in pool:
+        return pool[0]
+    stages = [prefix for prefix in pool if prefix.split(".")[-2] == _FIRST_STAGE]
+    members = [[prefix for prefix in pool if prefix.split(".")[0] == name] for name in _MEMBERS]
+    for likely in (stages, *members):
+        if len(likely) == 1:
+            return likely[0]
+    names = ", ".join(prefix.rstrip(".") for prefix in pool)
+    raise UserError(f"{file}: it holds several VQGANs ({names}); save the one that you mean on its own")
+
+
+def is_averaged(prefix: str) -> bool:
+    """Tells whether a prefix is that of averaged weights: ``state_dict_ema.``, ``emaModel.``, ``swa.``."""
+    return any(
+        word in _AVERAGED or word.startswith("ema") or (word.endswith("ema") and word != "schema")
+        for word in _words(prefix)
+    )
+
+
+def _words(name: str) -> set[str]:
+    """Splits names such as ``params_ema`` and ``modelEma`` into words."""
+    return set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z\d])(?=[A-Z])", "_", name).lower()))
+
+
 def _take(
-    file: Path, layout: KeyLayout, tensors: Mapping[str, Tensor], prefixes: list[str], member: str
+    file: Path,
+    layout: KeyLayout,
+    tensors: Mapping[str, Tensor],
+    prefix: str,
+    found: Collection[str],
+    tree: Any,
 ) -> ForeignModel:
-    if len(prefixes) == 1 or "" in prefixes:
-        prefix = prefixes[0]
-    elif _FIRST_STAGE in prefixes:
-        prefix = _FIRST_STAGE
-    else:
-        raise UserError(
-            f"{file}: it holds several VQGANs ({', '.join(prefixes)}); save the one that you mean on its own"
-        )
-    inside = {n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)}
-    others = sorted({name.split(".")[0] for name in tensors if not name.startswith(prefix)})
-    if prefix and not all(is_prior_part(name) for name in others):
-        inside |= {n: t for n, t in tensors.items() if not n.startswith(prefix) and not is_prior_part(n)}
-    if not any(name.startswith(("quantize.", "quantizer.")) for name in inside):
+    """Takes what is under a prefix, but for other models there and what is no part of a model."""
+    beside = {_next_part(other, prefix) for other in found if other != prefix}
+    beside |= _members_beside(tree, prefix, layout.marker)
+    inside, others = {}, set()
+    for name, tensor in tensors.items():
+        part = _next_part(name, prefix)
+        if name.startswith(prefix) and part not in beside and not _words(part) & _BESIDE:
+            inside[name.removeprefix(prefix)] = tensor
+        else:
+            others.add(part)
+    layout = _by_names(layout, inside)
+    has_codebook = any(name.startswith(("quantize.", "quantizer.")) for name in inside)
+    if not has_codebook and layout.fields.get("quantizer") != "lfq":
         raise UserError(
             f"{file}: a {layout.name} autoencoder without a codebook (KL): it has no tokens; give a VQ model"
         )
-    return ForeignModel(layout, inside, member, prefix, tuple(others))
+    return ForeignModel(layout, inside, prefix, tuple(sorted(others)), is_averaged(prefix))
 
 
-def is_prior_part(name: str) -> bool:
-    """Tells whether a parameter belongs to the model around a first stage (transformer, diffusion model)."""
-    first = name.split(".")[0]
-    return first in _PRIOR_PARTS or first.startswith(_SCHEDULE)
+def _next_part(name: str, prefix: str) -> str:
+    """Returns the first part of a name in which it differs from a prefix: what stands beside, or under it."""
+    parts = name.split(".")
+    common = zip(parts, prefix.split(".")[:-1], strict=False)
+    return parts[
+        min(sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], common)), len(parts) - 1)
+    ]
+
+
+def _members_beside(tree: Any, prefix: str, marker: str) -> set[str]:
+    """Finds mappings that stand beside a state dict's dotted names: an optimizer's state, another model."""
+    for part in prefix.split(".")[:-1]:
+        if isinstance(tree, dict) and part in tree:
+            tree = tree[part]
+    names = tree if isinstance(tree, dict) else {}
+    if not any(isinstance(name, str) and name.endswith(marker) for name in names):
+        return set()
+    return {str(name) for name, value in names.items() if isinstance(value, dict)}
+
+
+def _names_in_member(tree: Any) -> list[str]:
+    """Returns the names in the likeliest member, for an error."""
+    named = (list(flatten_tensors(subtree)) for _, subtree in subtrees(tree, _MEMBERS))
+    return next((names for names in named if names), [])
+
+
+def layout_by_names(model: ForeignModel) -> KeyLayout:
+    """Tells formats with the same marker apart by the names of all parameters."""
+    return _by_names(model.layout, model.tensors)
+
+
+def layout_by_class(model: ForeignModel, native: NativeConfig) -> KeyLayout | None:
+    """Tells formats with the same marker apart by the class that a configuration names, else by names.
+
+    Returns:
+      None where it names a class that none of them reads.
+    """
+    declared = declared_classes(native)
+    if not declared:
+        return layout_by_names(model)
+    fitting = _fitting(model.layout, model.tensors)
+    takes = (layout.classes is None or all(map(layout.classes.fullmatch, declared)) for layout in fitting)
+    return next((layout for layout, taken in zip(fitting, takes, strict=True) if taken), None)
+
+
+def unknown_class(model: ForeignModel, native: NativeConfig) -> UserError:
+    """Says that a configuration names a class that no format with these parameters has."""
+    declared = " and ".join(f"{name:.80}" for name in declared_classes(native))
+    fitting = ", ".join(layout.name for layout in _fitting(model.layout, model.tensors))
+    return UserError(
+        f"{native.path}: it names {declared}, which we do not know for a file with such parameters "
+        f"({fitting}); give the file's own configuration with config=PATH, or move this one away"
+    )
+
+
+def _by_names(layout: KeyLayout, tensors: Mapping[str, Tensor]) -> KeyLayout:
+    return next(other for other in _fitting(layout, tensors) if other.unnamed(tensors.keys()))
+
+
+def _fitting(layout: KeyLayout, tensors: Mapping[str, Tensor]) -> list[KeyLayout]:
+    """Lists the layouts with the same marker that these names fit."""
+    return [other for other in LAYOUTS if other.marker == layout.marker and other.fits(tensors.keys())]
 
 
 def explain_other_model(container: str, names: Sequence[str]) -> str:
@@ -135,7 +253,7 @@ def explain_other_model(container: str, names: Sequence[str]) -> str:
         )
     return (
         f"a {container} file whose {len(names)} tensors are those of no VQGAN that we know; it has {shown}; "
-        "known: taming-transformers, latent-diffusion, llamagen, diffusers, vqgan-jax, lwm, maskgit"
+        f"known: {', '.join(dict.fromkeys(layout.name for layout in LAYOUTS))}"
     )
 
 

@@ -1,4 +1,4 @@
-"""From what a user names to files: path and options, the weights in a folder, the configuration beside them.
+"""From what a user names to files: path and options, and the weights in a folder or on the Hub.
 
 ``model.ckpt?input_range=0,1&weights=ema`` is one string, so that it travels to every worker as it is.
 The options are the fields of :class:`ImportOptions`.
@@ -7,9 +7,8 @@ The options are the fields of :class:`ImportOptions`.
 import dataclasses
 import difflib
 import functools
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,20 @@ from typing import Any
 from vqgan.downloads import fetching, is_dataset, is_hub, is_missing, is_unreachable, require_library
 from vqgan.errors import UserError
 from vqgan.importers.containers import sniff
-from vqgan.importers.layout import NativeConfig
+from vqgan.importers.sharded import index_of, is_index, is_shard, read_weight_map
 
-# Where several containers lie in one folder, these names are meant, in this order.
+# Where several checkpoints lie in one folder, these names are meant, in this order.
 _USUAL_WEIGHTS = (
-    "diffusion_pytorch_model.safetensors", "model.safetensors", "flax_model.msgpack", "last.ckpt",
-    "model.ckpt", "diffusion_pytorch_model.bin", "pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json",
+    "model.safetensors", "model.safetensors.index.json", "flax_model.msgpack", "last.ckpt", "model.ckpt",
+    "diffusion_pytorch_model.bin", "diffusion_pytorch_model.bin.index.json",
+    "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
-# A diffusion pipeline's VQ model, a Lightning run, a tokenizer beside a language model.
-_SUBFOLDERS = ("vqvae", "vqmodel", "movq", "checkpoints", "tokenizer", "vae")
+# What is called so claims to be weights, and is never passed over where it is something else.
+_WEIGHT_SUFFIXES = (".safetensors", ".msgpack", ".ckpt", ".pt", ".pth", ".bin")
+# A diffusion pipeline's VQ model, a Lightning run, a taming run, a tokenizer beside a language model.
+_SUBFOLDERS = ("vqvae", "vqmodel", "movq", "checkpoints", "ckpts", "tokenizer", "vae")
 _LISTED = 8  # names in one error
-_CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
-_CONFIG_STEMS = ("config", "model", "configuration")
-_MAX_CONFIG_BYTES = 4 << 20
-_MAX_YAML_BYTES = 256 << 10  # its parser is slow
-_MAX_YAML_VALUES = 50_000  # anchors written out
 _EXAMPLES = {"input_range": "0,1", "attn_resolutions": "16", "resolution": "256"}
 
 
@@ -43,7 +41,8 @@ class ImportOptions:
       input_range: pixel values that the network expects for uint8 0 and 255.
       resolution: side in pixels that the model was trained at.
       attn_resolutions: sides, at ``resolution``, of the levels with attention.
-      weights: ``raw``, or ``ema`` for the averaged weights where the file has both.
+      weights: ``raw``, or ``ema`` for the averaged weights where the file has both; what the original code
+        runs with if None.
       name: published name, whose settings and parameter count must fit.
       config: native configuration file, if it lies elsewhere.
     """
@@ -51,7 +50,7 @@ class ImportOptions:
     input_range: tuple[float, float] | None = None
     resolution: int | None = None
     attn_resolutions: tuple[int, ...] | None = None
-    weights: str = "raw"
+    weights: str | None = None
     name: str | None = None
     config: str | None = None
 
@@ -120,38 +119,67 @@ def is_foreign_source(source: str) -> bool:
 
 
 def looks_foreign(path: Path) -> bool:
-    """Tells whether a file, or a file in a folder, is a container that may hold a foreign checkpoint."""
-    try:
-        return sniff(find_weights(path)) is not None
-    except (UserError, OSError):
-        return False
+    """Tells whether a file, or a file in a folder, holds a foreign checkpoint or is called like one."""
+    if path.is_file():
+        return _kind(path) is not None
+    return any(_weights_in(folder) for folder in _folders_of_weights(path))
 
 
 def find_weights(path: Path) -> Path:
-    """Finds the weights file that a path means.
+    """Finds the file that a path means: weights, or the index of weights in shards.
+
+    A file that is called like weights counts as such whatever is in it, so that the reason why it cannot be
+    read is told, and no other file is taken in its place.
 
     Raises:
-      UserError: nothing there, no container in the folder, or several.
+      UserError: nothing there, no checkpoint in the folder, or several.
     """
     if path.is_file():
-        return path
+        return index_of(path) or path
     if not path.is_dir():
         raise UserError(f"{path}: nothing there; give a checkpoint file, its folder, or a codec")
-    for folder in (path, *(path / name for name in _SUBFOLDERS)):
-        found = _containers(folder)
+    for folder in _folders_of_weights(path):
+        found = _weights_in(folder)
         if found:
             return _usual_weights(folder, found)
-    names = sorted(p.name for p in path.iterdir())
+    try:
+        names = sorted(p.name for p in path.iterdir())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     shown = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
     raise UserError(f"{path}: no codec and no checkpoint in this folder; it has: {shown or 'nothing'}")
 
 
-def _containers(folder: Path) -> list[Path]:
+def _folders_of_weights(path: Path) -> list[Path]:
+    return [path, *(path / name for name in _SUBFOLDERS)]
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    """Lists the checkpoints of a folder; an index stands for its shards."""
     try:
-        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        files = sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith("."))
     except OSError:
         return []
-    return [p for p in files if p.suffix != ".npz" and sniff(p) is not None]
+    found = [
+        p for p in files if p.suffix in _WEIGHT_SUFFIXES or (p.suffix != ".npz" and _kind(p) is not None)
+    ]
+    shards = {name for path in found if is_index(path) for name in _shards_named(path, found)}
+    return [path for path in found if path.name not in shards]
+
+
+def _shards_named(index: Path, found: list[Path]) -> Collection[str]:
+    """Returns the names of an index's shards; of one that cannot be read, which is told later, all shards."""
+    try:
+        return read_weight_map(index).values()
+    except UserError:
+        return [path.name for path in found if is_shard(path)]
+
+
+def _kind(path: Path) -> str | None:
+    try:
+        return sniff(path)
+    except OSError:
+        return None
 
 
 def _usual_weights(folder: Path, found: list[Path]) -> Path:
@@ -161,91 +189,12 @@ def _usual_weights(folder: Path, found: list[Path]) -> Path:
         if folder / name in found:
             return folder / name
     names = ", ".join(p.name for p in found[:_LISTED])
+    if all(is_shard(path) for path in found):
+        raise UserError(
+            f"{folder}: shards of a checkpoint ({names}) without the index that says what lies in which; "
+            "get it (such as model.safetensors.index.json), or save the model as one file"
+        )
     raise UserError(f"{folder}: several checkpoints in this folder ({names}); give the path of one")
-
-
-def find_native(weights: Path, given: str | None) -> NativeConfig | None:
-    """Finds the configuration of a weights file; returns None where there is none.
-
-    Looked for: a file of the same name; ``config`` or ``model`` in the same folder; the only such file
-    there; and, for the folders that Lightning leaves, ``../configs``.
-
-    Args:
-      weights: the checkpoint file.
-      given: path that the user named; then nothing is searched.
-
-    Raises:
-      UserError: the named file cannot be read.
-    """
-    if given is not None:
-        path = Path(given)
-        if not path.is_file():
-            raise UserError(f"{given}: no such configuration file; give the path of a YAML or JSON file")
-        return _read_config(path, strict=True)
-    for folder in (weights.parent, weights.parent.parent / "configs"):
-        for path in _config_candidates(folder, weights.stem):
-            native = _read_config(path, strict=False)
-            if native is not None and native.data:
-                return native
-    return None
-
-
-def _config_candidates(folder: Path, stem: str) -> list[Path]:
-    try:
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in _CONFIG_SUFFIXES and p.is_file())
-    except OSError:
-        return []
-    usual = [p for p in found if p.stem == stem] + [p for p in found if p.stem in _CONFIG_STEMS]
-    others = [p for p in found if p not in usual and p.stem.endswith(("-project", "_config", "-config"))]
-    yamls = [p for p in found if p.suffix != ".json"]
-    return usual + others + (yamls if len(yamls) == 1 else [])
-
-
-def _read_config(path: Path, strict: bool) -> NativeConfig | None:
-    """Reads the file's mapping; without ``strict`` it is None where there is none."""
-    try:
-        if path.stat().st_size > (_MAX_CONFIG_BYTES if path.suffix == ".json" else _MAX_YAML_BYTES):
-            raise ValueError("it is too large for a configuration")
-        text = path.read_text()
-        data = json.loads(text) if path.suffix == ".json" else _parse_yaml(text, path)
-        if not isinstance(data, Mapping):
-            raise ValueError("it holds no mapping")
-        return NativeConfig(path, data)
-    except (OSError, ValueError, RecursionError) as error:
-        if strict or path.suffix != ".json":
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{path}: cannot be read as a configuration ({reason}); repair it, move it away, "
-                "or name another one with config=PATH"
-            ) from error
-        return None
-
-
-def _parse_yaml(text: str, path: Path) -> Any:
-    import yaml
-
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _yaml_values(node, {}) > _MAX_YAML_VALUES:
-            raise ValueError("its anchors stand for more values than any configuration has")
-        return loader.construct_document(node)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
-    finally:
-        loader.dispose()
-
-
-def _yaml_values(node: Any, known: dict[int, int]) -> int:
-    """Counts the values of a YAML node with every alias written out; ``known`` has those of earlier nodes."""
-    if id(node) not in known:
-        known[id(node)] = _MAX_YAML_VALUES + 1  # of a node within itself
-        parts = node.value if isinstance(node.value, list) else []
-        inner = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
-        known[id(node)] = 1 + sum(_yaml_values(part, known) for part in inner)
-    return known[id(node)]
 
 
 _CODEC = ["codec.json", "README.md", "encoder/*", "quantizer/*", "decoder/*"]  # a codec of ours
@@ -294,8 +243,12 @@ def _fetch_file(hub: Any, repo: str, file: str, revision: str | None) -> Path:
     """Fetches one file, and the configuration beside it where there is one."""
     path = Path(hub.hf_hub_download(repo, file, revision=revision))
     folder = str(Path(file).parent)
+    beside_it = "" if folder == "." else f"{folder}/"
+    if is_index(path):
+        for name in sorted(set(read_weight_map(path).values())):
+            hub.hf_hub_download(repo, f"{beside_it}{name}", revision=revision)
     for name in _CONFIGURATIONS:
-        beside = name if folder == "." else f"{folder}/{name}"
+        beside = f"{beside_it}{name}"
         try:
             hub.hf_hub_download(repo, beside, revision=revision)
         except Exception as error:

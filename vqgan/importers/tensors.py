@@ -106,7 +106,7 @@ def as_float32(array: np.ndarray, name: str, where: str) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         result = np.ascontiguousarray(array, dtype=np.float32)
         # A sum is finite only if all terms are, but for overflow, which the slow way then rules out.
-        finite = bool(np.isfinite(np.sum(result, dtype=np.float64)))
+        finite = bool(np.isfinite(np.sum(result)))
     if not finite and not np.isfinite(result).all():
         raise UserError(f"{where}: {name} holds numbers that are not finite; download the file again")
     return result

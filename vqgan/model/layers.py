@@ -48,19 +48,51 @@ class GroupNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
-        centred = x - self._group_mean(x)
-        variance = self._group_mean(centred**2)
         scale, bias = (param[...][None, None, None, :] for param in (self.scale, self.bias))
-        scaled = centred * (jax.lax.rsqrt(variance + GROUP_NORM_EPSILON) * scale)
-        return (scaled + bias).astype(self.dtype)
+        return _normalize_groups(x, self.groups, scale, bias).astype(self.dtype)
 
-    def _group_mean(self, x: jax.Array) -> jax.Array:
-        """Reduces ``[B, h, w, C]`` to ``[B, 1, 1, C]``: each channel gets the mean of its group."""
-        batch, _, _, channels = x.shape
-        by_channel = x.mean(axis=(1, 2))  # (B, C)
-        by_group = by_channel.reshape(batch, self.groups, -1).mean(axis=2)  # (B, G)
-        return jnp.repeat(by_group, channels // self.groups, axis=1)[:, None, None, :]
+
+def _normalize_groups(x: jax.Array, groups: int, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """Normalises ``[B, h, w, C]`` in float32; ``scale`` and ``bias`` are ``[1 or B, 1, 1, C]``."""
+    x = x.astype(jnp.float32)
+    centred = x - _group_mean(x, groups)
+    variance = _group_mean(centred**2, groups)
+    return centred * (jax.lax.rsqrt(variance + GROUP_NORM_EPSILON) * scale) + bias
+
+
+def _group_mean(x: jax.Array, groups: int) -> jax.Array:
+    """Reduces ``[B, h, w, C]`` to ``[B, 1, 1, C]``: each channel gets the mean of its group."""
+    batch, _, _, channels = x.shape
+    by_channel = x.mean(axis=(1, 2))  # (B, C)
+    by_group = by_channel.reshape(batch, groups, -1).mean(axis=2)  # (B, G)
+    return jnp.repeat(by_group, channels // groups, axis=1)[:, None, None, :]
+
+
+class AdaptiveGroupNorm(nnx.Module):
+    """Group normalisation whose scale and bias are read off the codes of the whole image.
+
+    As Open-MAGVIT2 (arXiv 2409.04410) has it: the scale is a linear map of the codes' deviation over all
+    places, with the variance of n - 1, and the bias one of their mean.
+    """
+
+    def __init__(self, code_dim: int, channels: int, groups: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.gamma = nnx.Linear(code_dim, channels, rngs=rngs)
+        self.beta = nnx.Linear(code_dim, channels, rngs=rngs)
+        self.groups = groups
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array, codes: jax.Array) -> jax.Array:
+        """Normalises ``[B, H, W, C]`` by ``[B, h, w, D]`` codes."""
+        codes = codes.astype(jnp.float32)
+        mean = codes.mean(axis=(1, 2))  # (B, D)
+        places = codes.shape[1] * codes.shape[2]
+        squares = jnp.sum((codes - mean[:, None, None, :]) ** 2, axis=(1, 2))
+        deviation = jnp.sqrt(squares / max(places - 1, 1) + GROUP_NORM_EPSILON)
+        scale, bias = (
+            layer(statistic)[:, None, None, :]  # (B, 1, 1, C)
+            for layer, statistic in ((self.gamma, deviation), (self.beta, mean))
+        )
+        return _normalize_groups(x, self.groups, scale, bias).astype(self.dtype)
 
 
 class ResBlock(nnx.Module):
@@ -151,17 +183,27 @@ class LinearAttention(nnx.Module):
 class Downsample(nnx.Module):
     """Halves height and width.
 
-    The convolution is padded on the right and bottom only, as in the reference; "SAME" would differ.
+    The convolution is padded on the right and bottom only, as in the reference; "SAME" would differ. A
+    ``symmetric`` one is padded on all sides.
     """
 
-    def __init__(self, channels: int, *, with_conv: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        with_conv: bool,
+        symmetric: bool = False,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        padding = (1, 1) if symmetric else (0, 1)
         self.conv = (
             nnx.Conv(
                 channels,
                 channels,
                 (3, 3),
                 strides=2,
-                padding=((0, 1), (0, 1)),
+                padding=(padding, padding),
                 dtype=dtype,
                 rngs=rngs,
             )
@@ -184,3 +226,19 @@ class Upsample(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         return x if self.conv is None else self.conv(x)
+
+
+class SubPixelUpsample(nnx.Module):
+    """Doubles height and width: a 3x3 convolution gives each pixel the channels of four.
+
+    *Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
+    Network* (arXiv 1609.05158). The four are the outer part of the channels, row by row.
+    """
+
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.conv = conv(channels, 4 * channels, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        x = self.conv(x).reshape(batch, height, width, 2, 2, channels)
+        return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels)

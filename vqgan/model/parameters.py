@@ -59,6 +59,11 @@ def _conv(name: str, inputs: int, outputs: int, size: int, bias: bool = True) ->
         yield f"{name}.bias", (outputs,)
 
 
+def _linear(name: str, inputs: int, outputs: int) -> Named:
+    yield f"{name}.kernel", (inputs, outputs)
+    yield f"{name}.bias", (outputs,)
+
+
 def _norm(name: str, channels: int) -> Named:
     yield f"{name}.scale", (channels,)
     yield f"{name}.bias", (channels,)
@@ -96,7 +101,11 @@ def _levels(name: str, widths: list[int], side: int, channels: int, config: Mode
     """Yields levels in order of execution; ``side`` is that of the first one."""
     blocks = config.num_res_blocks if down else config.decoder_blocks
     learned = config.learned_downsampling if down else config.resamp_with_conv
+    pixels = 4 if config.depth_to_space and not down else 1
     for index, width in enumerate(widths):
+        if config.adaptive_norm and not down:
+            for layer in ("gamma", "beta"):
+                yield from _linear(f"{name}.levels.{index}.adaptive.{layer}", config.z_channels, channels)
         for block in range(blocks):
             yield from _block(f"{name}.levels.{index}.blocks.{block}", channels, width, config)
             channels = width
@@ -104,7 +113,7 @@ def _levels(name: str, widths: list[int], side: int, channels: int, config: Mode
                 yield from _attention(f"{name}.levels.{index}.attentions.{block}", width, config)
         if index < len(widths) - 1:
             if learned:
-                yield from _conv(f"{name}.levels.{index}.resample.conv", width, width, 3)
+                yield from _conv(f"{name}.levels.{index}.resample.conv", width, pixels * width, 3)
             side = side // 2 if down else side * 2
 
 
@@ -130,6 +139,8 @@ def _quantizer_part(config: ModelConfig) -> Named:
 
 
 def _decoder_part(config: ModelConfig) -> Named:
+    if not config.has_decoder:
+        return
     widths = [config.ch * multiple for multiple in reversed(config.ch_mult)]
     side = config.resolution // config.downsampling
     if config.quant_conv:

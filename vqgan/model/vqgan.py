@@ -9,7 +9,17 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from vqgan.config import ModelConfig
-from vqgan.model.layers import Attention, Downsample, GroupNorm, LinearAttention, ResBlock, Upsample, conv
+from vqgan.model.layers import (
+    AdaptiveGroupNorm,
+    Attention,
+    Downsample,
+    GroupNorm,
+    LinearAttention,
+    ResBlock,
+    SubPixelUpsample,
+    Upsample,
+    conv,
+)
 from vqgan.quantizers import Quantized, make_quantizer
 
 
@@ -36,22 +46,38 @@ def _attention(
     return Attention(channels, norm_groups=config.norm_groups, dtype=dtype, rngs=rngs)
 
 
+def _upsample(
+    channels: int, config: ModelConfig, dtype: DTypeLike, rngs: nnx.Rngs
+) -> Upsample | SubPixelUpsample:
+    if config.depth_to_space:
+        return SubPixelUpsample(channels, dtype=dtype, rngs=rngs)
+    return Upsample(channels, with_conv=config.resamp_with_conv, dtype=dtype, rngs=rngs)
+
+
 class Level(nnx.Module):
-    """The residual blocks (and attentions) of one resolution, with the resampling that ends it."""
+    """The residual blocks (and attentions) of one resolution, with the resampling that ends it.
+
+    A decoder's may begin with a normalisation that reads the codes.
+    """
 
     def __init__(
         self,
         blocks: list[ResBlock],
         attentions: Sequence[Attention | LinearAttention],
-        resample: Downsample | Upsample | None,
+        resample: Downsample | Upsample | SubPixelUpsample | None,
         remat: bool,
+        adaptive: AdaptiveGroupNorm | None = None,
     ):
         self.blocks = nnx.List(blocks)
         self.attentions = nnx.List(attentions)
         self.resample = resample
         self.remat = remat
+        self.adaptive = adaptive
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, codes: jax.Array | None = None) -> jax.Array:
+        if self.adaptive is not None:
+            assert codes is not None
+            x = self.adaptive(x, codes)
         for index, block in enumerate(self.blocks):
             x = nnx.remat(ResBlock.__call__)(block, x) if self.remat else block(x)
             if self.attentions:
@@ -97,7 +123,13 @@ class Encoder(nnx.Module):
                     attentions.append(_attention(channels, config, dtype, rngs))
             resample = None
             if index < len(widths) - 1:
-                resample = Downsample(channels, with_conv=config.learned_downsampling, dtype=dtype, rngs=rngs)
+                resample = Downsample(
+                    channels,
+                    with_conv=config.learned_downsampling,
+                    symmetric=config.symmetric_downsample,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
                 side //= 2
             levels.append(Level(blocks, attentions, resample, remat))
         self.levels = nnx.List(levels)  # highest resolution first
@@ -124,6 +156,11 @@ class Decoder(nnx.Module):
         self.middle = Middle(channels, config, dtype=dtype, rngs=rngs)
         levels = []
         for index, width in reversed(list(enumerate(widths))):
+            adaptive = None
+            if config.adaptive_norm:
+                adaptive = AdaptiveGroupNorm(
+                    config.z_channels, channels, config.norm_groups, dtype=dtype, rngs=rngs
+                )
             blocks, attentions = [], []
             for _ in range(config.decoder_blocks):
                 blocks.append(_res_block(channels, width, config, dtype, rngs))
@@ -132,9 +169,9 @@ class Decoder(nnx.Module):
                     attentions.append(_attention(channels, config, dtype, rngs))
             resample = None
             if index > 0:
-                resample = Upsample(channels, with_conv=config.resamp_with_conv, dtype=dtype, rngs=rngs)
+                resample = _upsample(channels, config, dtype, rngs)
                 side *= 2
-            levels.append(Level(blocks, attentions, resample, remat))
+            levels.append(Level(blocks, attentions, resample, remat, adaptive))
         self.levels = nnx.List(levels)  # in order of execution: lowest resolution first
         self.norm_out = GroupNorm(channels, config.norm_groups, dtype=dtype, rngs=rngs)
         self.conv_out = conv(channels, 3, 3, dtype=dtype, rngs=rngs)
@@ -146,7 +183,7 @@ class Decoder(nnx.Module):
         """Runs all but the last layer, whose gradient weighs the adversarial loss, to ``[B, H, W, ch]``."""
         x = self.middle(self.conv_in(z))
         for level in self.levels:
-            x = level(x)
+            x = level(x, z)
         return nnx.silu(self.norm_out(x))
 
 

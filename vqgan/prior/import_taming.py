@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from vqgan.errors import UserError
-from vqgan.importers.containers import READERS, describe_unknown, sniff
+from vqgan.importers.containers import READERS, sniff
+from vqgan.importers.native_config import find_native
 from vqgan.importers.pickle_objects import PickleError
-from vqgan.importers.source import find_native, find_weights, parse_source
+from vqgan.importers.source import find_weights, parse_source
 from vqgan.importers.tensors import as_float32
+from vqgan.importers.text_files import describe_unknown
 from vqgan.prior.config import PriorConfig, prior_parameter_shapes
 from vqgan.prior.net2net import TOKENS, Gpt, Net2NetSettings, find_gpt, find_settings
 

@@ -11,19 +11,27 @@ from vqgan.config import ModelConfig
 from vqgan.quantizers.base import Quantized, QuantizeOptions, Quantizer, Statistic
 from vqgan.quantizers.gumbel import GumbelQuantizer
 from vqgan.quantizers.lookup_free import FSQQuantizer, LFQQuantizer
-from vqgan.quantizers.nearest import CosineQuantizer, EMAQuantizer, NearestQuantizer
+from vqgan.quantizers.nearest import (
+    CosineQuantizer,
+    EMAQuantizer,
+    InnerProductQuantizer,
+    NearestQuantizer,
+    UnitCodesQuantizer,
+)
 
 __all__ = [
     "CosineQuantizer",
     "EMAQuantizer",
     "FSQQuantizer",
     "GumbelQuantizer",
+    "InnerProductQuantizer",
     "LFQQuantizer",
     "NearestQuantizer",
     "QuantizeOptions",
     "Quantized",
     "Quantizer",
     "Statistic",
+    "UnitCodesQuantizer",
     "make_quantizer",
 ]
 
@@ -34,6 +42,12 @@ _QUANTIZERS: dict[str, Callable[[ModelConfig, nnx.Rngs], Quantizer]] = {
     "ema": lambda config, rngs: EMAQuantizer(config.codebook_size, config.embed_dim, rngs=rngs),
     "fsq": lambda config, rngs: FSQQuantizer(config.fsq_levels),
     "lfq": lambda config, rngs: LFQQuantizer(config.embed_dim),
+    "inner_product": lambda config, rngs: InnerProductQuantizer(
+        config.codebook_size, config.embed_dim, rngs=rngs
+    ),
+    "nearest_unit": lambda config, rngs: UnitCodesQuantizer(
+        config.codebook_size, config.embed_dim, rngs=rngs
+    ),
 }
 
 

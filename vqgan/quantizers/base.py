@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from vqgan.errors import UserError
@@ -78,6 +79,14 @@ class Quantizer(nnx.Module):
     def lookup(self, tokens: jax.Array) -> jax.Array:
         """Turns ``[B, h, w]`` tokens into ``[B, h, w, D]`` code vectors."""
         raise NotImplementedError
+
+    def margins(self, latents: jax.Array) -> jax.Array:
+        """Tells how clear the token of each of ``[B, h, w, D]`` latents is.
+
+        Returns:
+          ``[B, h, w]`` float32, from 0 for a tie. A quantizer that cannot tell calls no token clear.
+        """
+        return jnp.zeros(latents.shape[:-1])
 
     def observe(self, latents: jax.Array, tokens: jax.Array, decay: jax.Array | float) -> None:
         """Learns in place what is learnt without gradients, after the gradient step; by default nothing.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vqgan.quantizers.base import DEFAULT_OPTIONS, Quantized, QuantizeOptions, Quantizer, refuse_rotation
-from vqgan.quantizers.nearest import map_blocks
+from vqgan.quantizers.nearest import map_blocks, relative_gap
 
 
 def relaxed_choice(
@@ -73,6 +73,13 @@ class GumbelQuantizer(Quantizer):
         size = self.codebook[...].shape[0]
         best = map_blocks(lambda part: jnp.argmax(self._logits(part), axis=1).astype(jnp.int32), flat, size)
         return best.reshape(latents.shape[:-1])
+
+    def margins(self, latents: jax.Array) -> jax.Array:
+        """Returns the gap ``[B, h, w]`` of the two largest logits, as a share of the larger magnitude."""
+        flat = latents.reshape(-1, latents.shape[-1])
+        size = self.codebook[...].shape[0]
+        gaps = map_blocks(lambda part: relative_gap(self._logits(part)), flat, size)
+        return gaps.reshape(latents.shape[:-1])
 
     def lookup(self, tokens: jax.Array) -> jax.Array:
         """Turns ``[B, h, w]`` tokens into ``[B, h, w, D]`` code vectors."""

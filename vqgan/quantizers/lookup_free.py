@@ -21,6 +21,7 @@ from vqgan.quantizers.base import (
     straight_through,
 )
 
+LEAST_SIZE = 1e-12  # that is divided by
 EPSILON = 1e-3  # keeps the bound short of the point where rounding would reach a level too many
 
 
@@ -47,6 +48,11 @@ class FSQQuantizer(Quantizer):
     def tokens(self, latents: jax.Array) -> jax.Array:
         """Turns ``[B, h, w, D]`` latents into ``[B, h, w]`` int32 tokens."""
         return self._join(jnp.round(self._bound(latents)))
+
+    def margins(self, latents: jax.Array) -> jax.Array:
+        """Returns the least distance ``[B, h, w]`` of a digit to where it turns, in levels, at most 0.5."""
+        bounded = self._bound(latents)
+        return jnp.min(0.5 - jnp.abs(bounded - jnp.round(bounded)), axis=-1)
 
     def lookup(self, tokens: jax.Array) -> jax.Array:
         """Turns ``[B, h, w]`` tokens into ``[B, h, w, D]`` code vectors."""
@@ -100,6 +106,11 @@ class LFQQuantizer(Quantizer):
     def tokens(self, latents: jax.Array) -> jax.Array:
         """Turns ``[B, h, w, D]`` latents into ``[B, h, w]`` int32 tokens; zero counts as negative."""
         return join_digits(latents > 0, self._levels)
+
+    def margins(self, latents: jax.Array) -> jax.Array:
+        """Returns the least magnitude ``[B, h, w]`` of a dimension, as a share of the largest."""
+        sizes = jnp.abs(latents.astype(jnp.float32))
+        return jnp.min(sizes, axis=-1) / jnp.maximum(jnp.max(sizes, axis=-1), LEAST_SIZE)
 
     def lookup(self, tokens: jax.Array) -> jax.Array:
         """Turns ``[B, h, w]`` tokens into ``[B, h, w, D]`` code vectors."""

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vqgan.errors import UserError
 from vqgan.losses import code_affinity, entropy_loss
 from vqgan.quantizers.base import (
     DEFAULT_OPTIONS,
@@ -52,6 +53,13 @@ def nearest_code(latents: jax.Array, codebook: jax.Array) -> jax.Array:
         return jnp.argmin(squares[None, :] - 2 * products, axis=1).astype(jnp.int32)
 
     return map_blocks(block, latents, codebook.shape[0])
+
+
+def relative_gap(scores: jax.Array) -> jax.Array:
+    """Returns the gap ``[N]`` of the two largest of ``[N, K]`` scores, as a share of the larger magnitude."""
+    best = jax.lax.top_k(scores, 2)[0]  # (N, 2)
+    largest = jnp.maximum(jnp.max(jnp.abs(best), axis=1), LEAST_NORM)
+    return (best[:, 0] - best[:, 1]) / largest
 
 
 def map_blocks(block: Callable[[jax.Array], jax.Array], latents: jax.Array, codes: int) -> jax.Array:
@@ -142,6 +150,18 @@ class NearestQuantizer(Quantizer):
         flat = self.comparable(latents.reshape(-1, latents.shape[-1]))
         return nearest_code(flat, self._codes()).reshape(latents.shape[:-1])
 
+    def margins(self, latents: jax.Array) -> jax.Array:
+        """Returns the gap ``[B, h, w]`` of the two least squared distances, as a share of the larger."""
+        codes = self._codes()
+        squares = jnp.sum(codes**2, axis=1)  # (K,)
+
+        def block(part: jax.Array) -> jax.Array:
+            products = jnp.matmul(part, codes.T, precision=jax.lax.Precision.HIGHEST)  # (n, K)
+            return relative_gap(2 * products - squares[None, :] - jnp.sum(part**2, axis=1)[:, None])
+
+        flat = self.comparable(latents.reshape(-1, latents.shape[-1]))
+        return map_blocks(block, flat, codes.shape[0]).reshape(latents.shape[:-1])
+
     def lookup(self, tokens: jax.Array) -> jax.Array:
         """Turns ``[B, h, w]`` tokens into ``[B, h, w, D]`` code vectors."""
         return self.comparable(self.codebook[...][tokens])
@@ -172,6 +192,54 @@ class CosineQuantizer(NearestQuantizer):
     def comparable(self, vectors: jax.Array) -> jax.Array:
         """Brings ``[..., D]`` vectors to unit length."""
         return unit_length(vectors)
+
+
+class InnerProductQuantizer(NearestQuantizer):
+    """A codebook ``[K, D]`` whose code of the largest inner product with a latent is its token.
+
+    *Scalable Image Tokenization with Index Backpropagation Quantization* (arXiv 2412.02692), section 3.2.
+    Codes differ in length, so this is neither the nearest one nor that of the least angle.
+    """
+
+    def __call__(self, latents: jax.Array, options: QuantizeOptions = DEFAULT_OPTIONS) -> Quantized:
+        """Refuses: the paper's softmax over all codes is not implemented."""
+        raise UserError("model.quantizer inner_product is for imported codecs: it cannot be trained")
+
+    def tokens(self, latents: jax.Array) -> jax.Array:
+        """Turns ``[B, h, w, D]`` latents into ``[B, h, w]`` int32 tokens."""
+        codebook = self._codes()
+
+        def block(part: jax.Array) -> jax.Array:
+            products = jnp.matmul(part, codebook.T, precision=jax.lax.Precision.HIGHEST)  # (n, K)
+            return jnp.argmax(products, axis=1).astype(jnp.int32)
+
+        flat = self.comparable(latents.reshape(-1, latents.shape[-1]))
+        return map_blocks(block, flat, codebook.shape[0]).reshape(latents.shape[:-1])
+
+    def margins(self, latents: jax.Array) -> jax.Array:
+        """Returns the gap ``[B, h, w]`` of the two largest products, as a share of the larger magnitude."""
+        codebook = self._codes()
+
+        def block(part: jax.Array) -> jax.Array:
+            return relative_gap(jnp.matmul(part, codebook.T, precision=jax.lax.Precision.HIGHEST))
+
+        flat = self.comparable(latents.reshape(-1, latents.shape[-1]))
+        return map_blocks(block, flat, codebook.shape[0]).reshape(latents.shape[:-1])
+
+
+class UnitCodesQuantizer(NearestQuantizer):
+    """A codebook ``[K, D]`` whose nearest code is a token, and whose codes are decoded at unit length.
+
+    So the port of Janus (arXiv 2410.13848) in transformers does; the original normalises in both directions.
+    """
+
+    def __call__(self, latents: jax.Array, options: QuantizeOptions = DEFAULT_OPTIONS) -> Quantized:
+        """Refuses: what is decoded is not what was compared."""
+        raise UserError("model.quantizer nearest_unit is for imported codecs: it cannot be trained")
+
+    def lookup(self, tokens: jax.Array) -> jax.Array:
+        """Turns ``[B, h, w]`` tokens into ``[B, h, w, D]`` code vectors of unit length."""
+        return unit_length(super().lookup(tokens))
 
 
 class EMAQuantizer(NearestQuantizer):

@@ -5,8 +5,17 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from transforms.sharded.batching import BATCHES_IN_FLIGHT, fill, fitted_batch_size, in_order, on_device
+from transforms.sharded.batching import (
+    BATCHES_IN_FLIGHT,
+    MOST_PADDING,
+    fill,
+    fitted_batch_size,
+    in_order,
+    on_device,
+)
 
 
 def pairs(count: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -101,8 +110,35 @@ def test_an_error_reaches_the_caller() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "largest", "expected"),
-    [(32, 1, 1), (32, 2, 2), (32, 9, 16), (32, 16, 16), (32, 17, 32), (32, 5000, 32), (12, 9, 12), (4, 0, 1)],
+    ("asked", "slices", "expected"),
+    [
+        (32, [1], 1),
+        (32, [2], 2),
+        (32, [3], 4),
+        (32, [9], 4),  # 12 are computed, not 16
+        (32, [10], 4),
+        (32, [16], 16),
+        (32, [17], 4),
+        (32, [40], 8),
+        (32, [96], 32),
+        (32, [5000], 32),
+        (32, [4096, 100], 32),
+        (32, [40] * 1000, 8),
+        (12, [9], 12),
+        (12, [100], 12),
+        (1, [100], 1),
+        (3, [100], 3),
+        (4, [0], 1),
+        (32, [], 1),
+    ],
 )
-def test_batches_are_no_larger_than_slices_need(asked: int, largest: int, expected: int) -> None:
-    assert fitted_batch_size(asked, largest) == expected
+def test_batches_leave_little_to_padding(asked: int, slices: list[int], expected: int) -> None:
+    assert fitted_batch_size(asked, slices) == expected
+
+
+@given(st.integers(1, 300), st.lists(st.integers(0, 5000), max_size=8))
+def test_no_batch_size_computes_much_more_than_it_must(asked: int, slices: list[int]) -> None:
+    size = fitted_batch_size(asked, slices)
+    assert 1 <= size <= asked
+    computed = sum(-(-rows // size) * size for rows in slices)
+    assert computed <= max(sum(slices) * (1 + MOST_PADDING), sum(slices) + 3 * len(slices))

@@ -1,5 +1,6 @@
 """The Beam transform: its output, its counters, and any number of slices."""
 
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,22 @@ def test_one_codec_for_all(configure: Configure, planned: Planned, photos: Path)
     first.setup()
     second.setup()
     assert first._model is second._model
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_workers_keep_programs_where_the_launcher_says_so(
+    configure: Configure, planned: Planned, photos: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr("transforms.sharded.beam_graph.enable_compilation_cache", lambda: calls.append("on"))
+    prepared = planned(configure(photos))
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        pipeline | RunJob(prepared.job, prepared.plan, wanted)
+    assert bool(calls) == wanted
+    worker = pickle.loads(pickle.dumps(MakeSlice(prepared.job, wanted)))
+    calls.clear()
+    worker.setup()
+    assert calls == (["on"] if wanted else [])
 
 
 def test_no_weights_are_read_for_the_manifest(

@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 
 from vqgan.config import ModelConfig
-from vqgan.importers.formats import diffusers, llamagen, lwm, maskgit, taming, vqgan_jax
+from vqgan.importers.formats import (
+    chameleon,
+    diffusers,
+    llamagen,
+    lwm,
+    maskgit,
+    seed_voken,
+    taming,
+    vqgan_jax,
+)
 from vqgan.importers.layout import parse_parameter
 from vqgan.model.parameters import codec_parameter_shapes
 
@@ -26,6 +35,18 @@ BASE = {
     "embed_dim": 12,
     "codebook_size": 50,
 }
+MASKGIT: dict[str, Any] = {
+    "input_range": (0.0, 1.0),
+    "mid_attention": False,
+    "quant_conv": False,
+    "bias": False,
+    "shortcut_from_branch": True,
+    "pool_downsample": True,
+    "encoder_out_kernel": 1,
+    "mid_blocks": 2,
+    "decoder_res_blocks": 2,
+    "embed_dim": 24,
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "taming": {"attn_resolutions": (16, 8)},
     "gumbel": {"quantizer": "gumbel", "embed_dim": 24, "attn_resolutions": (8,)},
@@ -36,18 +57,27 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "diffusers": {"attn_resolutions": (16,), "ch_mult": (2, 3, 1), "stem_channels": 64},
     "vqgan-jax": {"attn_resolutions": (8,)},
     "lwm": {"mid_attention": False, "clip_output": True},
-    "maskgit": {
-        "input_range": (0.0, 1.0),
+    "maskgit": MASKGIT,
+    "maskgit-torch": MASKGIT,
+    "open-magvit2": {
+        "quantizer": "lfq",
         "mid_attention": False,
         "quant_conv": False,
         "bias": False,
-        "shortcut_from_branch": True,
-        "pool_downsample": True,
         "encoder_out_kernel": 1,
         "mid_blocks": 2,
         "decoder_res_blocks": 2,
-        "embed_dim": 24,
+        "z_channels": 6,
+        "embed_dim": 6,
+        "codebook_size": 64,
+        "symmetric_downsample": True,
+        "depth_to_space": True,
+        "adaptive_norm": True,
     },
+    "ibq": {"quantizer": "inner_product", "attn_resolutions": (8,)},
+    "chameleon": {"has_decoder": False},
+    "janus": {"quantizer": "nearest_unit", "attn_resolutions": (8,)},
+    "janus-original": {"quantizer": "cosine", "attn_resolutions": (8,)},
 }
 LAYOUTS = {
     "taming": taming.LAYOUT,
@@ -60,7 +90,15 @@ LAYOUTS = {
     "vqgan-jax": vqgan_jax.LAYOUT,
     "lwm": lwm.LAYOUT,
     "maskgit": maskgit.LAYOUT,
+    "maskgit-torch": maskgit.TORCH_LAYOUT,
+    "open-magvit2": seed_voken.OPEN_MAGVIT2,
+    "ibq": seed_voken.IBQ,
+    "chameleon": chameleon.CHAMELEON,
+    "janus": chameleon.JANUS,
+    "janus-original": llamagen.JANUS,
 }
+# What is beside the tokenizer in a language model, by what stands before its names.
+PREFIXES = {"chameleon": "model.vqmodel.", "janus": "model.vqmodel.", "janus-original": "gen_vision_model."}
 
 
 def config_for(kind: str) -> ModelConfig:
@@ -103,6 +141,8 @@ def _stored(kind: str, name: str, value: np.ndarray) -> np.ndarray:
         value = value[None, None]
     if kind == "diffusers" and "attention" in name:
         return value[0, 0].T
+    if ".adaptive." in name:
+        return value[0, 0].T
     return value.transpose(3, 2, 0, 1)
 
 
@@ -121,14 +161,68 @@ def write(kind: str, folder: Path, seed: int = 0) -> tuple[Path, ModelConfig, An
     elif kind == "diffusers":
         path = folder / "diffusion_pytorch_model.safetensors"
         write_safetensors(path, tensors)
+    elif kind in PREFIXES:
+        path = folder / "model.safetensors"
+        whole = {f"{PREFIXES[kind]}{name}": value for name, value in tensors.items()}
+        write_safetensors(path, whole | {"lm_head.weight": np.zeros((2, 2), np.float32)})
     else:
         path = folder / "model.ckpt"
         member = "model" if kind == "llamagen" else "state_dict"
         write_torch_zip(
             path, {member: tensors, "global_step": 7, "callbacks": {Ref("x.y", "ModelCheckpoint"): 1}}
         )
-    (folder / "config.json").write_text(json.dumps({"resolution": 32, "sample_size": 32}))
+    name, native = native_config(kind, config)
+    (folder / name).write_text(json.dumps(native))  # JSON is YAML
     return path, config, weights
+
+
+def native_config(kind: str, config: ModelConfig) -> tuple[str, dict[str, Any]]:
+    """Name and contents of the configuration that lies beside a checkpoint of that kind."""
+    if kind in ("ibq", "open-magvit2"):
+        return "config.yaml", _seed_voken_config(kind, config)
+    if kind in ("chameleon", "janus"):
+        return "config.json", _transformers_config(kind, config)
+    if kind == "janus-original":
+        params = {"image_token_size": config.codebook_size, "n_embed": config.embed_dim}
+        return "config.json", {
+            "architectures": ["MultiModalityCausalLM"],
+            "model_type": "multi_modality",
+            "gen_vision_config": {"cls": "VQ-16", "params": params},
+            "vision_config": {"params": {"image_size": 32}},
+        }
+    if kind == "maskgit-torch":
+        sizes = {"num_embeddings": config.codebook_size, "quantized_embed_dim": config.embed_dim}
+        shape = {"hidden_channels": config.ch, "channel_mult": list(config.ch_mult), "resolution": 32}
+        blocks = {"num_res_blocks": config.num_res_blocks, "z_channels": config.z_channels}
+        return "config.json", {
+            "_class_name": "MaskGitVQGAN",
+            "attn_resolutions": [16],
+        } | sizes | shape | blocks
+    return "config.json", {"resolution": 32, "sample_size": 32}
+
+
+def _seed_voken_config(kind: str, config: ModelConfig) -> dict[str, Any]:
+    dd = {name: getattr(config, name) for name in ("resolution", "ch", "num_res_blocks", "z_channels")}
+    dd |= {"ch_mult": list(config.ch_mult), "double_z": False, "in_channels": 3, "out_ch": 3}
+    dd |= {"attn_resolutions": list(config.attn_resolutions), "dropout": 0.0} if kind == "ibq" else {}
+    arguments = {"ddconfig": dd, "n_embed": config.codebook_size, "embed_dim": config.embed_dim}
+    arguments |= {"learning_rate": 1e-4, "sample_minimization_weight": 1.0, "use_ema": False}
+    path = "IBQ.models.ibqgan.IBQ" if kind == "ibq" else "Open_MAGVIT2.models.lfqgan.VQModel"
+    return {"model": {"class_path": f"src.{path}", "init_args": arguments}}
+
+
+def _transformers_config(kind: str, config: ModelConfig) -> dict[str, Any]:
+    part = {"base_channels": config.ch, "channel_multiplier": list(config.ch_mult)}
+    part |= {"num_res_blocks": config.num_res_blocks, "latent_channels": config.z_channels}
+    part |= {"embed_dim": config.embed_dim, "num_embeddings": config.codebook_size}
+    part |= {"resolution": config.resolution, "attn_resolutions": None} if kind == "chameleon" else {}
+    return {
+        "architectures": [f"{kind.capitalize()}ForConditionalGeneration"],
+        "model_type": kind,
+        "vocab_size": 9,
+        "vision_config": {"image_size": 40, "patch_size": 5},  # 8 patches a side: 4 pixels each here
+        "vq_config": {**part, "model_type": f"{kind}_vqgan"},
+    }
 
 
 def nest(tensors: dict[str, np.ndarray]) -> dict[str, Any]:

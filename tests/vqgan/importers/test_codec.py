@@ -64,6 +64,24 @@ def test_photographs_are_tokenized_and_the_shards_say_with_what(tmp_path: Path) 
     assert len(origin["sha256"]) == 64
 
 
+def test_without_a_decoder_there_are_tokens_and_a_report_that_says_so(foreign: Any, tmp_path: Path) -> None:
+    from pipelines.decode_tokens import DecodeTokensConfig, plan_decode
+
+    foreign.write("chameleon", tmp_path / "codec")
+    (tmp_path / "codec" / "config.json").unlink()
+    output = tmp_path / "tokens"
+    done = _cli(
+        "tokenize", "--input", str(DATA / "photos"), "--codec", str(tmp_path / "codec"), "--output",
+        str(output), "--batch-size", "2", "--image-size", "32",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "assumed: the nearest code, as in Chameleon" in done.stdout + done.stderr
+    assert "The codec has no decoder" in (output / "report.html").read_text()
+    with pytest.raises(UserError, match=r"no decoder for images; give one of the same tokens"):
+        plan_decode(DecodeTokensConfig(tokens=str(output), output=str(tmp_path / "images")))
+    assert not (tmp_path / "images").exists()
+
+
 def test_inspect_prints_what_a_checkpoint_is(tmp_path: Path) -> None:
     done = _cli("inspect", str(DATA / "golden" / "llamagen" / "vq_model.pt"), "--json")
     described = json.loads(done.stdout)

@@ -21,7 +21,7 @@ from vqgan.model.vqgan import VQGAN
 
 KINDS = [
     "taming", "gumbel", "ldm", "ldm-noattn", "ldm-linear", "llamagen", "diffusers", "vqgan-jax", "lwm",
-    "maskgit",
+    "maskgit", "maskgit-torch", "open-magvit2", "ibq", "chameleon", "janus", "janus-original",
 ]  # fmt: skip
 
 
@@ -113,12 +113,14 @@ def configs(draw: Any) -> ModelConfig:
         codebook_size=draw(st.integers(2, 20)),
         resamp_with_conv=draw(st.booleans()),
         norm_groups=draw(st.sampled_from([1, 4])),
-        quantizer=draw(st.sampled_from(["nearest", "cosine", "gumbel"])),
+        quantizer=draw(st.sampled_from(["nearest", "cosine", "gumbel", "inner_product", "nearest_unit"])),
         attention=draw(st.sampled_from(["full", "linear"])),
         quant_conv=conv,
         bias=draw(st.booleans()),
         shortcut_from_branch=draw(st.booleans()),
         pool_downsample=draw(st.booleans()),
+        symmetric_downsample=draw(st.booleans()),
+        adaptive_norm=draw(st.booleans()),
         mid_blocks=draw(st.integers(1, 4)),
         decoder_res_blocks=draw(st.sampled_from([None, 1])),
         encoder_out_kernel=draw(st.sampled_from([1, 3])),

@@ -159,7 +159,7 @@ def test_bombs_end_quickly(tmp_path: Path) -> None:
             import_checkpoint(str(tmp_path / "p"))
 
 
-@pytest.mark.parametrize("kind", ["taming", "legacy", "lwm", "diffusers", "maskgit"])
+@pytest.mark.parametrize("kind", ["taming", "legacy", "lwm", "diffusers", "maskgit", "open-magvit2", "janus"])
 def test_damaged_files_give_an_error_or_load(kind: str, foreign: Any, tmp_path: Path) -> None:
     path, *_ = foreign.write("taming" if kind == "legacy" else kind, tmp_path)
     if kind == "legacy":

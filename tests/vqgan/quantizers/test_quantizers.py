@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vqgan.config import CODEBOOK_QUANTIZERS, QUANTIZERS, ModelConfig
+from vqgan.config import CODEBOOK_QUANTIZERS, QUANTIZERS, UNTRAINED_QUANTIZERS, ModelConfig
 from vqgan.model.parameters import codec_parameter_shapes
 from vqgan.quantizers import NearestQuantizer, QuantizeOptions, Quantizer, make_quantizer
 
@@ -25,7 +25,10 @@ def config(name: str) -> ModelConfig:
     return ModelConfig(quantizer=name, embed_dim=4, **fields)
 
 
-@pytest.fixture(params=QUANTIZERS)
+TRAINED = [name for name in QUANTIZERS if name not in UNTRAINED_QUANTIZERS]
+
+
+@pytest.fixture(params=TRAINED)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -52,7 +55,9 @@ def test_result_is_consistent(name: str, quantizer: Quantizer, latents: jax.Arra
     assert result.entropy_loss == 0
 
 
-def test_parameters_are_those_listed_without_jax(name: str, quantizer: Quantizer) -> None:
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_parameters_are_those_listed_without_jax(name: str) -> None:
+    quantizer = make_quantizer(config(name), rngs=nnx.Rngs(0))
     flat = nnx.to_flat_state(nnx.state(quantizer, nnx.Param))
     found = {".".join(map(str, path)): tuple(param.shape) for path, param in flat}
     assert found == codec_parameter_shapes(config(name))["quantizer"]
@@ -105,8 +110,21 @@ def test_arithmetic_is_float32_at_highest_precision(
         options = {"rotation": True} if merged.has_codebook else {"key": KEY}
         return merged(latents, QuantizeOptions(entropy_temperature=1.0, **options)), merged.tokens(latents)
 
-    found = matrix_products(jax.make_jaxpr(everything)(state, latents))
+    found = _exact_products(matrix_products(jax.make_jaxpr(everything)(state, latents)))
+    assert found >= 1 or quantizer.__class__.__name__ == "FSQQuantizer"
+
+
+@pytest.mark.parametrize("name", UNTRAINED_QUANTIZERS)
+def test_tokens_of_imported_codecs_are_exact_as_well(
+    name: str, latents: jax.Array, matrix_products: Callable[[Any], list[Any]]
+) -> None:
+    graph, state = nnx.split(make_quantizer(config(name), rngs=nnx.Rngs(0)))
+    traced = jax.make_jaxpr(lambda state, latents: nnx.merge(graph, state).tokens(latents))(state, latents)
+    assert _exact_products(matrix_products(traced)) == 1
+
+
+def _exact_products(found: list[Any]) -> int:
     for product in found:
         assert product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
         assert {str(variable.aval.dtype) for variable in product.invars} == {"float32"}
-    assert len(found) >= 1 or quantizer.__class__.__name__ == "FSQQuantizer"
+    return len(found)

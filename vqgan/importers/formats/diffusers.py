@@ -3,10 +3,19 @@
 Projections of the attentions are linear layers; ``up_blocks`` come in order of execution.
 """
 
+import re
 from typing import Any
 
 from vqgan.errors import UserError
-from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted, torch_leaf
+from vqgan.importers.layout import (
+    Fields,
+    KeyLayout,
+    NativeConfig,
+    ParameterPlace,
+    check_known,
+    dotted,
+    torch_leaf,
+)
 
 # The second name is that of releases before 0.17.
 _LAYERS = {
@@ -18,6 +27,14 @@ _LAYERS = {
     "norm": ("group_norm",),
     "norm_out": ("conv_norm_out",),
 }
+# Arguments of the published class; those that are not read here change no token, or show in the parameters.
+_KNOWN = re.compile(
+    "_.*|act_fn|(in|out|block_out|latent)_channels|(down|up)_block_types|layers_per_block|mid_block_add_attention|"
+    "norm_type|norm_num_groups|num_vq_embeddings|vq_embed_dim|sample_size|scaling_factor|lookup_from_codebook|"
+    "force_upcast"
+)
+_MAX_LEVELS = 32
+_DEFAULT_SIZE = 32
 _FULL_ATTENTION = {"AttnDownEncoderBlock2D": True, "DownEncoderBlock2D": False}
 
 
@@ -48,6 +65,7 @@ def _native(native: NativeConfig) -> Fields:
         return {}
     _require(native, "_class_name", "VQModel", "VQModel")
     _require(native, "norm_type", "group", "group")
+    check_known(str(native.path), data, _KNOWN)
     for name, known in (("act_fn", ("silu", "swish")), ("in_channels", (3,)), ("out_channels", (3,))):
         if name in data and data[name] not in known:
             raise UserError(f"{native.path}: {name} is {data[name]!r}; only {known[0]!r} is supported")
@@ -64,14 +82,18 @@ def _native(native: NativeConfig) -> Fields:
         if data.get(theirs) is not None
     }
     fields["embed_dim"] = data.get("vq_embed_dim") or data.get("latent_channels", 3)
-    _check_resolution(fields, len(data["block_out_channels"]))
+    widths = data["block_out_channels"]
+    if not isinstance(widths, (list, tuple)) or not 0 < len(widths) <= _MAX_LEVELS:
+        raise UserError(f"{native.path}: block_out_channels is {widths!s:.40}; expected a list of widths")
+    _check_resolution(fields, len(widths))
     return fields
 
 
 def _check_resolution(fields: Fields, levels: int) -> None:
-    # sample_size is a hint that nothing in that library depends on; some files have nonsense there.
+    # sample_size is a hint that nothing in that library depends on; some files have nonsense there. Its
+    # default is written into every file, so it does not say what the model was trained at.
     size: Any = fields.get("resolution")
-    if not isinstance(size, int) or size < 1 or size % (1 << (levels - 1)):
+    if type(size) is not int or size == _DEFAULT_SIZE or size < 1 or size % (1 << (levels - 1)):
         fields.pop("resolution", None)
 
 

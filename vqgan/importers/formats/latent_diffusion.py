@@ -6,23 +6,19 @@ diffusion checkpoint has the prefix ``first_stage_model.``. All that is special 
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from vqgan.errors import UserError
 from vqgan.importers.formats import taming
-from vqgan.importers.layout import NativeConfig
 from vqgan.importers.tensors import Tensor
 
 _TWINS = "model_ema."
 
 
-def is_latent_diffusion(names: Iterable[str], native: NativeConfig | None) -> bool:
-    """Tells its files from taming's: by the configuration, else by what taming never writes."""
-    if native is not None and "ldm." in str(native.data.get("model", {})):
-        return True
-    names = list(names)
+def _has_latent_diffusion_names(names: Collection[str]) -> bool:
+    """Tells its files from taming's by what taming never writes."""
     has_middle = any(name.startswith("encoder.mid.attn_1.") for name in names)
     return any(name.startswith(_TWINS) or ".to_qkv." in name for name in names) or not has_middle
 
@@ -50,9 +46,14 @@ def _twin(name: str, tensors: Mapping[str, Tensor], where: str) -> Tensor:
     return Tensor(shape, dtype, refuse)
 
 
+IGNORED = re.compile(rf"{taming.IGNORED.pattern}|model_ema\..*")
+
 LAYOUT = dataclasses.replace(
     taming.LAYOUT,
     name="latent-diffusion",
-    ignored=re.compile(rf"{taming.IGNORED.pattern}|model_ema\..*"),
+    ignored=IGNORED,
+    unnamed=_has_latent_diffusion_names,
+    classes=re.compile(r"(.+\.)?ldm\.models\.autoencoder\.(VQModel|VQModelInterface)"),
+    assumed="the nearest code, as in latent-diffusion's VQModel (IBQ names its parameters the same)",
     averaged=averaged_twins,
 )

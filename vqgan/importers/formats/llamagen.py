@@ -1,13 +1,19 @@
 """LlamaGen: ``.pt`` files with the weights under ``model`` (and ``ema`` where training averaged them).
 
 Attention stands at the lowest level only; codes are normalised wherever they are used; decoder levels
-come in order of execution. The file says nothing of the architecture.
+come in order of execution. The file says nothing of the architecture. Janus keeps the same tokenizer under
+``gen_vision_model.`` in a language model.
 """
 
+import dataclasses
 import re
+from collections.abc import Mapping
+from typing import Any
 
+from vqgan.errors import UserError
 from vqgan.importers.formats.taming import layer_names
 from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted, torch_leaf
+from vqgan.importers.tensors import shown
 
 
 def _names(place: ParameterPlace, levels: int, _blocks: int) -> tuple[str, ...]:
@@ -33,6 +39,23 @@ def _native(_: NativeConfig) -> Fields:
     return {}
 
 
+def _janus(native: NativeConfig) -> Fields:
+    """Reads what the configuration of the whole model says: of the tokenizer, sizes alone."""
+    part = _mapping(native.data, "gen_vision_config")
+    if part.get("cls", "VQ-16") != "VQ-16":
+        raise UserError(f"{native.path}: cls is {shown(part['cls'])}; only 'VQ-16' is supported")
+    params, fields = _mapping(part, "params"), {"image_token_size": "codebook_size", "n_embed": "embed_dim"}
+    found = {ours: params[theirs] for theirs, ours in fields.items() if theirs in params}
+    # The model draws images of the size that it sees.
+    size = _mapping(_mapping(native.data, "vision_config"), "params").get("image_size")
+    return found | ({"resolution": size} if size is not None else {})
+
+
+def _mapping(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = data.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
 LAYOUT = KeyLayout(
     name="llamagen",
     marker="encoder.conv_blocks.0.res.0.conv1.weight",
@@ -41,4 +64,15 @@ LAYOUT = KeyLayout(
     native=_native,
     ignored=re.compile(r"quantize\.codebook_used"),
     fields={"quantizer": "cosine"},
+    classes=re.compile("VQModel|VQ-(8|16)"),
+    assumed="codes and latents of unit length, as in LlamaGen",
+)
+
+JANUS = dataclasses.replace(
+    LAYOUT,
+    name="janus-original",
+    native=_janus,
+    unnamed=lambda _: False,  # without a configuration it is LlamaGen's
+    classes=re.compile("MultiModalityCausalLM|multi_modality"),
+    assumed="",
 )

@@ -1,15 +1,25 @@
-"""MaskGIT's tokenizer: Flax msgpack under automatic names, pixels in [0, 1].
+"""MaskGIT's tokenizer, pixels in [0, 1]: Flax msgpack under automatic names, and its ports to torch.
 
-Residual blocks have no biases and are numbered through the whole encoder and decoder. The encoder
-halves by averaging and ends in a 1x1 convolution; no further convolution stands around the quantizer.
+Residual blocks have no biases, and in Flax are numbered through the whole encoder and decoder. The encoder
+halves by averaging and ends in a 1x1 convolution; no further convolution stands around the quantizer. The
+ports (open-muse's ``MaskGitVQGAN``, 1d-tokenizer's ``PretrainedTokenizer``) name their levels as taming does.
 """
 
 import re
 from collections.abc import Mapping
 
 from vqgan.errors import UserError
-from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted
-from vqgan.importers.tensors import Tensor
+from vqgan.importers.formats import taming
+from vqgan.importers.layout import (
+    Fields,
+    KeyLayout,
+    NativeConfig,
+    ParameterPlace,
+    check_known,
+    dotted,
+    torch_leaf,
+)
+from vqgan.importers.tensors import Tensor, shown
 
 _LAYERS = {
     "conv1": "Conv_0",
@@ -77,20 +87,73 @@ def _native(native: NativeConfig) -> Fields:
     return fields
 
 
+_ARCHITECTURE: Fields = {
+    "input_range": (0.0, 1.0),
+    "quant_conv": False,
+    "bias": False,
+    "shortcut_from_branch": True,
+    "pool_downsample": True,
+    "encoder_out_kernel": 1,
+    "resamp_with_conv": True,
+}
+
 LAYOUT = KeyLayout(
     name="maskgit",
     marker="encoder.ResBlock_0.Conv_0.kernel",
     from_torch=False,
     names=_names,
     native=_native,
-    fields={
-        "input_range": (0.0, 1.0),
-        "quant_conv": False,
-        "bias": False,
-        "shortcut_from_branch": True,
-        "pool_downsample": True,
-        "encoder_out_kernel": 1,
-        "resamp_with_conv": True,
-    },
+    fields=_ARCHITECTURE,
     geometry=_geometry,
+    even_blocks=True,
+)
+
+
+_TORCH_FIELDS = {
+    "resolution": "resolution",
+    "hidden_channels": "ch",
+    "channel_mult": "ch_mult",
+    "num_res_blocks": "num_res_blocks",
+    "z_channels": "z_channels",
+    "quantized_embed_dim": "embed_dim",
+    "num_embeddings": "codebook_size",
+}
+# The other arguments of the published class, which it does not use or which act in training only.
+_TORCH_KNOWN = re.compile(
+    "|".join(_TORCH_FIELDS) + "|num_channels|attn_resolutions|dropout|resample_with_conv|commitment_cost|_.*"
+)
+
+
+def _torch_names(place: ParameterPlace, levels: int, _blocks: int) -> tuple[str, ...]:
+    tree, layers = taming.tree_name(place, levels), taming.layer_names(place)
+    if place.layer == "codebook":
+        return ("quantize.embedding.weight",)
+    if place.part == "middle_block":
+        tree = f"{place.side}.mid.{place.index}"
+    elif place.part == "resample":
+        return (f"{tree.removesuffix('.upsample')}.upsample_conv.{torch_leaf(place)}",)
+    return tuple(dotted(tree, layer, torch_leaf(place)) for layer in layers)
+
+
+def _torch_native(native: NativeConfig) -> Fields:
+    data = native.data
+    if "hidden_channels" not in data:
+        return {}
+    check_known(str(native.path), data, _TORCH_KNOWN)
+    if data.get("num_channels", 3) != 3:
+        raise UserError(f"{native.path}: num_channels is {shown(data['num_channels'])}; only 3 is supported")
+    return {ours: data[theirs] for theirs, ours in _TORCH_FIELDS.items() if theirs in data}
+
+
+TORCH_LAYOUT = KeyLayout(
+    name="maskgit-torch",
+    marker=taming.LAYOUT.marker,
+    from_torch=True,
+    names=_torch_names,
+    native=_torch_native,
+    fields=_ARCHITECTURE,
+    fits=lambda names: "encoder.mid.0.norm1.weight" in names,
+    classes=re.compile("MaskGitVQGAN|PretrainedTokenizer"),
+    assumed="the nearest code and pixels in [0, 1], as in MaskGIT's tokenizer",
+    even_blocks=True,
 )

@@ -4,11 +4,24 @@ Keys: ``encoder.down.I.block.J``, ``decoder.up.I`` where ``up.0`` is the highest
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
-from vqgan.errors import UserError
-from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted, torch_leaf
+import numpy as np
+
+from vqgan.errors import UserError, first_line
+from vqgan.importers.layout import (
+    Fields,
+    KeyLayout,
+    NativeConfig,
+    ParameterPlace,
+    check_known,
+    dotted,
+    find_params,
+    torch_leaf,
+)
+from vqgan.importers.tensors import Tensor, shown
 
 _LAYERS = {
     "shortcut": ("nin_shortcut",),
@@ -20,6 +33,18 @@ _LAYERS = {
 }
 # From ddconfig: theirs to ours.
 _FIELDS = ("resolution", "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "z_channels", "double_z")
+
+
+# Of ddconfig, and of the model around it: what is read here or acts in training only.
+_DD_KNOWN = re.compile(
+    "|".join(_FIELDS) + "|resamp_with_conv|in_channels|out_ch|dropout|attn_type|use_linear_attn|give_pre_end|"
+    "tanh_out|use_timestep|use_checkpoint"
+)
+PARAMS_KNOWN = re.compile(
+    "ddconfig|lossconfig|n_embed|embed_dim|ckpt_path|ignore_keys|image_key|colorize_nlabels|monitor|remap|unknown_index|"
+    "sane_index_shape|use_ema|batch_resize_range|(temperature_)?scheduler_config|kl_weight|beta|batch_size|"
+    "(base_)?learning_rate|lr(_.*)?|weight_decay"
+)
 
 
 def tree_name(place: ParameterPlace, levels: int) -> str:
@@ -55,24 +80,38 @@ def read_yaml(native: NativeConfig) -> Fields:
     """Reads fields from a YAML with a ``ddconfig``, wherever in it that stands.
 
     Raises:
-      UserError: the model is none that turns RGB images into tokens, or remaps them.
+      UserError: the model is none that turns RGB images into tokens, or has unknown settings.
     """
-    params = find_params(native.data)
-    if params is None:
+    found = find_params(native.data)
+    if found is None:
         return {}
-    dd = params["ddconfig"]
-    where = f"{native.path}: ddconfig"
-    if dd.get("in_channels", 3) != 3 or dd.get("out_ch", 3) != 3:
-        raise UserError(f"{where}: the model takes {dd.get('in_channels')} channels; only RGB is supported")
-    if params.get("remap"):
-        raise UserError(f"{native.path}: the model remaps its tokens (remap); that is not supported")
+    target, params = found
+    fields = read_params(native, params, PARAMS_KNOWN)
+    if target:
+        fields["quantizer"] = "gumbel" if target.endswith("GumbelVQ") else "nearest"
+    return fields
+
+
+def read_params(native: NativeConfig, params: Mapping[str, Any], known: re.Pattern[str]) -> Fields:
+    """Reads fields from ``ddconfig`` and the settings around it.
+
+    Args:
+      native: the configuration, for errors.
+      params: what holds ``ddconfig``.
+      known: names of those settings around it that do not change the tokens, or that the caller reads.
+
+    Raises:
+      UserError: the model is none from RGB to RGB, or has settings that are unknown or not supported.
+    """
+    where, dd = f"{native.path}: ddconfig", params["ddconfig"]
+    check_known(str(native.path), params, known)
+    check_known(where, dd, _DD_KNOWN)
+    check_images(where, dd)
     for name in ("tanh_out", "give_pre_end"):
         if dd.get(name):
             raise UserError(f"{where}: {name} is set; that is not supported")
-    fields: Fields = {name: dd[name] for name in _FIELDS if name in dd}
-    fields |= {ours: params[name] for name, ours in _PARAMS.items() if name in params}
-    if "resamp_with_conv" in dd:
-        fields["resamp_with_conv"] = dd["resamp_with_conv"]
+    fields: Fields = {name: dd[name] for name in (*_FIELDS, "resamp_with_conv") if name in dd}
+    fields |= {ours: params[name] for name, ours in PARAMS.items() if name in params}
     kind = "linear" if dd.get("use_linear_attn") else dd.get("attn_type", "vanilla")
     if kind == "none":
         fields |= {"attn_resolutions": [], "mid_attention": False}
@@ -83,24 +122,123 @@ def read_yaml(native: NativeConfig) -> Fields:
     return fields
 
 
-_PARAMS = {"embed_dim": "embed_dim", "n_embed": "codebook_size"}
+PARAMS = {"embed_dim": "embed_dim", "n_embed": "codebook_size"}
 
 
-def find_params(data: Any, depth: int = 0) -> Mapping[str, Any] | None:
-    """Finds the mapping that holds ``ddconfig``; a first stage inside another model is found as well."""
-    if not isinstance(data, Mapping) or depth > 8:
+def check_images(where: str, dd: Mapping[str, Any]) -> None:
+    """Checks that a ``ddconfig`` is of a model from RGB to RGB.
+
+    Raises:
+      UserError: it has other channels.
+    """
+    for name in ("in_channels", "out_ch"):
+        if dd.get(name, 3) != 3:
+            raise UserError(f"{where}: {name} is {shown(dd[name])}; only RGB, with 3 channels, is supported")
+
+
+def has_taming_names(names: Collection[str]) -> bool:
+    """Tells whether the middle and the decoder's levels are named as in taming: up.0 is the last to run."""
+    others = ("encoder.mid.0.norm1.weight", "encoder.mid_block.0.norm1.weight", "quantize.mask")
+    return not any(name in names for name in (*others, "decoder.up.0.upsample.conv.weight"))
+
+
+# Parameters with a row for each code, and their averaged twins in latent-diffusion's files.
+_PER_CODE = {
+    "quantize.embedding.weight",
+    "quantize.embed.weight",
+    "quantize.proj.weight",
+    "quantize.proj.bias",
+}
+_PER_CODE |= {f"model_ema.{name.replace('.', '')}" for name in _PER_CODE}
+_USED = "quantize.used"
+_MAX_LIST_BYTES = 64 << 20
+
+
+def keep_used_codes(
+    tensors: Mapping[str, Tensor], native: NativeConfig | None, where: str
+) -> tuple[Mapping[str, Tensor], Fields] | None:
+    """Keeps the codes that a model's list of used ones names, in its order: tokens are places in the list.
+
+    The reference (``remap`` of taming's ``VectorQuantizer2``) looks for the nearest of all codes and gives
+    its place in the list; for a code that is not in it, a place drawn at random. With the codes of the list
+    alone the former is the same, and in the latter case its nearest code takes the place of chance.
+
+    Args:
+      tensors: the model's parameters.
+      native: its configuration, which says whether tokens are remapped; without one, a list in the file
+        says so.
+      where: the file, for errors.
+
+    Returns:
+      The parameters with the codes of the list, and what to say of it; None where nothing is remapped.
+
+    Raises:
+      UserError: the list is missing or does not fit the codes, or codes outside of it have a fixed place.
+    """
+    _, params = (find_params(native.data) if native is not None else None) or ("", {})
+    named = params.get("remap")
+    if not named and (params or _USED not in tensors):
         return None
-    if isinstance(data.get("ddconfig"), Mapping):
-        return data
-    first = ("model", "params", "first_stage_config")
-    for name in (*first, *(name for name in data if name not in first)):
-        found = find_params(data.get(name), depth + 1)
-        if found is not None:
-            return found
-    return None
+    unknown = params.get("unknown_index", "random")
+    if unknown != "random":
+        raise UserError(
+            f"{where}: unknown_index is {unknown!r:.40} in its configuration; only 'random' is supported"
+        )
+    used = _used_codes(tensors, native, named, where)
+    rows = {name: tensor for name, tensor in tensors.items() if name in _PER_CODE}
+    codes = max((tensor.shape[0] for tensor in rows.values() if tensor.shape), default=0)
+    if (
+        used.ndim != 1
+        or used.dtype.kind not in "iu"
+        or not len(used)
+        or used.min() < 0
+        or used.max() >= codes
+    ):
+        raise UserError(f"{where}: its list of used codes is none of places among its {codes} codes")
+    kept = {name: _rows(tensor, used) for name, tensor in rows.items() if tensor.shape[:1] == (codes,)}
+    said = {
+        "codes": len(used),
+        "of": codes,
+        "outside_of_the_list": "the nearest in it; the reference draws one",
+    }
+    return {**tensors, **kept}, {**said, **({"file": str(named)} if named else {})}
 
 
-IGNORED = re.compile(r"loss\..*|discriminator\..*|colorize|quantize\.embedding\.(cluster_size|embed_avg)")
+def _rows(tensor: Tensor, used: np.ndarray) -> Tensor:
+    return Tensor((len(used), *tensor.shape[1:]), tensor.dtype, lambda: tensor.read()[used])
+
+
+def _used_codes(
+    tensors: Mapping[str, Tensor], native: NativeConfig | None, named: Any, where: str
+) -> np.ndarray:
+    """Reads the list from the checkpoint, or from the file that the configuration names."""
+    if _USED in tensors:
+        return tensors[_USED].read()
+    folder = native.path.parent if native is not None else Path()
+    for path in (
+        folder / str(named),
+        folder / Path(str(named)).name,
+        Path(where).parent / Path(str(named)).name,
+    ):
+        if path.is_file():
+            return _read_list(path)
+    raise UserError(
+        f"{where}: the list of used codes {named!s:.80} is missing; put it beside the configuration"
+    )
+
+
+def _read_list(path: Path) -> np.ndarray:
+    try:
+        if path.stat().st_size > _MAX_LIST_BYTES:
+            raise ValueError("it is too large")
+        return np.asarray(np.load(path, allow_pickle=False))
+    except Exception as error:  # NumPy's parser of headers raises many types
+        raise UserError(f"{path}: not a list of used codes ({first_line(error)}); copy it again") from error
+
+
+IGNORED = re.compile(
+    r"loss\..*|discriminator\..*|colorize|quantize\.used|quantize\.embedding\.(cluster_size|embed_avg)"
+)
 
 LAYOUT = KeyLayout(
     name="taming-transformers",
@@ -109,4 +247,8 @@ LAYOUT = KeyLayout(
     names=_names,
     native=read_yaml,
     ignored=IGNORED,
+    remap=keep_used_codes,
+    fits=has_taming_names,
+    classes=re.compile(r"(.+\.)?taming\.models\.vqgan\.(VQModel|GumbelVQ|EMAVQ|VQNoDiscModel)"),
+    assumed="the nearest code, as in taming's VQModel (IBQ names its parameters the same)",
 )

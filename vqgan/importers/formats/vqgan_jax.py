@@ -44,4 +44,5 @@ LAYOUT = KeyLayout(
     from_torch=False,
     names=_names,
     native=_native,
+    classes=re.compile("(Flax)?(VQGAN|VQModel|VQGanModel)", re.IGNORECASE),
 )

@@ -30,7 +30,7 @@ class LogitsParams(NamedTuple):
         """Returns the numbers of a configuration."""
         return cls(
             jnp.asarray(config.temperature, jnp.float32),
-            jnp.asarray(config.top_k, jnp.int32),
+            jnp.asarray(min(config.top_k, jnp.iinfo(jnp.int32).max), jnp.int32),  # beyond all codes anyway
             jnp.asarray(config.top_p, jnp.float32),
         )
 

@@ -5,7 +5,7 @@ No JAX is imported here.
 
 import dataclasses
 
-from vqgan.config import CODEBOOK_QUANTIZERS, PRESETS, ModelConfig
+from vqgan.config import CODEBOOK_QUANTIZERS, PRESETS, QUANTIZERS, UNTRAINED_QUANTIZERS, ModelConfig
 from vqgan.discriminators.architecture import DiscriminatorConfig
 from vqgan.errors import UserError
 from vqgan.model.parameters import check_codec_size
@@ -218,6 +218,13 @@ class CodecTrainConfig:
 
     def _check_quantizer(self) -> None:
         quantizer, has_codebook = self.model.quantizer, self.model.quantizer in CODEBOOK_QUANTIZERS
+        if quantizer in UNTRAINED_QUANTIZERS:
+            raise UserError(
+                f"model.quantizer is {quantizer!r}: it is for imported codecs and not trained here; take one "
+                f"of {', '.join(name for name in QUANTIZERS if name not in UNTRAINED_QUANTIZERS)}"
+            )
+        if not self.model.has_decoder:
+            raise UserError("model.has_decoder is off: a codec is trained with its decoder; leave it on")
         if self.codebook.rotation and not has_codebook:
             raise UserError(
                 f"codebook.rotation is on and model.quantizer is {quantizer!r}: the rotation "

@@ -106,9 +106,12 @@ class CodecLearner:
         return self._update(state, *self._inputs(step, batch), phase=self.phase(step))
 
     def flops(self, step: int, state: CodecTrainState, batch: np.ndarray) -> float:
-        """Returns the floating-point operations of one update, as XLA counts them in the compiled program."""
+        """Returns the floating-point operations of one update, as XLA counts them before it optimizes.
+
+        Afterwards they would be too few: calls of a library, such as cuDNN, have no count.
+        """
         lowered = self._update.lower(state, *self._inputs(step, batch), phase=self.phase(step))
-        analysis = lowered.compile().cost_analysis()
+        analysis = lowered.cost_analysis()
         return float(analysis["flops"]) if analysis else math.nan
 
     def exported(self, state: CodecTrainState) -> Arrays:

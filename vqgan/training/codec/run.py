@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqgan.codec_checkpoint import PARTS, Weights, load_weights, read_info, recover_codec, save_codec
-from vqgan.config import ModelConfig, to_dict
+from vqgan.config import UNTRAINED_QUANTIZERS, ModelConfig
 from vqgan.errors import UserError
 from vqgan.functional import Arrays, Functional, take_apart
 from vqgan.image_grid import tile_pairs
@@ -116,11 +116,12 @@ def initial_params(codec: str, config: ModelConfig) -> Arrays:
       UserError: it is of another architecture, or has numbers that are not finite.
     """
     info = read_info(codec)
-    before, now = to_dict(info.config), to_dict(config)
     if codec_parameter_shapes(info.config) != codec_parameter_shapes(config):
-        differing = [name for name in now if before[name] != now[name]]
-        listed = ", ".join(f"{name} is {before[name]!r} there, {now[name]!r} here" for name in differing)
-        raise UserError(f"--init {codec}: another architecture ({listed})")
+        raise UserError(f"--init {codec}: another architecture ({_differences(info.config, config)})")
+    if info.config.quantizer in UNTRAINED_QUANTIZERS:
+        raise UserError(f"--init {codec}: its quantizer {info.config.quantizer} is not trained here")
+    if info.config.symmetric_downsample != config.symmetric_downsample:
+        raise UserError(f"--init {codec}: set model.symmetric_downsample={info.config.symmetric_downsample}")
     weights = load_weights(info, PARTS)
     params = {f"{part}.{name}": value for part in PARTS for name, value in weights[part].items()}
     broken = [name for name, value in params.items() if not np.isfinite(value).all()]
@@ -129,6 +130,16 @@ def initial_params(codec: str, config: ModelConfig) -> Arrays:
             f"--init {codec}: {broken[0]} has values that are not finite; start from another codec"
         )
     return {name: jnp.asarray(value) for name, value in params.items()}
+
+
+def _differences(before: ModelConfig, now: ModelConfig) -> str:
+    pairs = {
+        field.name: (getattr(before, field.name), getattr(now, field.name))
+        for field in dataclasses.fields(ModelConfig)
+    }
+    return ", ".join(
+        f"{name} is {there!r} there, {here!r} here" for name, (there, here) in pairs.items() if there != here
+    )
 
 
 def split_parts(params: Arrays) -> dict[str, Weights]:

@@ -188,3 +188,13 @@ def test_jax_defaults_do_not_change_what_a_seed_gives() -> None:
 def test_refusals(wrong: dict[str, Any], message: str, refused: Any) -> None:
     with refused(message):
         SamplingConfig(**wrong)
+
+
+@pytest.mark.parametrize("top_k", [2**31 - 1, 2**31, 2**40, 10**30])
+def test_a_top_k_beyond_all_codes_is_all_codes(top_k: int) -> None:
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5)), jnp.float32)
+    params = LogitsParams.of(SamplingConfig(top_k=top_k))
+    np.testing.assert_array_equal(
+        filter_logits(logits, params, truncates=True),
+        filter_logits(logits, LogitsParams.of(SamplingConfig()), truncates=True),
+    )
