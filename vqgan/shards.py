@@ -124,14 +124,19 @@ class ShardMetadata:
         )
 
 
-def shard_name(number: int, slices: int) -> str:
+def shard_name(number: int, slices: int, part: int = 0) -> str:
     """Returns the path of a shard in its data set: ``data/tokens-00017-of-00128.parquet``."""
-    return f"{DATA_FOLDER}/tokens-{number:05d}-of-{slices:05d}.parquet"
+    return f"{DATA_FOLDER}/tokens-{number:05d}-of-{slices:05d}{part_suffix(part)}.parquet"
 
 
-def rejects_name(number: int, slices: int) -> str:
+def rejects_name(number: int, slices: int, part: int = 0) -> str:
     """Returns the path of a slice's rejects: ``rejects/rejects-00017-of-00128.parquet``."""
-    return f"{REJECTS_FOLDER}/rejects-{number:05d}-of-{slices:05d}.parquet"
+    return f"{REJECTS_FOLDER}/rejects-{number:05d}-of-{slices:05d}{part_suffix(part)}.parquet"
+
+
+def part_suffix(part: int) -> str:
+    """Returns the end of names of what belongs to a part; empty for the first."""
+    return f"-part-{part:03d}" if part else ""
 
 
 def token_dtype(codebook_size: int) -> np.dtype:
