@@ -15,7 +15,8 @@ from transforms.sharded.job import ShardedJob
 from transforms.sharded.plan import PLAN_FOLDER, Plan
 from transforms.sharded.worker import RunSettings
 from vqgan import filesystems
-from vqgan.config import RUN_FILE, pretrained_names
+from vqgan.config import RUN_FILE
+from vqgan.presets import pretrained_names
 
 _END_WITH_PARENT = (  # PR_SET_PDEATHSIG of prctl(2), which outlives exec; the parent may be gone already
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "

@@ -23,6 +23,7 @@ from transforms.tokenizing.replay import replay_task
 from vqgan.caching import LatestResults
 from vqgan.codec_checkpoint import read_info
 from vqgan.errors import UserError
+from vqgan.token_layouts import GRID
 
 T = TypeVar("T")
 BATCH_ROWS = 4
@@ -31,6 +32,7 @@ KEPT_BYTES = 128 << 20
 """About how much of either is kept."""
 WHOLE_SIDE = 768
 """Longer side, at most, of a whole original as it is shown, in pixels."""
+_MOST_SLICES = 1 << 32  # of a part
 _SLICES_KEPT = 4
 _GOLDEN, _SILVER = (5**0.5 - 1) / 2, 2**0.5 - 1
 
@@ -124,7 +126,8 @@ class Originals:
         self.of_row = MadeTogether(self._make, BATCH_ROWS, KEPT_BYTES // size)
 
     def _read_entries(self, number: int) -> dict[str, Entry]:
-        entries = read_slice(self._browser.folder, number)
+        part, slice_number = divmod(number, _MOST_SLICES)
+        entries = read_slice(self._browser.folder, slice_number, part)
         return {entry.key: entry.unseen() for entry in entries}  # rows tell whether it is their image
 
     def _make(self, numbers: list[int]) -> dict[int, Original | UserError]:
@@ -136,10 +139,10 @@ class Originals:
             except UserError as error:
                 made[number] = error
             else:
-                slices.setdefault(row.slice_number, []).append(row)
-        for slice_number, rows in slices.items():
+                slices.setdefault(row.part * _MOST_SLICES + row.slice_number, []).append(row)
+        for number, rows in slices.items():
             try:
-                made |= self._of_slice(self._slices(slice_number), rows)
+                made |= self._of_slice(self._slices(number), rows)
             except UserError as error:
                 made |= dict.fromkeys((row.number for row in rows), error)
         return made
@@ -223,7 +226,7 @@ class Reconstructions:
             )
         info.require_decoder()
         self._browser, self._codec = browser, codec or browser.codec_name
-        size = int(np.prod(browser.grid)) * info.config.downsampling**2 * 3
+        size = int(np.prod(info.config.image_shape(browser.grid))) * 3
         self.of_row = MadeTogether(self._make, BATCH_ROWS, KEPT_BYTES // size)
 
     def _make(self, numbers: list[int]) -> dict[int, np.ndarray | UserError]:
@@ -241,17 +244,20 @@ class Reconstructions:
         return made
 
 
-def patch_of(pixels: np.ndarray, grid: tuple[int, int], cell: int) -> np.ndarray:
+def patch_of(pixels: np.ndarray, grid: tuple[int, int], cell: int, layout: str = GRID) -> np.ndarray:
     """Cuts out the patch that a token stands for.
 
     Args:
       pixels: uint8 ``[H, W, 3]``.
       grid: ``(h, w)``; the sides are multiples of it.
       cell: of the grid, row by row.
+      layout: of the tokens; what is no grid has no patches, and every token stands for the whole image.
 
     Returns:
       uint8 ``[H / h, W / w, 3]``.
     """
+    if layout != GRID:
+        return pixels
     height, width = pixels.shape[0] // grid[0], pixels.shape[1] // grid[1]
     row, column = divmod(cell, grid[1])
     return pixels[row * height : (row + 1) * height, column * width : (column + 1) * width]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import math
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from pipelines.browse_images import Originals, Reconstructions, token_colors
 from pipelines.browsing import BrowsedRow, CodePlace, NothingThereError, Query, SearchResult, TokenBrowser
 from vqgan import html_page
 from vqgan.errors import UserError
+from vqgan.token_layouts import GRID
 
 ROWS_SHOWN = 24
 CODES_SHOWN = 96
@@ -296,12 +298,15 @@ def _token_map(row: BrowsedRow) -> str:
     height, width = row.tokens.shape
     if row.tokens.size > MOST_CELLS:
         return _image(f"/image/tokens/{row.number}", f"tokens of {row.key}", "tokens")
-    colors = token_colors(row.tokens)
+    if height == 1:  # of no grid: lines that are as many as they are long
+        width = math.isqrt(row.tokens.size - 1) + 1
+        height = -(-row.tokens.size // width)
+    tokens = row.tokens.reshape(-1)
+    colors = token_colors(tokens)
     cells = "".join(
-        f"<a href=/code/{row.tokens[y, x]}><rect x={x} y={y} width=1 height=1 "
-        f"fill='#{colors[y, x].tobytes().hex()}'><title>code {row.tokens[y, x]}</title></rect></a>"
-        for y in range(height)
-        for x in range(width)
+        f"<a href=/code/{token}><rect x={place % width} y={place // width} width=1 height=1 "
+        f"fill='#{colors[place].tobytes().hex()}'><title>code {token}</title></rect></a>"
+        for place, token in enumerate(tokens)
     )
     return (
         f"<svg class=map viewBox='0 0 {width} {height}' shape-rendering=crispEdges role=img "
@@ -346,8 +351,9 @@ def _code_tile(site: BrowsedSite, code: int, place: CodePlace | None, share: flo
 
 
 def _place_card(site: BrowsedSite, place: CodePlace) -> str:
-    height, width = site.browser.grid
-    row, column = divmod(place.cell, width)
+    height, width = site.browser.grid if site.browser.layout == GRID else (1, 1)
+    row, column = divmod(place.cell % (height * width), width)
+    where = f"cell {row}, {column}" if site.browser.layout == GRID else f"token {place.cell:,}"
     images = "".join(
         _image(f"/image/patch/{kind}/{place.row}/{place.cell}", f"patch of the {kind}", "patch")
         for kind in site.pixel_kinds
@@ -357,7 +363,7 @@ def _place_card(site: BrowsedSite, place: CodePlace) -> str:
     whole = _boxed(f"/image/{kind}/{place.row}", width, height, box, f"row {place.row}", kind)
     return (
         f"<figure><a class=strip href='/row/{place.row}'>{images}{whole}</a>"
-        f"<figcaption>row {place.row:,}, cell {row}, {column}</figcaption></figure>"
+        f"<figcaption>row {place.row:,}, {where}</figcaption></figure>"
     )
 
 

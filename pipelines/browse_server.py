@@ -154,7 +154,9 @@ def _patch(site: BrowsedSite, parts: tuple[str, ...], query: Mapping[str, str]) 
     if int(cell) >= height * width:
         raise NothingThereError(f"there is no cell {cell} in a grid of {height} x {width}")
     pixels = _pixels(site, kind, int(number))
-    return Answer(HTTPStatus.OK, _PNG, as_png(patch_of(pixels, site.browser.grid, int(cell))))
+    return Answer(
+        HTTPStatus.OK, _PNG, as_png(patch_of(pixels, site.browser.grid, int(cell), site.browser.layout))
+    )
 
 
 def _icon(site: BrowsedSite, parts: tuple[str, ...], query: Mapping[str, str]) -> Answer:

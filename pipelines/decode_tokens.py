@@ -185,8 +185,7 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
     codec = _open_codec(config, tokens)
     codec.require_decoder("give one of the same tokens that has one with --codec")
     engine = resolve_engine(config.engine, codec.config)
-    factor = codec.config.downsampling
-    config.form.check_size(tokens.grid[0] * factor, tokens.grid[1] * factor)
+    config.form.check_size(*codec.config.image_shape(tokens.grid))
     parts = plan_parts(tokens, manifest["shards"], config.views, config.limit)
     settings = {
         "kind": IMAGES_KIND,

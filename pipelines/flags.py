@@ -144,7 +144,8 @@ def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any, doc: str) ->
     flag, parts = flag_of(field), typing.get_args(hint) or (hint,)
     if flag.positional:
         help = doc.replace("%", "%%")
-        action = group.add_argument(field.name, metavar=flag.metavar, default=argparse.SUPPRESS, help=help)
+        given: dict[str, Any] = {"metavar": flag.metavar, "default": argparse.SUPPRESS, "help": help}
+        action = group.add_argument(field.name, **given, **({"nargs": "+"} if flag.many else {}))
         action.required = False  # the file may have it; that neither has, given_options finds
         return
     settings: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}

@@ -9,6 +9,7 @@ from vqgan.data.tokens import TokenSet, all_batches, called, open_tokens
 from vqgan.errors import UserError
 from vqgan.prior.checkpoint import PriorInfo
 from vqgan.prior.sampling.request import UNKNOWN
+from vqgan.token_layouts import GRID, layout_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,10 @@ def open_given(given: GivenTokens, prior: PriorInfo) -> TokenSet:
             "masked prior"
         )
     codec = prior.codec
+    if (layout := layout_of(codec.config)) != GRID:
+        raise UserError(
+            f"--given: the prior's tokens are no grid (layout {layout}), so there are no rows to keep"
+        )
     return open_tokens(
         given.tokens, fingerprint=codec.fingerprint, codec_name=codec.name, grid=prior.config.grid
     )

@@ -9,9 +9,10 @@ from transforms.decoding.verify import ImageVerifier
 from transforms.sharded.plan import Plan, read_plan
 from transforms.sharded.verify import Verifier, require_manifest
 from transforms.tokenizing.verify import SampleVerifier, TokenVerifier
+from transforms.tokenizing.verify_parts import unfinished_part, verify_parts
 from vqgan import filesystems
 from vqgan.codec_checkpoint import pretrained_names, read_info
-from vqgan.config import to_dict
+from vqgan.config import ModelConfig, to_dict
 from vqgan.downloads import is_dataset
 from vqgan.errors import UserError
 from vqgan.importers import is_foreign_source, looks_foreign
@@ -21,6 +22,7 @@ from vqgan.model_card import ModelCard
 from vqgan.prior.checkpoint import find_prior, read_prior
 from vqgan.prior.config import prior_parameter_count
 from vqgan.shards import DATA_FOLDER, open_shard
+from vqgan.token_layouts import GRID, describe_layout, layout_of
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -72,21 +74,28 @@ def describe_codec(path: str) -> dict[str, Any]:
         **({"training step": origin["training_step"]} if "training_step" in origin else {}),
         "fingerprint": info.fingerprint,
         "config": to_dict(info.config),
-        "downsampling": info.config.downsampling,
+        **_layout(info.config),
         "card": dict(info.card),
     }
+
+
+def _layout(config: ModelConfig) -> dict[str, Any]:
+    if config.length is None:
+        return {"downsampling": config.downsampling}
+    side, _ = config.image_shape((1, config.length))
+    return {"layout": f"{describe_layout(config.layout, (1, config.length))}, images of {side} x {side}"}
 
 
 def describe_prior(path: str) -> dict[str, Any]:
     """Describes a prior, or that of the run that trained it: architecture, size, fingerprint, codec, card."""
     info = read_prior(path)
-    height, width = info.config.grid
+    shown = describe_layout(layout_of(info.codec.config), info.config.grid, " x ")
     return {
         "kind": "prior",
         "path": str(info.path),
         "model": info.config.kind,
         "parameters": prior_parameter_count(info.config),
-        "grid": f"{height} x {width} tokens of {info.config.codebook_size} codes",
+        "grid": f"{shown} of {info.config.codebook_size} codes",
         "classes": info.config.classes,
         "class names": list(info.class_names),
         "fingerprint": info.fingerprint,
@@ -122,6 +131,7 @@ def describe_data_set(path: str) -> dict[str, Any]:
         "kind": "images of a token data set" if manifest.get("kind") == IMAGES_KIND else "data set",
         "path": path,
         "grid": manifest["grid"],
+        **({"layout": manifest["layout"]} if "layout" in manifest else {}),
         **manifest["counts"],
         "shards": len(manifest["shards"]),
         "reject_reasons": manifest["reject_reasons"],
@@ -149,6 +159,7 @@ def describe_shard(path: str) -> dict[str, Any]:
             "rejects": metadata.rejects,
             "slice": f"{metadata.slice_number} of {metadata.slices}",
             "grid": list(metadata.grid),
+            **({} if metadata.layout == GRID else {"layout": metadata.layout}),
             "codebook_size": metadata.codebook_size,
             "token_bytes": shard.token_bytes(),
             "columns": {field.name: str(field.type) for field in shard.schema},
@@ -188,6 +199,9 @@ def verify_data_set(output: str) -> tuple[list[str], str]:
     """
     output = resolve_dataset(output)
     manifest = require_manifest(output)
+    if "parts" in manifest:
+        problems, summary = verify_parts(output, manifest)
+        return [*unfinished_part(output, manifest), *problems], summary
     plan = read_plan(output)
     if plan is None:
         raise UserError(f"{output}: plan/plan.json is missing; nothing can be checked against it")
@@ -202,7 +216,7 @@ def verify_data_set(output: str) -> tuple[list[str], str]:
     problems, summary = verifier.verify()
     if plan.hash != manifest["plan_hash"]:
         problems.insert(0, "manifest.json and plan/plan.json are of different plans")
-    return problems, summary
+    return [*unfinished_part(output, manifest), *problems], summary
 
 
 def _verifier_of(kind: str | None, plan: Plan) -> type[Verifier]:

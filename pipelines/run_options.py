@@ -1,4 +1,4 @@
-"""The settings of ``vqgan tokenize``, ``decode`` and ``evaluate``: flags, keywords and keys of ``--config``.
+"""The settings of ``vqgan tokenize``, ``decode`` and ``evaluate``: flags, keywords, ``--config``.
 
 Each class makes of them what the run itself takes. Imports configurations and the standard library alone.
 """
@@ -192,6 +192,7 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
       threads: readers and decoders
       dedupe: reject images whose bytes occur under another key
       max_reject_rate: stop when a larger share of a slice is rejected, 0 to 1
+      append: add what the input has and a finished output does not, as further shards
       report: write report.html
       quiet: print errors only
       engine: runs the codec's networks; auto: openvino where installed, without an accelerator
@@ -207,6 +208,7 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE_OF_WORKER))
     dedupe: bool = False
     max_reject_rate: float | None = field(default=None, metadata=flag(shown="no limit"))
+    append: bool = field(default=False, metadata=flag(recorded=False))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
     engine: str = field(default="jax", metadata=flag(choices=ENGINES))

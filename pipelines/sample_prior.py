@@ -39,6 +39,7 @@ from vqgan.prior.checkpoint import NO_CLASS, PriorInfo, class_numbers, read_prio
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.request import check_settings
 from vqgan.shards import DATA_FOLDER, ShardMetadata
+from vqgan.token_layouts import GRID, layout_of
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -134,7 +135,6 @@ class PlannedSample:
     @property
     def task(self) -> SampleTask:
         """What is needed to make a shard."""
-        factor = self.codec.config.downsampling
         metadata = ShardMetadata(
             fingerprint=self.codec.fingerprint,
             codec_config=to_dict(self.codec.config),
@@ -147,9 +147,10 @@ class PlannedSample:
             slices=self.plan.slices,
             planned=0,
             sampling=self.plan.identity["sampling"],
+            layout=self.codec.config.layout,
         )
         config = self.config
-        size = (self.grid[0] * factor, self.grid[1] * factor)
+        size = self.codec.config.image_shape(self.grid)
         return SampleTask(
             config.output, metadata, config.settings, config.seed, self.guides, size, config.batch_size
         )
@@ -266,6 +267,8 @@ def _check_grid(config: SampleConfig, prior: PriorInfo) -> None:
     if config.grid is None or config.grid == prior.config.grid:
         return
     h, w = prior.config.grid
+    if (layout := layout_of(prior.codec.config)) != GRID:
+        raise UserError(f"--grid: the prior's tokens are no grid (layout {layout}); leave it out")
     if config.grid[0] < h or config.grid[1] < w:
         raise UserError(
             f"--grid {config.grid[0]}x{config.grid[1]}: the prior was trained on {h}x{w}; give at least that"

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pyarrow import fs
 
 from pipelines.beam_runs import codec_everywhere, everywhere, run_job, write_record
@@ -107,23 +108,8 @@ class PlannedTokenize:
     @property
     def task(self) -> TokenizeTask:
         """What workers need to know."""
-        config, views = self.config, count_views(self.config.geometry)
-        return TokenizeTask(
-            output=everywhere(config.output),
-            source=dataclasses.replace(config.source, input=everywhere(config.source.input)),
-            decode=config.decode,
-            geometry=config.geometry,
-            codec=codec_everywhere(config.codec),
-            batch_size=fitted_batch_size(config.batch_size, self.slices.sizes * views),
-            dtype=config.dtype,
-            threads=config.threads,
-            plan_hash=self.plan.hash,
-            slices=self.plan.slices,
-            max_reject_rate=config.max_reject_rate,
-            copied=self._is_copied,
-            codec_name=config.codec,
-            engine=self.engine,
-        )
+        task = make_task(self.config, self.plan, self.slices.sizes, self.engine)
+        return dataclasses.replace(task, copied=self._is_copied)
 
     @functools.cached_property
     def _is_copied(self) -> bool:
@@ -154,6 +140,36 @@ class PlannedTokenize:
             f"{counted(counts['rejects'], 'reject')}, {counted(len(manifest['shards']), 'shard')}, "
             f"{codebook['used']} of {codebook['size']} codes used"
         )
+
+
+def make_task(
+    config: TokenizeConfig, plan: Plan, sizes: Sequence[int] | np.ndarray, engine: EngineChoice, part: int = 0
+) -> TokenizeTask:
+    """Returns what workers need to know.
+
+    Args:
+      config: all settings.
+      plan: of the part.
+      sizes: how many entries each of its slices has.
+      engine: what runs the codec's networks.
+      part: of the data set.
+    """
+    return TokenizeTask(
+        output=everywhere(config.output),
+        source=dataclasses.replace(config.source, input=everywhere(config.source.input)),
+        decode=config.decode,
+        geometry=config.geometry,
+        codec=codec_everywhere(config.codec),
+        batch_size=fitted_batch_size(config.batch_size, np.asarray(sizes) * count_views(config.geometry)),
+        dtype=config.dtype,
+        threads=config.threads,
+        plan_hash=plan.hash,
+        slices=plan.slices,
+        max_reject_rate=config.max_reject_rate,
+        codec_name=config.codec,
+        engine=engine,
+        part=part,
+    )
 
 
 def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:

@@ -1,22 +1,23 @@
-"""The settings of ``vqgan verify``, ``browse``, ``import``, ``import-prior``, ``export``, ``push``, ``demo``.
+"""The settings of the tools: ``vqgan verify``, ``retry``, ``merge``, ``browse``, ``import``, ``push``, …
 
 These commands leave no file of their settings: what they write, if anything, is another tool's, goes to the
 Hub, or has a fingerprint of its contents. Imports configurations and the standard library alone.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any, ClassVar
 
-from pipelines.options import Options, PathLike, flag, split_numbers
-from pipelines.run_options import CompilingOptions, SourceOptions, optional_path
+from pipelines.options import Options, PathLike, flag, read_paths, split_numbers
+from pipelines.run_options import BeamOptions, CompilingOptions, SourceOptions, optional_path
 from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
 
 EXPORT_FORMATS = ("safetensors", "diffusers")
 IMPORTED_WEIGHTS = ("raw", "ema")
 _TOLD = "what the checkpoint tells"
+_AS_MADE = "as the data set was made"
 
 
 def read_condition_grid(value: Any) -> tuple[int, int]:
@@ -55,6 +56,7 @@ class VerifyOptions(ToolOptions, CompilingOptions, SourceOptions):
 
     Attributes:
       path: data set: folder, URI, or hf://datasets/owner/name
+      repair: make shards again that are gone or damaged, with the settings of plan/run.yaml
       codec: re-encode a sample with this codec and compare; needs --input
       input: where the images came from
       sample: images to re-encode
@@ -63,6 +65,7 @@ class VerifyOptions(ToolOptions, CompilingOptions, SourceOptions):
     """
 
     path: PathLike = field(metadata=flag(positional=True))
+    repair: bool = False
     codec: PathLike | None = None
     input: PathLike | None = None
     sample: int = 64
@@ -70,6 +73,54 @@ class VerifyOptions(ToolOptions, CompilingOptions, SourceOptions):
     engine: str | None = field(
         default=None, metadata=flag(choices=ENGINES, shown="the one that made the tokens")
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetryOptions(ToolOptions, BeamOptions):
+    """Settings of ``vqgan retry``; all others are those that the data set was made with.
+
+    Attributes:
+      path: finished token data set: a local folder with its plan/run.yaml
+      input: where the images lie now
+      codec: where the codec lies now
+      batch_size: images per device call
+      threads: readers and decoders
+      quiet: print errors only
+    """
+
+    path: PathLike = field(metadata=flag(positional=True))
+    input: PathLike | None = field(default=None, metadata=flag(shown=_AS_MADE))
+    codec: PathLike | None = field(default=None, metadata=flag(shown=_AS_MADE))
+    batch_size: int | None = field(default=None, metadata=flag(shown=_AS_MADE))
+    threads: int | None = field(default=None, metadata=flag(shown=_AS_MADE))
+    quiet: bool = False
+
+    def given(self) -> dict[str, Any]:
+        """Returns the settings that take the place of those of the data set."""
+        names = ("input", "codec", "batch_size", "threads", "quiet")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MergeOptions(ToolOptions):
+    """Settings of ``vqgan merge``.
+
+    Attributes:
+      paths: finished token data sets of one codec and preprocessing: folders or URIs, two or more
+      output: folder or URI of the joined data set
+      quiet: print errors only
+    """
+
+    paths: Sequence[PathLike] = field(
+        metadata=flag(
+            positional=True,
+            many=True,
+            metavar="DATA_SET",
+            read=lambda value: read_paths("DATA_SET", value),
+        )
+    )
+    output: PathLike
+    quiet: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +153,7 @@ class ImportCodecOptions(ToolOptions):
       weights: averaged weights, where the file has both
       name: published name that it must be, such as vqgan_imagenet_f16_16384
       native_config: its own configuration file
+      scales: sides of the grids of a multi-scale tokenizer, from coarse to fine, such as 1,2,4,8,16
     """
 
     source: PathLike = field(metadata=flag(positional=True))
@@ -112,6 +164,7 @@ class ImportCodecOptions(ToolOptions):
     weights: str | None = field(default=None, metadata=flag(choices=IMPORTED_WEIGHTS, shown="raw"))
     name: str | None = field(default=None, metadata=flag(shown=_TOLD))
     native_config: PathLike | None = field(default=None, metadata=flag(shown="beside it"))
+    scales: str | None = field(default=None, metadata=flag(read=read_list, shown=_TOLD))
 
     def of_source(self) -> Mapping[str, str | None]:
         """Returns what the name of the source takes behind its question mark; None for what was not given."""
@@ -122,6 +175,7 @@ class ImportCodecOptions(ToolOptions):
             "weights": self.weights,
             "name": self.name,
             "config": optional_path(self.native_config),
+            "scales": self.scales,
         }
 
 
@@ -155,6 +209,7 @@ class ImportPriorOptions(ToolOptions):
         default=(0, 0), metadata=flag(read=read_condition_grid, metavar="HxW", shown="none")
     )
     native_config: PathLike | None = field(default=None, metadata=flag(shown="beside it"))
+    scales: str | None = field(default=None, metadata=flag(read=read_list, shown=_TOLD))
 
     def __post_init__(self) -> None:
         super().__post_init__()

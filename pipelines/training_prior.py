@@ -22,6 +22,7 @@ from vqgan.data.token_batches import check_mixable, token_batches
 from vqgan.data.tokens import TokenSet, called, open_tokens
 from vqgan.errors import UserError, counted
 from vqgan.prior.checkpoint import CodecIdentity
+from vqgan.token_layouts import describe_layout
 from vqgan.training.prior.config import FITTED, PRIOR_TRAINING_PRESETS, PriorTrainConfig, TokenDataConfig
 from vqgan.training.prior.prior_rows import (
     CONDITION_COLUMNS,
@@ -137,7 +138,7 @@ def split_weights(tokens: Sequence[str]) -> tuple[list[str], tuple[float, ...] |
 def codec_identity(tokens: TokenSet) -> CodecIdentity:
     """Returns the codec that has made the tokens."""
     config = dict(tokens.codec.get("config") or {})
-    size = from_dict(ModelConfig, config, f"{tokens.path}: codec").downsampling * tokens.grid[0]
+    size, _ = from_dict(ModelConfig, config, f"{tokens.path}: codec").image_shape(tokens.grid)
     return CodecIdentity(tokens.fingerprint, str(tokens.codec.get("name") or ""), config, size)
 
 
@@ -369,9 +370,9 @@ def _card(request: TrainPriorRequest, sets: PriorSets, validation: PriorRows) ->
 
 def _described(sets: PriorSets, config: PriorTrainConfig, validation: PriorRows) -> str:
     model = config.model
-    height, width = model.grid
+    shown = describe_layout(sets.training[0].layout, model.grid, "x")
     kind = f"{model.classes} classes" if model.classes else "no classes"
     return (
-        f"{counted(sum(map(len, sets.training)), 'row')} of {height}x{width} tokens to train on, "
+        f"{counted(sum(map(len, sets.training)), 'row')} of {shown} to train on, "
         f"{len(validation.tokens)} for validation; {model.codebook_size} codes, {kind}"
     )

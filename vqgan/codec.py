@@ -24,6 +24,7 @@ from vqgan.engines.choice import JAX_ENGINE, Engine, EngineChoice, PendingArray,
 from vqgan.errors import UserError
 from vqgan.model.vqgan import TokenDecoder, TokenEncoder, denormalize, normalize
 from vqgan.quantizers import Quantizer, make_quantizer
+from vqgan.token_layouts import GRID, token_shape
 
 BATCH_AXIS = "batch"
 
@@ -117,7 +118,8 @@ class Codec:
             are multiples of the codec's downsampling.
 
         Returns:
-          int32 ``[N, h, w]`` (or ``[N, T, h, w]``) in ``[0, codebook_size)``.
+          int32 ``[N, h, w]`` (or ``[N, T, h, w]``) in ``[0, codebook_size)``; ``[N, L]`` of a codec whose
+          layout is no grid.
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim not in (4, 5) or images.shape[-1] != 3:
@@ -127,13 +129,14 @@ class Codec:
         frames = images.reshape(-1, *images.shape[-3:])
         grid = self.config.grid(*frames.shape[1:3])
         parts = [self.encode_batch(batch) for batch in self._batches(frames)]
-        return _join(parts, images.shape[:-3], grid, np.int32)
+        return _join(parts, images.shape[:-3], token_shape(self.config.layout, grid), np.int32)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Turns token grids into images.
 
         Args:
-          tokens: integers ``[N, h, w]``, or video ``[N, T, h, w]``, in ``[0, codebook_size)``.
+          tokens: integers ``[N, h, w]``, or video ``[N, T, h, w]``, in ``[0, codebook_size)``. Of a codec
+            whose layout is no grid ``[N, L]``, also as one row ``[N, 1, L]``, or video ``[N, T, L]``.
 
         Returns:
           uint8 ``[N, H, W, 3]`` (or ``[N, T, H, W, 3]``).
@@ -143,20 +146,22 @@ class Codec:
         """
         self.info.require_decoder()
         tokens = np.asarray(tokens)
-        if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim not in (3, 4):
+        tokens = self._without_rows(tokens)
+        axes = 2 if self.config.layout == GRID else 1
+        if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim - axes not in (1, 2):
+            item = "h, w" if axes == 2 else "L"
             raise ValueError(
-                f"tokens must be integers [N, h, w] or [N, T, h, w], got {tokens.dtype} {tokens.shape}"
+                f"tokens must be integers [N, {item}] or [N, T, {item}], got {tokens.dtype} {tokens.shape}"
             )
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.config.codebook_size:
             raise UserError(
                 f"tokens from {tokens.min()} to {tokens.max()} do not fit this codec: "
                 f"its codebook has {self.config.codebook_size} codes"
             )
-        grids = tokens.reshape(-1, *tokens.shape[-2:]).astype(np.int32)
-        f = self.config.downsampling
-        size = (tokens.shape[-2] * f, tokens.shape[-1] * f, 3)
+        grids = tokens.reshape(-1, *tokens.shape[-axes:]).astype(np.int32)
+        size = (*self.config.image_shape(tokens.shape[-2:]), 3)
         parts = [self.decode_batch(batch) for batch in self._batches(grids)]
-        return _join(parts, tokens.shape[:-2], size, np.uint8)
+        return _join(parts, tokens.shape[:-axes], size, np.uint8)
 
     def encode_with_margins(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Turns images into tokens as JAX finds them, whatever the engine, and tells how clear each is.
@@ -181,7 +186,7 @@ class Codec:
           images: uint8 ``[batch_size, H, W, 3]``; not to be changed until the result was read.
 
         Returns:
-          int32 ``[batch_size, h, w]`` still being computed; ``np.asarray`` waits for it.
+          int32 ``[batch_size, h, w]``, or ``[batch_size, L]``, still being computed; ``np.asarray`` waits.
         """
         self._check_batch(images)
         if self._other is not None:
@@ -190,12 +195,25 @@ class Codec:
         return function(weights, jax.device_put(images, self._batch_sharding))
 
     def decode_batch(self, tokens: np.ndarray) -> PendingArray:
-        """Starts decoding one full batch of tokens ``[batch_size, h, w]`` and returns at once."""
+        """Starts decoding one full batch of tokens, as :meth:`decode` takes them, and returns at once."""
         self._check_batch(tokens)
+        tokens = self._without_rows(tokens)
+        self._check_length(tokens)
         if self._other is not None:
             return self._other.decode(tokens)
         function, weights = self._decoder
         return function(weights, jax.device_put(tokens, self._batch_sharding))
+
+    def _without_rows(self, tokens: np.ndarray) -> np.ndarray:
+        """Turns grids of one row ``[N, 1, L]`` into ``[N, L]``, where tokens are no grid."""
+        one_row = self.config.layout != GRID and tokens.ndim == 3 and tokens.shape[1] == 1
+        return tokens.reshape(len(tokens), -1) if one_row else tokens
+
+    def _check_length(self, tokens: np.ndarray) -> None:
+        """Refuses another number of tokens than all images of a codec have whose layout is no grid."""
+        length = self.config.length
+        if length is not None and tokens.shape[1:] != (length,):
+            raise UserError(f"{tokens.shape[-1]} tokens do not fit this codec: every image has {length}")
 
     def _check_batch(self, batch: np.ndarray) -> None:
         if len(batch) != self.batch_size:

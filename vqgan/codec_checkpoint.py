@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import vqgan.folders as folders
-from vqgan.config import PRETRAINED_DIR, ModelConfig, from_dict, pretrained_names, to_dict
+from vqgan.config import ModelConfig, from_dict, to_dict
 from vqgan.errors import UserError
 from vqgan.folders import weights_sha256
 from vqgan.model.parameters import check_codec_size, codec_parameter_shapes
 from vqgan.model_card import render_codec_card
+from vqgan.presets import PRETRAINED_DIR, pretrained_names
 
 if TYPE_CHECKING:
     from flax import nnx

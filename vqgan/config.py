@@ -8,20 +8,24 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from vqgan.errors import UserError
+from vqgan.token_layouts import GRID, SCALES, SEQUENCE, ScalesConfig, ViTConfig
 
 T = TypeVar("T")
 
-QUANTIZERS = ("nearest", "cosine", "gumbel", "ema", "fsq", "lfq", "inner_product", "nearest_unit")
+QUANTIZERS = (
+    "nearest", "cosine", "gumbel", "ema", "fsq", "lfq", "inner_product", "nearest_unit", "scales",
+)  # fmt: skip
 # Quantizers that choose the nearest code: placing and reviving codes and the rotation trick are for them.
 CODEBOOK_QUANTIZERS = ("nearest", "cosine", "ema")
 # Those of published tokenizers that are imported, not trained.
-UNTRAINED_QUANTIZERS = ("inner_product", "nearest_unit")
+UNTRAINED_QUANTIZERS = ("inner_product", "nearest_unit", "scales")
 ATTENTIONS = ("full", "linear")
+FSQ_BOUNDS = ("tan", "atanh")
+SPATIAL_NORM_GROUPS = 32
 RUN_FILE = "run.yaml"
 """Where a run leaves the settings that it was given, for ``--config``."""
 LARGEST = 1 << 53  # of a whole number in a configuration: beyond it JSON's readers disagree
@@ -82,6 +86,17 @@ class ModelConfig:
       depth_to_space: double by a convolution to four pixels' channels, not by repetition.
       adaptive_norm: decoder levels begin with a normalisation that is scaled and shifted by the codes'
         deviation and mean over the image.
+      fsq_bound: how ``fsq`` bounds latents: ``tan`` as its paper, or ``atanh``, where zero stays zero.
+      quant_conv_kernel: side of the convolutions around the quantizer.
+      spatial_norm: the decoder's norms are scaled and shifted by the codes at each place (MoVQ, arXiv
+        2209.09002); they have 32 groups whatever ``norm_groups`` says.
+      haar_patch: side in pixels of the patches that wavelets turn into channels before the first convolution,
+        and back after the last; 1 for none.
+      halvings: levels that halve, the first ones; all but the last if None.
+      decoder_attn_levels: the decoder's levels with attention, 0 the highest, where ``attn_resolutions`` does
+        not say it.
+      scales: for quantizer ``scales``, the grids that residuals are quantized on.
+      vit: transformers in the place of encoder and decoder, for tokens that are a sequence.
     """
 
     resolution: int = 256
@@ -114,6 +129,14 @@ class ModelConfig:
     symmetric_downsample: bool = _added(False)
     depth_to_space: bool = _added(False)
     adaptive_norm: bool = _added(False)
+    fsq_bound: str = _added("tan")
+    quant_conv_kernel: int = _added(1)
+    spatial_norm: bool = _added(False)
+    haar_patch: int = _added(1)
+    halvings: int | None = _added(None)
+    decoder_attn_levels: tuple[int, ...] | None = _added(None)
+    scales: ScalesConfig | None = dataclasses.field(default=None, metadata={"left_out": None})
+    vit: ViTConfig | None = dataclasses.field(default=None, metadata={"left_out": None})
 
     def __post_init__(self) -> None:
         for name in ("ch_mult", "attn_resolutions", "fsq_levels"):
@@ -137,6 +160,7 @@ class ModelConfig:
             )
         self._check_variants()
         self._check_grid_of_codes()
+        self._check_layout()
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}: it must lie in [0, 1)")
         if not -math.inf < self.input_range[0] < self.input_range[1] < math.inf:
@@ -146,14 +170,15 @@ class ModelConfig:
                 f"model.resolution is {self.resolution}: it must be divisible by {self.downsampling}, "
                 f"the downsampling of {len(self.ch_mult)} levels"
             )
-        for width in {self.stem, *(self.ch * multiple for multiple in self.ch_mult)}:
-            if width % self.norm_groups:
-                raise UserError(
-                    f"model.norm_groups is {self.norm_groups}: it must divide every width, and {width} is one"
-                )
+        for groups in {self.norm_groups, SPATIAL_NORM_GROUPS if self.spatial_norm else 1}:
+            for width in {self.stem, *(self.ch * multiple for multiple in self.ch_mult)}:
+                if width % groups:
+                    raise UserError(
+                        f"model.norm_groups is {groups}: it must divide every width, and {width} is one"
+                    )
 
     def _check_variants(self) -> None:
-        for name, known in (("quantizer", QUANTIZERS), ("attention", ATTENTIONS)):
+        for name, known in (("quantizer", QUANTIZERS), ("attention", ATTENTIONS), ("fsq_bound", FSQ_BOUNDS)):
             if getattr(self, name) not in known:
                 raise UserError(f"model.{name} is {getattr(self, name)!r}: give one of {', '.join(known)}")
         if self.mid_blocks < 1 or self.decoder_blocks < 1 or self.stem < 1:
@@ -167,12 +192,33 @@ class ModelConfig:
             )
         if self.encoder_out_kernel not in (1, 3):
             raise UserError(f"model.encoder_out_kernel is {self.encoder_out_kernel}: it must be 1 or 3")
-        if not self.quant_conv and not self.z_channels == self.embed_dim:
+        if self.quant_conv_kernel not in (1, 3):
+            raise UserError(f"model.quant_conv_kernel is {self.quant_conv_kernel}: it must be 1 or 3")
+        if not self.quant_conv and not self.z_channels == self.embed_dim and self.vit is None:
             raise UserError("model.quant_conv is off: z_channels and embed_dim must then be equal")
         if not self.quant_conv and self.double_z:
             raise UserError("model.quant_conv is off: double_z needs it")
         if self.depth_to_space and not self.resamp_with_conv:
             raise UserError("model.depth_to_space is on: resamp_with_conv must be, too")
+
+    def _check_layout(self) -> None:
+        """Checks patches, levels that halve, and tokens that are no grid."""
+        if self.haar_patch not in (1, 2, 4, 8, 16):
+            raise UserError(f"model.haar_patch is {self.haar_patch}: it must be 1, 2, 4, 8 or 16")
+        levels = range(len(self.ch_mult))
+        if self.halvings is not None and self.halvings not in levels:
+            raise UserError(f"model.halvings is {self.halvings}: it must be 0 to {len(self.ch_mult) - 1}")
+        if any(level not in levels for level in self.decoder_attn_levels or ()):
+            raise UserError(
+                f"model.decoder_attn_levels is {list(self.decoder_attn_levels or ())}: no such level"
+            )
+        if (self.scales is None) == (self.quantizer == "scales"):
+            raise UserError("model.scales and quantizer scales belong together; give both, or neither")
+        if self.vit is None:
+            return
+        if self.quantizer not in ("nearest", "cosine") or self.quant_conv or self.haar_patch > 1:
+            raise UserError("model.vit goes with quantizer nearest or cosine, without quant_conv and patches")
+        self.vit.check_patches(self.resolution, len(self.ch_mult))
 
     def _check_grid_of_codes(self) -> None:
         """Checks ``fsq`` and ``lfq``, where dimension and size follow from the grid."""
@@ -217,16 +263,44 @@ class ModelConfig:
         return self.resamp_with_conv and not self.pool_downsample
 
     @property
+    def halved_levels(self) -> int:
+        """Returns how many levels halve height and width."""
+        return len(self.ch_mult) - 1 if self.halvings is None else self.halvings
+
+    @property
     def downsampling(self) -> int:
-        """Returns the pixels per token along one side (the ``f`` of names such as f16)."""
-        return 2 ** (len(self.ch_mult) - 1)
+        """Returns pixels per token along one side (the ``f`` of f16); with ``vit``, of patches."""
+        return self.haar_patch * 2**self.halved_levels if self.vit is None else self.vit.patch
+
+    @property
+    def layout(self) -> str:
+        """Returns how tokens lie: one of :data:`vqgan.token_layouts.LAYOUTS`."""
+        if self.vit is not None:
+            return SEQUENCE
+        return GRID if self.scales is None else SCALES
+
+    @property
+    def length(self) -> int | None:
+        """Returns the tokens of every image where the layout is no grid, else None."""
+        if self.vit is not None:
+            return self.vit.tokens
+        return None if self.scales is None else self.scales.length
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Returns the token grid ``(h, w)`` of an image of ``height`` by ``width`` pixels.
 
+        Tokens that are no grid are one row of ``L``, and images of one size alone have them.
+
         Raises:
-          UserError: a side is not divisible by the downsampling.
+          UserError: a side is not divisible by the downsampling, or is not that size.
         """
+        if self.length is not None:
+            side = self.image_shape((1, self.length))[0]
+            if (height, width) != (side, side):
+                raise UserError(
+                    f"images of {width}x{height} pixels do not fit this codec: it takes {side}x{side} alone"
+                )
+            return 1, self.length
         f = self.downsampling
         if height % f or width % f or height < f or width < f:
             sides = sorted({height, width})
@@ -236,6 +310,14 @@ class ModelConfig:
                 f"multiples of {f} pixels, such as {' or '.join(map(str, near or [f]))}"
             )
         return height // f, width // f
+
+    def image_shape(self, grid: Sequence[int]) -> tuple[int, int]:
+        """Returns height and width in pixels of the image that a token grid ``(h, w)`` stands for."""
+        if self.vit is not None:
+            return self.resolution, self.resolution
+        if self.scales is not None:
+            return (self.scales.sides[-1] * self.downsampling,) * 2
+        return grid[0] * self.downsampling, grid[1] * self.downsampling
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -313,45 +395,3 @@ def _shown(value: Any) -> str:
     """Returns a value in a message, cut short."""
     shown = repr(value)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
-
-
-PRESETS: dict[str, ModelConfig] = {
-    # Small enough for two CPU cores; the codec of the demo and of the tests.
-    "tiny": ModelConfig(
-        resolution=128,
-        ch=16,
-        ch_mult=(1, 2, 3, 4),
-        num_res_blocks=1,
-        attn_resolutions=(),
-        mid_attention=False,
-        z_channels=64,
-        embed_dim=8,
-        codebook_size=1024,
-        norm_groups=8,
-    ),
-    # Four pixels a token: trained on two CPU cores in half an hour by the training preset cpu-64.
-    "f4-512": ModelConfig(
-        resolution=64,
-        ch=16,
-        ch_mult=(1, 2, 4),
-        num_res_blocks=1,
-        attn_resolutions=(),
-        mid_attention=False,
-        z_channels=64,
-        embed_dim=16,
-        codebook_size=512,
-        norm_groups=8,
-    ),
-    # The published sizes of arXiv 2012.09841, table 9 (ImageNet and f8 variants).
-    "f16-1024": ModelConfig(codebook_size=1024),
-    "f16-16384": ModelConfig(codebook_size=16384),
-    "f8-1024": ModelConfig(ch_mult=(1, 2, 2, 4), attn_resolutions=(32,), codebook_size=1024),
-    "f8-16384": ModelConfig(ch_mult=(1, 2, 2, 4), attn_resolutions=(32,), codebook_size=16384),
-}
-
-PRETRAINED_DIR = Path(__file__).parent / "pretrained"
-
-
-def pretrained_names() -> list[str]:
-    """Lists the codecs whose weights come with the package."""
-    return sorted(path.name for path in PRETRAINED_DIR.iterdir() if (path / "codec.json").is_file())

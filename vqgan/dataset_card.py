@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vqgan.model_card import UNSPECIFIED, ModelCard, card_section, escape, licence_lines, list_lines
+from vqgan.token_layouts import GRID, describe_layout
 
 CARD_FILE = "README.md"
 TASK = "unconditional-image-generation"
@@ -113,23 +114,30 @@ def _is_drawn(manifest: Mapping[str, Any]) -> bool:
 
 
 def _summary(manifest: Mapping[str, Any]) -> str:
-    height, width = manifest["grid"]
     made = "Drawn from a prior" if _is_drawn(manifest) else "Images after the encoder of a VQGAN"
     return (
-        f"{made}: {height} × {width} tokens each, of {manifest['codebook']['size']:,} codes. "
+        f"{made}: {_tokens(manifest)} each, of {manifest['codebook']['size']:,} codes. "
         "Written by vqgan-pipelines."
     )
+
+
+def _tokens(manifest: Mapping[str, Any]) -> str:
+    """Describes how many tokens an image has, and how they lie."""
+    return describe_layout(manifest.get("layout", GRID), manifest["grid"])
 
 
 def _contents(manifest: Mapping[str, Any]) -> str:
     counts, codebook, codec = manifest["counts"], manifest["codebook"], manifest["codec"]
     height, width = manifest["grid"]
+    layout = manifest.get("layout", GRID)
     name = escape(str(codec.get("name") or "")) or "without a name"
     facts = {
         "Samples" if _is_drawn(manifest) else "Images": f"{counts['images']:,}",
         "Rows": f"{counts['rows']:,} (`data/`)",
         "Rejects": _rejects(manifest),
-        "Grid": f"{height} × {width}",
+        **(
+            {"Grid": f"{height} × {width}"} if layout == GRID else {"Layout": f"{layout} of {width:,} tokens"}
+        ),
         "Codebook": f"{codebook['size']:,} codes, {codebook['used']:,} of them used",
         "Codec": f"{name}, fingerprint `{escape(str(codec['fingerprint']))}`",
         "Plan": f"`{escape(str(manifest['plan_hash']))}`",

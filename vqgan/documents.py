@@ -60,6 +60,13 @@ class Fields:
         """Reads a string, or None where the field is null or missing."""
         return None if self.value(name, None) is None else self.text(name)
 
+    def choice(self, name: str, known: Collection[str], default: str = _REQUIRED) -> str:
+        """Reads a string that is one of some."""
+        text = self.text(name, default)
+        if text not in known:
+            raise self._wrong(name, text, " or ".join(known))
+        return text
+
     def inner_path(self, name: str) -> str:
         """Reads the path of a file below a folder, which leads nowhere else."""
         path = self.text(name)

@@ -1,6 +1,7 @@
 """The manifest's file. It is written last: its presence means that a data set is complete."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
 from vqgan.downloads import fetch_folder, is_dataset
 from vqgan.errors import UserError, first_line
+from vqgan.token_layouts import read_token_layout
 
 FORMAT_VERSION = 2
 """Of a data set: its layout, manifest, plan, shards and indices."""
@@ -73,6 +75,54 @@ def manifest_fields(output: str, manifest: Mapping[str, Any]) -> Fields:
     return Fields(manifest, lambda reason: damaged_manifest(output, reason))
 
 
+@dataclasses.dataclass(frozen=True)
+class DataSetPart:
+    """What one run has added to a data set.
+
+    Attributes:
+      plan_hash: of its plan.
+      slices: how many shards it has.
+      made: the command: ``tokenize``, ``append``, ``retry``, ``sample``.
+      retries: how many parts just before it; it has tried their rejects again, and lists those that are left.
+    """
+
+    plan_hash: str
+    slices: int
+    made: str
+    retries: int = 0
+
+
+def parts_of(fields: Fields) -> list[DataSetPart]:
+    """Returns the parts of a token data set in their order; one that was made by one run has one.
+
+    Raises:
+      UserError: the manifest is damaged.
+    """
+    if "parts" not in fields.data:
+        sampled = "sampling" in fields.fields("identity", {}).data
+        made = "sample" if sampled else "tokenize"
+        return [DataSetPart(fields.text("plan_hash"), len(fields.items("shards")), made)]
+    return [
+        DataSetPart(
+            part.text("plan_hash"),
+            part.integer("slices"),
+            part.text("made"),
+            part.integer("retries", 0, most=number),
+        )
+        for number, part in enumerate(fields.items("parts"))
+    ]
+
+
+def superseded_parts(parts: Sequence[DataSetPart]) -> set[int]:
+    """Returns the numbers of parts whose rejects a later one has tried again."""
+    return {old for number, part in enumerate(parts) for old in range(number - part.retries, number)}
+
+
+def chain_hash(hashes: Sequence[str]) -> str:
+    """Returns what stands for the plans of parts, as a data set's ``plan_hash``: that of one is its own."""
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(json.dumps(list(hashes)).encode()).hexdigest()
+
+
 def check_version(where: str, version: int) -> None:
     """Refuses files of another format version.
 
@@ -124,6 +174,7 @@ def check_parts(output: str, manifest: Mapping[str, Any]) -> None:
     for name in ("name", "fingerprint", *(("decoder_sha256",) if images else ())):
         codec.text(name)
     fields.integers("grid", 2, least=1)
+    read_token_layout(fields, codec.mapping("config", {}))
     for name in ("planned", "images", "rejects", "rows", *(() if images else ("tokens",))):
         fields.fields("counts").integer(name)
     for name in ("shards", "rejects", *(("archives", "metadata") if images else ())):
@@ -194,8 +245,10 @@ class TokenManifest:
       fingerprint: of the codec.
       codec_name: how that codec was called, or an empty string.
       grid: ``(h, w)``.
+      layout: how the tokens of a row lie; other than ``grid`` they are one row of ``L``.
       histogram: int64 ``[K]`` of all rows.
       entries: ``name``, ``rows`` and ``bytes`` of each shard.
+      parts: slices of each part, by the hash of its plan.
     """
 
     path: str
@@ -205,18 +258,15 @@ class TokenManifest:
     fingerprint: str
     codec_name: str
     grid: tuple[int, int]
+    layout: str
     histogram: np.ndarray
     entries: Sequence[Mapping[str, Any]]
+    parts: Mapping[str, int]
 
     @property
     def codebook_size(self) -> int:
         """Returns the number of codes."""
         return len(self.histogram)
-
-    @property
-    def slices(self) -> int:
-        """Returns the number of shards."""
-        return len(self.entries)
 
 
 def load_token_manifest(path: str) -> TokenManifest:
@@ -262,8 +312,10 @@ def _parse(path: str, folder: str, document: Mapping[str, Any]) -> TokenManifest
         fingerprint=codec.text("fingerprint"),
         codec_name=codec.text("name", ""),
         grid=(height, width),
+        layout=read_token_layout(fields, codec.mapping("config", {})),
         histogram=np.array(histogram, np.int64),
         entries=entries,
+        parts={part.plan_hash: part.slices for part in parts_of(fields)},
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from vqgan.config import ModelConfig, to_dict
 from vqgan.model.parameters import codec_parameter_count
+from vqgan.token_layouts import describe_layout
 
 UNSPECIFIED = "unspecified"
 CODEC_TASK = "image-feature-extraction"
@@ -177,18 +178,22 @@ def escape(text: str) -> str:
 def _summary(config: ModelConfig) -> str:
     side = config.downsampling
     both = "and back" if config.has_decoder else "(it has no decoder)"
+    share = f"{side} × {side} pixels a token"
+    if config.length is not None:
+        share = describe_layout(config.layout, (1, config.length))
     return (
-        f"A VQGAN that turns images into tokens {both}: {side} × {side} pixels a token, "
+        f"A VQGAN that turns images into tokens {both}: {share}, "
         f"{config.codebook_size:,} codes of {config.embed_dim} dimensions, "
         f"{codec_parameter_count(config) / 1e6:,.2f} million parameters."
     )
 
 
 def _usage(config: ModelConfig) -> str:
+    shape = "[N, h, w]" if config.length is None else "[N, L]"
     return (
         "```python\nfrom vqgan import Codec  # of vqgan-pipelines\n\n"
         'codec = Codec.load("path/to/this/folder")\n'
-        "tokens = codec.encode(images)  # uint8 [N, H, W, 3] to integers [N, h, w]\n"
+        f"tokens = codec.encode(images)  # uint8 [N, H, W, 3] to integers {shape}\n"
         f"{'images = codec.decode(tokens)' + chr(10) if config.has_decoder else ''}```\n"
     )
 

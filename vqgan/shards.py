@@ -1,8 +1,7 @@
 """The Parquet contract: schema, footer metadata, writer and reader of token shards.
 
-A shard is an ordinary Parquet file. Beside its columns it carries, as JSON under the footer key
-``vqgan``, everything needed to decode it or to refuse it: the codec's fingerprint and configuration,
-the token grid, the preprocessing, and which slice of which plan it is.
+Beside its columns a shard carries, as JSON under the footer key ``vqgan``, what is needed to decode or
+refuse it: the codec's fingerprint and configuration, the grid, the preprocessing, and its slice and plan.
 """
 
 import contextlib
@@ -19,6 +18,7 @@ from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
 from vqgan.manifest import AGAIN, FORMAT_VERSION, check_version
+from vqgan.token_layouts import GRID, read_token_layout, token_shape
 
 METADATA_KEY = b"vqgan"
 DATA_FOLDER = "data"
@@ -70,6 +70,7 @@ class ShardMetadata:
       rejects: entries in the rejects file of the slice.
       sampling: for tokens drawn from a prior, which one and how, as JSON data; None for real images.
       engine: what ran the codec's networks, by name and version; None for JAX.
+      layout: of the tokens; other than ``grid`` they are one row of ``L`` (:mod:`vqgan.token_layouts`).
     """
 
     fingerprint: str
@@ -86,14 +87,13 @@ class ShardMetadata:
     rejects: int = 0
     sampling: Mapping[str, Any] | None = None
     engine: str | None = None
+    layout: str = GRID
 
     def to_json(self) -> bytes:
         """Writes canonical JSON: the same metadata gives the same bytes."""
         document = dataclasses.asdict(self)
-        for name in ("sampling", "engine"):
-            if document[name] is None:
-                del document[name]
-        return footer_json(document)
+        usual = {"sampling": None, "engine": None, "layout": GRID}
+        return footer_json({n: value for n, value in document.items() if n not in usual or value != usual[n]})
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Self:
@@ -119,17 +119,23 @@ class ShardMetadata:
             rejects=fields.integer("rejects", 0),
             sampling=None if fields.value("sampling", None) is None else fields.mapping("sampling"),
             engine=fields.text_or_none("engine"),
+            layout=read_token_layout(fields, fields.mapping("codec_config")),
         )
 
 
-def shard_name(number: int, slices: int) -> str:
+def shard_name(number: int, slices: int, part: int = 0) -> str:
     """Returns the path of a shard in its data set: ``data/tokens-00017-of-00128.parquet``."""
-    return f"{DATA_FOLDER}/tokens-{number:05d}-of-{slices:05d}.parquet"
+    return f"{DATA_FOLDER}/tokens-{number:05d}-of-{slices:05d}{part_suffix(part)}.parquet"
 
 
-def rejects_name(number: int, slices: int) -> str:
+def rejects_name(number: int, slices: int, part: int = 0) -> str:
     """Returns the path of a slice's rejects: ``rejects/rejects-00017-of-00128.parquet``."""
-    return f"{REJECTS_FOLDER}/rejects-{number:05d}-of-{slices:05d}.parquet"
+    return f"{REJECTS_FOLDER}/rejects-{number:05d}-of-{slices:05d}{part_suffix(part)}.parquet"
+
+
+def part_suffix(part: int) -> str:
+    """Returns the end of names of what belongs to a part; empty for the first."""
+    return f"-part-{part:03d}" if part else ""
 
 
 def token_dtype(codebook_size: int) -> np.dtype:
@@ -205,7 +211,7 @@ class ShardWriter:
 
         Args:
           columns: for every column but ``tokens``, one value per row.
-          tokens: int32 ``[rows, h, w]``.
+          tokens: int32 ``[rows, h, w]``, or ``[rows, L]`` where the layout is no grid.
         """
         arrays = []
         for field in self.schema:
@@ -251,9 +257,8 @@ class ShardWriter:
 def smallest_encoding(tokens: pa.Table) -> dict[str, Any]:
     """Returns Parquet options under which a sample of the token column is smallest.
 
-    Parquet keeps uint16 as 32-bit integers, so its encoding decides the size. A dictionary packs
-    tokens into just the bits that the number of codes needs and suits small, evenly used codebooks;
-    splitting the bytes into streams lets zstd's entropy coder work and suits large or uneven ones.
+    Parquet keeps uint16 as 32-bit integers, so its encoding decides the size. A dictionary packs tokens into
+    the bits that small, evenly used codebooks need; streams of bytes suit zstd's coder, for larger ones.
 
     Args:
       tokens: table of the ``tokens`` column alone.
@@ -290,8 +295,7 @@ class Shard:
             self._file = pq.ParquetFile(file, page_checksum_verification=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{name}: not a readable Parquet file ({first_line(error)}); {AGAIN}") from error
-        footer = self._file.schema_arrow.metadata or {}
-        footer = {**footer, **(self._file.metadata.metadata or {})}
+        footer = {**(self._file.schema_arrow.metadata or {}), **(self._file.metadata.metadata or {})}
         if METADATA_KEY not in footer:
             raise UserError(f"{name}: a Parquet file, but not a token shard (no 'vqgan' in its footer)")
         self.metadata = ShardMetadata.from_json(footer[METADATA_KEY], name)
@@ -367,12 +371,13 @@ class Shard:
             raise UserError(f"{self.name}: damaged ({first_line(error)}); {AGAIN}") from error
 
     def tokens(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Returns the token grids of a batch with its ``tokens`` column, int32 ``[rows, h, w]``."""
+        """Returns the tokens of a batch with its ``tokens`` column, int32 ``[rows, h, w]``, ``[rows, L]``."""
         column = batch.column("tokens")
         flat = column.flatten()
         if column.null_count or flat.null_count:  # which no writer of ours leaves
             raise UserError(f"{self.name}: damaged (rows without tokens)")
-        return flat.to_numpy().astype(np.int32).reshape(-1, *self.metadata.grid)
+        shape = token_shape(self.metadata.layout, self.metadata.grid)
+        return flat.to_numpy().astype(np.int32).reshape(-1, *shape)
 
 
 @contextlib.contextmanager

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vqgan.config import PRESETS, PRETRAINED_DIR, ModelConfig, pretrained_names
+from vqgan.config import ModelConfig
 from vqgan.model.vqgan import VQGAN
+from vqgan.presets import PRESETS, PRETRAINED_DIR, pretrained_names
 
 
 def parameters(config: ModelConfig) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from transforms.decoding.image_files import stored_images
+from transforms.sharded.manifest import layout_tile
 from transforms.sharded.plan import spread
 from vqgan import filesystems, html_page
 from vqgan.errors import counted
@@ -53,7 +54,7 @@ def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> st
     numbers = [
         tile("images", f"{counts['images']:,}"),
         tile("rejects", f"{counts['rejects']:,}", "rows that could not be decoded; reasons below"),
-        tile("grid", f"{manifest['grid'][0]} × {manifest['grid'][1]}", "tokens of one image"),
+        layout_tile(manifest),
         tile("format", f"{form['encoding']}, {form['container']}"),
         tile("per image", f"{storage['bytes_per_image'] / 1024:,.1f} KiB"),
         tile("images per second", f"{manifest['throughput']['images_per_second']:,.1f}"),

@@ -10,7 +10,9 @@ from typing import Any
 from transforms.sharded.plan import Plan
 from transforms.sharded.summary import SliceTotals
 from vqgan.errors import UserError
+from vqgan.html_page import Tile
 from vqgan.manifest import FORMAT_VERSION
+from vqgan.token_layouts import GRID, layout_of
 
 PACKAGES = ("vqgan-pipelines", "apache-beam", "jax", "jaxlib", "flax", "numpy", "pyarrow", "pillow")
 
@@ -30,12 +32,14 @@ def common_parts(
       UserError: the slices do not add up to the plan.
     """
     check_complete(plan, totals)
+    layout = layout_of(codec.get("config") or {})
     return {
         "version": FORMAT_VERSION,
         "plan_hash": plan.hash,
         "identity": plan.identity,
         "codec": dict(codec),
         "grid": list(grid),
+        **({} if layout == GRID else {"layout": layout}),
         "counts": {
             "planned": totals.planned,
             "images": totals.images,
@@ -53,6 +57,15 @@ def common_parts(
         "versions": versions(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def layout_tile(manifest: Mapping[str, Any]) -> Tile:
+    """Returns the number of a report that says how the tokens of one image lie."""
+    height, width = manifest["grid"]
+    layout = manifest.get("layout", GRID)
+    if layout == GRID:
+        return Tile("grid", f"{height} × {width}", "tokens of one image")
+    return Tile(layout, f"{width:,}", "tokens of one image")
 
 
 def check_complete(plan: Plan, totals: SliceTotals) -> None:

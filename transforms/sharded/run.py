@@ -201,7 +201,12 @@ def _finished_manifest(run: PlannedRun, say: Say) -> dict[str, Any] | None:
         return None
     check_parts(run.output, manifest)
     missing = run.missing(manifest)
-    outdated = [] if missing else run.outdated(manifest)
+    if missing and "parts" in manifest:
+        raise UserError(
+            f"{run.output}: {counted(len(missing), 'file')} missing or damaged, such as {missing[0]}; "
+            "it has parts that were added later: run vqgan verify --repair"
+        )
+    outdated = [] if missing or "parts" in manifest else run.outdated(manifest)
     if not missing and not outdated:
         say(f"{run.output} is complete ({run.counts(manifest)}); nothing to do")
         return manifest

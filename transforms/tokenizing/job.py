@@ -55,19 +55,20 @@ class TokenizeJob(ShardedJob):
         return plain_local_paths(self.task.codec, source)
 
     def shard_name(self, number: int) -> str:
-        return shard_name(number, self.task.slices)
+        return shard_name(number, self.task.slices, self.task.part)
 
     def is_whole(self, number: int) -> bool:
         """Checks as well that no reject has passed."""
         task = self.task
-        whole = is_of_plan(task.output, number, task.slices, task.plan_hash)
+        whole = is_of_plan(task.output, number, task.slices, task.plan_hash, task.part)
         return whole and not is_outdated(task, number)
 
     def write(self, number: int, model: Any, progress: ProgressCallback) -> None:
         write_shard(self.task, number, model, progress)
 
     def summarize(self, number: int, seconds: float | None) -> TokenSlice:
-        return summarize_tokens(self.task.output, number, self.task.slices, seconds)
+        task = self.task
+        return summarize_tokens(task.output, number, task.slices, seconds, task.part)
 
     def empty_totals(self) -> TokenTotals:
         return TokenTotals()

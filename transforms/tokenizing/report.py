@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from transforms.sharded.manifest import layout_tile
 from transforms.sharded.plan import spread
 from transforms.tokenizing.replay import StoredRow, stored_rows
 from transforms.tokenizing.shard import TokenizeTask
@@ -74,7 +75,7 @@ def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str
         tile("rejects", f"{counts['rejects']:,}", "images that could not be used; reasons below"),
         tile("rows", f"{counts['rows']:,}", "one for each view of an image"),
         tile("tokens", f"{counts['tokens']:,}"),
-        tile("grid", f"{manifest['grid'][0]} × {manifest['grid'][1]}", "tokens of one image"),
+        layout_tile(manifest),
         tile(
             "codes used",
             f"{codebook['used']:,} of {codebook['size']:,}",

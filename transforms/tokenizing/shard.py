@@ -7,7 +7,7 @@ while the next is being filled.
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -62,6 +62,8 @@ class TokenizeTask:
       copied: the input's files are copies of those that were planned, with times of their own.
       codec_name: of the codec in the manifest, as the user has written it; empty for ``codec``.
       engine: what runs the codec's networks.
+      part: of the data set, which the plan is of.
+      settled: rejects of the plan, by key, that are to stay as they are.
     """
 
     output: str
@@ -78,6 +80,8 @@ class TokenizeTask:
     copied: bool = False
     codec_name: str = ""
     engine: EngineChoice = JAX_ENGINE
+    part: int = 0
+    settled: Mapping[str, RejectRow] = dataclasses.field(default_factory=dict)
 
     def preprocessing(self) -> dict[str, Any]:
         """Returns how pixels are made from a source's bytes, as JSON data."""
@@ -135,10 +139,11 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
         slice_number=number,
         slices=task.slices,
         planned=len(entries),
+        layout=codec.config.layout,
         **task.engine.identity(),
     )
     with (
-        filesystems.publish(filesystems.join(task.output, shard_name(number, task.slices))) as stream,
+        filesystems.publish(_shard_path(task, number)) as stream,
         ShardWriter(stream, metadata, extra) as writer,
     ):
         found: list[RejectRow] = []
@@ -148,13 +153,14 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
             writer.write(_columns(rows, extra), tokens)
         _check_rejects(task, number, len(entries), found)
         writer.set_counts(images=len(entries) - len(found), rejects=len(found))
-        rejects.publish_rejects(task.output, number, task.slices, found)
+        rejects.publish_rejects(task.output, number, task.slices, found, task.part)
 
 
 def read_and_decode(task: TokenizeTask, source: Source, entries: list[Entry]) -> Iterator[Item | RejectRow]:
     """Returns every entry in order, decoded or rejected; a bounded number of them ahead of the caller."""
-    loaders = _loaders(source, [entry for entry in entries if entry.error is None])
-    pairs = ((entry, None if entry.error is not None else next(loaders)) for entry in entries)
+    open_ones = {entry.key for entry in entries if entry.error is None and entry.key not in task.settled}
+    loaders = _loaders(source, [entry for entry in entries if entry.key in open_ones])
+    pairs = ((entry, next(loaders) if entry.key in open_ones else None) for entry in entries)
     threads = threads_here(task.threads)
     window = threads + BATCHES_DECODED_AHEAD * max(1, task.batch_size // count_views(task.geometry))
     return in_order(lambda pair: _item(task, *pair), pairs, threads, window, "decode")
@@ -214,7 +220,7 @@ def is_outdated(task: TokenizeTask, number: int) -> bool:
       UserError: the plan or the rejects cannot be read, or the machine is at fault.
       OSError: the rejects cannot be opened.
     """
-    path = filesystems.join(task.output, rejects_name(number, task.slices))
+    path = filesystems.join(task.output, rejects_name(number, task.slices, task.part))
     if not filesystems.exists(path):
         return False
     known = {row.key: row for row in rejects.read_rejects(path) if rejects.may_pass(row)}
@@ -227,7 +233,7 @@ def is_outdated(task: TokenizeTask, number: int) -> bool:
 
 def read_planned(task: TokenizeTask, number: int) -> list[Entry]:
     """Returns the entries of a slice; files of a copied corpus have other times than those of the plan."""
-    entries = read_slice(task.output, number)
+    entries = read_slice(task.output, number, task.part)
     return [entry._replace(modified=None) for entry in entries] if task.copied else entries
 
 
@@ -237,7 +243,13 @@ def encode(filled: Iterator[Batch], codec: "Codec") -> Iterator[tuple[list[Row],
 
 
 def _item(task: TokenizeTask, entry: Entry, load: Loader | None) -> Item | RejectRow:
-    return rejects.reject_of_plan(entry) if load is None else load_item(task, entry, load)
+    if load is None:
+        return task.settled.get(entry.key) or rejects.reject_of_plan(entry)
+    return load_item(task, entry, load)
+
+
+def _shard_path(task: TokenizeTask, number: int) -> str:
+    return filesystems.join(task.output, shard_name(number, task.slices, task.part))
 
 
 def _reported(items: Iterator[Item], progress: ProgressCallback) -> Iterator[Item]:

@@ -26,7 +26,7 @@ class TokenBatch(NamedTuple):
     """Rows of token data sets, as a training step takes them.
 
     Attributes:
-      tokens: int32 ``[B, L]``, each row a token grid row by row.
+      tokens: int32 ``[B, L]``, each row a token grid row by row (see :attr:`TokenSet.layout`).
       labels: int32 ``[B]``, the class, or -1 where there is none.
       columns: what was asked for besides. Numbers, truth values and lists of a fixed number of them are
         arrays ``[B]`` or ``[B, n]`` unless the column may have gaps; other columns are lists of Python
@@ -48,6 +48,8 @@ class TokenSet:
       fingerprint: of the codec that made the tokens.
       codec: what the manifest says about that codec.
       grid: ``(h, w)``; a row has ``L = h * w`` tokens.
+      layout: ``grid``; ``scales`` (grids from coarse to fine, one after the other) or ``sequence``
+        (one-dimensional), both with a grid of one row.
       codebook_size: tokens lie in ``[0, codebook_size)``.
       preprocessing: how pixels were made, as JSON data; empty where there were none.
       classes: one more than the largest label of the whole data set, whichever split this is; 0 where there
@@ -68,6 +70,7 @@ class TokenSet:
         self.fingerprint = manifest.fingerprint
         self.codec: Mapping[str, Any] = manifest.document["codec"]
         self.grid = manifest.grid
+        self.layout = manifest.layout
         self.codebook_size = manifest.codebook_size
         self.preprocessing: Mapping[str, Any] = identity.get("preprocessing") or {}
         self.class_names = tuple((identity.get("source") or {}).get("class_names") or ())

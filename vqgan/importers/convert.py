@@ -36,6 +36,9 @@ def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields
       UserError: a parameter without which nothing can be told is missing, or the result makes no model.
     """
     known = {**layout.fields, **typed_fields(ModelConfig, known, where=f"{where}: configuration")}
+    inferred = {} if layout.infer is None else layout.infer(tensors, known, where)
+    if layout.rename is not None:
+        return from_dict(ModelConfig, {**known, **inferred}, where=f"{where}: architecture")
     if layout.encoder_only and not any(name.startswith("decoder.") for name in tensors):
         known["has_decoder"] = False
     if layout.geometry is None:
@@ -46,14 +49,15 @@ def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields
     try:
         if not blocks:
             raise LookupError("encoder.levels.0.blocks.0.conv1.kernel")
-        fields = fields_from_shapes(probing(tensors, layout, levels, blocks), levels, blocks, known)
+        probe = probing(tensors, layout, levels, blocks)
+        fields = fields_from_shapes(probe, levels, blocks, {**known, **inferred})
     except LookupError as error:
         theirs = layout.names(parse_parameter(error.args[0]), levels, blocks)
         raise UserError(
             f"{where}: not a whole {layout.name} VQGAN: {' or '.join(theirs)} is missing; "
             "give a checkpoint of the image tokenizer itself"
         ) from error
-    merged = {**fields, **known}
+    merged = {**fields, **known, **inferred}
     if layout.even_blocks:
         merged |= {"mid_blocks": merged["num_res_blocks"], "decoder_res_blocks": merged["num_res_blocks"]}
     if max(merged["num_res_blocks"], len(merged["ch_mult"])) > len(tensors):
@@ -119,18 +123,39 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
         "z_channels": z_channels,
         "double_z": encoded == 2 * z_channels,
         "quantizer": "gumbel" if probe("projection.kernel") else "nearest",
+        **_codebook(width, known, z_channels),
+        **_around_the_quantizer(probe),
     }
-    if known.get("quantizer") == "lfq":  # without a table; a claim beyond any codebook is refused later
-        fields |= {"embed_dim": z_channels, "codebook_size": 1 << min(z_channels, 40)}
-    else:
-        fields |= {"embed_dim": width("codebook", 1), "codebook_size": width("codebook", 0)}
-    if levels > 1:
-        side = "decoder" if known.get("has_decoder", True) else "encoder"
+    halvings, has_decoder = known.get("halvings"), known.get("has_decoder", True)
+    if levels > 1 and halvings is None:
+        side = "decoder" if has_decoder else "encoder"
         fields["resamp_with_conv"] = probe(f"{side}.levels.0.resample.conv.kernel") is not None
     resolution = known.get("resolution") or _resolution(attended, levels, known.get("attn_resolutions"))
     fields["resolution"] = resolution
-    fields["attn_resolutions"] = tuple(resolution >> level for level in attended)
+    side = resolution // known.get("haar_patch", 1)
+    most = levels - 1 if halvings is None else halvings
+    fields["attn_resolutions"] = tuple(side >> min(level, most) for level in attended)
+    opposite = [
+        i for i in range(levels) if _has_attention(probe, f"decoder.levels.{levels - 1 - i}.attentions.0")
+    ]
+    if has_decoder and (opposite != attended or halvings is not None):
+        fields["decoder_attn_levels"] = tuple(opposite)
     return fields
+
+
+def _codebook(width: Callable[[str, int], int], known: Mapping[str, Any], z_channels: int) -> Fields:
+    """Reads the codebook's size, where there is one."""
+    if known.get("quantizer") == "fsq":
+        return {}
+    if known.get("quantizer") == "lfq":  # without a table; a claim beyond any codebook is refused later
+        return {"embed_dim": z_channels, "codebook_size": 1 << min(z_channels, 40)}
+    return {"embed_dim": width("codebook", 1), "codebook_size": width("codebook", 0)}
+
+
+def _around_the_quantizer(probe: Probe) -> Fields:
+    """Reads the side of the convolutions around the quantizer, where it is not the usual one."""
+    shape = probe("quant_conv.kernel")
+    return {"quant_conv_kernel": shape[0]} if shape and len(shape) == 4 and shape[0] != 1 else {}
 
 
 def _resolution(attended: list[int], levels: int, sides: tuple[int, ...] | None) -> int:
@@ -212,6 +237,8 @@ def _match(
 
 
 def _candidates(name: str, layout: KeyLayout, config: ModelConfig) -> tuple[str, ...]:
+    if layout.rename is not None:
+        return layout.rename(name, len(config.ch_mult), config.num_res_blocks)
     return layout.names(parse_parameter(name), len(config.ch_mult), config.num_res_blocks)
 
 

@@ -22,6 +22,7 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 # What neither taming nor diffusers has.
 _OTHERS_ONLY = (
     "shortcut_from_branch", "pool_downsample", "symmetric_downsample", "depth_to_space", "adaptive_norm",
+    "spatial_norm", "scales", "vit", "decoder_attn_levels",
 )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from vqgan.importers.registry import (
     unknown_class,
 )
 from vqgan.importers.sharded import is_index, shard_files
-from vqgan.importers.source import ImportOptions, find_weights, parse_source
+from vqgan.importers.source import ImportOptions, find_weights, other_half, parse_source
 from vqgan.importers.tensors import Tensor
 from vqgan.importers.text_files import describe_unknown
 from vqgan.model.parameters import check_codec_size, codec_parameter_count
@@ -68,13 +68,26 @@ def import_checkpoint(source: str) -> ImportedCodec:
         container = sniff(file)
         if container is None:
             raise UserError(f"{file}: not a checkpoint that we know: {describe_unknown(file)}")
-        tree = READERS[container](file)
+        tree = _read_whole(file, container)
         model = recognise_model(file, container, tree, options.weights or "raw")
         return _import(file, container, model, tree, options)
     except PickleError as error:
         raise UserError(f"{file}: the checkpoint is damaged ({error}); download or copy it again") from error
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+
+
+def _read_whole(file: Path, container: str) -> Any:
+    """Reads a file, with the other half of the model where that has a file of its own."""
+    tree = READERS[container](file)
+    other = other_half(file)
+    if other is None or not isinstance(tree, dict):
+        return tree
+    kind = sniff(other)
+    if kind is None:
+        raise UserError(f"{other}: not a checkpoint that we know: {describe_unknown(other)}")
+    added = READERS[kind](other)
+    return {**tree, **added} if isinstance(added, dict) else tree
 
 
 def _import(
@@ -87,6 +100,8 @@ def _import(
     else:
         layout, native, known = layout_by_names(model), None, exported
     model, known, remap = _remapped(model, layout, native, known, where)
+    if options.scales is not None:
+        known = known | {"scales": {"sides": options.scales}}
     if options.attn_resolutions is not None:  # with the levels that have attention, they tell the resolution
         known = known | {"attn_resolutions": options.attn_resolutions}
     config = _with_options(infer_config(model.tensors, layout, known, where), options)
@@ -109,6 +124,7 @@ def _import(
         "format": layout.name if exported is None else f"vqgan export in the keys of {layout.name}",
         "file": file.name,
         "sha256": digest.result(),
+        **_other_half(file),
         "container": container,
         **({"shards": [path.name for path in shard_files(file)]} if is_index(file) else {}),
         "weights": chosen,
@@ -167,8 +183,9 @@ def _configurations(file: Path, used: NativeConfig | None) -> dict[str, Any]:
 
 def _check_size(config: ModelConfig, file: Path) -> None:
     """Refuses an architecture that the file cannot hold the weights of, before one is read."""
+    files = [*shard_files(file), *filter(None, [other_half(file)])]
     try:
-        stored = sum(path.stat().st_size for path in shard_files(file))
+        stored = sum(path.stat().st_size for path in files)
         check_expansion(4 * codec_parameter_count(config), stored)
     except UserError as error:
         raise UserError(f"{file}: {error}; get the checkpoint from its publisher") from error
@@ -221,6 +238,11 @@ def _part(model: ForeignModel) -> dict[str, Any]:
     if model.others:
         found["unused_parts"] = list(model.others)
     return found
+
+
+def _other_half(file: Path) -> dict[str, Any]:
+    other = other_half(file)
+    return {} if other is None else {"other_file": other.name, "other_sha256": _sha256(other)}
 
 
 def _training_step(tree: Any) -> dict[str, Any]:

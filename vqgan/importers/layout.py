@@ -23,7 +23,7 @@ _NAME = re.compile(
     r"(?:(?P<side>encoder|decoder)\.)?"
     r"(?:levels\.(?P<level>\d+)\.(?:(?P<kind>blocks|attentions)\.(?P<index>\d+)|(?P<other>resample|adaptive))\.|"
     r"middle\.(?:block(?P<first>[12])|blocks\.(?P<more>\d+)|(?P<attention>attention))\.)?"
-    r"(?P<layer>\w+?)(?:\.(?P<leaf>kernel|bias|scale))?"
+    r"(?P<layer>\w+?(?:\.(?:gain|shift|\d+))?)(?:\.(?P<leaf>kernel|bias|scale))?"
 )
 
 
@@ -45,7 +45,7 @@ class ParameterPlace:
         ``middle_attention``; empty for a layer outside of these.
       level: number of the level in order of execution.
       index: number within the level or the middle.
-      layer: ``conv1``, ``norm2``, ``query``, ``codebook``, ...
+      layer: ``conv1``, ``norm2``, ``norm2.gain``, ``query``, ``codebook``, ``smoothing.0``, ...
       leaf: ``kernel``, ``bias``, ``scale``, or empty (the codebook).
     """
 
@@ -171,6 +171,11 @@ class KeyLayout:
         errors); None where the file has none. Formats that keep them elsewhere have no such function.
       remap: keeps the codes of a list of used ones, given the tensors, the configuration and the file;
         returns tensors and what is to be said of the list, or None where there is none.
+      prepare: rearranges the tensors so that each is one parameter, where a code base keeps several in one.
+      rename: foreign names of a parameter by its whole name, in the place of ``names``, where the
+        architecture is not one of convolutions; ``infer`` then tells all of it.
+      infer: fields that tensors tell beyond the usual shapes, given those that are known and the file (for
+        errors); they count before all others.
     """
 
     name: str
@@ -193,3 +198,6 @@ class KeyLayout:
         Callable[[Mapping[str, Tensor], NativeConfig | None, str], tuple[Mapping[str, Tensor], Fields] | None]
         | None
     ) = None
+    prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
+    rename: Callable[[str, int, int], tuple[str, ...]] | None = None
+    infer: Callable[[Mapping[str, Tensor], Fields, str], Fields] | None = None

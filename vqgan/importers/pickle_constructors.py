@@ -1,7 +1,7 @@
 """What the pickles of torch checkpoints and of plain NumPy dictionaries may construct."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -217,26 +217,48 @@ for _core in ("numpy.core", "numpy._core"):
     _NUMPY[f"{_core}.multiarray.scalar"] = _scalar
     _NUMPY[f"{_core}.numeric._frombuffer"] = _from_buffer
 
-CONSTRUCTORS: dict[str, Constructor] = {
-    **_NUMPY,
-    "_codecs.encode": _encode,
-    "collections.OrderedDict": _mapping,
-    "collections.defaultdict": _mapping,
-    "builtins.dict": _mapping,
-    "builtins.tuple": _sequence,
-    "builtins.list": _sequence,
-    "flax.core.frozen_dict.FrozenDict": _mapping,
-    "jax._src.array._reconstruct_array": _jax_array,
-    "jax.Array": _unwrap,
-    "torch.Size": _sequence,
-    "torch._utils._rebuild_tensor": rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": rebuild_tensor,
-    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
-    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
-    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
-    "torch.nn.parameter.Parameter": _unwrap,
-}
+
+class ScriptModule(dict[Any, Any]):
+    """A module of a TorchScript archive: its attributes by name, without what it does."""
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+    def setstate(self, state: Any) -> None:
+        """Takes the attributes."""
+        if isinstance(state, dict):
+            self.update(state)
+
+
+class _Constructors(dict[str, Constructor]):
+    """Functions by the names of globals; every class of a TorchScript archive is a plain module."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return ScriptModule if name.startswith("__torch__.") else super().get(name, default)
+
+
+CONSTRUCTORS: Mapping[str, Constructor] = _Constructors(
+    {
+        **_NUMPY,
+        "_codecs.encode": _encode,
+        "collections.OrderedDict": _mapping,
+        "collections.defaultdict": _mapping,
+        "builtins.dict": _mapping,
+        "builtins.tuple": _sequence,
+        "builtins.list": _sequence,
+        "flax.core.frozen_dict.FrozenDict": _mapping,
+        "jax._src.array._reconstruct_array": _jax_array,
+        "jax.Array": _unwrap,
+        "torch.Size": _sequence,
+        "torch._utils._rebuild_tensor": rebuild_tensor,
+        "torch._utils._rebuild_tensor_v2": rebuild_tensor,
+        "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
+        "torch._utils._rebuild_parameter": _rebuild_parameter,
+        "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+        "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
+        "torch.nn.parameter.Parameter": _unwrap,
+    }
+)
 """Every global that a checkpoint may call, with a function that only puts data together."""
 
 MAX_TENSORS = 200_000

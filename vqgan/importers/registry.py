@@ -14,6 +14,7 @@ from vqgan.errors import UserError
 from vqgan.importers.containers import subtrees
 from vqgan.importers.formats import (
     chameleon,
+    cosmos,
     diffusers,
     latent_diffusion,
     llamagen,
@@ -21,6 +22,8 @@ from vqgan.importers.formats import (
     maskgit,
     seed_voken,
     taming,
+    titok,
+    var,
     vqgan_jax,
 )
 from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, declared_classes
@@ -28,8 +31,12 @@ from vqgan.importers.pickle_constructors import flatten_tensors
 from vqgan.importers.tensors import Tensor
 
 # A new format is one file in formats/ and one line here. Of those that share a marker, the first that takes a
-# file is meant.
+# file is meant; those whose marker is of their own come before others whose marker they have as well.
 LAYOUTS: tuple[KeyLayout, ...] = (
+    titok.LAYOUT,
+    var.LAYOUT,
+    cosmos.LAYOUT,
+    diffusers.MOVQ,
     maskgit.TORCH_LAYOUT,
     seed_voken.OPEN_MAGVIT2,
     seed_voken.IBQ,
@@ -173,7 +180,8 @@ def _take(
         raise UserError(
             f"{file}: a {layout.name} autoencoder without a codebook (KL): it has no tokens; give a VQ model"
         )
-    return ForeignModel(layout, inside, prefix, tuple(sorted(others)), is_averaged(prefix))
+    prepared = inside if layout.prepare is None else layout.prepare(inside)
+    return ForeignModel(layout, prepared, prefix, tuple(sorted(others)), is_averaged(prefix))
 
 
 def _next_part(name: str, prefix: str) -> str:

@@ -25,12 +25,13 @@ _USUAL_WEIGHTS = (
     "diffusion_pytorch_model.bin", "diffusion_pytorch_model.bin.index.json",
     "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
+_HALVES = ("encoder.jit", "decoder.jit")  # of Cosmos-Tokenizer
 # What is called so claims to be weights, and is never passed over where it is something else.
-_WEIGHT_SUFFIXES = (".safetensors", ".msgpack", ".ckpt", ".pt", ".pth", ".bin")
+_WEIGHT_SUFFIXES = (".safetensors", ".msgpack", ".ckpt", ".pt", ".pth", ".bin", ".jit")
 # A diffusion pipeline's VQ model, a Lightning run, a taming run, a tokenizer beside a language model.
 _SUBFOLDERS = ("vqvae", "vqmodel", "movq", "checkpoints", "ckpts", "tokenizer", "vae")
 _LISTED = 8  # names in one error
-_EXAMPLES = {"input_range": "0,1", "attn_resolutions": "16", "resolution": "256"}
+_EXAMPLES = {"input_range": "0,1", "attn_resolutions": "16", "resolution": "256", "scales": "1,2,4,8,16"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class ImportOptions:
         runs with if None.
       name: published name, whose settings and parameter count must fit.
       config: native configuration file, if it lies elsewhere.
+      scales: sides of the scales of a multi-scale tokenizer, from coarse to fine.
     """
 
     input_range: tuple[float, float] | None = None
@@ -53,6 +55,7 @@ class ImportOptions:
     weights: str | None = None
     name: str | None = None
     config: str | None = None
+    scales: tuple[int, ...] | None = None
 
 
 _OPTIONS = [field.name for field in dataclasses.fields(ImportOptions)]
@@ -99,7 +102,7 @@ def _option(source: str, name: str, text: str) -> Any:
         if name == "input_range":
             low, high = (float(part) for part in text.split(","))
             return low, high
-        if name == "attn_resolutions":
+        if name in ("attn_resolutions", "scales"):
             return tuple(int(part) for part in text.split(",") if part)
         if name == "resolution":
             return int(text)
@@ -185,22 +188,44 @@ def _kind(path: Path) -> str | None:
 def _usual_weights(folder: Path, found: list[Path]) -> Path:
     if len(found) == 1:
         return found[0]
+    names = {path.name for path in found}
+    if set(_HALVES) <= names:
+        return folder / _HALVES[0]
     for name in _USUAL_WEIGHTS:
         if folder / name in found:
             return folder / name
-    names = ", ".join(p.name for p in found[:_LISTED])
+    shown = ", ".join(p.name for p in found[:_LISTED])
     if all(is_shard(path) for path in found):
         raise UserError(
-            f"{folder}: shards of a checkpoint ({names}) without the index that says what lies in which; "
+            f"{folder}: shards of a checkpoint ({shown}) without the index that says what lies in which; "
             "get it (such as model.safetensors.index.json), or save the model as one file"
         )
-    raise UserError(f"{folder}: several checkpoints in this folder ({names}); give the path of one")
+    raise UserError(f"{folder}: several checkpoints in this folder ({shown}); give the path of one")
+
+
+def other_half(file: Path) -> Path | None:
+    """Finds the file beside it that holds the other half of the model: a decoder to an encoder, or back."""
+    if file.name not in _HALVES:
+        return None
+    other = file.with_name(_HALVES[1 - _HALVES.index(file.name)])
+    return other if other.is_file() else None
 
 
 _CODEC = ["codec.json", "README.md", "encoder/*", "quantizer/*", "decoder/*"]  # a codec of ours
 _NAME = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>[^@?]+))?(?:@(?P<revision>[^?]+))?")
 # Weights and configurations; demonstrations and logs stay where they are.
-_PATTERNS = ["*.json", "*.yaml", "*.yml", "*.safetensors", "*.msgpack", "*.ckpt", "*.pt", "*.pth", "*.bin"]
+_PATTERNS = [
+    "*.json",
+    "*.yaml",
+    "*.yml",
+    "*.safetensors",
+    "*.msgpack",
+    "*.ckpt",
+    "*.pt",
+    "*.pth",
+    "*.bin",
+    "*.jit",
+]
 _CONFIGURATIONS = ("config.json", "config.yaml", "model.yaml")
 
 

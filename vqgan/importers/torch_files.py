@@ -1,9 +1,10 @@
 """Reads torch checkpoints, zip and legacy, without torch; and pickles of NumPy arrays.
 
 The zip format (torch 1.6 and later) holds one pickle of the structure and one uncompressed member per
-storage. The legacy format is a row of pickles (magic number, protocol, system, structure, storage keys)
-with the raw storages behind. Tensors are read from the file one by one when asked for, so the peak of
-memory is what the caller keeps.
+storage. A TorchScript archive is one as well: its modules become dictionaries of their attributes, and
+the program beside them is not looked at. The legacy format is a row of pickles (magic number, protocol,
+system, structure, storage keys) with the raw storages behind. Tensors are read from the file one by one
+when asked for, so the peak of memory is what the caller keeps.
 """
 
 import io
@@ -127,8 +128,6 @@ class _ZipFile:
         if len(structures) != 1:
             raise PickleError(f"it holds {len(structures)} structure pickles")
         self._root = structures[0].removesuffix("data.pkl")
-        if f"{self._root}constants.pkl" in self._members:
-            raise UserError("a TorchScript archive holds a program, not a checkpoint; get the state_dict")
         info = self._members[structures[0]]
         if info.file_size > _MAX_STRUCTURE:
             raise PickleError(f"its structure claims {info.file_size:,} bytes")

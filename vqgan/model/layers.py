@@ -4,10 +4,14 @@ The blocks are those of *Taming Transformers* (arXiv 2012.09841, appendix B), wh
 *Denoising Diffusion Probabilistic Models* (arXiv 2006.11239).
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+
+from vqgan.config import SPATIAL_NORM_GROUPS
 
 GROUP_NORM_EPSILON = 1e-6
 
@@ -47,7 +51,8 @@ class GroupNorm(nnx.Module):
         self.groups = groups
         self.dtype = dtype
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, codes: jax.Array | None = None) -> jax.Array:
+        """Normalises ``[B, h, w, C]``; ``codes`` are for :class:`SpatialNorm`."""
         scale, bias = (param[...][None, None, None, :] for param in (self.scale, self.bias))
         return _normalize_groups(x, self.groups, scale, bias).astype(self.dtype)
 
@@ -95,6 +100,40 @@ class AdaptiveGroupNorm(nnx.Module):
         return _normalize_groups(x, self.groups, scale, bias).astype(self.dtype)
 
 
+class SpatialNorm(GroupNorm):
+    """Group normalisation that the codes at each place scale and shift.
+
+    *MoVQ: Modulating Quantized Vectors for High-Fidelity Image Generation* (arXiv 2209.09002), equation 4.
+    Codes are repeated to the size of what is normalised, after the 1x1 convolutions, which do not mind.
+    """
+
+    def __init__(self, channels: int, code_channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        super().__init__(channels, SPATIAL_NORM_GROUPS, dtype=dtype, rngs=rngs)
+        self.gain = conv(code_channels, channels, 1, dtype=dtype, rngs=rngs)
+        self.shift = conv(code_channels, channels, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, codes: jax.Array | None = None) -> jax.Array:
+        """Normalises ``[B, H, W, C]``; ``codes`` are ``[B, h, w, D]`` of an h and w that divide its sides."""
+        assert codes is not None
+        factor = x.shape[1] // codes.shape[1]
+        gain, shift = (repeat_pixels(layer(codes), factor) for layer in (self.gain, self.shift))
+        return super().__call__(x) * gain + shift
+
+
+def repeat_pixels(x: jax.Array, factor: int) -> jax.Array:
+    """Enlarges ``[B, h, w, C]`` by repeating rows and columns ``factor`` times."""
+    return jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2)
+
+
+def make_norm(
+    channels: int, groups: int, code_channels: int | None, *, dtype: DTypeLike, rngs: nnx.Rngs
+) -> GroupNorm:
+    """Makes a group normalisation, a spatial one where ``code_channels`` says of what codes."""
+    if code_channels is None:
+        return GroupNorm(channels, groups, dtype=dtype, rngs=rngs)
+    return SpatialNorm(channels, code_channels, dtype=dtype, rngs=rngs)
+
+
 class ResBlock(nnx.Module):
     """Two normalised 3x3 convolutions beside a shortcut.
 
@@ -113,11 +152,12 @@ class ResBlock(nnx.Module):
         rngs: nnx.Rngs,
         use_bias: bool = True,
         shortcut_from_branch: bool = False,
+        code_channels: int | None = None,
     ):
         self.shortcut_from_branch = shortcut_from_branch
-        self.norm1 = GroupNorm(in_channels, norm_groups, dtype=dtype, rngs=rngs)
+        self.norm1 = make_norm(in_channels, norm_groups, code_channels, dtype=dtype, rngs=rngs)
         self.conv1 = conv(in_channels, out_channels, 3, dtype=dtype, rngs=rngs, use_bias=use_bias)
-        self.norm2 = GroupNorm(out_channels, norm_groups, dtype=dtype, rngs=rngs)
+        self.norm2 = make_norm(out_channels, norm_groups, code_channels, dtype=dtype, rngs=rngs)
         # Without dropout there is no random state either, so inference modules hold parameters only.
         self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
         self.conv2 = conv(out_channels, out_channels, 3, dtype=dtype, rngs=rngs, use_bias=use_bias)
@@ -128,9 +168,9 @@ class ResBlock(nnx.Module):
             else None
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        h = self.conv1(nnx.silu(self.norm1(x)))  # (B, h, w, out)
-        h = nnx.silu(self.norm2(h))
+    def __call__(self, x: jax.Array, codes: jax.Array | None = None) -> jax.Array:
+        h = self.conv1(nnx.silu(self.norm1(x, codes)))  # (B, h, w, out)
+        h = nnx.silu(self.norm2(h, codes))
         if self.dropout is not None:
             h = self.dropout(h)
         h = self.conv2(h)
@@ -142,16 +182,24 @@ class ResBlock(nnx.Module):
 class Attention(nnx.Module):
     """Single-head self-attention over all positions, with a residual connection."""
 
-    def __init__(self, channels: int, *, norm_groups: int, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.norm = GroupNorm(channels, norm_groups, dtype=dtype, rngs=rngs)
+    def __init__(
+        self,
+        channels: int,
+        *,
+        norm_groups: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+        code_channels: int | None = None,
+    ):
+        self.norm = make_norm(channels, norm_groups, code_channels, dtype=dtype, rngs=rngs)
         self.query = conv(channels, channels, 1, dtype=dtype, rngs=rngs)
         self.key = conv(channels, channels, 1, dtype=dtype, rngs=rngs)
         self.value = conv(channels, channels, 1, dtype=dtype, rngs=rngs)
         self.out = conv(channels, channels, 1, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, codes: jax.Array | None = None) -> jax.Array:
         batch, height, width, channels = x.shape
-        normed = self.norm(x)
+        normed = self.norm(x, codes)
         q, k, v = (
             layer(normed).reshape(batch, height * width, 1, channels)  # (B, h*w, heads, D)
             for layer in (self.query, self.key, self.value)
@@ -172,7 +220,7 @@ class LinearAttention(nnx.Module):
         self.qkv = conv(channels, 3 * channels, 1, dtype=dtype, rngs=rngs, use_bias=False)
         self.out = conv(channels, channels, 1, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, codes: jax.Array | None = None) -> jax.Array:
         batch, height, width, channels = x.shape
         q, k, v = jnp.split(self.qkv(x).reshape(batch, height * width, 3 * channels), 3, axis=-1)
         weights = jax.nn.softmax(k.astype(jnp.float32), axis=1).astype(k.dtype)  # over positions
@@ -224,7 +272,7 @@ class Upsample(nnx.Module):
         self.conv = conv(channels, channels, 3, dtype=dtype, rngs=rngs) if with_conv else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        x = repeat_pixels(x, 2)
         return x if self.conv is None else self.conv(x)
 
 
@@ -242,3 +290,37 @@ class SubPixelUpsample(nnx.Module):
         batch, height, width, channels = x.shape
         x = self.conv(x).reshape(batch, height, width, 2, 2, channels)
         return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels)
+
+
+def haar_split(x: jax.Array, patch: int) -> jax.Array:
+    """Turns ``[B, H, W, C]`` into wavelets of patches, ``[B, H / patch, W / patch, C * patch**2]``.
+
+    Each step of the Haar transform (Haar, 1910) halves the sides and gives the sums and differences of
+    neighbours, first along the width: channels are low-low, low-high, high-low, high-high. As in
+    Cosmos-Tokenizer each is halved, so that values stay in the range of pixels.
+    """
+    for _ in range(patch.bit_length() - 1):
+        halves = _haar_pair(x[:, :, 0::2], x[:, :, 1::2])
+        parts = [part for half in halves for part in _haar_pair(half[:, 0::2], half[:, 1::2])]
+        x = jnp.concatenate(parts, axis=-1) / 2
+    return x
+
+
+def haar_merge(x: jax.Array, patch: int) -> jax.Array:
+    """Undoes :func:`haar_split`."""
+    for _ in range(patch.bit_length() - 1):
+        parts = jnp.split(x, 4, axis=-1)
+        low, high = (_interleave(*_haar_pair(*parts[i : i + 2]), axis=1) for i in (0, 2))
+        x = _interleave(*_haar_pair(low, high), axis=2) * 2
+    return x
+
+
+def _haar_pair(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return (first + second) * math.sqrt(0.5), (first - second) * math.sqrt(0.5)
+
+
+def _interleave(first: jax.Array, second: jax.Array, axis: int) -> jax.Array:
+    """Puts the rows (or columns) of two arrays in turns."""
+    shape = list(first.shape)
+    shape[axis] *= 2
+    return jnp.stack([first, second], axis=axis + 1).reshape(shape)

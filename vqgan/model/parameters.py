@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from vqgan.config import MOST_PARAMETERS, ModelConfig
 from vqgan.errors import UserError
+from vqgan.token_layouts import ViTConfig
 
 Shape: TypeAlias = tuple[int, ...]
 Named: TypeAlias = Iterator[tuple[str, Shape]]
@@ -64,15 +65,18 @@ def _linear(name: str, inputs: int, outputs: int) -> Named:
     yield f"{name}.bias", (outputs,)
 
 
-def _norm(name: str, channels: int) -> Named:
+def _norm(name: str, channels: int, config: ModelConfig) -> Named:
     yield f"{name}.scale", (channels,)
     yield f"{name}.bias", (channels,)
+    if config.spatial_norm and name.startswith("decoder."):
+        for layer in ("gain", "shift"):
+            yield from _conv(f"{name}.{layer}", config.embed_dim, channels, 1)
 
 
 def _block(name: str, inputs: int, outputs: int, config: ModelConfig) -> Named:
-    yield from _norm(f"{name}.norm1", inputs)
+    yield from _norm(f"{name}.norm1", inputs, config)
     yield from _conv(f"{name}.conv1", inputs, outputs, 3, config.bias)
-    yield from _norm(f"{name}.norm2", outputs)
+    yield from _norm(f"{name}.norm2", outputs, config)
     yield from _conv(f"{name}.conv2", outputs, outputs, 3, config.bias)
     if inputs != outputs:
         width = outputs if config.shortcut_from_branch else inputs
@@ -83,7 +87,7 @@ def _attention(name: str, channels: int, config: ModelConfig) -> Named:
     if config.attention == "linear":
         yield from _conv(f"{name}.qkv", channels, 3 * channels, 1, bias=False)
     else:
-        yield from _norm(f"{name}.norm", channels)
+        yield from _norm(f"{name}.norm", channels, config)
         for layer in ("query", "key", "value"):
             yield from _conv(f"{name}.{layer}", channels, channels, 1)
     yield from _conv(f"{name}.out", channels, channels, 1)
@@ -97,36 +101,103 @@ def _middle(name: str, channels: int, config: ModelConfig) -> Named:
         yield from _attention(f"{name}.attention", channels, config)
 
 
-def _levels(name: str, widths: list[int], side: int, channels: int, config: ModelConfig, down: bool) -> Named:
-    """Yields levels in order of execution; ``side`` is that of the first one."""
+def encoder_attention(config: ModelConfig) -> set[int]:
+    """Finds the encoder's levels with attention, 0 the highest resolution."""
+    sides = [
+        config.resolution // config.haar_patch >> min(level, config.halved_levels)
+        for level in range(len(config.ch_mult))
+    ]
+    return {level for level, side in enumerate(sides) if side in config.attn_resolutions}
+
+
+def decoder_attention(config: ModelConfig) -> set[int]:
+    """Finds the decoder's levels with attention, 0 the highest resolution."""
+    if config.decoder_attn_levels is not None:
+        return set(config.decoder_attn_levels)
+    # Its level n runs at the side of the encoder's where each halves.
+    first = len(config.ch_mult) - 1 - config.halved_levels
+    sides = [
+        config.resolution // config.haar_patch >> max(0, level - first)
+        for level in range(len(config.ch_mult))
+    ]
+    return {level for level, side in enumerate(sides) if side in config.attn_resolutions}
+
+
+def _levels(name: str, levels: list[int], channels: int, config: ModelConfig) -> Named:
+    """Yields levels in order of execution, given by their numbers."""
+    down = name == "encoder"
     blocks = config.num_res_blocks if down else config.decoder_blocks
     learned = config.learned_downsampling if down else config.resamp_with_conv
+    attended = encoder_attention(config) if down else decoder_attention(config)
+    first = 0 if down else len(levels) - config.halved_levels  # of the levels that resample
     pixels = 4 if config.depth_to_space and not down else 1
-    for index, width in enumerate(widths):
+    for index, level in enumerate(levels):
+        width = config.ch * config.ch_mult[level]
         if config.adaptive_norm and not down:
             for layer in ("gamma", "beta"):
                 yield from _linear(f"{name}.levels.{index}.adaptive.{layer}", config.z_channels, channels)
         for block in range(blocks):
             yield from _block(f"{name}.levels.{index}.blocks.{block}", channels, width, config)
             channels = width
-            if side in config.attn_resolutions:
+            if level in attended:
                 yield from _attention(f"{name}.levels.{index}.attentions.{block}", width, config)
-        if index < len(widths) - 1:
-            if learned:
-                yield from _conv(f"{name}.levels.{index}.resample.conv", width, pixels * width, 3)
-            side = side // 2 if down else side * 2
+        if learned and first <= level < first + config.halved_levels:
+            yield from _conv(f"{name}.levels.{index}.resample.conv", width, pixels * width, 3)
+
+
+def _layer_norm(name: str, width: int) -> Named:
+    yield f"{name}.scale", (width,)
+    yield f"{name}.bias", (width,)
+
+
+def _transformer(name: str, width: int, layers: int, patches: int, tokens: int) -> Named:
+    yield f"{name}.class_token", (width,)
+    yield f"{name}.positions", (1 + patches, width)
+    yield f"{name}.token_positions", (tokens, width)
+    yield from _layer_norm(f"{name}.norm_in", width)
+    yield from _layer_norm(f"{name}.norm_out", width)
+    for block in (f"{name}.blocks.{index}" for index in range(layers)):
+        for norm in ("norm1", "norm2"):
+            yield from _layer_norm(f"{block}.{norm}", width)
+        for layer, inputs, outputs in (("qkv", 1, 3), ("out", 1, 1), ("expand", 1, 4), ("contract", 4, 1)):
+            yield from _linear(f"{block}.{layer}", inputs * width, outputs * width)
+
+
+def _vit_encoder(config: ModelConfig, vit: ViTConfig) -> Named:
+    width, patches = vit.encoder_width, (config.resolution // vit.patch) ** 2
+    yield from _conv("encoder.patch_embed", 3, width, vit.patch)
+    yield "encoder.latent_tokens", (vit.tokens, width)
+    yield from _transformer("encoder.transformer", width, vit.encoder_layers, patches, vit.tokens)
+    yield from _linear("encoder.project", width, config.embed_dim)
+
+
+def _vit_decoder(config: ModelConfig, vit: ViTConfig) -> Named:
+    width, patches = vit.decoder_width, (config.resolution // vit.decoder_patch) ** 2
+    yield from _linear("vit.embed", config.embed_dim, width)
+    yield "vit.mask_token", (width,)
+    yield from _transformer("vit.transformer", width, vit.decoder_layers, patches, vit.tokens)
+    if vit.pixel_codes:
+        yield from _linear("mixture.hidden", width, 2 * width)
+        yield from _linear("mixture.to_logits", 2 * width, vit.pixel_codes)
+        yield "mixture.codebook", (vit.pixel_codes, config.z_channels)
+    else:
+        yield from _linear("pixels.to_pixels", width, 3 * vit.decoder_patch**2)
+        yield from _conv("pixels.conv_out", 3, 3, 3)
 
 
 def _encoder_part(config: ModelConfig) -> Named:
-    widths = [config.ch * multiple for multiple in config.ch_mult]
+    if config.vit is not None:
+        yield from _vit_encoder(config, config.vit)
+        return
+    width = config.ch * config.ch_mult[-1]
     outputs = config.z_channels * (2 if config.double_z else 1)
-    yield from _conv("encoder.conv_in", 3, config.stem, 3, config.bias)
-    yield from _levels("encoder", widths, config.resolution, config.stem, config, down=True)
-    yield from _middle("encoder.middle", widths[-1], config)
-    yield from _norm("encoder.norm_out", widths[-1])
-    yield from _conv("encoder.conv_out", widths[-1], outputs, config.encoder_out_kernel)
+    yield from _conv("encoder.conv_in", 3 * config.haar_patch**2, config.stem, 3, config.bias)
+    yield from _levels("encoder", list(range(len(config.ch_mult))), config.stem, config)
+    yield from _middle("encoder.middle", width, config)
+    yield from _norm("encoder.norm_out", width, config)
+    yield from _conv("encoder.conv_out", width, outputs, config.encoder_out_kernel)
     if config.quant_conv:
-        yield from _conv("quant_conv", outputs, config.embed_dim, 1)
+        yield from _conv("quant_conv", outputs, config.embed_dim, config.quant_conv_kernel)
 
 
 def _quantizer_part(config: ModelConfig) -> Named:
@@ -136,17 +207,22 @@ def _quantizer_part(config: ModelConfig) -> Named:
         yield "projection.kernel", (config.embed_dim, config.codebook_size)
         yield "projection.bias", (config.codebook_size,)
     yield "codebook", (config.codebook_size, config.embed_dim)
+    for index in range(config.scales.convolutions if config.scales else 0):
+        yield from _conv(f"smoothing.{index}", config.embed_dim, config.embed_dim, 3)
 
 
 def _decoder_part(config: ModelConfig) -> Named:
     if not config.has_decoder:
         return
-    widths = [config.ch * multiple for multiple in reversed(config.ch_mult)]
-    side = config.resolution // config.downsampling
+    if config.vit is not None:
+        yield from _vit_decoder(config, config.vit)
+        if not config.vit.pixel_codes:
+            return
+    widest, narrowest = (config.ch * config.ch_mult[level] for level in (-1, 0))
     if config.quant_conv:
-        yield from _conv("post_quant_conv", config.embed_dim, config.z_channels, 1)
-    yield from _conv("decoder.conv_in", config.z_channels, widths[0], 3)
-    yield from _middle("decoder.middle", widths[0], config)
-    yield from _levels("decoder", widths, side, widths[0], config, down=False)
-    yield from _norm("decoder.norm_out", widths[-1])
-    yield from _conv("decoder.conv_out", widths[-1], 3, 3)
+        yield from _conv("post_quant_conv", config.embed_dim, config.z_channels, config.quant_conv_kernel)
+    yield from _conv("decoder.conv_in", config.z_channels, widest, 3)
+    yield from _middle("decoder.middle", widest, config)
+    yield from _levels("decoder", list(reversed(range(len(config.ch_mult)))), widest, config)
+    yield from _norm("decoder.norm_out", narrowest, config)
+    yield from _conv("decoder.conv_out", narrowest, 3 * config.haar_patch**2, 3)

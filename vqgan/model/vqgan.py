@@ -13,18 +13,27 @@ from vqgan.model.layers import (
     AdaptiveGroupNorm,
     Attention,
     Downsample,
-    GroupNorm,
     LinearAttention,
     ResBlock,
     SubPixelUpsample,
     Upsample,
     conv,
+    haar_merge,
+    haar_split,
+    make_norm,
 )
+from vqgan.model.parameters import decoder_attention
+from vqgan.model.vit import PatchPixels, PixelCodes, ViTDecoder, ViTEncoder
 from vqgan.quantizers import Quantized, make_quantizer
 
 
 def _res_block(
-    in_channels: int, out_channels: int, config: ModelConfig, dtype: DTypeLike, rngs: nnx.Rngs
+    in_channels: int,
+    out_channels: int,
+    config: ModelConfig,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+    code_channels: int | None = None,
 ) -> ResBlock:
     return ResBlock(
         in_channels,
@@ -35,15 +44,18 @@ def _res_block(
         rngs=rngs,
         use_bias=config.bias,
         shortcut_from_branch=config.shortcut_from_branch,
+        code_channels=code_channels,
     )
 
 
 def _attention(
-    channels: int, config: ModelConfig, dtype: DTypeLike, rngs: nnx.Rngs
+    channels: int, config: ModelConfig, dtype: DTypeLike, rngs: nnx.Rngs, code_channels: int | None = None
 ) -> Attention | LinearAttention:
     if config.attention == "linear":
         return LinearAttention(channels, dtype=dtype, rngs=rngs)
-    return Attention(channels, norm_groups=config.norm_groups, dtype=dtype, rngs=rngs)
+    return Attention(
+        channels, norm_groups=config.norm_groups, dtype=dtype, rngs=rngs, code_channels=code_channels
+    )
 
 
 def _upsample(
@@ -79,31 +91,44 @@ class Level(nnx.Module):
             assert codes is not None
             x = self.adaptive(x, codes)
         for index, block in enumerate(self.blocks):
-            x = nnx.remat(ResBlock.__call__)(block, x) if self.remat else block(x)
+            x = nnx.remat(ResBlock.__call__)(block, x, codes) if self.remat else block(x, codes)
             if self.attentions:
-                x = self.attentions[index](x)
+                x = self.attentions[index](x, codes)
         return x if self.resample is None else self.resample(x)
 
 
 class Middle(nnx.Module):
     """Residual block, attention, residual block at the lowest resolution (as many as configured)."""
 
-    def __init__(self, channels: int, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.block1 = _res_block(channels, channels, config, dtype, rngs)
-        self.attention = _attention(channels, config, dtype, rngs) if config.mid_attention else None
+    def __init__(
+        self,
+        channels: int,
+        config: ModelConfig,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+        code_channels: int | None = None,
+    ):
+        def block() -> ResBlock:
+            return _res_block(channels, channels, config, dtype, rngs, code_channels)
+
+        self.block1 = block()
+        self.attention = (
+            _attention(channels, config, dtype, rngs, code_channels) if config.mid_attention else None
+        )
         # The first two keep names of their own: those of all codecs that exist.
-        further = [_res_block(channels, channels, config, dtype, rngs) for _ in range(1, config.mid_blocks)]
+        further = [block() for _ in range(1, config.mid_blocks)]
         self.block2 = further[0] if further else None
         self.blocks = nnx.List(further[1:])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.block1(x)
+    def __call__(self, x: jax.Array, codes: jax.Array | None = None) -> jax.Array:
+        x = self.block1(x, codes)
         if self.attention is not None:
-            x = self.attention(x)
+            x = self.attention(x, codes)
         if self.block2 is not None:
-            x = self.block2(x)
+            x = self.block2(x, codes)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, codes)
         return x
 
 
@@ -112,8 +137,10 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, remat: bool = False, rngs: nnx.Rngs):
         widths = [config.ch * multiple for multiple in config.ch_mult]
-        self.conv_in = conv(3, config.stem, 3, dtype=dtype, rngs=rngs, use_bias=config.bias)
-        levels, channels, side = [], config.stem, config.resolution
+        self.haar_patch = config.haar_patch
+        pixels = 3 * config.haar_patch**2
+        self.conv_in = conv(pixels, config.stem, 3, dtype=dtype, rngs=rngs, use_bias=config.bias)
+        levels, channels, side = [], config.stem, config.resolution // config.haar_patch
         for index, width in enumerate(widths):
             blocks, attentions = [], []
             for _ in range(config.num_res_blocks):
@@ -122,7 +149,7 @@ class Encoder(nnx.Module):
                 if side in config.attn_resolutions:
                     attentions.append(_attention(channels, config, dtype, rngs))
             resample = None
-            if index < len(widths) - 1:
+            if index < config.halved_levels:
                 resample = Downsample(
                     channels,
                     with_conv=config.learned_downsampling,
@@ -134,12 +161,12 @@ class Encoder(nnx.Module):
             levels.append(Level(blocks, attentions, resample, remat))
         self.levels = nnx.List(levels)  # highest resolution first
         self.middle = Middle(channels, config, dtype=dtype, rngs=rngs)
-        self.norm_out = GroupNorm(channels, config.norm_groups, dtype=dtype, rngs=rngs)
+        self.norm_out = make_norm(channels, config.norm_groups, None, dtype=dtype, rngs=rngs)
         out_channels = config.z_channels * (2 if config.double_z else 1)
         self.conv_out = conv(channels, out_channels, config.encoder_out_kernel, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.conv_in(x)  # (B, H, W, stem)
+        x = self.conv_in(haar_split(x, self.haar_patch))  # (B, H, W, stem)
         for level in self.levels:
             x = level(x)
         x = self.middle(x)  # (B, h, w, C)
@@ -147,13 +174,20 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Latents ``[B, h, w, z_channels]`` to images ``[B, H, W, 3]`` in the input range, not clipped."""
+    """Latents ``[B, h, w, z_channels]`` to images ``[B, H, W, 3]`` in the input range, not clipped.
+
+    Norms of a MoVQ read the codes ``[B, h, w, D]`` as well; other decoders do not need them.
+    """
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, remat: bool = False, rngs: nnx.Rngs):
         widths = [config.ch * multiple for multiple in config.ch_mult]
-        channels, side = widths[-1], config.resolution // config.downsampling
+        channels = widths[-1]
+        attended = decoder_attention(config)
+        self.spatial_norm = config.spatial_norm
+        code_channels = config.embed_dim if config.spatial_norm else None
+        self.haar_patch = config.haar_patch
         self.conv_in = conv(config.z_channels, channels, 3, dtype=dtype, rngs=rngs)
-        self.middle = Middle(channels, config, dtype=dtype, rngs=rngs)
+        self.middle = Middle(channels, config, dtype=dtype, rngs=rngs, code_channels=code_channels)
         levels = []
         for index, width in reversed(list(enumerate(widths))):
             adaptive = None
@@ -163,28 +197,28 @@ class Decoder(nnx.Module):
                 )
             blocks, attentions = [], []
             for _ in range(config.decoder_blocks):
-                blocks.append(_res_block(channels, width, config, dtype, rngs))
+                blocks.append(_res_block(channels, width, config, dtype, rngs, code_channels))
                 channels = width
-                if side in config.attn_resolutions:
-                    attentions.append(_attention(channels, config, dtype, rngs))
+                if index in attended:
+                    attentions.append(_attention(channels, config, dtype, rngs, code_channels))
             resample = None
-            if index > 0:
+            if index >= len(widths) - config.halved_levels:
                 resample = _upsample(channels, config, dtype, rngs)
-                side *= 2
             levels.append(Level(blocks, attentions, resample, remat, adaptive))
         self.levels = nnx.List(levels)  # in order of execution: lowest resolution first
-        self.norm_out = GroupNorm(channels, config.norm_groups, dtype=dtype, rngs=rngs)
-        self.conv_out = conv(channels, 3, 3, dtype=dtype, rngs=rngs)
+        self.norm_out = make_norm(channels, config.norm_groups, code_channels, dtype=dtype, rngs=rngs)
+        self.conv_out = conv(channels, 3 * config.haar_patch**2, 3, dtype=dtype, rngs=rngs)
 
-    def __call__(self, z: jax.Array) -> jax.Array:
-        return self.conv_out(self.features(z))
+    def __call__(self, z: jax.Array, codes: jax.Array | None = None) -> jax.Array:
+        return haar_merge(self.conv_out(self.features(z, codes)), self.haar_patch)
 
-    def features(self, z: jax.Array) -> jax.Array:
+    def features(self, z: jax.Array, codes: jax.Array | None = None) -> jax.Array:
         """Runs all but the last layer, whose gradient weighs the adversarial loss, to ``[B, H, W, ch]``."""
-        x = self.middle(self.conv_in(z))
+        modulating = codes if self.spatial_norm else z
+        x = self.middle(self.conv_in(z), modulating)
         for level in self.levels:
-            x = level(x, z)
-        return nnx.silu(self.norm_out(x))
+            x = level(x, modulating)
+        return nnx.silu(self.norm_out(x, modulating))
 
 
 class Reconstruction(NamedTuple):
@@ -206,9 +240,15 @@ class TokenEncoder(nnx.Module):
         self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, remat: bool = False, rngs: nnx.Rngs
     ):
         channels = config.z_channels * (2 if config.double_z else 1)
-        self.encoder = Encoder(config, dtype=dtype, remat=remat, rngs=rngs)
+        self.encoder = (
+            Encoder(config, dtype=dtype, remat=remat, rngs=rngs)
+            if config.vit is None
+            else ViTEncoder(config, config.vit, dtype=dtype, rngs=rngs)
+        )
         self.quant_conv = (
-            conv(channels, config.embed_dim, 1, dtype=dtype, rngs=rngs) if config.quant_conv else None
+            conv(channels, config.embed_dim, config.quant_conv_kernel, dtype=dtype, rngs=rngs)
+            if config.quant_conv
+            else None
         )
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -223,20 +263,33 @@ class TokenDecoder(nnx.Module):
         self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, remat: bool = False, rngs: nnx.Rngs
     ):
         self.post_quant_conv = (
-            conv(config.embed_dim, config.z_channels, 1, dtype=dtype, rngs=rngs)
+            conv(config.embed_dim, config.z_channels, config.quant_conv_kernel, dtype=dtype, rngs=rngs)
             if config.quant_conv
             else None
         )
-        self.decoder = Decoder(config, dtype=dtype, remat=remat, rngs=rngs)
+        vit = config.vit
+        self.vit = None if vit is None else ViTDecoder(config, vit, dtype=dtype, rngs=rngs)
+        self.mixture = PixelCodes(config, vit, dtype=dtype, rngs=rngs) if vit and vit.pixel_codes else None
+        self.pixels = PatchPixels(vit, dtype=dtype, rngs=rngs) if vit and not vit.pixel_codes else None
+        if self.pixels is None:
+            self.decoder = Decoder(config, dtype=dtype, remat=remat, rngs=rngs)
         self.clip = config.input_range if config.clip_output else None
 
     def __call__(self, codes: jax.Array) -> jax.Array:
-        images = self.decoder.conv_out(self.features(codes))  # (B, H, W, 3)
+        if self.vit is not None and self.pixels is not None:
+            images = self.pixels(self.vit(codes))
+        else:
+            images = self.decoder(self._latents(codes), codes)  # (B, H, W, 3)
         return images if self.clip is None else jnp.clip(images, *self.clip)
 
     def features(self, codes: jax.Array) -> jax.Array:
         """Turns ``[B, h, w, D]`` code vectors into what the last layer reads, ``[B, H, W, ch]``."""
-        return self.decoder.features(codes if self.post_quant_conv is None else self.post_quant_conv(codes))
+        return self.decoder.features(self._latents(codes), codes)
+
+    def _latents(self, codes: jax.Array) -> jax.Array:
+        if self.vit is not None and self.mixture is not None:
+            return self.mixture(self.vit(codes))
+        return codes if self.post_quant_conv is None else self.post_quant_conv(codes)
 
 
 class VQGAN(nnx.Module):

@@ -18,6 +18,7 @@ from vqgan.prior.config import PriorConfig
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.request import UNKNOWN, Request
 from vqgan.prior.sampling.sampler import PriorSampler
+from vqgan.token_layouts import GRID, layout_of
 
 Label = int | str | None
 """A class by number or name; None is no class."""
@@ -132,6 +133,8 @@ class Prior:
         Raises:
           UserError: an unknown class, a value out of range, or something that this prior cannot do.
         """
+        if grid is not None and (layout := layout_of(self.info.codec.config)) != GRID:
+            raise UserError(f"grid: the prior's tokens are no grid (layout {layout}); leave it out")
         if count < 0 or not 0 <= seed <= 2**32 - max(count, 1):
             raise UserError(f"{count} samples from seed {seed} on: seeds must lie in [0, 2^32)")
         named = [labels] if labels is None or isinstance(labels, (int, str)) else list(labels)

@@ -18,6 +18,7 @@ from vqgan.quantizers.nearest import (
     NearestQuantizer,
     UnitCodesQuantizer,
 )
+from vqgan.quantizers.scales import ScalesQuantizer
 
 __all__ = [
     "CosineQuantizer",
@@ -30,6 +31,7 @@ __all__ = [
     "QuantizeOptions",
     "Quantized",
     "Quantizer",
+    "ScalesQuantizer",
     "Statistic",
     "UnitCodesQuantizer",
     "make_quantizer",
@@ -40,7 +42,7 @@ _QUANTIZERS: dict[str, Callable[[ModelConfig, nnx.Rngs], Quantizer]] = {
     "cosine": lambda config, rngs: CosineQuantizer(config.codebook_size, config.embed_dim, rngs=rngs),
     "gumbel": lambda config, rngs: GumbelQuantizer(config.codebook_size, config.embed_dim, rngs=rngs),
     "ema": lambda config, rngs: EMAQuantizer(config.codebook_size, config.embed_dim, rngs=rngs),
-    "fsq": lambda config, rngs: FSQQuantizer(config.fsq_levels),
+    "fsq": lambda config, rngs: FSQQuantizer(config.fsq_levels, config.fsq_bound),
     "lfq": lambda config, rngs: LFQQuantizer(config.embed_dim),
     "inner_product": lambda config, rngs: InnerProductQuantizer(
         config.codebook_size, config.embed_dim, rngs=rngs
@@ -48,7 +50,13 @@ _QUANTIZERS: dict[str, Callable[[ModelConfig, nnx.Rngs], Quantizer]] = {
     "nearest_unit": lambda config, rngs: UnitCodesQuantizer(
         config.codebook_size, config.embed_dim, rngs=rngs
     ),
+    "scales": lambda config, rngs: _scales(config, rngs),
 }
+
+
+def _scales(config: ModelConfig, rngs: nnx.Rngs) -> ScalesQuantizer:
+    assert config.scales is not None
+    return ScalesQuantizer(config.codebook_size, config.embed_dim, config.scales, rngs=rngs)
 
 
 def make_quantizer(config: ModelConfig, *, rngs: nnx.Rngs) -> Quantizer:

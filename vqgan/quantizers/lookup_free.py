@@ -31,10 +31,13 @@ class FSQQuantizer(Quantizer):
     *Finite Scalar Quantization: VQ-VAE Made Simple* (arXiv 2309.15505), section 3.1 and appendix A.1.
     Code vectors lie in [-1, 1]: ``digit / (L // 2) - 1`` of L levels, so 1 itself belongs to odd L only.
     The paper advises 5 levels and more: with 2, latents near zero all fall on the same side.
+    ``bound`` is ``tan`` for the paper's code, or ``atanh`` for that of vector-quantize-pytorch, which Cosmos
+    took over: the range is wider by epsilon, not narrower, and zero stays zero exactly.
     """
 
-    def __init__(self, levels: Sequence[int]):
+    def __init__(self, levels: Sequence[int], bound: str = "tan"):
         self.levels = tuple(levels)
+        self.bound = bound
 
     def __call__(self, latents: jax.Array, options: QuantizeOptions = DEFAULT_OPTIONS) -> Quantized:
         """Rounds; gradients go straight through the rounding, not through the bound. There is no loss."""
@@ -62,9 +65,10 @@ class FSQQuantizer(Quantizer):
     def _bound(self, latents: jax.Array) -> jax.Array:
         """Maps latents to numbers that round to ``-(L // 2) .. (L - 1) // 2``; about zero stays zero."""
         levels = np.array(self.levels)
-        scale = (levels - 1) * (1 - EPSILON) / 2
+        inverse, margin = (np.tan, -EPSILON) if self.bound == "tan" else (np.arctanh, EPSILON)
+        scale = (levels - 1) * (1 + margin) / 2
         offset = np.where(levels % 2, 0.0, 0.5)
-        shifted = latents.astype(jnp.float32) + _per_digit(np.tan(offset / scale), latents.ndim)
+        shifted = latents.astype(jnp.float32) + _per_digit(inverse(offset / scale), latents.ndim)
         return jnp.tanh(shifted) * _per_digit(scale, latents.ndim) - _per_digit(offset, latents.ndim)
 
     def _halves(self, rank: int) -> jax.Array:

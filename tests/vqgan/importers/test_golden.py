@@ -19,7 +19,7 @@ HERE = Path(__file__).parents[2] / "testdata" / "golden"
 NAMES = (
     "chameleon", "chameleon-vqgan", "diffusers-vq", "ibq", "janus", "janus-original", "latent-diffusion-vq",
     "llamagen", "lwm", "maskgit-muse", "maskgit-torch", "maskgit-vqgan", "open-magvit2", "taming-gumbel",
-    "taming-vq", "vqgan-jax",
+    "taming-vq", "vqgan-jax", "movq", "cosmos-di", "var", "titok", "titok-rgb",
 )  # fmt: skip
 # Formats by names alone, where no configuration names a class.
 FORMATS = {
@@ -46,7 +46,9 @@ def _folder(name: str) -> Path:
 def test_tokens_and_reconstruction_are_the_reference_s(name: str) -> None:
     folder = _folder(name)
     expected = np.load(folder / "expected.npz")
-    info = codec_checkpoint.read_info(folder)
+    scales = json.loads((folder / "about.json").read_text()).get("v_patch_nums")
+    source = f"{folder}?scales={','.join(map(str, scales))}" if scales else folder
+    info = codec_checkpoint.read_info(source)
     weights = codec_checkpoint.load_weights(info, codec_checkpoint.PARTS)
     model = nnx.eval_shape(lambda: VQGAN(info.config, rngs=nnx.Rngs(0)))
     parts = {
@@ -63,7 +65,7 @@ def test_tokens_and_reconstruction_are_the_reference_s(name: str) -> None:
         assert float(np.abs(np.asarray(reconstruction) - expected["recon"]).max()) < 1e-3
     images = normalize(jnp.asarray(expected["images"]), info.config.input_range)
     _check_tokens(np.asarray(parts["quantizer"].tokens(parts["encoder"](images))), expected)
-    _check_tokens(Codec.load(folder, batch_size=2).encode(expected["images"]), expected)
+    _check_tokens(Codec.load(source, batch_size=2).encode(expected["images"]), expected)
 
 
 @pytest.mark.parametrize("name", FORMATS)

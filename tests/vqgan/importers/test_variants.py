@@ -105,7 +105,7 @@ def test_unit_codes_are_looked_up_as_they_are_and_decoded_at_unit_length() -> No
     np.testing.assert_allclose(quantizer.lookup(jnp.asarray(tokens)), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", UNTRAINED_QUANTIZERS)
+@pytest.mark.parametrize("name", [name for name in UNTRAINED_QUANTIZERS if name != "scales"])
 def test_quantizers_of_imported_codecs_are_not_trained(name: str) -> None:
     config = ModelConfig(quantizer=name, codebook_size=4, embed_dim=2)
     with pytest.raises(UserError, match="cannot be trained"):

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vqgan.model.layers import Attention, Downsample, GroupNorm, ResBlock, Upsample
+from vqgan.model.layers import (
+    Attention,
+    Downsample,
+    GroupNorm,
+    ResBlock,
+    SpatialNorm,
+    Upsample,
+    haar_merge,
+    haar_split,
+)
 
 F32 = jnp.float32
 
@@ -167,3 +176,34 @@ def test_dropout_acts_in_training_only() -> None:
     for name in ("norm1", "conv1", "norm2", "conv2"):
         nnx.update(getattr(plain, name), nnx.state(getattr(block, name)))
     np.testing.assert_array_equal(block(x), plain(x))
+
+
+def test_spatial_norm_is_scaled_and_shifted_by_the_codes_of_each_place() -> None:
+    norm = SpatialNorm(64, 3, dtype=F32, rngs=nnx.Rngs(0))
+    x, codes = normal(2, 4, 6, 64), normal(2, 2, 3, 3, seed=1)
+    plain = group_norm(x, np.ones(64), np.zeros(64), 32)
+    enlarged = codes.repeat(2, axis=1).repeat(2, axis=2)
+    gain, shift = (
+        enlarged @ np.asarray(layer.kernel[...])[0, 0] + np.asarray(layer.bias[...])
+        for layer in (norm.gain, norm.shift)
+    )
+    np.testing.assert_allclose(norm(jnp.asarray(x), jnp.asarray(codes)), plain * gain + shift, atol=1e-4)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4, 8])
+def test_haar_patches_keep_the_range_and_come_back(patch: int) -> None:
+    x = normal(2, 16, 8, 3)
+    split = np.asarray(haar_split(jnp.asarray(x), patch))
+    assert split.shape == (2, 16 // patch, 8 // patch, 3 * patch**2)
+    # The first channels are the averages of patches: sums over two are divided by two at each step.
+    averages = x.reshape(2, 16 // patch, patch, 8 // patch, patch, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(split[..., :3], averages, atol=1e-5)
+    np.testing.assert_allclose(haar_merge(jnp.asarray(split), patch), x, atol=1e-5)
+
+
+def test_haar_channels_are_low_low_low_high_high_low_high_high() -> None:
+    """Of one patch of 2 x 2, the first letter along the width."""
+    found = haar_split(jnp.asarray([[[[1.0], [2.0]], [[5.0], [10.0]]]]), 2)
+    (a, b), (c, d) = (1, 2), (5, 10)
+    expected = np.array([a + b + c + d, a + b - c - d, a - b + c - d, a - b - c + d]) / 4
+    np.testing.assert_allclose(np.ravel(found), expected, atol=1e-6)

@@ -114,7 +114,7 @@ def test_arithmetic_is_float32_at_highest_precision(
     assert found >= 1 or quantizer.__class__.__name__ == "FSQQuantizer"
 
 
-@pytest.mark.parametrize("name", UNTRAINED_QUANTIZERS)
+@pytest.mark.parametrize("name", [name for name in UNTRAINED_QUANTIZERS if name != "scales"])
 def test_tokens_of_imported_codecs_are_exact_as_well(
     name: str, latents: jax.Array, matrix_products: Callable[[Any], list[Any]]
 ) -> None:

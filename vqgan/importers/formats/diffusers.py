@@ -1,8 +1,10 @@
-"""diffusers ``VQModel``: ``config.json`` beside safetensors (or a torch ``.bin``).
+"""diffusers ``VQModel``: ``config.json`` beside safetensors (or a torch ``.bin``), MoVQ among them.
 
-Projections of the attentions are linear layers; ``up_blocks`` come in order of execution.
+Projections of the attentions are linear layers; ``up_blocks`` come in order of execution. With ``norm_type:
+spatial`` (MoVQ of Kandinsky 2) the codes modulate all norms of the decoder, those of its attentions too.
 """
 
+import dataclasses
 import re
 from typing import Any
 
@@ -38,7 +40,7 @@ _DEFAULT_SIZE = 32
 _FULL_ATTENTION = {"AttnDownEncoderBlock2D": True, "DownEncoderBlock2D": False}
 
 
-def _names(place: ParameterPlace, levels: int, _blocks: int) -> tuple[str, ...]:
+def _names(place: ParameterPlace, _levels: int, _blocks: int) -> tuple[str, ...]:
     if place.layer == "codebook":
         return ("quantize.embedding.weight",)
     layers = _LAYERS.get(place.layer, (place.layer,))
@@ -59,12 +61,12 @@ def _tree(place: ParameterPlace) -> str:
     return f"{level}.{'resnets' if place.part == 'block' else 'attentions'}.{place.index}"
 
 
-def _native(native: NativeConfig) -> Fields:
+def _native(native: NativeConfig, norm_type: str = "group") -> Fields:
     data = native.data
     if "block_out_channels" not in data:
         return {}
     _require(native, "_class_name", "VQModel", "VQModel")
-    _require(native, "norm_type", "group", "group")
+    _require(native, "norm_type", "group", norm_type)
     check_known(str(native.path), data, _KNOWN)
     for name, known in (("act_fn", ("silu", "swish")), ("in_channels", (3,)), ("out_channels", (3,))):
         if name in data and data[name] not in known:
@@ -109,4 +111,26 @@ LAYOUT = KeyLayout(
     from_torch=True,
     names=_names,
     native=_native,
+)
+
+
+_MODULATION = {"gain": "conv_y", "shift": "conv_b"}
+_SPATIAL_NORMS = {"norm_out": "conv_norm_out", "norm": "spatial_norm"}
+
+
+def _movq_names(place: ParameterPlace, levels: int, blocks: int) -> tuple[str, ...]:
+    layer, _, part = place.layer.partition(".")
+    if place.side != "decoder" or layer not in ("norm", "norm1", "norm2", "norm_out"):
+        return _names(place, levels, blocks)
+    inner = _MODULATION.get(part, "norm_layer")
+    return (dotted(_tree(place), _SPATIAL_NORMS.get(layer, layer), inner, torch_leaf(place)),)
+
+
+MOVQ = dataclasses.replace(
+    LAYOUT,
+    name="movq",
+    marker="decoder.conv_norm_out.conv_y.weight",
+    names=_movq_names,
+    native=lambda native: _native(native, norm_type="spatial"),
+    fields={"spatial_norm": True},
 )

@@ -5,6 +5,7 @@ Keys: ``encoder.down.I.block.J``, ``decoder.up.I`` where ``up.0`` is the highest
 
 import re
 from collections.abc import Collection, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,11 @@ def tree_name(place: ParameterPlace, levels: int) -> str:
 def layer_names(place: ParameterPlace) -> tuple[str, ...]:
     """Returns what a layer may be called."""
     return _LAYERS.get(place.layer, (place.layer,))
+
+
+def count_of_levels(tensors: Mapping[str, Tensor]) -> int:
+    """Counts the encoder's levels by their names."""
+    return next(i for i in count() if f"encoder.down.{i}.block.0.conv1.weight" not in tensors)
 
 
 def _names(place: ParameterPlace, levels: int, _blocks: int) -> tuple[str, ...]:

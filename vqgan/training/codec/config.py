@@ -5,10 +5,11 @@ No JAX is imported here.
 
 import dataclasses
 
-from vqgan.config import CODEBOOK_QUANTIZERS, PRESETS, QUANTIZERS, UNTRAINED_QUANTIZERS, ModelConfig
+from vqgan.config import CODEBOOK_QUANTIZERS, QUANTIZERS, UNTRAINED_QUANTIZERS, ModelConfig
 from vqgan.discriminators.architecture import DiscriminatorConfig
 from vqgan.errors import UserError
 from vqgan.model.parameters import check_codec_size
+from vqgan.presets import PRESETS
 from vqgan.training.loop_config import LoopConfig, OptimizerConfig, check_choice, check_least
 
 PERCEPTUAL_NETWORKS = ("vgg", "alex")
@@ -195,6 +196,15 @@ class CodecTrainConfig:
 
     def __post_init__(self) -> None:
         check_codec_size(self.model, "model")
+        for name in ("scales", "vit"):
+            if getattr(self.model, name) is not None:
+                raise UserError(
+                    f"model.{name} is set: such codecs are imported, and not trained here; leave it out"
+                )
+        if self.model.haar_patch > 1:
+            raise UserError(
+                f"model.haar_patch is {self.model.haar_patch}: codecs of patches are not trained here"
+            )
         for size in (self.data.crop_size, self.data.evaluated_size):
             self.model.grid(size, size)
             self._check_perceptual(size)
