@@ -1,8 +1,7 @@
 """What ``vqgan browse`` looks at: rows of a token data set by number, key or class, its codes, its rejects.
 
 Nothing is read before it is asked for, a row group at a time, so a data set may have any number of rows. A
-file that is gone or damaged costs its own rows alone: it is told in one line beside the others. Safe from
-many threads.
+damaged file costs its own rows alone: it is told in one line. Safe from many threads.
 """
 
 import threading

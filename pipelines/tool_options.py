@@ -1,4 +1,4 @@
-"""The settings of the tools: ``vqgan verify``, ``retry``, ``merge``, ``browse``, ``import``, ``push`` and such.
+"""The settings of ``vqgan verify``, ``retry``, ``merge``, ``browse``, ``import``, ``push`` and other tools.
 
 These commands leave no file of their settings: what they write, if anything, is another tool's, goes to the
 Hub, or has a fingerprint of its contents. Imports configurations and the standard library alone.
