@@ -1,5 +1,7 @@
 # make demo   photographs to tokens and back, a small prior, new digits, and a report to look at
 # make test   every test
+# make test-clusters   the same runs on job services, Dask, object stores and, where Go is, Prism
+# make test-flink FLINK_JOB_SERVER_JAR=…   likewise; make test-spark SPARK_JOB_SERVER_JAR=…
 # make lint   style and type checks
 # make docs   the documentation as a site, in site/
 # make benchmark   every measurement anew, and their table; hours
@@ -12,7 +14,11 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.tx
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: demo test lint docs benchmark clean
+# Of the Beam that constraints.txt names; built once, outside of the checkout.
+BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
+PRISM ?= $(HOME)/.cache/vqgan-pipelines/prism-$(BEAM)/prism
+
+.PHONY: demo test test-clusters test-flink test-spark prism lint docs benchmark clean
 
 demo: .venv/product
 	@echo "== demo, five to ten minutes on two cores: ten photographs become tokens and images again,"
@@ -21,7 +27,25 @@ demo: .venv/product
 
 test: .venv/ready
 	@echo "== tests (many minutes; tests/installed makes environments of its own with pip, 1.5 GB below the temporary folder)"
-	$(BIN)/python -m pytest $(TESTS) -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest $(TESTS) -n $(WORKERS) --dist loadfile --ignore tests/clusters
+
+test-clusters: .venv/ready prism
+	@echo "== runs on engines in processes of their own, and against object stores; what is skipped says why"
+	VQGAN_PRISM=$(PRISM) $(BIN)/python -m pytest tests/clusters -n 0 -k 'not flink and not spark'
+
+test-flink: .venv/ready
+	@test -f "$(FLINK_JOB_SERVER_JAR)" || { echo "give FLINK_JOB_SERVER_JAR=PATH, Beam's job server for Flink"; exit 2; }
+	FLINK_JOB_SERVER_JAR=$(FLINK_JOB_SERVER_JAR) $(BIN)/python -m pytest tests/clusters -n 0 -k flink
+
+test-spark: .venv/ready
+	@test -f "$(SPARK_JOB_SERVER_JAR)" || { echo "give SPARK_JOB_SERVER_JAR=PATH, Beam's job server for Spark"; exit 2; }
+	SPARK_JOB_SERVER_JAR=$(SPARK_JOB_SERVER_JAR) $(BIN)/python -m pytest tests/clusters -n 0 -k spark
+
+prism:
+	@test -x $(PRISM) || ! command -v go > /dev/null || { \
+	  echo "== building Prism $(BEAM) with Go, minutes, once"; \
+	  GOBIN=$(dir $(PRISM)) go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM); } \
+	  || echo "== Prism cannot be built here; its tests are skipped"
 
 lint: .venv/ready
 	$(BIN)/ruff check .

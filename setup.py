@@ -28,6 +28,8 @@ EXTRAS = {
     "cpu": ["openvino>=2026.2"],
     # vqgan train --wandb.
     "wandb": ["wandb"],
+    # Dask as a runner.
+    "dask": ["dask>=2026.3", "distributed>=2026.3"],
     # Dataflow as a runner.
     "gcp": ["apache-beam[gcp]"],
     # The documentation as a site: make docs.
@@ -37,9 +39,13 @@ EXTRAS = {
         "build",
         "datasets",
         "duckdb",
+        "flask",
+        "flask-cors",
+        "gcp-storage-emulator",
         "hypothesis",
         "ipykernel",
         "lunr",
+        "moto[s3]",
         "mypy",
         "nbclient",
         "nbformat",
@@ -55,7 +61,7 @@ EXTRAS = {
         "wheel",
     ],
 }
-EXTRAS["dev"] += EXTRAS["docs"]
+EXTRAS["dev"] += EXTRAS["docs"] + EXTRAS["dask"]
 EXTRAS["all"] = sorted(
     {need for name in ("train", "import", "hub", "tfds", "heic", "cpu") for need in EXTRAS[name]}
 )

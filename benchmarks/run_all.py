@@ -26,6 +26,7 @@ SCRIPTS = (
     "sampling",
     "token_reading",
     "decode_images",
+    "engines",
     "size",
     "memory",
 )

@@ -234,10 +234,11 @@ def main() -> None:
         f16 = random_codec(folder / "f16", F16) if args.f16_photos else ""
         for label, codec, photos in (("tiny", "tiny", args.photos), ("f16", f16, args.f16_photos)):
             if photos:
-                make_corpus(folder / label, photos)
+                images = folder / f"{label}-photos"  # beside the codec, which is a folder of its own
+                make_corpus(images, photos)
                 what = f"{label}, {photos} photographs"
                 say(f"{what} of {SIZE} pixels")
-                figures += measure(what, codec, folder / label, folder, rows, args.rounds)
+                figures += measure(what, codec, images, folder, rows, args.rounds)
     for one in figures:
         say(f"{one.what}: {one.value:.2f} {one.unit} ({one.low:.2f} to {one.high:.2f})")
     write_results(args.output, figures, load=os.getloadavg())

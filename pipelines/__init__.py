@@ -16,9 +16,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.runs import decode, evaluate, sample, tokenize, train, train_prior
+    from pipelines.runs import decode, evaluate, retry, sample, tokenize, train, train_prior
 
-__all__ = ["decode", "evaluate", "sample", "tokenize", "train", "train_prior"]
+__all__ = ["decode", "evaluate", "retry", "sample", "tokenize", "train", "train_prior"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,27 +1,33 @@
-"""Running Beam so that a user sees one line where a runner shows a traceback; and what flags Beam knows."""
+"""Running Beam so that a user sees one line where a runner shows a traceback."""
 
-import argparse
 import contextlib
-import logging
-import re
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from types import SimpleNamespace
+from typing import Any
 
-from transforms.sharded import progress
+from pipelines.engine_errors import answering, quiet_imports
+from pipelines.run_watch import watching
+from pipelines.runner_flags import RUNNER, RunnerFlags
 from transforms.sharded.job import ShardedJob
 from transforms.sharded.plan import PLAN_FOLDER, Plan
+from transforms.sharded.worker import RunSettings
 from vqgan import filesystems
 from vqgan.config import RUN_FILE
-from vqgan.errors import UserError
-from vqgan.extras import require_extra
+from vqgan.presets import pretrained_names
 
-RUNNER = "FnApiRunner"  # Beam's own default tries to download a runner at every start
+_END_WITH_PARENT = (  # PR_SET_PDEATHSIG of prctl(2), which outlives exec; the parent may be gone already
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
+    "os.getppid() == int(sys.argv[1]) and os.execvp(sys.argv[2], sys.argv[2:])"
+)
 
 
 def run_job(
     job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool, compilation_cache: bool = False
 ) -> None:
-    """Runs a sharded job on Beam, with progress.
+    """Runs a sharded job on Beam, or on Dask, with progress.
 
     Args:
       job: what to do.
@@ -31,24 +37,57 @@ def run_job(
       compilation_cache: workers keep what XLA compiles.
 
     Raises:
-      UserError: what a worker raised for the user.
+      UserError: what a worker raised for the user, or a line that says how the engine has failed.
     """
+    args = list(beam_args)
+    if not any(arg.split("=")[0] == "--runner" for arg in args):
+        args.append(f"--runner={RUNNER}")
+    flags = RunnerFlags(args)
+    with watching(job.task.output, plan, quiet) as watch, answering(flags.in_process):
+        settings = RunSettings(watch.attempt, compilation_cache)
+        if flags.runner == "dask":
+            from pipelines.dask_runs import DaskOptions, run_on_dask
+
+            run_on_dask(job, plan, settings, DaskOptions.of_flags(args))
+        else:
+            _run_beam(job, plan, args, settings)
+
+
+def _run_beam(job: ShardedJob, plan: Plan, args: Sequence[str], settings: RunSettings) -> None:
     with quiet_imports():
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 
         from transforms.sharded.beam_graph import RunJob
-    args = list(beam_args)
-    if not any(arg.split("=")[0] == "--runner" for arg in args):
-        args.append(f"--runner={RUNNER}")
-    shown = progress.Progress(plan.entries, quiet=quiet)
-    progress.show(shown)
-    try:
-        with answering(), plain_labels(), beam.Pipeline(options=PipelineOptions(args)) as pipeline:
-            pipeline | RunJob(job, plan, compilation_cache)
-    finally:
-        progress.show(None)
-        shown.close()
+    options = PipelineOptions(list(args))
+    with plain_labels(), quiet_workers(), ending_with_us(), beam.Pipeline(options=options) as pipeline:
+        pipeline | RunJob(job, plan, settings)
+
+
+def everywhere(path: str) -> str:
+    """Returns a local path as one that means the same in every working folder; URIs as they are."""
+    name, mark, folder = path.partition("?data_dir=")
+    if path.startswith("tfds:"):
+        return f"{name}{mark}{everywhere(folder)}" if mark else path
+    if "://" in filesystems.plain_uri(path):
+        return path
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def codec_everywhere(path_or_name: str) -> str:
+    """Returns a codec's path, with its options, as one for every folder; names as they are."""
+    from vqgan.importers.source import split_source
+
+    path, _ = split_source(path_or_name)
+    if os.path.exists(path) and not _is_name(path):
+        return os.path.abspath(path) + path_or_name[len(path) :]
+    return path_or_name
+
+
+def _is_name(path: str) -> bool:
+    """Tells whether a codec that comes with the package is meant, though a folder has that name, too."""
+    in_folder = any(os.path.isfile(os.path.join(path, inner, "codec.json")) for inner in ("", "codec"))
+    return path in pretrained_names() and not in_folder
 
 
 def write_record(output: str, record: bytes) -> None:
@@ -63,22 +102,38 @@ def write_record(output: str, record: bytes) -> None:
 
 
 @contextlib.contextmanager
-def answering() -> Iterator[None]:
-    """Raises what a worker raised for the user, out of what a runner made of it.
+def quiet_workers() -> Iterator[None]:
+    """Keeps Beam's workers in this process from printing tracebacks, which come with their errors anyway."""
+    from apache_beam.runners.worker import sdk_worker
 
-    Raises:
-      UserError: the worker's.
-      KeyboardInterrupt: Ctrl-C, which runners wrap as well.
-    """
+    worker: Any = sdk_worker
+    worker.print = lambda *_, **__: None  # found before the built-in one
     try:
         yield
-    except Exception as error:
-        if str(error).startswith("KeyboardInterrupt"):
-            raise KeyboardInterrupt from None
-        found = user_error_of(error)
-        if found is None:
-            raise
-        raise found from error
+    finally:
+        del worker.print
+
+
+@contextlib.contextmanager
+def ending_with_us() -> Iterator[None]:
+    """Has job servers that Beam starts end with this process, even if it is killed, on Linux."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    from apache_beam.utils import subprocess_server
+
+    def start(command: Sequence[str], **options: Any) -> Any:
+        return subprocess.Popen(
+            [sys.executable, "-c", _END_WITH_PARENT, str(os.getpid()), *command], **options
+        )
+
+    server: Any = subprocess_server
+    plain = server.subprocess
+    server.subprocess = SimpleNamespace(**{**vars(plain), "Popen": start})
+    try:
+        yield
+    finally:
+        server.subprocess = plain
 
 
 @contextlib.contextmanager
@@ -96,77 +151,3 @@ def plain_labels() -> Iterator[None]:
         yield
     finally:
         beam_pipeline.alter_label_if_ipython = rename
-
-
-class _AlreadyAnswered(logging.Filter):
-    """Drops a runner's traceback of what the user is told in one line anyway."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        return error is None or not (user_error_of(error) or isinstance(error, KeyboardInterrupt))
-
-
-_ALREADY_ANSWERED = _AlreadyAnswered()
-
-
-@contextlib.contextmanager
-def quiet_imports() -> Iterator[None]:
-    """Keeps Beam quiet while it is imported: it adds a log handler and warns of clients nobody asked for."""
-    root = logging.getLogger()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        for handler in root.handlers:
-            handler.addFilter(_ALREADY_ANSWERED)
-
-
-def user_error_of(error: BaseException) -> UserError | None:
-    """Finds the UserError that a worker raised, in what a runner made of it; None where there is none.
-
-    Runners wrap an exception, or send it as text; its one line is found in either.
-    """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, UserError):
-            return UserError(re.sub(r" \[while running '.*'\]$", "", str(seen)))
-        found = re.findall(r"vqgan\.errors\.UserError: (.+)", str(seen))
-        if found:
-            return UserError(re.sub(r" \[while running '.*$", "", found[-1]).strip())
-        seen = seen.__cause__ or seen.__context__
-    return None
-
-
-def make_beam_parser() -> argparse.ArgumentParser:
-    """Makes a parser of all of Beam's flags, which raises UserError for a wrong value."""
-    with quiet_imports():
-        from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(message)
-
-    parser = _BeamArgumentParser(add_help=False, conflict_handler="resolve", allow_abbrev=False)
-    for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(parser)
-    parser.error = refuse  # type: ignore[method-assign]
-    return parser
-
-
-def check_runner(name: str | None) -> None:
-    """Refuses a runner that Beam does not know, or whose packages are missing.
-
-    Raises:
-      UserError: it cannot be made.
-    """
-    with quiet_imports():
-        from apache_beam.runners import create_runner
-
-    if name is not None and "dataflow" in name.lower():
-        require_extra("gcp", f"--runner {name}")  # which Beam would miss after the plan is written
-    try:
-        create_runner(name or RUNNER)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"--runner {name}: {error}") from error

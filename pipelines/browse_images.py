@@ -32,6 +32,7 @@ KEPT_BYTES = 128 << 20
 """About how much of either is kept."""
 WHOLE_SIDE = 768
 """Longer side, at most, of a whole original as it is shown, in pixels."""
+_MOST_SLICES = 1 << 32  # of a part
 _SLICES_KEPT = 4
 _GOLDEN, _SILVER = (5**0.5 - 1) / 2, 2**0.5 - 1
 
@@ -125,7 +126,8 @@ class Originals:
         self.of_row = MadeTogether(self._make, BATCH_ROWS, KEPT_BYTES // size)
 
     def _read_entries(self, number: int) -> dict[str, Entry]:
-        entries = read_slice(self._browser.folder, number)
+        part, slice_number = divmod(number, _MOST_SLICES)
+        entries = read_slice(self._browser.folder, slice_number, part)
         return {entry.key: entry.unseen() for entry in entries}  # rows tell whether it is their image
 
     def _make(self, numbers: list[int]) -> dict[int, Original | UserError]:
@@ -137,10 +139,10 @@ class Originals:
             except UserError as error:
                 made[number] = error
             else:
-                slices.setdefault(row.slice_number, []).append(row)
-        for slice_number, rows in slices.items():
+                slices.setdefault(row.part * _MOST_SLICES + row.slice_number, []).append(row)
+        for number, rows in slices.items():
             try:
-                made |= self._of_slice(self._slices(slice_number), rows)
+                made |= self._of_slice(self._slices(number), rows)
             except UserError as error:
                 made |= dict.fromkeys((row.number for row in rows), error)
         return made

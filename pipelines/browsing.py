@@ -1,8 +1,7 @@
 """What ``vqgan browse`` looks at: rows of a token data set by number, key or class, its codes, its rejects.
 
 Nothing is read before it is asked for, a row group at a time, so a data set may have any number of rows. A
-file that is gone or damaged costs its own rows alone: it is told in one line beside the others. Safe from
-many threads.
+damaged file costs its own rows alone: it is told in one line. Safe from many threads.
 """
 
 import threading
@@ -47,6 +46,7 @@ class BrowsedRow(NamedTuple):
     Attributes:
       number: of the row, from 0 through all shards.
       slice_number: of the plan that its shard is.
+      part: of the data set, whose plan that is.
       key, view: which row.
       label: its class, or -1.
       tokens: int32 ``[h, w]``.
@@ -57,6 +57,7 @@ class BrowsedRow(NamedTuple):
 
     number: int
     slice_number: int
+    part: int
     key: str
     view: int
     label: int
@@ -132,9 +133,10 @@ class CodeSample(NamedTuple):
 
 
 class ShardLayout(NamedTuple):
-    """What the footer of a shard tells: its slice, rows of each row group, and columns besides ours."""
+    """What a shard's footer tells: a slice of which part, rows of each row group, columns besides ours."""
 
     slice_number: int
+    part: int
     group_rows: tuple[int, ...]
     extra: tuple[str, ...]
 
@@ -290,6 +292,7 @@ class TokenBrowser:
             BrowsedRow(
                 number=first + int(inside),
                 slice_number=layout.slice_number,
+                part=layout.part,
                 key=values["key"],
                 view=values["view"],
                 label=int(label),
@@ -317,7 +320,8 @@ class TokenBrowser:
             )
             groups = [file.footer.row_group(number).num_rows for number in range(file.footer.num_row_groups)]
             extra = tuple(name for name in file.schema.names if name not in _OURS)
-            return ShardLayout(file.metadata.slice_number, tuple(groups), extra)
+            part = list(self._declared.parts).index(file.metadata.plan_hash)
+            return ShardLayout(file.metadata.slice_number, part, tuple(groups), extra)
 
     def _groups(self, start: int) -> Iterator[tuple[int, int, int, int]]:
         """Yields shard, row group, number of its first row and rows, from the group of a row on.

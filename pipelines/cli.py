@@ -22,6 +22,8 @@ right, 74 nothing can be printed, 130 stopped."""
 
 COMMANDS = (
     data_sets.add_tokenize,
+    data_sets.add_retry,
+    data_sets.add_merge,
     general.add_inspect,
     data_sets.add_verify,
     data_sets.add_browse,

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from pipelines.beam_runs import run_job, write_record
+from pipelines.beam_runs import codec_everywhere, everywhere, run_job, write_record
 from pipelines.settings import DTYPES, check_at_least_one
 from transforms.decoding.image_format import FORMATS, VIEWS, ImageFormat
 from transforms.decoding.index import folders, open_index
@@ -49,7 +49,7 @@ class DecodeTokensConfig:
       limit: decode no more rows than this; None for all.
       batch_size: grids per device call.
       dtype: type that convolutions compute in.
-      threads: encoders of images per worker.
+      threads: encoders of images per worker; None: one per core of it.
       report: write ``report.html``.
       compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
       quiet: no progress.
@@ -64,7 +64,7 @@ class DecodeTokensConfig:
     limit: int | None = None
     batch_size: int = 32
     dtype: str = "float32"
-    threads: int = os.cpu_count() or 1
+    threads: int | None = None
     report: bool = True
     compilation_cache: bool = True
     quiet: bool = False
@@ -113,16 +113,17 @@ class PlannedDecode:
         """What workers need to know."""
         config = self.config
         return DecodeTask(
-            tokens=self.tokens,
-            output=config.output,
+            tokens=self.tokens._replace(path=everywhere(self.tokens.path)),
+            output=everywhere(config.output),
             form=config.form,
             views=config.views,
-            codec=config.codec or self.tokens.codec,
+            codec=codec_everywhere(config.codec or self.tokens.codec),
             batch_size=fitted_batch_size(config.batch_size, [part.planned for part in self.parts]),
             dtype=config.dtype,
             threads=config.threads,
             plan_hash=self.plan.hash,
             slices=self.plan.slices,
+            codec_name=config.codec or self.tokens.codec,
             engine=self.engine,
         )
 

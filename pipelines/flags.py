@@ -144,7 +144,8 @@ def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any, doc: str) ->
     flag, parts = flag_of(field), typing.get_args(hint) or (hint,)
     if flag.positional:
         help = doc.replace("%", "%%")
-        action = group.add_argument(field.name, metavar=flag.metavar, default=argparse.SUPPRESS, help=help)
+        given: dict[str, Any] = {"metavar": flag.metavar, "default": argparse.SUPPRESS, "help": help}
+        action = group.add_argument(field.name, **given, **({"nargs": "+"} if flag.many else {}))
         action.required = False  # the file may have it; that neither has, given_options finds
         return
     settings: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
@@ -225,12 +226,10 @@ def check_flags(unknown: Sequence[str], parser: argparse.ArgumentParser, beam: b
     """
     if not unknown:
         return
-    from pipelines import beam_runs
+    from pipelines.runner_flags import RunnerFlags
 
-    known = set(parser._option_string_actions)
-    beam_parser = beam_runs.make_beam_parser() if beam else None
-    if beam_parser is not None:
-        known |= set(beam_parser._option_string_actions)
+    given = RunnerFlags(unknown) if beam else None
+    known = set(parser._option_string_actions) | (given.known() if given else set())
     previous_was_flag = False
     for token in unknown:
         name = token.split("=")[0]
@@ -242,8 +241,8 @@ def check_flags(unknown: Sequence[str], parser: argparse.ArgumentParser, beam: b
         elif not (previous_was_flag and beam):
             raise UserError(f"unexpected argument {token!r}: {_expanded(token, known, parser)}")
         previous_was_flag = token.startswith("--") and "=" not in token
-    if beam_parser is not None:
-        beam_runs.check_runner(beam_parser.parse_known_args(unknown)[0].runner)
+    if given is not None:
+        given.check()
 
 
 def _expanded(token: str, known: Set[str], parser: argparse.ArgumentParser) -> str:

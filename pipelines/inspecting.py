@@ -9,6 +9,7 @@ from transforms.decoding.verify import ImageVerifier
 from transforms.sharded.plan import Plan, read_plan
 from transforms.sharded.verify import Verifier, require_manifest
 from transforms.tokenizing.verify import SampleVerifier, TokenVerifier
+from transforms.tokenizing.verify_parts import unfinished_part, verify_parts
 from vqgan import filesystems
 from vqgan.codec_checkpoint import pretrained_names, read_info
 from vqgan.config import ModelConfig, to_dict
@@ -198,6 +199,9 @@ def verify_data_set(output: str) -> tuple[list[str], str]:
     """
     output = resolve_dataset(output)
     manifest = require_manifest(output)
+    if "parts" in manifest:
+        problems, summary = verify_parts(output, manifest)
+        return [*unfinished_part(output, manifest), *problems], summary
     plan = read_plan(output)
     if plan is None:
         raise UserError(f"{output}: plan/plan.json is missing; nothing can be checked against it")
@@ -212,7 +216,7 @@ def verify_data_set(output: str) -> tuple[list[str], str]:
     problems, summary = verifier.verify()
     if plan.hash != manifest["plan_hash"]:
         problems.insert(0, "manifest.json and plan/plan.json are of different plans")
-    return problems, summary
+    return [*unfinished_part(output, manifest), *problems], summary
 
 
 def _verifier_of(kind: str | None, plan: Plan) -> type[Verifier]:

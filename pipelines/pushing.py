@@ -11,14 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from transforms.decoding.plan import read_token_manifest
-from transforms.sharded.plan import PLAN_FILE, PLAN_FOLDER, plan_tables, read_plan
+from transforms.sharded.plan import PLAN_FILE, PLAN_FOLDER, plan_file, plan_tables, read_plan
 from transforms.sharded.run import missing_files
+from transforms.tokenizing.parts import retried_file
 from vqgan import filesystems
 from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, read_info
 from vqgan.dataset_card import CARD_FILE, render_dataset_card
 from vqgan.downloads import DATASET_TYPE, DATASETS, SCHEME, require_library
 from vqgan.errors import UserError, counted
-from vqgan.manifest import MANIFEST_FILE, REPORT_FILE, check_parts, damaged_manifest, load_token_manifest
+from vqgan.manifest import (
+    MANIFEST_FILE,
+    REPORT_FILE,
+    check_parts,
+    damaged_manifest,
+    load_token_manifest,
+    manifest_fields,
+    parts_of,
+)
 from vqgan.model_card import render_codec_card
 from vqgan.prior.checkpoint import (
     FOLDER,
@@ -186,7 +195,8 @@ def _explain(error: Exception, repo: str) -> str:
     return f"cannot be uploaded ({kind}: {reason}); check the name, the branch and your permission"
 
 
-_SHARD = re.compile(rf"{DATA_FOLDER}/tokens-\d+-of-\d+\.parquet|{REJECTS_FOLDER}/rejects-\d+-of-\d+\.parquet")
+_NUMBERS = r"\d+-of-\d+(?:-part-\d+)?"
+_SHARD = re.compile(rf"{DATA_FOLDER}/tokens-{_NUMBERS}\.parquet|{REJECTS_FOLDER}/rejects-{_NUMBERS}\.parquet")
 
 
 def push(
@@ -352,14 +362,19 @@ def _listed(path: str, manifest: Mapping[str, Any]) -> Iterable[str]:
 
 def _planned(path: str, manifest: Mapping[str, Any]) -> Iterable[str]:
     """Returns the files of the plan that the manifest is of."""
-    plan = read_plan(path)
-    if plan is None or plan.hash != manifest["plan_hash"]:
-        raise UserError(f"{path}: {PLAN_FILE} is missing, or not that of the manifest; restore it")
-    tables = plan_tables(path)
-    for name in tables:
+    found: list[str] = []
+    for number, part in enumerate(parts_of(manifest_fields(path, manifest))):
+        plan = read_plan(path, number)
+        if plan is None or plan.hash != part.plan_hash:
+            raise UserError(
+                f"{path}: {plan_file(number)} is missing, or not that of the manifest; restore it"
+            )
+        found += [plan_file(number), *plan_tables(path, number)]
+        found += [retried_file(number)] if part.retries else []
+    for name in found:
         if not (Path(path) / name).is_file():
             raise UserError(f"{path}: {name} is missing; restore it")
-    return (PLAN_FILE, *tables)
+    return found
 
 
 def _is_of_data_set(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The settings of ``vqgan tokenize``, ``decode`` and ``evaluate``: flags, keywords and keys of ``--config``.
+"""The settings of ``vqgan tokenize``, ``decode`` and ``evaluate``: flags, keywords, ``--config``.
 
 Each class makes of them what the run itself takes. Imports configurations and the standard library alone.
 """
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipelines.tokenize_images import TokenizeConfig
 
 ONE_PER_CORE = "one per core"
+ONE_PER_CORE_OF_WORKER = "one per core of a worker"
 
 
 def read_beam_flags(value: Any) -> tuple[str, ...]:
@@ -191,6 +192,7 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
       threads: readers and decoders
       dedupe: reject images whose bytes occur under another key
       max_reject_rate: stop when a larger share of a slice is rejected, 0 to 1
+      append: add what the input has and a finished output does not, as further shards
       report: write report.html
       quiet: print errors only
       engine: runs the codec's networks; auto: openvino where installed, without an accelerator
@@ -203,9 +205,10 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
     slice_size: int = 4096
     batch_size: int = 32
     dtype: str = field(default="float32", metadata=flag(choices=DTYPES))
-    threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
+    threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE_OF_WORKER))
     dedupe: bool = False
     max_reject_rate: float | None = field(default=None, metadata=flag(shown="no limit"))
+    append: bool = field(default=False, metadata=flag(recorded=False))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
     engine: str = field(default="jax", metadata=flag(choices=ENGINES))
@@ -230,7 +233,7 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
             slice_size=self.slice_size,
             batch_size=self.batch_size,
             dtype=self.dtype,
-            threads=threads_of(self.threads),
+            threads=self.threads,
             dedupe=self.dedupe,
             max_reject_rate=self.max_reject_rate,
             report=self.report,
@@ -273,7 +276,7 @@ class DecodeOptions(CompilingOptions, BeamOptions):
     limit: int | None = field(default=None, metadata=flag(shown="all"))
     batch_size: int = 32
     dtype: str = field(default="float32", metadata=flag(choices=DTYPES))
-    threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
+    threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE_OF_WORKER))
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
     engine: str = field(default="jax", metadata=flag(choices=ENGINES))
@@ -295,7 +298,7 @@ class DecodeOptions(CompilingOptions, BeamOptions):
             limit=self.limit,
             batch_size=self.batch_size,
             dtype=self.dtype,
-            threads=threads_of(self.threads),
+            threads=self.threads,
             report=self.report,
             compilation_cache=self.compilation_cache,
             quiet=self.quiet,

@@ -5,6 +5,7 @@ leaves them with its results as a file that ``--config`` takes back. What a run 
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from pipelines.flags import CommandParser, check_flags
 from pipelines.model_options import SampleOptions, TrainOptions, TrainPriorOptions
 from pipelines.options import render_settings, takes
 from pipelines.run_options import BeamOptions, DecodeOptions, EvaluateOptions, TokenizeOptions
+from pipelines.tool_options import RetryOptions
 
 if TYPE_CHECKING:
     from pipelines.training_runs import TrainingSummary
@@ -67,11 +69,34 @@ def tokenize(options: TokenizeOptions) -> DataSetSummary:
       UserError: whatever the user can put right.
       TypeError: an unknown or missing keyword.
     """
+    from pipelines.additions import append
     from pipelines.tokenize_images import run_tokenize
 
     config = options.config()
+    if options.append:
+        return _summary(config.output, append(config, _beam_flags(options)))
     record = render_settings("tokenize", options.record())
     return _summary(config.output, run_tokenize(config, _beam_flags(options), record))
+
+
+@takes(RetryOptions)
+def retry(options: RetryOptions) -> DataSetSummary:
+    """Tries the rejects of a token data set again; what can be read now becomes further shards.
+
+    Keywords are the flags of ``vqgan retry``, see :class:`pipelines.tool_options.RetryOptions`.
+
+    >>> from pipelines import retry
+    >>> retry(path="tokens/", quiet=True).counts["rejects"]
+    0
+
+    Raises:
+      UserError: whatever the user can put right.
+      TypeError: an unknown or missing keyword.
+    """
+    from pipelines.additions import retry_rejects
+
+    path = os.fspath(options.path)
+    return _summary(path, retry_rejects(path, options.given(), _beam_flags(options)))
 
 
 @takes(DecodeOptions)

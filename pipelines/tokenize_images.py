@@ -7,13 +7,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pyarrow import fs
 
-from pipelines.beam_runs import run_job, write_record
+from pipelines.beam_runs import codec_everywhere, everywhere, run_job, write_record
 from pipelines.settings import DTYPES, check_at_least_one
 from transforms.images.crops import Geometry, count_views
 from transforms.images.decode import DecodeConfig
-from transforms.sharded.batching import fitted_batch_size
+from transforms.sharded.batching import fitted_batch_size, threads_here
 from transforms.sharded.input_changes import InputChanges, input_changes
 from transforms.sharded.plan import Plan, keys_file, make_plan, read_plan, write_plan
 from transforms.sharded.run import missing_files, run_planned, speaker
@@ -46,7 +47,7 @@ class TokenizeConfig:
       slice_size: images per shard, at most.
       batch_size: images per device call.
       dtype: type that convolutions compute in.
-      threads: readers and decoders per worker.
+      threads: readers and decoders per worker; None: one per core of it.
       dedupe: reject images whose bytes occur under another key.
       max_reject_rate: stop when a slice has a larger share of rejects; None: no limit.
       report: write ``report.html``.
@@ -63,7 +64,7 @@ class TokenizeConfig:
     slice_size: int = 4096
     batch_size: int = 32
     dtype: str = "float32"
-    threads: int = os.cpu_count() or 1
+    threads: int | None = None
     dedupe: bool = False
     max_reject_rate: float | None = None
     report: bool = True
@@ -107,22 +108,8 @@ class PlannedTokenize:
     @property
     def task(self) -> TokenizeTask:
         """What workers need to know."""
-        config, views = self.config, count_views(self.config.geometry)
-        return TokenizeTask(
-            output=config.output,
-            source=config.source,
-            decode=config.decode,
-            geometry=config.geometry,
-            codec=config.codec,
-            batch_size=fitted_batch_size(config.batch_size, self.slices.sizes * views),
-            dtype=config.dtype,
-            threads=config.threads,
-            plan_hash=self.plan.hash,
-            slices=self.plan.slices,
-            max_reject_rate=config.max_reject_rate,
-            copied=self._is_copied,
-            engine=self.engine,
-        )
+        task = make_task(self.config, self.plan, self.slices.sizes, self.engine)
+        return dataclasses.replace(task, copied=self._is_copied)
 
     @functools.cached_property
     def _is_copied(self) -> bool:
@@ -155,6 +142,36 @@ class PlannedTokenize:
         )
 
 
+def make_task(
+    config: TokenizeConfig, plan: Plan, sizes: Sequence[int] | np.ndarray, engine: EngineChoice, part: int = 0
+) -> TokenizeTask:
+    """Returns what workers need to know.
+
+    Args:
+      config: all settings.
+      plan: of the part.
+      sizes: how many entries each of its slices has.
+      engine: what runs the codec's networks.
+      part: of the data set.
+    """
+    return TokenizeTask(
+        output=everywhere(config.output),
+        source=dataclasses.replace(config.source, input=everywhere(config.source.input)),
+        decode=config.decode,
+        geometry=config.geometry,
+        codec=codec_everywhere(config.codec),
+        batch_size=fitted_batch_size(config.batch_size, np.asarray(sizes) * count_views(config.geometry)),
+        dtype=config.dtype,
+        threads=config.threads,
+        plan_hash=plan.hash,
+        slices=plan.slices,
+        max_reject_rate=config.max_reject_rate,
+        codec_name=config.codec,
+        engine=engine,
+        part=part,
+    )
+
+
 def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
     """Reads the codec's description, lists the source and plans; writes nothing.
 
@@ -176,7 +193,7 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
         raise UserError(_without_images(config.source))
     check_keys(entries, config.source.kind)
     if config.dedupe:
-        entries = mark_duplicates(source, entries, config.threads)
+        entries = mark_duplicates(source, entries, threads_here(config.threads))
     slices = cut(entries, config.slice_size, source.shuffles)
     settings = {
         "codec": {"fingerprint": codec.fingerprint, "config": to_dict(codec.config)},

@@ -1,22 +1,23 @@
-"""The settings of ``vqgan verify``, ``browse``, ``import``, ``import-prior``, ``export``, ``push``, ``demo``.
+"""The settings of ``vqgan verify``, ``retry``, ``merge``, ``browse``, ``import``, ``push`` and other tools.
 
 These commands leave no file of their settings: what they write, if anything, is another tool's, goes to the
 Hub, or has a fingerprint of its contents. Imports configurations and the standard library alone.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any, ClassVar
 
-from pipelines.options import Options, PathLike, flag, split_numbers
-from pipelines.run_options import CompilingOptions, SourceOptions, optional_path
+from pipelines.options import Options, PathLike, flag, read_paths, split_numbers
+from pipelines.run_options import BeamOptions, CompilingOptions, SourceOptions, optional_path
 from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
 
 EXPORT_FORMATS = ("safetensors", "diffusers")
 IMPORTED_WEIGHTS = ("raw", "ema")
 _TOLD = "what the checkpoint tells"
+_AS_MADE = "as the data set was made"
 
 
 def read_condition_grid(value: Any) -> tuple[int, int]:
@@ -55,6 +56,7 @@ class VerifyOptions(ToolOptions, CompilingOptions, SourceOptions):
 
     Attributes:
       path: data set: folder, URI, or hf://datasets/owner/name
+      repair: make shards again that are gone or damaged, with the settings of plan/run.yaml
       codec: re-encode a sample with this codec and compare; needs --input
       input: where the images came from
       sample: images to re-encode
@@ -63,6 +65,7 @@ class VerifyOptions(ToolOptions, CompilingOptions, SourceOptions):
     """
 
     path: PathLike = field(metadata=flag(positional=True))
+    repair: bool = False
     codec: PathLike | None = None
     input: PathLike | None = None
     sample: int = 64
@@ -70,6 +73,54 @@ class VerifyOptions(ToolOptions, CompilingOptions, SourceOptions):
     engine: str | None = field(
         default=None, metadata=flag(choices=ENGINES, shown="the one that made the tokens")
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetryOptions(ToolOptions, BeamOptions):
+    """Settings of ``vqgan retry``; all others are those that the data set was made with.
+
+    Attributes:
+      path: finished token data set: a local folder with its plan/run.yaml
+      input: where the images lie now
+      codec: where the codec lies now
+      batch_size: images per device call
+      threads: readers and decoders
+      quiet: print errors only
+    """
+
+    path: PathLike = field(metadata=flag(positional=True))
+    input: PathLike | None = field(default=None, metadata=flag(shown=_AS_MADE))
+    codec: PathLike | None = field(default=None, metadata=flag(shown=_AS_MADE))
+    batch_size: int | None = field(default=None, metadata=flag(shown=_AS_MADE))
+    threads: int | None = field(default=None, metadata=flag(shown=_AS_MADE))
+    quiet: bool = False
+
+    def given(self) -> dict[str, Any]:
+        """Returns the settings that take the place of those of the data set."""
+        names = ("input", "codec", "batch_size", "threads", "quiet")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MergeOptions(ToolOptions):
+    """Settings of ``vqgan merge``.
+
+    Attributes:
+      paths: finished token data sets of one codec and preprocessing: folders or URIs, two or more
+      output: folder or URI of the joined data set
+      quiet: print errors only
+    """
+
+    paths: Sequence[PathLike] = field(
+        metadata=flag(
+            positional=True,
+            many=True,
+            metavar="DATA_SET",
+            read=lambda value: read_paths("DATA_SET", value),
+        )
+    )
+    output: PathLike
+    quiet: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     "jxl": {"pillow_jxl": "pillow-jxl-plugin>=1.3.8"},
     "cpu": {"openvino": "openvino>=2026.2"},
     "wandb": {"wandb": "wandb"},
+    "dask": {"dask": "dask>=2026.3", "distributed": "distributed>=2026.3"},
     "gcp": {"google.cloud.dataflow": "apache-beam[gcp]"},
 }
 """By extra: the modules that it brings, each with its requirement as in ``setup.py`` (a test compares)."""

@@ -75,8 +75,9 @@ def _in_store(uri: str) -> tuple[fs.FileSystem, str]:
 @functools.lru_cache(maxsize=64)
 def _connect(process: int, uri: str) -> tuple[fs.FileSystem, str]:
     """Makes a client: once in a ``process``, since its threads and connections are not those of a fork."""
-    filesystem, base = fs.FileSystem.from_uri(uri)
-    return filesystem, base
+    if uri.startswith("s3://") and "allow_delayed_open=" not in uri:  # no multipart uploads of small files,
+        uri += ("&" if "?" in uri else "?") + "allow_delayed_open=true"  # which killed writers would leave
+    return fs.FileSystem.from_uri(uri)
 
 
 def plain_uri(path: str) -> str:

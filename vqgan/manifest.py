@@ -1,6 +1,7 @@
 """The manifest's file. It is written last: its presence means that a data set is complete."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,6 +73,54 @@ def read_manifest(output: str) -> dict[str, Any] | None:
 def manifest_fields(output: str, manifest: Mapping[str, Any]) -> Fields:
     """Opens a manifest to be read field by field; what it lacks is told as damage of its file."""
     return Fields(manifest, lambda reason: damaged_manifest(output, reason))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSetPart:
+    """What one run has added to a data set.
+
+    Attributes:
+      plan_hash: of its plan.
+      slices: how many shards it has.
+      made: the command: ``tokenize``, ``append``, ``retry``, ``sample``.
+      retries: how many parts just before it; it has tried their rejects again, and lists those that are left.
+    """
+
+    plan_hash: str
+    slices: int
+    made: str
+    retries: int = 0
+
+
+def parts_of(fields: Fields) -> list[DataSetPart]:
+    """Returns the parts of a token data set in their order; one that was made by one run has one.
+
+    Raises:
+      UserError: the manifest is damaged.
+    """
+    if "parts" not in fields.data:
+        sampled = "sampling" in fields.fields("identity", {}).data
+        made = "sample" if sampled else "tokenize"
+        return [DataSetPart(fields.text("plan_hash"), len(fields.items("shards")), made)]
+    return [
+        DataSetPart(
+            part.text("plan_hash"),
+            part.integer("slices"),
+            part.text("made"),
+            part.integer("retries", 0, most=number),
+        )
+        for number, part in enumerate(fields.items("parts"))
+    ]
+
+
+def superseded_parts(parts: Sequence[DataSetPart]) -> set[int]:
+    """Returns the numbers of parts whose rejects a later one has tried again."""
+    return {old for number, part in enumerate(parts) for old in range(number - part.retries, number)}
+
+
+def chain_hash(hashes: Sequence[str]) -> str:
+    """Returns what stands for the plans of parts, as a data set's ``plan_hash``: that of one is its own."""
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(json.dumps(list(hashes)).encode()).hexdigest()
 
 
 def check_version(where: str, version: int) -> None:
@@ -199,6 +248,7 @@ class TokenManifest:
       layout: how the tokens of a row lie; other than ``grid`` they are one row of ``L``.
       histogram: int64 ``[K]`` of all rows.
       entries: ``name``, ``rows`` and ``bytes`` of each shard.
+      parts: slices of each part, by the hash of its plan.
     """
 
     path: str
@@ -211,16 +261,12 @@ class TokenManifest:
     layout: str
     histogram: np.ndarray
     entries: Sequence[Mapping[str, Any]]
+    parts: Mapping[str, int]
 
     @property
     def codebook_size(self) -> int:
         """Returns the number of codes."""
         return len(self.histogram)
-
-    @property
-    def slices(self) -> int:
-        """Returns the number of shards."""
-        return len(self.entries)
 
 
 def load_token_manifest(path: str) -> TokenManifest:
@@ -269,6 +315,7 @@ def _parse(path: str, folder: str, document: Mapping[str, Any]) -> TokenManifest
         layout=read_token_layout(fields, codec.mapping("config", {})),
         histogram=np.array(histogram, np.int64),
         entries=entries,
+        parts={part.plan_hash: part.slices for part in parts_of(fields)},
     )
 
 

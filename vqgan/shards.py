@@ -1,8 +1,7 @@
 """The Parquet contract: schema, footer metadata, writer and reader of token shards.
 
-A shard is an ordinary Parquet file. Beside its columns it carries, as JSON under the footer key
-``vqgan``, everything needed to decode it or to refuse it: the codec's fingerprint and configuration,
-the token grid, the preprocessing, and which slice of which plan it is.
+Beside its columns a shard carries, as JSON under the footer key ``vqgan``, what is needed to decode or
+refuse it: the codec's fingerprint and configuration, the grid, the preprocessing, and its slice and plan.
 """
 
 import contextlib
@@ -124,14 +123,19 @@ class ShardMetadata:
         )
 
 
-def shard_name(number: int, slices: int) -> str:
+def shard_name(number: int, slices: int, part: int = 0) -> str:
     """Returns the path of a shard in its data set: ``data/tokens-00017-of-00128.parquet``."""
-    return f"{DATA_FOLDER}/tokens-{number:05d}-of-{slices:05d}.parquet"
+    return f"{DATA_FOLDER}/tokens-{number:05d}-of-{slices:05d}{part_suffix(part)}.parquet"
 
 
-def rejects_name(number: int, slices: int) -> str:
+def rejects_name(number: int, slices: int, part: int = 0) -> str:
     """Returns the path of a slice's rejects: ``rejects/rejects-00017-of-00128.parquet``."""
-    return f"{REJECTS_FOLDER}/rejects-{number:05d}-of-{slices:05d}.parquet"
+    return f"{REJECTS_FOLDER}/rejects-{number:05d}-of-{slices:05d}{part_suffix(part)}.parquet"
+
+
+def part_suffix(part: int) -> str:
+    """Returns the end of names of what belongs to a part; empty for the first."""
+    return f"-part-{part:03d}" if part else ""
 
 
 def token_dtype(codebook_size: int) -> np.dtype:
@@ -253,9 +257,8 @@ class ShardWriter:
 def smallest_encoding(tokens: pa.Table) -> dict[str, Any]:
     """Returns Parquet options under which a sample of the token column is smallest.
 
-    Parquet keeps uint16 as 32-bit integers, so its encoding decides the size. A dictionary packs
-    tokens into just the bits that the number of codes needs and suits small, evenly used codebooks;
-    splitting the bytes into streams lets zstd's entropy coder work and suits large or uneven ones.
+    Parquet keeps uint16 as 32-bit integers, so its encoding decides the size. A dictionary packs tokens into
+    the bits that small, evenly used codebooks need; streams of bytes suit zstd's coder, for larger ones.
 
     Args:
       tokens: table of the ``tokens`` column alone.
@@ -292,8 +295,7 @@ class Shard:
             self._file = pq.ParquetFile(file, page_checksum_verification=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{name}: not a readable Parquet file ({first_line(error)}); {AGAIN}") from error
-        footer = self._file.schema_arrow.metadata or {}
-        footer = {**footer, **(self._file.metadata.metadata or {})}
+        footer = {**(self._file.schema_arrow.metadata or {}), **(self._file.metadata.metadata or {})}
         if METADATA_KEY not in footer:
             raise UserError(f"{name}: a Parquet file, but not a token shard (no 'vqgan' in its footer)")
         self.metadata = ShardMetadata.from_json(footer[METADATA_KEY], name)

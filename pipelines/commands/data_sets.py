@@ -1,4 +1,4 @@
-"""``vqgan tokenize``, ``decode``, ``verify`` and ``browse``: images to tokens and back; a look at both."""
+"""``vqgan tokenize``, ``decode``, ``verify``, ``retry``, ``merge``, ``browse``: images to tokens and back."""
 
 import argparse
 import os
@@ -10,6 +10,7 @@ from vqgan.errors import UserError, counted
 
 if TYPE_CHECKING:
     from pipelines.tokenize_images import TokenizeConfig
+    from pipelines.tool_options import VerifyOptions
 
 
 def add_tokenize(commands: Any) -> None:
@@ -51,6 +52,50 @@ def tokenize_config(args: argparse.Namespace) -> "TokenizeConfig":
     from pipelines.run_options import TokenizeOptions
 
     return TokenizeOptions(**given_options(TokenizeOptions, args)).config()
+
+
+def add_retry(commands: Any) -> None:
+    """Adds ``vqgan retry``."""
+    summary = "Try the rejects of a token data set again. Further flags go to Apache Beam."
+    add_command(commands, "retry", summary, _retry, _add_retry_flags)
+
+
+def _add_retry_flags(parser: CommandParser) -> None:
+    from pipelines.tool_options import RetryOptions
+
+    add_options(parser, RetryOptions)
+
+
+def _retry(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    check_flags(unknown, args.parser, beam=True)
+    from pipelines.runs import retry
+    from pipelines.tool_options import RetryOptions
+
+    retry(**given_options(RetryOptions, args, unknown))
+    return 0
+
+
+def add_merge(commands: Any) -> None:
+    """Adds ``vqgan merge``."""
+    summary = "Join token data sets of one codec."
+    add_command(commands, "merge", summary, _merge, _add_merge_flags)
+
+
+def _add_merge_flags(parser: CommandParser) -> None:
+    from pipelines.tool_options import MergeOptions
+
+    add_options(parser, MergeOptions)
+
+
+def _merge(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.tool_options import MergeOptions
+
+    check_flags(unknown, args.parser, beam=False)
+    options = MergeOptions(**given_options(MergeOptions, args))
+    from pipelines.merging import merge
+
+    merge([os.fspath(path) for path in options.paths], os.fspath(options.output), options.quiet)
+    return 0
 
 
 def add_decode(commands: Any) -> None:
@@ -96,29 +141,38 @@ def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 
     check_flags(unknown, args.parser, beam=False)
     options = VerifyOptions(**given_options(VerifyOptions, args))
-    if (options.codec is None) != (options.input is None):
+    if not options.repair and (options.codec is None) != (options.input is None):
         raise UserError("--codec and --input go together: give both to re-encode a sample")
     from pipelines.inspecting import verify_data_set
 
     path = os.fspath(options.path)
+    repaired = _repair(options) if options.repair else []
     problems, summary = verify_data_set(path)
     print(summary)
+    problems = [*repaired, *problems]
     if options.codec is not None and options.input is not None and not problems:
-        from transforms.tokenizing.replay import check_agreement
+        from transforms.tokenizing.replay import check_agreement, replay_engines
 
         options.use_compilation_cache()
         source = options.source(options.input)
         codec = os.fspath(options.codec)
-        agreement = check_agreement(path, source, codec, options.sample, options.engine)
+        made, again = replay_engines(path, codec, options.engine)
+        agreement = check_agreement(path, source, codec, options.sample, again)
         print(f"{counted(agreement.images, 'image')} re-encoded: {agreement.share:.4%} of tokens agree")
-        if agreement.engines is not None:
-            print("re-encoded by {}, made by {}: no other agreement is asked for".format(*agreement.engines))
+        if again != made:
+            print(f"re-encoded by {again}, made by {made}: no other agreement is asked for")
         elif agreement.share < options.min_agreement:
             problems.append(f"agreement {agreement.share:.4%} is below {options.min_agreement:.2%}")
     for problem in problems:
         print(f"problem: {problem}")
     print("ok" if not problems else counted(len(problems), "problem"))
     return 1 if problems else 0
+
+
+def _repair(options: "VerifyOptions") -> list[str]:
+    from pipelines.repair import repair
+
+    return repair(os.fspath(options.path), {"input": options.input, "codec": options.codec})
 
 
 def add_browse(commands: Any) -> None:

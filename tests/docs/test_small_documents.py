@@ -10,7 +10,10 @@ from tests.docs.conftest import Typed
 from tests.docs.reading import ROOT, Change, Document, Reader, shell_words
 from tests.docs.standins import MAKE
 
-DOCUMENTS = (Document("CONTRIBUTING.md", (MAKE,)), Document("docs/design.md"), Document("docs/clusters.md"))
+DOCUMENTS = (
+    Document("CONTRIBUTING.md", (MAKE,)),
+    *map(Document, ("docs/design.md", "docs/clusters.md", "docs/engines.md")),
+)
 BLOCKS = [(document, block) for document in DOCUMENTS for block in document.blocks]
 
 

@@ -91,7 +91,7 @@ def test_version(base: Environment) -> None:
 def test_nothing_of_the_extras_comes_along(base: Environment) -> None:
     code = "import importlib.util as u, sys; print([name for name in sys.argv[1:] if u.find_spec(name)])"
     unwanted = ["pandas", "grain", "tensorboardX", "safetensors", "huggingface_hub", "tensorflow_datasets"]
-    unwanted += ["pillow_heif", "pillow_jxl"]
+    unwanted += ["pillow_heif", "pillow_jxl", "openvino"]
     assert base.run("-c", code, *unwanted).stdout.strip() == "[]"
 
 
@@ -134,6 +134,7 @@ TOKENIZE = ("tokenize", "--output", "out")
 TRAIN = ("grain, tensorboardX", "'grain>=0.2.18' 'optax>=0.2.6' 'tensorboardX>=2.6'$")
 IMPORT = ("safetensors", "safetensors$")
 GCP = ("google.cloud.dataflow", "'apache-beam\\[gcp\\]'$")
+ENGINE = ("openvino", "'openvino>=2026.2'$")
 ON_HUB = ("huggingface_hub", "huggingface-hub$")
 FROM_TFDS = (
     "tensorflow_datasets, importlib_resources",
@@ -154,6 +155,7 @@ FROM_TFDS = (
         (["push", "tiny", "owner/name"], *ON_HUB),
         ([*TOKENIZE, "--input", PHOTOS, "--codec", HUB], *ON_HUB),
         (["evaluate", "--codec", HUB, "--input", PHOTOS, "--output", "out"], *ON_HUB),
+        ([*TOKENIZE, "--input", PHOTOS, "--codec", "tiny", "--engine", "openvino"], *ENGINE),
         (["evaluate", "--codec", "tiny", "--input", TFDS, "--output", "out"], *FROM_TFDS),
         ([*TOKENIZE, "--input", TFDS, "--codec", "tiny"], *FROM_TFDS),
     ],
@@ -201,6 +203,15 @@ def test_extra_hub(with_extra: WithExtra) -> None:
     hub = with_extra("hub")
     assert "unset HF_HUB_OFFLINE" in hub.refuses("push", "tiny", "owner/name", **OFFLINE)
     assert f"{HUB}: unavailable" in hub.refuses("inspect", HUB, **OFFLINE)
+
+
+def test_extra_cpu(with_extra: WithExtra, base: Environment) -> None:
+    cpu = with_extra("cpu")
+    flags = ("--input", PHOTOS, "--codec", "tiny", *SIZE, "--engine", "openvino")
+    cpu.vqgan("tokenize", *flags, "--output", "tokens/")
+    # Tokens are tokens: whoever reads or verifies them needs no engine.
+    folder = cpu.work / "tokens"
+    assert "re-encoded by jax" in base.vqgan("verify", folder, "--codec", "tiny", "--input", PHOTOS).stdout
 
 
 def test_extra_tfds(with_extra: WithExtra) -> None:

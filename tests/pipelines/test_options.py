@@ -24,6 +24,7 @@ from pipelines.tool_options import (
     ExportOptions,
     ImportCodecOptions,
     ImportPriorOptions,
+    MergeOptions,
     PushOptions,
     ToolOptions,
     VerifyOptions,
@@ -37,6 +38,7 @@ from .conftest import Vqgan
 TOOLS: dict[str, type[ToolOptions]] = {
     "verify": VerifyOptions,
     "browse": BrowseOptions,
+    "merge": MergeOptions,
     "import": ImportCodecOptions,
     "import-prior": ImportPriorOptions,
     "export": ExportOptions,
@@ -278,6 +280,12 @@ OF_TOOLS: list[tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]]] = [
         {"path": "tokens/", "input": "in", "codec": "tiny", "port": 8000, "folder_labels": True},
         ("--no-folder-labels", "--port=0"),
         {"folder_labels": False, "port": 0},
+    ),
+    (
+        "merge",
+        {"paths": ["a/", "b/"], "output": "o", "quiet": True},
+        ("--no-quiet", "--output", "p", "x/", "y/", "z/"),
+        {"paths": ("x/", "y/", "z/"), "output": "p", "quiet": False},
     ),
     (
         "import",

@@ -165,18 +165,22 @@ CHANGES: dict[str, Any] = {
     "decoder_res_blocks": 3,
     "encoder_out_kernel": 1,
     "stem_channels": 24,
+    "has_decoder": False,
+    "symmetric_downsample": True,
+    "depth_to_space": True,
+    "adaptive_norm": True,
 }
 
 
 @pytest.mark.parametrize(
     "name", [field.name for field in dataclasses.fields(ModelConfig) if field.name != "fsq_levels"]
 )
-def test_fingerprint_sees_every_field_but_dropout(
+def test_fingerprint_sees_every_field_that_determines_tokens(
     name: str, toy_config: ModelConfig, toy_weights: Weights
 ) -> None:
     changed = dataclasses.replace(toy_config, **{name: CHANGES.get(name, 0.5)})
     differs = toy_fingerprint(changed, toy_weights) != toy_fingerprint(toy_config, toy_weights)
-    assert differs == (name != "dropout")
+    assert differs == (name not in ("dropout", "has_decoder"))
 
 
 def test_fingerprint_sees_the_order_of_levels(toy_config: ModelConfig, toy_weights: Weights) -> None:

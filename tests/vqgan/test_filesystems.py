@@ -359,7 +359,8 @@ def test_a_store_has_one_client(path: str, monkeypatch: pytest.MonkeyPatch) -> N
     """Paths are what pyarrow makes of them; the client is shared by all of a bucket, but not with a fork."""
     uri = f"{path}?{STORE}"
     filesystem, inner = filesystems.resolve(uri)
-    expected, path_there = fs.FileSystem.from_uri(uri)
+    late = "&allow_delayed_open=true" if path.startswith("s3:") else ""  # no multipart uploads of small files
+    expected, path_there = fs.FileSystem.from_uri(uri + late)
     assert filesystem.equals(expected)
     assert inner == path_there
     assert filesystems.resolve(filesystems.join(uri, "more"))[0] is filesystem

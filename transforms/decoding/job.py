@@ -16,7 +16,7 @@ from transforms.decoding.manifest import (
 from transforms.decoding.report import write_image_report
 from transforms.decoding.shard import DecodeTask, first_grids, write_images
 from transforms.sharded.batching import load_codec, measure_pixel_agreement
-from transforms.sharded.job import ProgressCallback, ShardedJob
+from transforms.sharded.job import ProgressCallback, ShardedJob, plain_local_paths
 from transforms.sharded.manifest import by_name
 from transforms.sharded.plan import Plan
 from vqgan.codec_checkpoint import read_info
@@ -40,6 +40,9 @@ class DecodeJob(ShardedJob):
     def load_model(self) -> Any:
         task = self.task
         return load_codec(task.codec, task.batch_size, task.dtype, task.engine)
+
+    def local_paths(self) -> tuple[str, ...]:
+        return plain_local_paths(self.task.codec, self.task.tokens.path)
 
     def shard_name(self, number: int) -> str:
         return index_name(number, self.task.slices, self.task.form.container)
@@ -65,7 +68,7 @@ class DecodeJob(ShardedJob):
         """Publishes what lies beside the images: list, card, report and, last, the manifest."""
         task, info = self.task, read_info(self.task.codec)
         described = {
-            "name": task.codec,
+            "name": task.codec_name or task.codec,
             "fingerprint": info.fingerprint,
             "decoder_sha256": info.decoder_sha256,
             "config": to_dict(info.config),

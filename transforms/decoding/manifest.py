@@ -142,7 +142,7 @@ def build_image_manifest(
     return {
         **common_parts(plan, totals, codec, tokens.grid),
         "kind": IMAGES_KIND,
-        "tokens": tokens._asdict(),
+        "tokens": {name: value for name, value in tokens._asdict().items() if name != "parts"},
         "codebook": {"size": codec["config"]["codebook_size"]},
         "archives": by_name(totals.archives),
         "metadata": described,

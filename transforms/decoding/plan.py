@@ -22,6 +22,7 @@ from vqgan.manifest import (
     check_entries,
     check_tokens,
     manifest_fields,
+    parts_of,
     read_manifest,
     resolve_dataset,
 )
@@ -61,6 +62,7 @@ class TokenInput(NamedTuple):
       codec: path or name of the codec that made its tokens.
       fingerprint: of that codec.
       slices: how many shards it has.
+      parts: slices of each of its parts, by the hash of its plan.
     """
 
     path: str
@@ -69,6 +71,7 @@ class TokenInput(NamedTuple):
     codec: str
     fingerprint: str
     slices: int
+    parts: Mapping[str, int]
 
     @property
     def folder(self) -> str:
@@ -113,6 +116,7 @@ def token_input(path: str, manifest: Mapping[str, Any]) -> TokenInput:
         codec=codec.text("name"),
         fingerprint=codec.text("fingerprint"),
         slices=shards,
+        parts={part.plan_hash: part.slices for part in parts_of(fields)},
     )
 
 

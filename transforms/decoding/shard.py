@@ -19,7 +19,7 @@ from transforms.decoding.image_format import ImageFormat
 from transforms.decoding.index import IndexMetadata, IndexRow, IndexWriter, index_name
 from transforms.decoding.plan import Part, TokenInput, read_part, read_parts
 from transforms.sharded import rejects
-from transforms.sharded.batching import fill, in_order, on_device
+from transforms.sharded.batching import fill, in_order, on_device, threads_here
 from transforms.sharded.job import ProgressCallback
 from transforms.sharded.rejects import RejectRow
 from transforms.sharded.summary import describe_file
@@ -48,9 +48,10 @@ class DecodeTask:
       codec: path or name.
       batch_size: grids per device call.
       dtype: type that convolutions compute in, ``float32`` or ``bfloat16``.
-      threads: encoders (and writers) of images.
+      threads: encoders (and writers) of images; None: one per core of the worker.
       plan_hash: of the plan in ``output``.
       slices: its number of slices.
+      codec_name: of the codec in the manifest, as the user has written it; empty for ``codec``.
       engine: what runs the codec's networks.
     """
 
@@ -61,9 +62,10 @@ class DecodeTask:
     codec: str
     batch_size: int
     dtype: str
-    threads: int
+    threads: int | None
     plan_hash: str
     slices: int
+    codec_name: str = ""
     engine: EngineChoice = JAX_ENGINE
 
 
@@ -140,7 +142,8 @@ def encoded_images(
 
     batches = on_device(fill(((row, row.tokens) for row in rows), codec.batch_size), codec.decode_batch)
     decoded = (pair for done, images in batches for pair in zip(done, images, strict=True))
-    return in_order(encode, decoded, task.threads, task.threads + codec.batch_size, "encode")
+    threads = threads_here(task.threads)
+    return in_order(encode, decoded, threads, threads + codec.batch_size, "encode")
 
 
 def chosen_rows(shard: Shard, views: str) -> Iterator[TokenRow | RejectRow]:

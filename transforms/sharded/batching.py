@@ -100,6 +100,14 @@ def on_device(
         yield done, np.asarray(result)[: len(done)]
 
 
+def threads_here(threads: int | None) -> int:
+    """Returns a number of threads; None stands for one per core of the machine that asks: a worker's own."""
+    if threads is not None:
+        return threads
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux: of cores that this process may use
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def in_order(
     function: Callable[[T], R], items: Iterable[T], threads: int, window: int, name: str
 ) -> Iterator[R]:

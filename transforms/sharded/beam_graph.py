@@ -13,10 +13,10 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from transforms.sharded import progress
-from transforms.sharded.job import ShardedJob, make_slice
+from transforms.sharded.job import ShardedJob
 from transforms.sharded.plan import Plan
 from transforms.sharded.summary import FinishedSlice, SliceTotals
-from vqgan.compilation_cache import enable_compilation_cache
+from transforms.sharded.worker import DEFAULT_SETTINGS, RunSettings, finish_job, make_reported, open_model
 
 
 class RunJob(beam.PTransform):
@@ -25,14 +25,14 @@ class RunJob(beam.PTransform):
     Args:
       job: what to do.
       plan: the plan itself, for the manifest.
-      compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
+      settings: of the run, for workers.
     """
 
-    def __init__(self, job: ShardedJob, plan: Plan, compilation_cache: bool = False):
+    def __init__(self, job: ShardedJob, plan: Plan, settings: RunSettings = DEFAULT_SETTINGS):
         super().__init__()
         self._job = job
         self._plan = plan
-        self._compilation_cache = compilation_cache
+        self._settings = settings
 
     def expand(self, root: Any) -> Any:
         """Builds the linear graph from the root to the manifest."""
@@ -41,30 +41,28 @@ class RunJob(beam.PTransform):
             | "Start" >> beam.Impulse()
             | "SliceNumbers" >> beam.FlatMap(_numbers, self._job.task.slices)
             | "Spread" >> beam.Reshuffle()
-            | "MakeSlice" >> beam.ParDo(MakeSlice(self._job, self._compilation_cache))
+            | "MakeSlice" >> beam.ParDo(MakeSlice(self._job, self._settings))
             # Without the default for empty inputs, whose side input would make the graph branch.
             | "Sum" >> beam.CombineGlobally(SumSummaries(self._job)).without_defaults()
-            | "Finish" >> beam.Map(_finish, self._job, self._plan, self._compilation_cache)
+            | "Finish" >> beam.Map(finish_job, self._job, self._plan, self._settings)
         )
 
 
 class MakeSlice(beam.DoFn):
     """Slice number to the summary of its finished slice."""
 
-    def __init__(self, job: ShardedJob, compilation_cache: bool = False):
+    def __init__(self, job: ShardedJob, settings: RunSettings = DEFAULT_SETTINGS):
         super().__init__()
         self._job = job
-        self._compilation_cache = compilation_cache
+        self._settings = settings
         self._images = Metrics.counter("vqgan", "images")
         self._rejects = Metrics.counter("vqgan", "rejects")
 
     def setup(self) -> None:
-        if self._compilation_cache:
-            enable_compilation_cache()
-        self._model = self._job.load_model()
+        self._model = open_model(self._job, self._settings)
 
     def process(self, number: int) -> Iterator[FinishedSlice]:
-        yield make_slice(self._job, number, self._model, self._report)
+        yield make_reported(self._job, number, self._model, self._settings.attempt, self._report)
 
     def _report(self, images: int, rejects: int) -> None:
         self._images.inc(images)
@@ -98,9 +96,3 @@ class SumSummaries(beam.CombineFn):
 
 def _numbers(_: bytes, slices: int) -> Iterator[int]:
     yield from range(slices)
-
-
-def _finish(totals: SliceTotals, job: ShardedJob, plan: Plan, compilation_cache: bool) -> dict[str, Any]:
-    if compilation_cache:  # the report may compile, too, and in another process than the slices did
-        enable_compilation_cache()
-    return job.finish(totals, plan)

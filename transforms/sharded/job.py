@@ -52,6 +52,10 @@ class ShardedJob(abc.ABC):
     def load_model(self) -> Any:
         """Returns what slices are made with; many calls in one process give the same object."""
 
+    def local_paths(self) -> tuple[str, ...]:
+        """Returns local paths, beside the output, that every worker has to see."""
+        return ()
+
     @abc.abstractmethod
     def shard_name(self, number: int) -> str:
         """Returns the path, below the output, of the file whose presence says that a slice is finished."""
@@ -82,6 +86,11 @@ class ShardedJob(abc.ABC):
     @abc.abstractmethod
     def finish(self, totals: Any, plan: Plan) -> dict[str, Any]:
         """Publishes what is of the whole and, last, the manifest, and returns that. A retry does no harm."""
+
+
+def plain_local_paths(*paths: str) -> tuple[str, ...]:
+    """Returns those of some paths that are absolute local ones, without patterns and options."""
+    return tuple(path for path in paths if path.startswith("/") and not any(mark in path for mark in "*?[{"))
 
 
 def make_slice(job: ShardedJob, number: int, model: Any, progress: ProgressCallback) -> FinishedSlice:

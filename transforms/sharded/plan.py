@@ -24,6 +24,7 @@ from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line, printable
 from vqgan.manifest import FORMAT_VERSION, check_version
+from vqgan.shards import part_suffix
 
 PLAN_FOLDER = "plan"
 PLAN_FILE = f"{PLAN_FOLDER}/plan.json"
@@ -82,25 +83,35 @@ def make_plan(slices: Iterable[pa.Table], settings: Mapping[str, Any]) -> Plan:
     return Plan(identity=identity, slices=len(counts), entries=sum(counts))
 
 
-def write_plan(output: str, plan: Plan, slices: Iterable[pa.Table]) -> None:
+def plan_folder(part: int) -> str:
+    """Returns the folder, below the output, of the plan of a part of a data set; the first is number 0."""
+    return f"{PLAN_FOLDER}/{part_suffix(part)[1:]}" if part else PLAN_FOLDER
+
+
+def plan_file(part: int) -> str:
+    """Returns the path, below the output, of a part's ``plan.json``."""
+    return f"{plan_folder(part)}/plan.json"
+
+
+def write_plan(output: str, plan: Plan, slices: Iterable[pa.Table], part: int = 0) -> None:
     """Writes keys, then ``plan.json``; the latter's presence means that all are complete."""
-    folder = filesystems.join(output, PLAN_FOLDER)
+    folder = filesystems.join(output, plan_folder(part))
     filesystems.make_folder(folder)
     left = iter(slices)
     names: list[str] = []
     while group := list(itertools.islice(left, SLICES_PER_FILE)):
-        names.append(keys_file(len(names) * SLICES_PER_FILE))
+        names.append(keys_file(len(names) * SLICES_PER_FILE, part))
         _write_keys(filesystems.join(output, names[-1]), group)
     for name in filesystems.list_names(folder):  # of a longer plan that a killed run began to write
-        if f"{PLAN_FOLDER}/{name}" not in names and name.startswith("keys"):
+        if f"{plan_folder(part)}/{name}" not in names and name.startswith("keys"):
             filesystems.delete(filesystems.join(folder, name))
     filesystems.sync_folder(folder)
-    write_plan_file(output, plan, names)
+    write_plan_file(output, plan, names, part)
 
 
-def keys_file(number: int) -> str:
+def keys_file(number: int, part: int = 0) -> str:
     """Returns the path, below the output, of the file with the entries of a slice."""
-    return f"{PLAN_FOLDER}/keys-{number // SLICES_PER_FILE:05d}.parquet"
+    return f"{plan_folder(part)}/keys-{number // SLICES_PER_FILE:05d}.parquet"
 
 
 def _write_keys(path: str, slices: Sequence[pa.Table]) -> None:
@@ -114,10 +125,10 @@ def _write_keys(path: str, slices: Sequence[pa.Table]) -> None:
             writer.write_table(part.cast(schema), row_group_size=max(1, part.num_rows))
 
 
-def write_plan_file(output: str, plan: Plan, tables: Sequence[str]) -> None:
+def write_plan_file(output: str, plan: Plan, tables: Sequence[str], part: int = 0) -> None:
     """Publishes ``plan.json``, with sums of the tables of slices, which have to be in place before."""
     text = json.dumps(plan_document(output, plan, tables), indent=2, sort_keys=True) + "\n"
-    filesystems.write_bytes(filesystems.join(output, PLAN_FILE), text.encode())
+    filesystems.write_bytes(filesystems.join(output, plan_file(part)), text.encode())
 
 
 def plan_document(output: str, plan: Plan, tables: Sequence[str]) -> dict[str, Any]:
@@ -141,13 +152,13 @@ def describe_table(output: str, name: str) -> FileSummary:
     return describe_file(output, name, rows)
 
 
-def read_plan(output: str) -> Plan | None:
+def read_plan(output: str, part: int = 0) -> Plan | None:
     """Returns the plan in an output folder, or None where there is none.
 
     Raises:
       UserError: it is damaged.
     """
-    path = filesystems.join(output, PLAN_FILE)
+    path = filesystems.join(output, plan_file(part))
     if not filesystems.exists(path):
         return None
 
@@ -166,17 +177,17 @@ def read_plan(output: str) -> Plan | None:
     return plan
 
 
-def plan_tables(output: str) -> list[str]:
+def plan_tables(output: str, part: int = 0) -> list[str]:
     """Returns the names of the tables of slices that ``plan.json`` lists.
 
     Raises:
       UserError: it is damaged.
     """
-    return [table.inner_path("name") for table in _listed_tables(output)]
+    return [table.inner_path("name") for table in _listed_tables(output, part)]
 
 
-def _listed_tables(output: str) -> list[Fields]:
-    path = filesystems.join(output, PLAN_FILE)
+def _listed_tables(output: str, part: int) -> list[Fields]:
+    path = filesystems.join(output, plan_file(part))
     fields = parse_document(
         filesystems.read_bytes(path), lambda reason: UserError(f"{path}: damaged ({reason}); {_ADVICE}")
     )
@@ -184,7 +195,7 @@ def _listed_tables(output: str) -> list[Fields]:
     return [fields.fields("table")] if "table" in fields.data else fields.items("tables")
 
 
-def check_plan_tables(output: str) -> None:
+def check_plan_tables(output: str, part: int = 0) -> None:
     """Compares the tables of slices with their sums in ``plan.json``, as launchers do before they trust them.
 
     Workers, which read one slice, have its pages' checksums.
@@ -192,7 +203,7 @@ def check_plan_tables(output: str) -> None:
     Raises:
       UserError: one is gone, or not as it was written.
     """
-    for table in _listed_tables(output):
+    for table in _listed_tables(output, part):
         name, recorded = table.inner_path("name"), table.text("sha256")
         path = filesystems.join(output, name)
         try:
@@ -206,15 +217,15 @@ def check_plan_tables(output: str) -> None:
             )
 
 
-def read_slice(output: str, number: int) -> list[Entry]:
+def read_slice(output: str, number: int, part: int = 0) -> list[Entry]:
     """Returns the entries of one slice, with what listing took from the source for the shards.
 
     Raises:
       UserError: its file of keys is gone or damaged.
     """
-    name, group = keys_file(number), number % SLICES_PER_FILE
+    name, group = keys_file(number, part), number % SLICES_PER_FILE
     here, whole = (filesystems.join(output, each) for each in (name, WHOLE_KEYS_FILE))
-    if not filesystems.exists(here) and filesystems.exists(whole):
+    if not part and not filesystems.exists(here) and filesystems.exists(whole):
         name, group = WHOLE_KEYS_FILE, number
     with _open_keys(output, name) as keys:
         if group >= keys.metadata.num_row_groups:
@@ -222,16 +233,16 @@ def read_slice(output: str, number: int) -> list[Entry]:
         return entries_of(keys.read_row_group(group))
 
 
-def read_slices(output: str, columns: Sequence[str] = ENTRY_SCHEMA.names) -> Iterator[pa.Table]:
-    """Yields columns of :data:`ENTRY_SCHEMA` of every slice in turn.
+def read_slices(output: str, columns: Sequence[str] | None = None, part: int = 0) -> Iterator[pa.Table]:
+    """Yields these columns of every slice in turn, by default all of them.
 
     Raises:
       UserError: ``plan.json`` or a file of keys is gone or damaged.
     """
-    for name in plan_tables(output):
+    for name in plan_tables(output, part):
         with _open_keys(output, name) as keys:
             for group in range(keys.metadata.num_row_groups):
-                yield keys.read_row_group(group, columns=list(columns))
+                yield keys.read_row_group(group, columns=None if columns is None else list(columns))
 
 
 @contextlib.contextmanager

@@ -64,6 +64,11 @@ def show(progress: Progress | None) -> None:
         _current = progress
 
 
+def is_shown() -> bool:
+    """Tells whether the launcher of a run is in this process."""
+    return _current is not None
+
+
 def report(images: int, rejects: int) -> None:
     """Reports to the process's progress, if there is one; on a remote worker there is none."""
     current = _current

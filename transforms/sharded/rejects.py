@@ -88,9 +88,9 @@ def write_rejects(path: str, rows: list[RejectRow]) -> None:
         pq.write_table(pa.Table.from_arrays(arrays, schema=REJECT_SCHEMA), stream, compression="zstd")
 
 
-def publish_rejects(output: str, number: int, slices: int, rows: list[RejectRow]) -> None:
+def publish_rejects(output: str, number: int, slices: int, rows: list[RejectRow], part: int = 0) -> None:
     """Puts the rejects of a slice in place: before the file that says that the slice is finished."""
-    path = filesystems.join(output, rejects_name(number, slices))
+    path = filesystems.join(output, rejects_name(number, slices, part))
     if rows:
         filesystems.make_folder(filesystems.join(output, REJECTS_FOLDER))
         write_rejects(path, rows)

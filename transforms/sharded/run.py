@@ -14,6 +14,7 @@ from transforms.sharded.plan import (
     differences,
     read_plan,
 )
+from transforms.sharded.worker_reports import remove_reports
 from transforms.sources.reading import RESTORE
 from vqgan import filesystems
 from vqgan.engines.agreement import read_agreement
@@ -90,6 +91,7 @@ def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[s
         check_plan_tables(run.output)
         _check_input(run, say)
         if (manifest := _finished_manifest(run, say)) is not None:
+            remove_reports(run.output)  # of a launcher that was killed just before it did
             return manifest
     for name in run.folders:
         filesystems.make_folder(filesystems.join(run.output, name))
@@ -97,6 +99,7 @@ def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[s
     manifest = read_manifest(run.output)
     if manifest is None:
         raise UserError(f"{run.output}: the pipeline ended without a manifest; see its log")
+    remove_reports(run.output)
     say(f"{run.output}: {run.counts(manifest)}")
     for reason, count in manifest["reject_reasons"].items():
         say(f"  rejected, {reason}: {count}")
@@ -198,7 +201,12 @@ def _finished_manifest(run: PlannedRun, say: Say) -> dict[str, Any] | None:
         return None
     check_parts(run.output, manifest)
     missing = run.missing(manifest)
-    outdated = [] if missing else run.outdated(manifest)
+    if missing and "parts" in manifest:
+        raise UserError(
+            f"{run.output}: {counted(len(missing), 'file')} missing or damaged, such as {missing[0]}; "
+            "it has parts that were added later: run vqgan verify --repair"
+        )
+    outdated = [] if missing or "parts" in manifest else run.outdated(manifest)
     if not missing and not outdated:
         say(f"{run.output} is complete ({run.counts(manifest)}); nothing to do")
         return manifest

@@ -106,7 +106,7 @@ class SliceTotals:
 
 
 def summarize_rejects(
-    output: str, number: int, slices: int, expected: int
+    output: str, number: int, slices: int, expected: int, part: int = 0
 ) -> tuple[FileSummary | None, Counter[str]]:
     """Returns the rejects file of a slice, and how often each reason occurs; None where none are expected.
 
@@ -115,7 +115,7 @@ def summarize_rejects(
     """
     if not expected:
         return None, Counter()
-    name = rejects_name(number, slices)
+    name = rejects_name(number, slices, part)
     rows = rejects.read_rejects(filesystems.join(output, name))
     if len(rows) != expected:
         raise UserError(f"{name}: {len(rows)} rows, but its shard says {expected}; {AGAIN}")

@@ -7,18 +7,18 @@ import abc
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pyarrow import fs
 
 from transforms.sharded import rejects
 from transforms.sharded.plan import (
-    PLAN_FILE,
     Plan,
     check_plan_tables,
     differences,
     plan_document,
+    plan_file,
     plan_tables,
     read_plan,
 )
@@ -62,6 +62,7 @@ class Verifier(abc.ABC):
       lists: the manifest's lists of files.
       endings: of the files that must belong to a list.
       output, manifest, plan: of the data set.
+      part: of it, which the plan is of; its first, unless there are several.
       identity: the plan's, to be read field by field.
       planned: how many entries each slice has.
       listed: the manifest's entry of each file, by name.
@@ -74,8 +75,8 @@ class Verifier(abc.ABC):
     lists: ClassVar[tuple[str, ...]] = ("shards", "rejects")
     endings: ClassVar[tuple[str, ...]] = (".parquet",)
 
-    def __init__(self, output: str, manifest: Mapping[str, Any], plan: Plan) -> None:
-        self.output, self.manifest, self.plan = output, manifest, plan
+    def __init__(self, output: str, manifest: Mapping[str, Any], plan: Plan, part: int = 0) -> None:
+        self.output, self.manifest, self.plan, self.part = output, manifest, plan, part
         self.identity = Fields(plan.identity, self._refuse_plan, "identity")
         self.planned: list[int] = []
         self.entries = [entry for name in self.lists for entry in manifest[name]]
@@ -131,12 +132,12 @@ class Verifier(abc.ABC):
         Raises:
           UserError: it is not as it was written.
         """
-        check_plan_tables(self.output)
+        check_plan_tables(self.output, self.part)
         self.check_identity()
         rebuilt = self.rebuild_plan()
-        data = filesystems.read_bytes(filesystems.join(self.output, PLAN_FILE))
+        data = filesystems.read_bytes(filesystems.join(self.output, plan_file(self.part)))
         written = parse_document(data, self._refuse_plan).data
-        tables = plan_tables(self.output)
+        tables = plan_tables(self.output, self.part)
         by = tables[0] if len(tables) == 1 else f"the {len(tables)} tables beside it"
         document = plan_document(self.output, rebuilt, tables)
         if "table" in written:  # as earlier releases wrote it
@@ -150,20 +151,32 @@ class Verifier(abc.ABC):
         Returns:
           Problems, one line each, and one line that says what was checked.
         """
-        by_slice = [self.files_of(number) for number in range(self.plan.slices)]
-        expected = [name for names in by_slice for name in names] + self.files_of_all()
         self._check_identity()
-        self._check_listing(expected)
+        self.check_listing(self.expected_files(), self.rejects_files())
+        self.check_slices()
+        self.check_whole()
+        self._check_manifest()
+        return [printable(problem) for problem in self.problems], self.summary()
+
+    def expected_files(self) -> list[str]:
+        """Returns the names of all files but rejects."""
+        numbers = range(self.plan.slices)
+        return [name for number in numbers for name in self.files_of(number)] + self.files_of_all()
+
+    def rejects_files(self) -> list[str]:
+        """Returns the names that files of rejects may have."""
+        return [self._rejects_name(number) for number in range(self.plan.slices)]
+
+    def check_slices(self) -> None:
+        """Compares all files with their sums, and checks each slice whose files are there as listed."""
         self.broken = {name for name, entry in self.listed.items() if not self._is_intact(entry)}
-        for number, names in enumerate(by_slice):
+        for number in range(self.plan.slices):
+            names = self.files_of(number)
             if names[0] in self.listed and not self.broken & {*names, self._rejects_name(number)}:
                 try:
                     self.check_slice(number, names[0])
                 except UserError as error:
                     self.problems.append(str(error))
-        self.check_whole()
-        self._check_manifest()
-        return [printable(problem) for problem in self.problems], self.summary()
 
     def expect(self, name: str, what: str, found: Any, expected: Any) -> None:
         """Adds a problem where something is not as expected."""
@@ -192,10 +205,10 @@ class Verifier(abc.ABC):
         return FileSummary(name, len(rows), self.found[name].bytes, self.found[name].sha256), rows
 
     def _rejects_name(self, number: int) -> str:
-        return rejects_name(number, self.plan.slices)
+        return rejects_name(number, self.plan.slices, self.part)
 
     def _refuse_plan(self, reason: str) -> UserError:
-        path = filesystems.join(self.output, PLAN_FILE)
+        path = filesystems.join(self.output, plan_file(self.part))
         return UserError(f"{path}: damaged ({reason}); restore it, or make the data set again elsewhere")
 
     def _check_identity(self) -> None:
@@ -208,11 +221,15 @@ class Verifier(abc.ABC):
             if name in identity["codec"]:
                 self.expect(where, f"{name} of the codec", codec.get(name), identity["codec"][name])
 
-    def _check_listing(self, expected: Iterable[str]) -> None:
-        """Compares names alone: files of the plan that the manifest does not list, and files in no list."""
-        expected = list(expected)
+    def check_listing(self, expected: Sequence[str], possible: Sequence[str]) -> None:
+        """Compares names alone: files that the manifest does not list, and files in no list.
+
+        Args:
+          expected: names of files that have to be listed.
+          possible: names of files that may be.
+        """
         self.problems += [f"{name} is not in the manifest" for name in expected if name not in self.listed]
-        known = {*expected, *map(self._rejects_name, range(self.plan.slices))}
+        known = {*expected, *possible}
         strangers = [name for name in self.listed if name not in known]
         self.problems += [f"manifest.json: lists {name}, which is not of the plan" for name in strangers]
         folders = {"", *filesystems.parents(expected), *filesystems.parents(self.listed)}

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from transforms.sharded.batching import load_codec
-from transforms.sharded.job import ProgressCallback, ShardedJob
+from transforms.sharded.job import ProgressCallback, ShardedJob, plain_local_paths
 from transforms.sharded.plan import Plan
 from transforms.sharded.rejects import DUPLICATE
 from transforms.sharded.slices import entries_of
@@ -50,20 +50,25 @@ class TokenizeJob(ShardedJob):
         task = self.task
         return load_codec(task.codec, task.batch_size, task.dtype, task.engine)
 
+    def local_paths(self) -> tuple[str, ...]:
+        source = "" if self.task.source.kind == "tfds" else self.task.source.input
+        return plain_local_paths(self.task.codec, source)
+
     def shard_name(self, number: int) -> str:
-        return shard_name(number, self.task.slices)
+        return shard_name(number, self.task.slices, self.task.part)
 
     def is_whole(self, number: int) -> bool:
         """Checks as well that no reject has passed."""
         task = self.task
-        whole = is_of_plan(task.output, number, task.slices, task.plan_hash)
+        whole = is_of_plan(task.output, number, task.slices, task.plan_hash, task.part)
         return whole and not is_outdated(task, number)
 
     def write(self, number: int, model: Any, progress: ProgressCallback) -> None:
         write_shard(self.task, number, model, progress)
 
     def summarize(self, number: int, seconds: float | None) -> TokenSlice:
-        return summarize_tokens(self.task.output, number, self.task.slices, seconds)
+        task = self.task
+        return summarize_tokens(task.output, number, task.slices, seconds, task.part)
 
     def empty_totals(self) -> TokenTotals:
         return TokenTotals()
@@ -72,7 +77,7 @@ class TokenizeJob(ShardedJob):
         """Publishes the report, the card and, last, the manifest."""
         task, info = self.task, read_info(self.task.codec)
         described = {
-            "name": task.codec,
+            "name": task.codec_name or task.codec,
             "fingerprint": info.fingerprint,
             "config": plan.identity["codec"]["config"],
             "card": dict(info.card),

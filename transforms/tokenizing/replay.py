@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from vqgan.codec_checkpoint import read_info
 from vqgan.config import from_dict
 from vqgan.engines.choice import JAX_ENGINE, EngineChoice, recorded_engine, resolve_engine
 from vqgan.errors import UserError
-from vqgan.manifest import MANIFEST_FILE, manifest_fields, resolve_dataset
+from vqgan.manifest import MANIFEST_FILE, DataSetPart, manifest_fields, parts_of, resolve_dataset
 from vqgan.shards import open_shard, shard_name
 
 if TYPE_CHECKING:
@@ -35,16 +35,14 @@ class Agreement(NamedTuple):
     Attributes:
       images: how many were re-encoded.
       share: of tokens that are equal, 0 to 1.
-      engines: the one that has re-encoded and the one that had encoded, where they are two; else None.
     """
 
     images: int
     share: float
-    engines: tuple[EngineChoice, EngineChoice] | None = None
 
 
 def check_agreement(
-    output: str, source: SourceConfig, codec_name: str, sample: int, engine: str | None = None
+    output: str, source: SourceConfig, codec_name: str, sample: int, engine: EngineChoice | None = None
 ) -> Agreement:
     """Encodes some of the images again and compares with the tokens in the shards.
 
@@ -53,7 +51,7 @@ def check_agreement(
       source: where its images came from.
       codec_name: path or name of its codec.
       sample: images to encode, taken evenly from all slices.
-      engine: that encodes them; None for the one that has encoded them, or JAX where that is not installed.
+      engine: that encodes them; None for what :func:`replay_engines` chooses.
 
     Raises:
       UserError: another codec, or another source.
@@ -64,27 +62,59 @@ def check_agreement(
         raise UserError(f"{output}: its tokens were not made of images; leave out --codec and --input")
     # The batch size is that of the data set's slices only by chance; agreement does not need it.
     identity = manifest_fields(output, manifest).fields("identity")
-    made = recorded_engine(identity.text_or_none("engine"))
-    again = _engine_again(made) if engine is None else resolve_engine(engine, read_info(codec_name).config)
+    again = replay_engines(output, codec_name, None)[1] if engine is None else engine
     codec = load_codec(codec_name, 16, identity.text("dtype"), again)
+    parts = parts_of(manifest_fields(output, manifest))
     if codec.fingerprint != manifest["codec"]["fingerprint"]:
         raise UserError(
             f"{output}: its tokens were made by codec {manifest['codec']['fingerprint'][:12]}, "
             f"{codec_name} is {codec.fingerprint[:12]}; give the codec that made them"
         )
-    agreement = measure_agreement(replay_task(output, manifest, source, codec_name), codec, sample)
+    agreement = _agreement_of_parts(replay_task(output, manifest, source, codec_name), codec, sample, parts)
     if not agreement.images:
         raise UserError(f"{output}: none of its images could be read from {source.input}")
-    return agreement if again == made else agreement._replace(engines=(again, made))
+    return agreement
 
 
-def _engine_again(made: EngineChoice) -> EngineChoice:
-    """Returns the engine that has made a data set where that very release is installed, else JAX."""
+def replay_engines(output: str, codec_name: str, engine: str | None) -> tuple[EngineChoice, EngineChoice]:
+    """Returns the engine that has made a data set's tokens, and the one to make them again.
+
+    Args:
+      output: the data set.
+      codec_name: path or name of its codec.
+      engine: to take; None for the one that has made them, or JAX where that very release is not installed.
+
+    Raises:
+      UserError: no finished data set, or an engine that is unknown, missing or without a graph for the codec.
+    """
+    output = resolve_dataset(output)
+    identity = manifest_fields(output, require_manifest(output)).fields("identity")
+    made = recorded_engine(identity.text_or_none("engine"))
+    if engine is not None:
+        return made, resolve_engine(engine, read_info(codec_name).config)
+    return made, _installed_or_jax(made)
+
+
+def _installed_or_jax(made: EngineChoice) -> EngineChoice:
     try:
         made.check_installed()
     except UserError:
         return JAX_ENGINE
     return made
+
+
+def _agreement_of_parts(
+    task: TokenizeTask, codec: "Codec", sample: int, parts: Sequence[DataSetPart]
+) -> Agreement:
+    """Takes the sample evenly from the slices of all parts; images that the source lacks do not count."""
+    slices = sum(part.slices for part in parts)
+    found = []
+    for number, part in enumerate(parts):
+        share = -(-sample * part.slices // max(1, slices))
+        of_part = dataclasses.replace(task, plan_hash=part.plan_hash, slices=part.slices, part=number)
+        found.append(measure_agreement(of_part, codec, share))
+    images = sum(each.images for each in found)
+    return Agreement(images, sum(each.share * each.images for each in found) / images if images else 0.0)
 
 
 def measure_agreement(task: TokenizeTask, codec: "Codec", sample: int) -> Agreement:
@@ -129,7 +159,7 @@ class StoredRow(NamedTuple):
 
 def stored_rows(task: TokenizeTask, number: int, images: int) -> Iterator[StoredRow]:
     """Yields rows of the first ``images`` images of a slice that give rows, with pixels from the source."""
-    path = filesystems.join(task.output, shard_name(number, task.slices))
+    path = filesystems.join(task.output, shard_name(number, task.slices, task.part))
     tokens: dict[tuple[str, int], np.ndarray] = {}
     with open_shard(path) as shard:
         first = next(shard.batches(["key", "view", "tokens"], rows=images * MAX_VIEWS), None)
@@ -139,7 +169,9 @@ def stored_rows(task: TokenizeTask, number: int, images: int) -> Iterator[Stored
         for key, view, grid in zip(*(first.column(i).to_pylist() for i in (0, 1)), grids, strict=True):
             tokens[key, view] = grid
     keys = list(dict.fromkeys(key for key, _ in tokens))[:images]
-    entries = [entry.unseen() for entry in read_slice(task.output, number) if entry.key in set(keys)]
+    entries = [
+        entry.unseen() for entry in read_slice(task.output, number, task.part) if entry.key in set(keys)
+    ]
     for item in read_and_decode(task, open_source(task.source), entries):
         if isinstance(item, Item):
             for row, pixels in zip(item.rows, item.pixels, strict=True):
@@ -148,8 +180,9 @@ def stored_rows(task: TokenizeTask, number: int, images: int) -> Iterator[Stored
 
 
 def replay_task(output: str, manifest: dict[str, Any], source: SourceConfig, codec: str) -> TokenizeTask:
-    """Returns a task that makes the pixels of a finished data set again."""
-    identity = manifest_fields(output, manifest).fields("identity")
+    """Returns a task that makes the pixels of a data set again; of several parts, those of the first."""
+    fields = manifest_fields(output, manifest)
+    first, identity = parts_of(fields)[0], fields.fields("identity")
     preprocessing = identity.fields("preprocessing")
     kept = identity.fields("source")
     return TokenizeTask(
@@ -166,7 +199,7 @@ def replay_task(output: str, manifest: dict[str, Any], source: SourceConfig, cod
         batch_size=16,
         dtype=identity.text("dtype"),
         threads=2,
-        plan_hash=manifest["plan_hash"],
-        slices=len(manifest["shards"]),
+        plan_hash=first.plan_hash,
+        slices=first.slices,
         engine=recorded_engine(identity.text_or_none("engine")),
     )

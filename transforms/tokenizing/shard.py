@@ -7,7 +7,7 @@ while the next is being filled.
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ import pyarrow as pa
 from transforms.images.crops import Geometry, View, count_views
 from transforms.images.decode import DecodeConfig, Reject, prepare
 from transforms.sharded import rejects
-from transforms.sharded.batching import fill, in_order, on_device
+from transforms.sharded.batching import fill, in_order, on_device, threads_here
 from transforms.sharded.job import ProgressCallback
 from transforms.sharded.plan import read_slice
 from transforms.sharded.rejects import RejectRow
@@ -55,12 +55,15 @@ class TokenizeTask:
       codec: path or name.
       batch_size: images per device call.
       dtype: type that convolutions compute in, ``float32`` or ``bfloat16``.
-      threads: readers and decoders.
+      threads: readers and decoders; None: one per core of the worker.
       plan_hash: of the plan in ``output``.
       slices: its number of slices.
       max_reject_rate: a slice in which a larger share is rejected stops the run; None: no limit.
       copied: the input's files are copies of those that were planned, with times of their own.
+      codec_name: of the codec in the manifest, as the user has written it; empty for ``codec``.
       engine: what runs the codec's networks.
+      part: of the data set, which the plan is of.
+      settled: rejects of the plan, by key, that are to stay as they are.
     """
 
     output: str
@@ -70,12 +73,15 @@ class TokenizeTask:
     codec: str
     batch_size: int
     dtype: str
-    threads: int
+    threads: int | None
     plan_hash: str
     slices: int
     max_reject_rate: float | None = None
     copied: bool = False
+    codec_name: str = ""
     engine: EngineChoice = JAX_ENGINE
+    part: int = 0
+    settled: Mapping[str, RejectRow] = dataclasses.field(default_factory=dict)
 
     def preprocessing(self) -> dict[str, Any]:
         """Returns how pixels are made from a source's bytes, as JSON data."""
@@ -137,7 +143,7 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
         **task.engine.identity(),
     )
     with (
-        filesystems.publish(filesystems.join(task.output, shard_name(number, task.slices))) as stream,
+        filesystems.publish(_shard_path(task, number)) as stream,
         ShardWriter(stream, metadata, extra) as writer,
     ):
         found: list[RejectRow] = []
@@ -147,15 +153,17 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
             writer.write(_columns(rows, extra), tokens)
         _check_rejects(task, number, len(entries), found)
         writer.set_counts(images=len(entries) - len(found), rejects=len(found))
-        rejects.publish_rejects(task.output, number, task.slices, found)
+        rejects.publish_rejects(task.output, number, task.slices, found, task.part)
 
 
 def read_and_decode(task: TokenizeTask, source: Source, entries: list[Entry]) -> Iterator[Item | RejectRow]:
     """Returns every entry in order, decoded or rejected; a bounded number of them ahead of the caller."""
-    loaders = _loaders(source, [entry for entry in entries if entry.error is None])
-    pairs = ((entry, None if entry.error is not None else next(loaders)) for entry in entries)
-    window = task.threads + BATCHES_DECODED_AHEAD * max(1, task.batch_size // count_views(task.geometry))
-    return in_order(lambda pair: _item(task, *pair), pairs, task.threads, window, "decode")
+    open_ones = {entry.key for entry in entries if entry.error is None and entry.key not in task.settled}
+    loaders = _loaders(source, [entry for entry in entries if entry.key in open_ones])
+    pairs = ((entry, next(loaders) if entry.key in open_ones else None) for entry in entries)
+    threads = threads_here(task.threads)
+    window = threads + BATCHES_DECODED_AHEAD * max(1, task.batch_size // count_views(task.geometry))
+    return in_order(lambda pair: _item(task, *pair), pairs, threads, window, "decode")
 
 
 def _loaders(source: Source, entries: list[Entry]) -> Iterator[Loader]:
@@ -212,7 +220,7 @@ def is_outdated(task: TokenizeTask, number: int) -> bool:
       UserError: the plan or the rejects cannot be read, or the machine is at fault.
       OSError: the rejects cannot be opened.
     """
-    path = filesystems.join(task.output, rejects_name(number, task.slices))
+    path = filesystems.join(task.output, rejects_name(number, task.slices, task.part))
     if not filesystems.exists(path):
         return False
     known = {row.key: row for row in rejects.read_rejects(path) if rejects.may_pass(row)}
@@ -225,7 +233,7 @@ def is_outdated(task: TokenizeTask, number: int) -> bool:
 
 def read_planned(task: TokenizeTask, number: int) -> list[Entry]:
     """Returns the entries of a slice; files of a copied corpus have other times than those of the plan."""
-    entries = read_slice(task.output, number)
+    entries = read_slice(task.output, number, task.part)
     return [entry._replace(modified=None) for entry in entries] if task.copied else entries
 
 
@@ -235,7 +243,13 @@ def encode(filled: Iterator[Batch], codec: "Codec") -> Iterator[tuple[list[Row],
 
 
 def _item(task: TokenizeTask, entry: Entry, load: Loader | None) -> Item | RejectRow:
-    return rejects.reject_of_plan(entry) if load is None else load_item(task, entry, load)
+    if load is None:
+        return task.settled.get(entry.key) or rejects.reject_of_plan(entry)
+    return load_item(task, entry, load)
+
+
+def _shard_path(task: TokenizeTask, number: int) -> str:
+    return filesystems.join(task.output, shard_name(number, task.slices, task.part))
 
 
 def _reported(items: Iterator[Item], progress: ProgressCallback) -> Iterator[Item]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class TokenVerifier(Verifier):
     def __init__(self, *data_set: Any) -> None:
         super().__init__(*data_set)
         self._histogram = np.zeros(self.manifest["codebook"]["size"], np.int64)
-        self._keys = [_KEYS.empty_table()]
+        self.keys = [_KEYS.empty_table()]
 
     def empty_totals(self) -> TokenTotals:
         return TokenTotals()
@@ -55,7 +55,7 @@ class TokenVerifier(Verifier):
 
     def rebuild_plan(self) -> Plan:
         def counted() -> Iterator[pa.Table]:
-            for part in read_slices(self.output):
+            for part in read_slices(self.output, part=self.part):
                 self.planned.append(part.num_rows)
                 yield part
 
@@ -63,7 +63,7 @@ class TokenVerifier(Verifier):
         return make_plan(counted(), settings)
 
     def files_of(self, number: int) -> list[str]:
-        return [shard_name(number, self.plan.slices)]
+        return [shard_name(number, self.plan.slices, self.part)]
 
     def check_slice(self, number: int, name: str) -> None:
         histogram = np.zeros(len(self._histogram), np.int64)
@@ -76,11 +76,11 @@ class TokenVerifier(Verifier):
                 if valid.size < tokens.size:
                     self.problems.append(f"{name}: tokens outside of [0, {len(histogram)})")
                 histogram += np.bincount(valid, minlength=len(histogram))
-                self._keys.append(pa.table([batch.column("key"), batch.column("view")], schema=_KEYS))
+                self.keys.append(pa.table([batch.column("key"), batch.column("view")], schema=_KEYS))
             rows, token_bytes = shard.rows, shard.token_bytes()
         reject_file, rejected = self.check_rejects(number, name, metadata.rejects)
         keys = [row.key for row in rejected]
-        self._keys.append(pa.table({"key": keys, "view": [None] * len(keys)}, schema=_KEYS))
+        self.keys.append(pa.table({"key": keys, "view": [None] * len(keys)}, schema=_KEYS))
         self._histogram += histogram
         found = TokenSlice(
             number=number,
@@ -126,7 +126,7 @@ class TokenVerifier(Verifier):
     def check_whole(self) -> None:
         if self.broken:
             return
-        self._check_keys()
+        self.problems += key_problems(self.output, self.keys, [self.part])
         if self.manifest["codebook"]["histogram"] != self._histogram.tolist():
             self.problems.append("manifest.json: the codebook's histogram is not that of the tokens")
 
@@ -149,23 +149,32 @@ class TokenVerifier(Verifier):
         where = f"{PLAN_FILE}, geometry"
         return 1 if geometry is None else count_views(from_dict(Geometry, geometry, where))
 
-    def _check_keys(self) -> None:
-        """Checks that every planned key is an image or a reject, and no row occurs twice."""
-        found = pa.concat_tables(self._keys)
-        rows = found.group_by(["key", "view"]).aggregate([([], "count_all")])
-        repeated = rows.filter(pc.greater(rows.column("count_all"), 1)).num_rows
-        if repeated:
-            self.problems.append(f"{repeated} rows occur more than once")
-        digests = {hashlib.sha256(key.encode()).digest() for key in found.column("key").to_pylist()}
-        planned = {
-            hashlib.sha256(key.encode()).digest()
-            for part in read_slices(self.output, ["key"])
-            for key in part.column("key").to_pylist()
-        }
-        if lost := len(planned - digests):
-            self.problems.append(f"{lost} planned images are neither rows nor rejects")
-        if extra := len(digests - planned):
-            self.problems.append(f"{extra} keys were never planned")
+
+def key_problems(output: str, found: Sequence[pa.Table], parts: Iterable[int]) -> list[str]:
+    """Returns what is wrong where not every planned key is an image or a reject, or a row occurs twice.
+
+    Args:
+      output: the data set.
+      found: key and view of all rows, and of all rejects without a view.
+      parts: whose plans have the entries.
+    """
+    table, problems = pa.concat_tables(found), []
+    rows = table.group_by(["key", "view"]).aggregate([([], "count_all")])
+    repeated = rows.filter(pc.greater(rows.column("count_all"), 1)).num_rows
+    if repeated:
+        problems.append(f"{repeated} rows occur more than once")
+    digests = {hashlib.sha256(key.encode()).digest() for key in table.column("key").to_pylist()}
+    planned = {
+        hashlib.sha256(key.encode()).digest()
+        for number in parts
+        for part in read_slices(output, ["key"], number)
+        for key in part.column("key").to_pylist()
+    }
+    if lost := len(planned - digests):
+        problems.append(f"{lost} planned images are neither rows nor rejects")
+    if extra := len(digests - planned):
+        problems.append(f"{extra} keys were never planned")
+    return problems
 
 
 class SampleVerifier(TokenVerifier):

@@ -26,7 +26,7 @@ class DeclaredShards(Protocol):
       plan_hash: of the plan that the shards are slices of.
       fingerprint: of the codec.
       grid: ``(h, w)``.
-      slices: how many shards there are.
+      parts: how many slices each part has, by the hash of its plan.
     """
 
     @property
@@ -36,7 +36,7 @@ class DeclaredShards(Protocol):
     @property
     def grid(self) -> tuple[int, int]: ...
     @property
-    def slices(self) -> int: ...
+    def parts(self) -> Mapping[str, int]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,7 @@ class ShardInfo:
       name: of the file.
       group_rows: rows of each row group.
       slice_number: which slice of the plan.
+      plan_hash: of that plan.
       fields: columns that were asked for.
       column_bytes: that those take in memory, at most about.
       largest_label: -1 where there is none.
@@ -55,6 +56,7 @@ class ShardInfo:
     name: str
     group_rows: tuple[int, ...]
     slice_number: int
+    plan_hash: str
     fields: Mapping[str, pa.Field]
     column_bytes: int
     largest_label: int
@@ -90,10 +92,12 @@ def check_footer(
     Raises:
       UserError: says in what it differs.
     """
-    check_fact(path, "plan hash", metadata.plan_hash, declared.plan_hash)
+    slices = declared.parts.get(metadata.plan_hash)
+    if slices is None:
+        check_fact(path, "plan hash", metadata.plan_hash, declared.plan_hash)
     check_fact(path, "codec", metadata.fingerprint, declared.fingerprint)
     check_fact(path, "grid", tuple(metadata.grid), declared.grid)
-    check_fact(path, "number of shards", metadata.slices, declared.slices)
+    check_fact(path, "number of shards", metadata.slices, slices)
     check_fact(path, "rows", rows, expected)
 
 
@@ -127,7 +131,8 @@ def check_together(manifest: TokenManifest, shards: Sequence[ShardInfo]) -> None
     Raises:
       UserError: they are not.
     """
-    if sorted(shard.slice_number for shard in shards) != list(range(len(shards))):
+    expected = sorted((plan, number) for plan, slices in manifest.parts.items() for number in range(slices))
+    if sorted((shard.plan_hash, shard.slice_number) for shard in shards) != expected:
         raise UserError(
             f"{manifest.path}: some slices of its plan are there twice, others not at all; restore its "
             "shards, or move them away and run the command that wrote the data set again"
@@ -184,6 +189,7 @@ def _shard_info(shard: Shard, name: str, columns: Sequence[str]) -> ShardInfo:
         name=name,
         group_rows=tuple(group.num_rows for group in groups),
         slice_number=shard.metadata.slice_number,
+        plan_hash=shard.metadata.plan_hash,
         fields={column: shard.schema.field(column).remove_metadata() for column in columns},
         column_bytes=sum(group.total_byte_size for group in groups) if columns else 0,
         largest_label=max((_largest_label(shard, number) for number in range(len(groups))), default=-1),

@@ -131,6 +131,7 @@ class OpenVINOEngine:
 
     @cached_property
     def _decoder(self) -> tuple[Weights, "JittedQuantizer"]:
+        self._info.require_decoder()
         loaded = load_weights(self._info, ("quantizer", "decoder"))
         return loaded["decoder"], JittedQuantizer(self._config, self._info, loaded["quantizer"])
 

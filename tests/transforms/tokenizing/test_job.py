@@ -12,6 +12,7 @@ from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig
 from transforms.sharded import progress
 from transforms.sharded.beam_graph import MakeSlice, RunJob, SumSummaries
 from transforms.sharded.job import make_slice
+from transforms.sharded.worker import RunSettings
 from vqgan.errors import UserError
 
 Configure = Callable[..., TokenizeConfig]
@@ -68,12 +69,12 @@ def test_workers_keep_programs_where_the_launcher_says_so(
     configure: Configure, planned: Planned, photos: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
 ) -> None:
     calls: list[str] = []
-    monkeypatch.setattr("transforms.sharded.beam_graph.enable_compilation_cache", lambda: calls.append("on"))
+    monkeypatch.setattr("transforms.sharded.worker.enable_compilation_cache", lambda: calls.append("on"))
     prepared = planned(configure(photos))
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        pipeline | RunJob(prepared.job, prepared.plan, wanted)
+        pipeline | RunJob(prepared.job, prepared.plan, RunSettings(compilation_cache=wanted))
     assert bool(calls) == wanted
-    worker = pickle.loads(pickle.dumps(MakeSlice(prepared.job, wanted)))
+    worker = pickle.loads(pickle.dumps(MakeSlice(prepared.job, RunSettings(compilation_cache=wanted))))
     calls.clear()
     worker.setup()
     assert calls == (["on"] if wanted else [])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqgan.codec_checkpoint import PARTS, Weights, load_weights, read_info, recover_codec, save_codec
-from vqgan.config import UNTRAINED_QUANTIZERS, ModelConfig
+from vqgan.config import UNTRAINED_QUANTIZERS, ModelConfig, to_dict
 from vqgan.errors import UserError
 from vqgan.functional import Arrays, Functional, take_apart
 from vqgan.image_grid import tile_pairs
@@ -133,13 +133,11 @@ def initial_params(codec: str, config: ModelConfig) -> Arrays:
 
 
 def _differences(before: ModelConfig, now: ModelConfig) -> str:
-    pairs = {
-        field.name: (getattr(before, field.name), getattr(now, field.name))
-        for field in dataclasses.fields(ModelConfig)
-    }
-    return ", ".join(
-        f"{name} is {there!r} there, {here!r} here" for name, (there, here) in pairs.items() if there != here
-    )
+    """Lists fields that differ, as JSON has them; one that is left out of it is at its default."""
+    written, default = (to_dict(before), to_dict(now)), ModelConfig()
+    names = [field.name for field in dataclasses.fields(ModelConfig)]
+    pairs = {name: [data.get(name, getattr(default, name)) for data in written] for name in names}
+    return ", ".join(f"{name} is {a!r} there, {b!r} here" for name, (a, b) in pairs.items() if a != b)
 
 
 def split_parts(params: Arrays) -> dict[str, Weights]:

@@ -1,0 +1,80 @@
+"""The same checks on every engine: the same bytes, kills of launcher and worker, one line for a failure."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+from .conftest import Engine, Processes, Reference, Source, decode_command, tokenize_command
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """sha256 of all shards, indices and rejects."""
+    kinds = ("data/*", "index/*", "rejects/*")
+    found = [path for kind in kinds for path in folder.glob(kind) if not path.name.startswith(".")]
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(found)
+    }
+
+
+def test_tokenize_after_the_launcher_was_killed(
+    engine: Engine, processes: Processes, source: Source, reference: Reference, tmp_path: Path
+) -> None:
+    command = tokenize_command(source, "out", engine.flags)
+    os.symlink(source.images.parent, tmp_path / "here")
+    relative = Source(Path("here/in"), Path("here/codec"))
+    command = tokenize_command(
+        relative, "out", engine.flags
+    )  # as workers in another folder would not find them
+    processes.hold("tokens-00004-of-")
+    launcher = processes.start(*command, cwd=tmp_path)
+    processes.held(launcher)
+    processes.kill(launcher)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    processes.gate.unlink()
+    processes.finish(processes.start(*command, cwd=tmp_path))
+    assert sums(tmp_path / "out") == sums(reference.tokens)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["counts"]["rows"], manifest["counts"]["rejects"]) == (15, 1)
+    assert manifest["throughput"]["images"] >= 1
+    assert not (tmp_path / "out" / "progress.json").exists()
+
+
+def test_decode(engine: Engine, processes: Processes, reference: Reference, tmp_path: Path) -> None:
+    processes.finish(processes.start(*decode_command(reference.tokens, tmp_path / "out", engine.flags)))
+    assert sums(tmp_path / "out") == sums(reference.images)
+
+
+def test_killed_worker(
+    engine: Engine, processes: Processes, source: Source, reference: Reference, tmp_path: Path
+) -> None:
+    command = tokenize_command(source, tmp_path / "out", engine.flags)
+    processes.hold("tokens-00003-of-")
+    launcher = processes.start(*command)
+    worker = processes.held(launcher)
+    os.kill(worker, signal.SIGKILL)
+    processes.gate.unlink()
+    if engine.when_a_worker_dies == "ends":
+        said = processes.finish(launcher, code=2)
+        assert "the same command continues, and keeps what is finished" in said.splitlines()[-1]
+    elif engine.when_a_worker_dies == "hangs" and worker != launcher.pid:
+        processes.kill(launcher)
+    if engine.when_a_worker_dies != "replaced":
+        launcher.wait()
+        launcher = processes.start(*command)
+    processes.finish(launcher)
+    assert sums(tmp_path / "out") == sums(reference.tokens)
+
+
+def test_a_failure_is_one_line(engine: Engine, processes: Processes, source: Source, tmp_path: Path) -> None:
+    command = tokenize_command(source, tmp_path / "out", (*engine.flags, "--max-reject-rate", "0"))
+    said = processes.finish(processes.start(*command), code=2)
+    lines = [line for line in said.splitlines() if line.startswith("vqgan tokenize: ")]
+    assert len(lines) == 1
+    assert "were rejected, more than the 0% allowed, such as 'broken.jpg'" in lines[0]
+    several = "--direct_running_mode=multi_processing" in engine.flags  # whose workers print to our stderr
+    assert several or "Traceback" not in said
+    in_process = engine.flags[0] == "--runner=FnApiRunner" and not several
+    assert bool(re.search(r"vqgan tokenize: slice \d on worker \S+:\d+: ", lines[0])) != in_process
