@@ -42,7 +42,9 @@ def _part(native: NativeConfig) -> Mapping[str, Any] | None:
     """Returns the tokenizer's part of a configuration, or None where it has none."""
     alone = str(native.data.get("model_type")).endswith("_vqgan")
     part = native.data.get("vq_config", native.data if alone else None)
-    return part if isinstance(part, Mapping) else None
+    if part is not None and not isinstance(part, Mapping):
+        raise UserError(f"{native.path}: vq_config is {shown(part)}; expected the tokenizer's settings")
+    return part
 
 
 def _read_part(native: NativeConfig, part: Mapping[str, Any]) -> Fields:
