@@ -178,3 +178,16 @@ def test_what_stands_in_a_file_s_place_is_told(data: bytes, reason: str, tmp_pat
     path.write_bytes(data)
     assert reason in describe_unknown(path)
     assert b"GGUF" not in data or "text" not in describe_unknown(path)
+
+
+@pytest.mark.parametrize("part", [[], "x", 3])
+def test_a_tokenizer_s_part_that_is_none_is_refused(part: Any, foreign: Any, tmp_path: Path) -> None:
+    foreign.write("chameleon", tmp_path)
+    path = tmp_path / "config.json"
+    native = json.loads(path.read_text())
+    path.write_text(json.dumps(native | {"vq_config": part}))
+    with pytest.raises(UserError, match=r"config\.json: vq_config is .*; expected the tokenizer's settings"):
+        import_checkpoint(str(tmp_path))
+    del native["vq_config"]  # transformers leaves out what has its default
+    path.write_text(json.dumps(native))
+    assert import_checkpoint(str(tmp_path)).config.resolution == 512

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vqgan.errors import UserError, first_line
+from vqgan.importers.interpolation import find_unresolved
 from vqgan.importers.layout import (
     Fields,
     KeyLayout,
@@ -106,7 +107,8 @@ def model_params(native: NativeConfig) -> tuple[str, Mapping[str, Any]] | None:
       UserError: it names the model's class and has no ``ddconfig``.
     """
     found = find_params(native.data)
-    if found is None and declared_classes(native):
+    unresolved = find_unresolved(native.data) is not None  # which is told where it hides what is needed
+    if found is None and declared_classes(native) and not unresolved:
         raise _lacking(native, ["ddconfig"])
     return found
 
