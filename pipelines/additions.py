@@ -4,6 +4,7 @@ Either adds a part with a plan of its own (:mod:`transforms.tokenizing.parts`). 
 there the data set is the one that it was; the same command continues a part that was begun.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
@@ -26,11 +27,13 @@ from transforms.sharded.plan import (
     plan_folder,
     read_plan,
     read_slices,
+    settings_of,
     write_plan,
 )
 from transforms.sharded.rejects import RejectRow
 from transforms.sharded.run import LEFTOVER_SECONDS, missing_files, speaker
 from transforms.sharded.slices import Slices, collect, cut, entries_of
+from transforms.sharded.worker_reports import remove_reports
 from transforms.sources import Entry, open_source
 from transforms.tokenizing.parts import (
     AddPartJob,
@@ -56,9 +59,6 @@ from vqgan.manifest import (
     parts_of,
     read_manifest,
 )
-
-_OF_THE_ENTRIES = ("version", "input", "cut")
-"""Parts of an identity that follow from the entries."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,20 +188,21 @@ def append(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
       UserError: other settings, a file that has changed, no finished data set, or a run's own.
     """
     finished = open_finished(config.output)
-    planned = plan_tokenize(config)
-    changed = differences(shared_settings(finished.identity), shared_settings(planned.plan.identity))
-    if changed:
+    known = finished.entries(["key"]).column("key").to_pylist() if config.dedupe else []
+    planned = plan_tokenize(config, frozenset(known))
+    before, now = (
+        {**shared_settings(identity), "dedupe": identity.get("dedupe", False)}
+        for identity in (finished.identity, planned.plan.identity)
+    )
+    if changed := differences(before, now):
         raise UserError(f"{config.output}: other settings than it was made with ({'; '.join(changed)})")
     fresh = _new_entries(finished, planned.slices.entries)
-    say = speaker(config.quiet)
     if not fresh.num_rows:
-        say(f"{config.output}: the input has nothing that is not in it; nothing to do")
-        return dict(finished.manifest)
-    say(f"{counted(fresh.num_rows, 'image')} that {config.output} does not have")
+        return _nothing_to_do(finished, "the input has nothing that is not in it", config.quiet)
+    speaker(config.quiet)(f"{counted(fresh.num_rows, 'image')} that {config.output} does not have")
     slices = cut(fresh, config.slice_size, planned.slices.order is not None)
-    settings = {name: part for name, part in planned.plan.identity.items() if name not in _OF_THE_ENTRIES}
-    plan = make_plan(slices, {**settings, "parent": finished.parent})
-    return _carry_out(_part(finished, planned.config, plan, slices), beam_args, config.quiet)
+    plan = make_plan(slices, {**settings_of(planned.plan.identity), "parent": finished.parent})
+    return _carry_out(_part(finished, planned.config, plan, slices), planned.config, beam_args)
 
 
 def retry_rejects(output: str, given: Mapping[str, Any], beam_args: Sequence[str] = ()) -> dict[str, Any]:
@@ -224,19 +225,18 @@ def retry_rejects(output: str, given: Mapping[str, Any], beam_args: Sequence[str
     config = config_of(output, given)
     rows = current_rejects(output, finished.manifest)
     if not rows:
-        speaker(config.quiet)(f"{output}: nothing was rejected; nothing to do")
-        return dict(finished.manifest)
-    config = checked_config(finished, config)
+        return _nothing_to_do(finished, "nothing was rejected", config.quiet)
+    # Most of what failed once fails again; that says nothing of the input.
+    config = dataclasses.replace(checked_config(finished, config), max_reject_rate=None)
     source = open_source(config.source)
     table = collect(_rejected_entries(finished, {row.key for row in rows}), source.fields())
     slices = cut(table, config.slice_size, source.shuffles)
-    settings = {name: part for name, part in finished.identity.items() if name not in _OF_THE_ENTRIES}
-    plan = make_plan(slices, {**settings, "parent": finished.parent, "retried": retried_sum(rows)})
+    settings = {**settings_of(finished.identity), "parent": finished.parent, "retried": retried_sum(rows)}
+    plan = make_plan(slices, settings)
     part = dataclasses.replace(_part(finished, config, plan, slices, len(finished.parts)), retried=rows)
     if not _comes_out_otherwise(part, entries_of(table)):
-        speaker(config.quiet)(f"{output}: its rejects are what they were; nothing to do")
-        return dict(finished.manifest)
-    return _carry_out(part, beam_args, config.quiet)
+        return _nothing_to_do(finished, "its rejects are what they were", config.quiet)
+    return _carry_out(part, config, beam_args)
 
 
 def _rejected_entries(finished: FinishedSet, keys: Set[str]) -> Iterator[Entry]:
@@ -312,23 +312,47 @@ def _part(
     return NewPart(finished, AddPartJob(task, config.report, made, retries), plan, slices)
 
 
-def _carry_out(part: NewPart, beam_args: Sequence[str], quiet: bool) -> dict[str, Any]:
+@contextlib.contextmanager
+def owned(finished: FinishedSet) -> Iterator[None]:
+    """Holds a data set while the block lasts, without what killed commands have left in it.
+
+    Raises:
+      UserError: another command is at work, or has been since the data set was opened.
+    """
+    with owning(finished.output) as alone:
+        if read_manifest(finished.output) != finished.manifest:
+            raise UserError(
+                f"{finished.output}: another command has changed it meanwhile; run this one again"
+            )
+        filesystems.delete_temporaries(finished.output, 0.0 if alone else LEFTOVER_SECONDS, below=True)
+        delete_superseded(finished.output, finished.manifest)
+        yield
+
+
+def _nothing_to_do(finished: FinishedSet, why: str, quiet: bool) -> dict[str, Any]:
+    """Says why, and removes what a command has left that was killed after its manifest was there."""
+    with owned(finished):
+        remove_reports(finished.output)
+    speaker(quiet)(f"{finished.output}: {why}; nothing to do")
+    return dict(finished.manifest)
+
+
+def _carry_out(part: NewPart, config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     """Makes the part, or goes on with it; returns the manifest of the whole.
 
     Raises:
       UserError: another part was begun, or whatever the slices raise.
     """
-    output, say = part.finished.output, speaker(quiet)
-    with owning(output) as alone:
-        filesystems.delete_temporaries(output, 0.0 if alone else LEFTOVER_SECONDS, below=True)
-        delete_superseded(output, part.finished.manifest)
-        begin_part(part)
-        run_part(part, beam_args, quiet)
+    output = part.finished.output
+    with owned(part.finished):
+        _begin(part)
+        run_job(part.job, part.plan, beam_args, config.quiet, config.compilation_cache)
+        remove_reports(output)
     manifest = read_manifest(output)
     if manifest is None or len(parts_of(manifest_fields(output, manifest))) <= part.number:
         raise UserError(f"{output}: the pipeline ended without a manifest; see its log")
     counts, before = manifest["counts"], part.finished.manifest["counts"]
-    say(
+    speaker(config.quiet)(
         f"{output}: {counted(counts['images'] - before['images'], 'image')} more in "
         f"{counted(part.plan.slices, 'shard')}; now {counted(counts['images'], 'image')}, "
         f"{counted(counts['rejects'], 'reject')}"
@@ -336,7 +360,7 @@ def _carry_out(part: NewPart, beam_args: Sequence[str], quiet: bool) -> dict[str
     return manifest
 
 
-def begin_part(part: NewPart) -> None:
+def _begin(part: NewPart) -> None:
     """Writes the plan of a part, or finds it written.
 
     Raises:
@@ -355,8 +379,3 @@ def begin_part(part: NewPart) -> None:
             f"{output}: {folder} was begun by another command and is not finished ({what}); run that again, "
             f"or give it up by removing {folder} and files whose names end in -{folder.split('/')[1]}.parquet"
         )
-
-
-def run_part(part: NewPart, beam_args: Sequence[str], quiet: bool) -> None:
-    """Makes the slices of a part and publishes the manifest."""
-    run_job(part.job, part.plan, beam_args, quiet)
