@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.additions import FinishedSet, open_finished
+from pipelines.finished_sets import FinishedSet, open_finished
 from transforms.sharded.ownership import owning
 from transforms.sharded.plan import (
     HASHED,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.additions import FinishedSet, checked_config, config_of, owned
+from pipelines.finished_sets import FinishedSet, checked_config, config_of, owned
 from pipelines.tokenize_images import TokenizeConfig, make_task
 from transforms.images.crops import count_views
 from transforms.sharded.job import make_slice

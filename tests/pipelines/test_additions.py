@@ -96,12 +96,30 @@ def test_an_append_is_continued(
     assert len(open_tokens(str(grown))) == 10  # as it was
     assert "plan/part-001 was begun and is not finished" in vqgan("verify", grown).out
     made = shards(grown)
+    assert "begun by another vqgan tokenize --append" in tokenize(few, "--append", "--slice-size", 3).line
     (few / "later.jpg").write_bytes(b"x")
-    assert "plan/part-001 was begun by another command" in tokenize(few, "--append").line
-    (few / "later.jpg").unlink()
-    assert tokenize(few, "--append").code == 0
-    assert shards(grown) == made
+    assert tokenize(few, "--append").code == 0  # what was begun, and then what is new since
+    assert made.items() <= shards(grown).items()
+    assert {name for name in shards(grown) if "-part-002" in name} == shards(grown).keys() - made.keys()
+    assert {row.key for row in rejects_of(grown).values()} == {"broken.jpg", "broken-too.jpg", "later.jpg"}
     assert vqgan("verify", grown).code == 0
+
+
+def test_an_append_is_estimated(grown: Path, tokenize: Vqgan, few: Path) -> None:
+    assert "images: 3\n" in tokenize(few, "--append", "--dry-run").out
+    assert tokenize(few, "--append").code == 0
+    assert tokenize(few, "--append", "--dry-run").out == "images: 0\n"
+
+
+def test_a_retry_from_another_folder(grown: Path, vqgan: Vqgan, few: Path, tmp_path: Path) -> None:
+    before = shards(grown)
+    few.rename(tmp_path / "moved")
+    (tmp_path / "moved" / "broken.jpg").rename(tmp_path / "broken.jpg")
+    assert "its rejects are what they were" in vqgan("retry", grown, "--input", tmp_path / "moved").line
+    assert shards(grown) == before
+    shutil.copy(sorted((tmp_path / "moved").iterdir())[0], tmp_path / "moved" / "broken.jpg")
+    assert vqgan("retry", f"file://{grown}", "--input", tmp_path / "moved", "--quiet").code == 0
+    assert "broken.jpg" in keys_of(grown)
 
 
 @pytest.mark.parametrize(
