@@ -283,9 +283,10 @@ def _begin(part: NewPart) -> None:
         check_plan_tables(output, part.number)
     else:
         folder = plan_folder(part.number)
+        files = f"{folder} and files whose names end in -{folder.split('/')[1]}.parquet"
         what = "; ".join(differences(existing.identity, part.plan.identity))
         command = "vqgan retry" if "retried" in existing.identity else "vqgan tokenize --append"
         raise UserError(
-            f"{output}: {folder} was begun by another {command} and is not finished ({what}); run that "
-            f"again, or give it up by removing {folder} and files whose names end in -{folder.split('/')[1]}.parquet"
+            f"{output}: {folder} was begun by another {command} and is not finished ({what}); "
+            f"run that again, or give it up by removing {files}"
         )

@@ -77,6 +77,9 @@ def merge(paths: Sequence[str], output: str, quiet: bool = False) -> dict[str, A
         return existing
     filesystems.make_folder(output)
     with owning(output) as alone:
+        existing = _check_output(output, sources, expected)  # once more: another merge may have been here
+        if existing is not None:
+            return existing
         filesystems.delete_temporaries(output, 0.0 if alone else LEFTOVER_SECONDS, below=True)
         manifest = _copy_all(found, sources, output)
     counts = manifest["counts"]

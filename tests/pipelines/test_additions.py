@@ -70,6 +70,7 @@ def test_a_grown_source(
     }
     assert [part["made"] for part in manifest(grown)["parts"]] == ["tokenize", "append"]
     assert vqgan("verify", grown).code == 0
+    assert "['tokenize', 'append']" in vqgan("inspect", grown).out
     assert len(open_tokens(str(grown))) == 12
     tokenize(few, output=tmp_path / "at-once")
     assert keys_of(grown) == keys_of(tmp_path / "at-once")

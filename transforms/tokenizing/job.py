@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -90,11 +90,16 @@ class TokenizeJob(ShardedJob):
             manifest["agreement_with_float32"] = agreement._asdict()
         if not task.engine.is_jax and (compared := measure_token_agreement(task)):
             manifest["agreement_with_jax"] = dataclasses.asdict(compared)
-        if self.with_report:
-            codec = load_codec(task.codec, REPORT_BATCH_SIZE, task.dtype, task.engine)
-            write_token_report(task, manifest, codec)
+        self.report(manifest)
         publish_token_manifest(task.output, manifest)
         return manifest
+
+    def report(self, manifest: Mapping[str, Any]) -> None:
+        """Publishes the report, where one is wanted."""
+        if self.with_report:
+            task = self.task
+            codec = load_codec(task.codec, REPORT_BATCH_SIZE, task.dtype, task.engine)
+            write_token_report(task, manifest, codec)
 
 
 WINDOW = 64  # examples read ahead
