@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pipelines.additions import plan_append
 from pipelines.tokenize_images import TokenizeConfig, plan_tokenize
 from transforms.images.crops import count_views
 from transforms.sharded.batching import load_codec
@@ -21,8 +22,12 @@ SAMPLE_BATCHES = 3
 OTHER_BYTES_PER_ROW = 64  # key, crop and the rest
 
 
-def estimate(config: TokenizeConfig) -> dict[str, Any]:
+def estimate(config: TokenizeConfig, append: bool = False) -> dict[str, Any]:
     """Plans and encodes the first few batches; writes nothing.
+
+    Args:
+      config: all settings.
+      append: only what the output does not have.
 
     Returns:
       Estimates as JSON data, in the order in which to print them.
@@ -30,7 +35,9 @@ def estimate(config: TokenizeConfig) -> dict[str, Any]:
     Raises:
       UserError: as a real run would.
     """
-    planned = plan_tokenize(config)
+    planned = plan_append(config)[1] if append else plan_tokenize(config)
+    if not planned.plan.entries:
+        return {"images": 0}
     if config.compilation_cache:
         enable_compilation_cache()
     codec = load_codec(config.codec, planned.task.batch_size, config.dtype, planned.engine)

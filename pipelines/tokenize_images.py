@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -172,8 +172,12 @@ def make_task(
     )
 
 
-def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
+def plan_tokenize(config: TokenizeConfig, known: Collection[str] = ()) -> PlannedTokenize:
     """Reads the codec's description, lists the source and plans; writes nothing.
+
+    Args:
+      config: all settings.
+      known: keys of images that are tokenized already: others are duplicates of them, not they of others.
 
     Raises:
       UserError: no codec, no input, no images in it, duplicate keys.
@@ -193,7 +197,7 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
         raise UserError(_without_images(config.source))
     check_keys(entries, config.source.kind)
     if config.dedupe:
-        entries = mark_duplicates(source, entries, threads_here(config.threads))
+        entries = mark_duplicates(source, entries, threads_here(config.threads), known)
     slices = cut(entries, config.slice_size, source.shuffles)
     settings = {
         "codec": {"fingerprint": codec.fingerprint, "config": to_dict(codec.config)},

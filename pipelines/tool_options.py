@@ -80,7 +80,7 @@ class RetryOptions(ToolOptions, BeamOptions):
     """Settings of ``vqgan retry``; all others are those that the data set was made with.
 
     Attributes:
-      path: finished token data set: a local folder with its plan/run.yaml
+      path: finished token data set with its plan/run.yaml: folder or URI
       input: where the images lie now
       codec: where the codec lies now
       batch_size: images per device call

@@ -32,7 +32,7 @@ def _tokenize(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     if args.dry_run:
         from pipelines.dry_run import estimate
 
-        for name, value in estimate(tokenize_config(args)).items():
+        for name, value in estimate(tokenize_config(args), getattr(args, "append", False)).items():
             print(f"{name}: {value}")
         return 0
     from pipelines.run_options import TokenizeOptions

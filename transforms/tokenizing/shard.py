@@ -25,7 +25,7 @@ from transforms.sources.reading import ChangedError
 from vqgan import filesystems
 from vqgan.config import to_dict
 from vqgan.engines.choice import JAX_ENGINE, EngineChoice
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.faults import MachineError, machine_error, raise_machine_fault
 from vqgan.shards import ShardMetadata, ShardWriter, rejects_name, shard_name
 
@@ -64,6 +64,7 @@ class TokenizeTask:
       engine: what runs the codec's networks.
       part: of the data set, which the plan is of.
       settled: rejects of the plan, by key, that are to stay as they are.
+      rejects_expected: a slice with more or fewer rejects stops the run before it is in place; None: any.
     """
 
     output: str
@@ -82,6 +83,7 @@ class TokenizeTask:
     engine: EngineChoice = JAX_ENGINE
     part: int = 0
     settled: Mapping[str, RejectRow] = dataclasses.field(default_factory=dict)
+    rejects_expected: int | None = None
 
     def preprocessing(self) -> dict[str, Any]:
         """Returns how pixels are made from a source's bytes, as JSON data."""
@@ -290,6 +292,12 @@ def _check_rejects(task: TokenizeTask, number: int, planned: int, found: list[Re
             f"slice {number}: not one of its {planned} images can be read, such as {found[0].key!r} "
             f"({found[0].message}); "
             "check that the input is still there and run the same command again"
+        )
+    if task.rejects_expected not in (None, len(found)):
+        last = f", such as {found[-1].key!r} ({found[-1].message})" if found else ""
+        raise UserError(
+            f"slice {number}: {counted(len(found), 'reject')} where there were {task.rejects_expected}"
+            f"{last}; give the input that it was made of"
         )
     if task.max_reject_rate is None or len(found) <= task.max_reject_rate * planned:
         return

@@ -18,7 +18,7 @@ from transforms.sampling.shard import (
     image_lines,
     is_whole_image,
 )
-from transforms.sharded.plan import PLAN_FILE, Plan, differences, make_plan, read_slices
+from transforms.sharded.plan import PLAN_FILE, Plan, differences, make_plan, read_slices, settings_of
 from transforms.sharded.verify import Verifier, contradictions, reasons_of
 from transforms.tokenizing.manifest import TokenSlice, TokenTotals, build_token_manifest
 from vqgan import filesystems
@@ -26,8 +26,6 @@ from vqgan.config import from_dict
 from vqgan.errors import UserError, counted, first_line
 from vqgan.shards import Shard, open_shard, shard_name, shard_schema
 
-_OF_THE_TABLE = ("version", "input", "cut")
-"""Parts of an identity that follow from the plan's table."""
 _KEYS = pa.schema([pa.field("key", pa.string()), pa.field("view", pa.uint8())])
 
 
@@ -59,8 +57,7 @@ class TokenVerifier(Verifier):
                 self.planned.append(part.num_rows)
                 yield part
 
-        settings = {name: part for name, part in self.plan.identity.items() if name not in _OF_THE_TABLE}
-        return make_plan(counted(), settings)
+        return make_plan(counted(), settings_of(self.plan.identity))
 
     def files_of(self, number: int) -> list[str]:
         return [shard_name(number, self.plan.slices, self.part)]
