@@ -209,7 +209,6 @@ class ImportPriorOptions(ToolOptions):
         default=(0, 0), metadata=flag(read=read_condition_grid, metavar="HxW", shown="none")
     )
     native_config: PathLike | None = field(default=None, metadata=flag(shown="beside it"))
-    scales: str | None = field(default=None, metadata=flag(read=read_list, shown=_TOLD))
 
     def __post_init__(self) -> None:
         super().__post_init__()
