@@ -53,7 +53,7 @@ class CodecFunctions:
     >>> functions = Codec.load("tiny").functions()
     >>> encoded = jax.jit(functions.encode)(functions.weights, jnp.zeros((1, 64, 64, 3)))
     >>> encoded.tokens.shape, encoded.codes.shape
-    ((1, 8, 8), (1, 8, 8, 4))
+    ((1, 8, 8), (1, 8, 8, 8))
 
     Each takes ``weights`` first: :attr:`weights`, or arrays in their place that were moved, cut over devices
     or trained. Images are float ``[N, H, W, 3]`` in :attr:`value_range`; sides are multiples of the

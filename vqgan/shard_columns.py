@@ -15,8 +15,7 @@ from vqgan.errors import UserError
 
 TOKENS_LEAF = "tokens.list.element"
 LATENTS = "latents"
-LATENTS_LEAF = f"{LATENTS}.list.element"
-LATENT_BYTES_AT_ONCE = 1 << 25  # of one row group, or of rows being read: bounds the memory of both
+LATENT_BYTES_AT_ONCE = 1 << 23  # of one row group, or of rows being read: bounds the memory of both
 COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
 
 
@@ -82,19 +81,6 @@ def smallest_encoding(tokens: pa.Table) -> dict[str, Any]:
         return sink.tell()
 
     return min(candidates, key=size)
-
-
-def column_encodings(tokens: dict[str, Any], schema: pa.Schema) -> dict[str, str] | None:
-    """Returns the encoding of columns that are no dictionary, as Parquet's writer takes them.
-
-    Args:
-      tokens: what :func:`smallest_encoding` has found.
-      schema: of the shard.
-    """
-    encodings = dict(tokens.get("column_encoding") or {})
-    if LATENTS in schema.names:
-        encodings[LATENTS_LEAF] = "BYTE_STREAM_SPLIT"  # exponents are alike, and lie together
-    return encodings or None
 
 
 def fixed_lists(values: np.ndarray, kind: pa.DataType) -> pa.FixedSizeListArray:

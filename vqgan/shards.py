@@ -22,7 +22,6 @@ from vqgan.shard_columns import (
     COMPRESSION,
     LATENTS,
     TOKENS_LEAF,
-    column_encodings,
     fixed_lists,
     latent_lists,
     rows_at_once,
@@ -224,7 +223,7 @@ class ShardWriter:
         """Returns the Parquet writer, opened with the encoding that suits the first rows."""
         if self._writer is None:
             encoding = smallest_encoding(first_group.select(["tokens"]))
-            plain = ("tokens", "key", "crop", LATENTS)
+            plain = ("tokens", "key", "crop", LATENTS)  # DuckDB reads float16 in no other encoding
             dictionary = [name for name in self.schema.names if name not in plain]
             if "column_encoding" not in encoding:
                 dictionary.append(TOKENS_LEAF)
@@ -232,7 +231,7 @@ class ShardWriter:
                 self._stream,
                 self.schema,
                 use_dictionary=[*dictionary, "crop.list.element"],
-                column_encoding=column_encodings(encoding, self.schema),
+                column_encoding=encoding.get("column_encoding"),
                 write_page_checksum=True,
                 **COMPRESSION,
             )
