@@ -137,7 +137,7 @@ def abstract_parts(config: ModelConfig, dtype: DTypeLike, names: Iterable[str]) 
     return {name: nnx.eval_shape(builders[name]) for name in names}
 
 
-def merge_parts(modules: Mapping[str, nnx.Module], states: Mapping[str, nnx.State]) -> dict[str, Any]:
+def merge_parts(modules: Mapping[str, nnx.Module], states: Mapping[str, Any]) -> dict[str, Any]:
     """Returns modules with the values of their states."""
     return {name: nnx.merge(nnx.graphdef(module), states[name]) for name, module in modules.items()}
 
