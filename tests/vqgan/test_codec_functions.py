@@ -1,6 +1,7 @@
 """Latents, codes and pure functions of codecs, for every quantizer and layout, inside programs of others."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vqgan.token_layouts import ScalesConfig, ViTConfig
 
 PLAIN = ModelConfig(
     resolution=16, ch=4, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), mid_attention=False,
-    norm_groups=2, z_channels=4, embed_dim=4, codebook_size=32,
+    norm_groups=2, z_channels=4, embed_dim=4, codebook_size=32, mid_blocks=1,
 )  # fmt: skip
 CHANGES: dict[str, dict[str, Any]] = {
     "fsq": {"fsq_levels": (2, 2, 3, 4), "codebook_size": 48},
@@ -38,6 +39,20 @@ SEQUENCE = ModelConfig(
 )  # fmt: skip
 CONFIGS = {name: dataclasses.replace(PLAIN, quantizer=name, **CHANGES.get(name, {})) for name in QUANTIZERS}
 CONFIGS["sequence"] = SEQUENCE
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fast() -> Iterator[None]:
+    """Many programs are compiled, and each runs once, on little data."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def toy_codec(toy_path: Path) -> Codec:
+    """Not the one of other tests, which keeps its programs."""
+    return Codec.load(toy_path, batch_size=4)
 
 
 def random_codec(path: Path, config: ModelConfig) -> Codec:
@@ -82,6 +97,10 @@ def test_vectors_are_those_of_the_tokens(codec: Codec, images: np.ndarray) -> No
         np.testing.assert_allclose(np.linalg.norm(codec.codebook, axis=1), 1, atol=1e-6)
 
 
+# As functions, ema is nearest, and nearest_unit goes the way of inner_product.
+@pytest.mark.parametrize(
+    "codec", [name for name in CONFIGS if name not in ("ema", "nearest_unit")], indirect=True
+)
 def test_functions_are_the_codec_s(codec: Codec, images: np.ndarray) -> None:
     """In one program, as compiling is what takes long: all functions, vmap over images, gradients."""
     functions, tokens = codec.functions(value_range=(-1, 1)), codec.encode(images)
@@ -231,11 +250,10 @@ def test_a_linear_map_before_the_encoder_learns(tiny: CodecFunctions) -> None:
         return matrix - 1.0 * momentum, momentum, value
 
     matrix, momentum, losses = jnp.eye(3), jnp.zeros((3, 3)), []
-    for _ in range(30):
+    for _ in range(12):
         matrix, momentum, value = step(matrix, momentum)
         losses.append(float(value))
-    print(losses)
-    assert np.mean(losses[-3:]) < 0.7 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 SHARDED_SCRIPT = """
