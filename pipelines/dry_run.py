@@ -55,23 +55,25 @@ def estimate(config: TokenizeConfig, append: bool = False) -> dict[str, Any]:
             else:
                 yield item
 
-    _compile(next(items(), None), codec)
+    latents = planned.task.with_latents
+    _compile(next(items(), None), codec, latents)
     rejected = 0
     started = time.monotonic()
-    for _ in encode(batches(items(), codec.batch_size), codec):
+    for _ in encode(batches(items(), codec.batch_size), codec, latents):
         pass
     rate = len(entries) / (time.monotonic() - started)
     share = rejected / len(entries)
     height, width = codec.config.grid(config.geometry.image_size, config.geometry.image_size)
     rows = round(planned.plan.entries * (1 - share)) * views
     # Entropy is at most log2(K) bits, and the shards' encodings come close to it.
-    token_bytes = height * width * math.log2(codec.config.codebook_size) / 8
+    row_bytes = height * width * math.log2(codec.config.codebook_size) / 8 + OTHER_BYTES_PER_ROW
+    row_bytes += 2 * math.prod(codec.latent_shape((height, width))) if latents else 0
     return {
         "images": planned.plan.entries,
         "slices": planned.plan.slices,
         "rows": rows,
         "tokens per row": height * width,
-        "megabytes on disk, at most about": round(rows * (token_bytes + OTHER_BYTES_PER_ROW) / 1e6, 2),
+        "megabytes on disk, at most about": round(rows * row_bytes / 1e6, 2),
         "images per second": round(rate, 2),
         "seconds to expect": round(planned.plan.entries / rate, 1),
         "images sampled": len(entries),
@@ -79,8 +81,8 @@ def estimate(config: TokenizeConfig, append: bool = False) -> dict[str, Any]:
     }
 
 
-def _compile(item: Item | None, codec: "Codec") -> None:
+def _compile(item: Item | None, codec: "Codec", latents: bool) -> None:
     """Compiles the encoder outside of the measured time."""
     if item is not None:
-        for _ in encode(batches(iter([item]), codec.batch_size), codec):
+        for _ in encode(batches(iter([item]), codec.batch_size), codec, latents):
             pass

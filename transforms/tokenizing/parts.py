@@ -36,6 +36,7 @@ from vqgan.manifest import (
     read_manifest,
     superseded_parts,
 )
+from vqgan.shard_columns import LATENTS
 from vqgan.shards import REJECTS_FOLDER
 
 _REJECTS = re.compile(rf"{REJECTS_FOLDER}/rejects-\d+-of-\d+(?:-part-(\d+))?\.parquet")
@@ -185,7 +186,7 @@ def shared_settings(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what has to be the same in all parts of a data set, of what identifies a plan."""
     source = identity.get("source", {})
     return {
-        **{name: identity.get(name) for name in ("codec", "preprocessing", "dtype", "sampling")},
+        **{name: identity.get(name) for name in ("codec", "preprocessing", "dtype", "sampling", LATENTS)},
         "engine": identity.get("engine", "jax"),
         "source": {name: source.get(name) for name in ("columns", "class_names")},
     }

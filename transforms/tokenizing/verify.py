@@ -24,7 +24,8 @@ from transforms.tokenizing.manifest import TokenSlice, TokenTotals, build_token_
 from vqgan import filesystems
 from vqgan.config import from_dict
 from vqgan.errors import UserError, counted, first_line
-from vqgan.shards import Shard, open_shard, shard_name, shard_schema
+from vqgan.shard_columns import LATENTS, shard_schema
+from vqgan.shards import Shard, open_shard, shard_name
 
 _KEYS = pa.schema([pa.field("key", pa.string()), pa.field("view", pa.uint8())])
 
@@ -112,7 +113,8 @@ class TokenVerifier(Verifier):
         self.expect(name, "images + rejects", metadata.images + metadata.rejects, metadata.planned)
         self.expect(name, "codebook size", metadata.codebook_size, len(self._histogram))
         self.expect(name, "rows", shard.rows, metadata.images * self._views())
-        ours = shard_schema(metadata.grid, metadata.codebook_size).names
+        self.expect(name, "latents", list(metadata.latents or ()), list(identity.get(LATENTS, ())))
+        ours = shard_schema(metadata.grid, metadata.codebook_size, latents=metadata.latents).names
         extra = [f"{field.name}: {field.type}" for field in shard.schema if field.name not in ours]
         self.expect(name, "further columns", extra, self.further_columns())
 
