@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.tokenize_images import TokenizeConfig, plan_tokenize
+from pipelines.beam_runs import measure_graph
+from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig, plan_tokenize
 from transforms.images.crops import count_views
 from transforms.sharded.batching import load_codec
 from transforms.sharded.rejects import RejectRow
@@ -21,8 +22,12 @@ SAMPLE_BATCHES = 3
 OTHER_BYTES_PER_ROW = 64  # key, crop and the rest
 
 
-def estimate(config: TokenizeConfig) -> dict[str, Any]:
-    """Plans and encodes the first few batches; writes nothing.
+def estimate(config: TokenizeConfig, beam_args: Sequence[str] = ()) -> dict[str, Any]:
+    """Plans and encodes the first few batches; writes and submits nothing.
+
+    Args:
+      config: all settings.
+      beam_args: flags for Beam, known to be good; where there are some, the job graph is measured as well.
 
     Returns:
       Estimates as JSON data, in the order in which to print them.
@@ -69,7 +74,12 @@ def estimate(config: TokenizeConfig) -> dict[str, Any]:
         "seconds to expect": round(planned.plan.entries / rate, 1),
         "images sampled": len(entries),
         "share of rejects in the sample": round(share, 4),
+        **({"kilobytes of the job graph": _graph_kilobytes(planned)} if beam_args else {}),
     }
+
+
+def _graph_kilobytes(planned: PlannedTokenize) -> float:
+    return round(measure_graph(planned.job, planned.plan) / 1000, 1)
 
 
 def _compile(item: Item | None, codec: "Codec") -> None:
