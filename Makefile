@@ -2,6 +2,7 @@
 # make test   every test
 # make test-clusters   the same runs on job services, Dask, object stores and, where Go is, Prism
 # make test-flink FLINK_JOB_SERVER_JAR=…   likewise; make test-spark SPARK_JOB_SERVER_JAR=…
+# make soak   a long run whose workers and launchers are killed all the while; SOAK='--images 20000' for a shorter one
 # make lint   style and type checks
 # make docs   the documentation as a site, in site/
 # make benchmark   every measurement anew, and their table; hours
@@ -18,7 +19,7 @@ WORKERS ?= 2
 BEAM := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
 PRISM ?= $(HOME)/.cache/vqgan-pipelines/prism-$(BEAM)/prism
 
-.PHONY: demo test test-clusters test-flink test-spark prism lint docs benchmark clean
+.PHONY: demo test test-clusters test-flink test-spark soak prism lint docs benchmark clean
 
 demo: .venv/product
 	@echo "== demo, five to ten minutes on two cores: ten photographs become tokens and images again,"
@@ -40,6 +41,10 @@ test-flink: .venv/ready
 test-spark: .venv/ready
 	@test -f "$(SPARK_JOB_SERVER_JAR)" || { echo "give SPARK_JOB_SERVER_JAR=PATH, Beam's job server for Spark"; exit 2; }
 	SPARK_JOB_SERVER_JAR=$(SPARK_JOB_SERVER_JAR) $(BIN)/python -m pytest tests/clusters -n 0 -k spark
+
+soak: .venv/ready
+	@echo "== 200,000 small images, two workers, 45 kills; minutes"
+	$(BIN)/python -m tests.clusters.soak $(SOAK)
 
 prism:
 	@test -x $(PRISM) || ! command -v go > /dev/null || { \

@@ -22,6 +22,7 @@ from typing import Any
 
 from common import Figure, add_output, parser, say, scratch, write_results
 
+from pipelines.beam_runs import measure_graph
 from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig, plan_tokenize
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
@@ -118,14 +119,8 @@ def _peak_bytes() -> int:
 
 def graph_bytes(run: PlannedTokenize, slices: int) -> int:
     """Returns the size of the job graph that a runner would get for so many slices."""
-    import apache_beam as beam
-
-    from transforms.sharded.beam_graph import RunJob
-
     job = dataclasses.replace(run.job, task=dataclasses.replace(run.task, slices=slices))
-    pipeline = beam.Pipeline(runner="FnApiRunner")
-    pipeline | RunJob(job, Plan(run.plan.identity, slices, run.plan.entries))
-    return int(pipeline.to_runner_api().ByteSize())
+    return measure_graph(job, Plan(run.plan.identity, slices, run.plan.entries))
 
 
 def apart(source: Path, kind: str, output: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from pipelines.dataflow import check_template
 from pipelines.engine_errors import answering, quiet_imports
 from pipelines.run_watch import watching
 from pipelines.runner_flags import RUNNER, RunnerFlags
@@ -38,6 +39,7 @@ def run_job(
 
     Raises:
       UserError: what a worker raised for the user, or a line that says how the engine has failed.
+      Postponed: the flags ask for a file with the job, not for a run.
     """
     args = list(beam_args)
     if not any(arg.split("=")[0] == "--runner" for arg in args):
@@ -51,6 +53,26 @@ def run_job(
             run_on_dask(job, plan, settings, DaskOptions.of_flags(args))
         else:
             _run_beam(job, plan, args, settings)
+    check_template(flags.runner, flags.given)
+
+
+def measure_graph(job: ShardedJob, plan: Plan) -> int:
+    """Returns the bytes of the job graph that a runner would get; submits and writes nothing.
+
+    They do not grow with the number of slices.
+
+    Args:
+      job: what to do.
+      plan: its plan.
+    """
+    with quiet_imports():
+        import apache_beam as beam
+
+        from transforms.sharded.beam_graph import RunJob
+    with plain_labels():
+        pipeline = beam.Pipeline(runner=RUNNER)
+        pipeline | RunJob(job, plan)
+        return int(pipeline.to_runner_api().ByteSize())
 
 
 def _run_beam(job: ShardedJob, plan: Plan, args: Sequence[str], settings: RunSettings) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from pipelines.commands import codecs, data_sets, general, priors
 from pipelines.flags import CommandParser
 from vqgan import __version__
-from vqgan.errors import UserError
+from vqgan.errors import Postponed, UserError
 
 TRACEBACK = "VQGAN_TRACEBACK"
 UNPRINTED = 74  # sysexits.h: an error of input or output
@@ -74,6 +74,9 @@ def _run(argv: Sequence[str] | None) -> int:
             traceback.print_exc()
         print(f"vqgan {args.command}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
+    except Postponed as done:
+        print(f"vqgan {args.command}: {done}", file=sys.stderr)
+        return 0
     except KeyboardInterrupt:
         print(f"vqgan {args.command}: interrupted; the same command continues the run", file=sys.stderr)
         return 130

@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.additions import plan_append
-from pipelines.tokenize_images import TokenizeConfig, plan_tokenize
+from pipelines.beam_runs import measure_graph
+from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig, plan_tokenize
 from transforms.images.crops import count_views
 from transforms.sharded.batching import load_codec
 from transforms.sharded.rejects import RejectRow
@@ -22,8 +23,13 @@ SAMPLE_BATCHES = 3
 OTHER_BYTES_PER_ROW = 64  # key, crop and the rest
 
 
-def estimate(config: TokenizeConfig, append: bool = False) -> dict[str, Any]:
-    """Plans and encodes the first few batches; writes nothing.
+def estimate(config: TokenizeConfig, beam_args: Sequence[str] = (), append: bool = False) -> dict[str, Any]:
+    """Plans and encodes the first few batches; writes and submits nothing.
+
+    Args:
+      config: all settings.
+      beam_args: flags for Beam, known to be good; where there are some, the job graph is measured as well.
+      append: only what the output does not have.
 
     Args:
       config: all settings.
@@ -78,7 +84,12 @@ def estimate(config: TokenizeConfig, append: bool = False) -> dict[str, Any]:
         "seconds to expect": round(planned.plan.entries / rate, 1),
         "images sampled": len(entries),
         "share of rejects in the sample": round(share, 4),
+        **({"kilobytes of the job graph": _graph_kilobytes(planned)} if beam_args else {}),
     }
+
+
+def _graph_kilobytes(planned: PlannedTokenize) -> float:
+    return round(measure_graph(planned.job, planned.plan) / 1000, 1)
 
 
 def _compile(item: Item | None, codec: "Codec", latents: bool) -> None:

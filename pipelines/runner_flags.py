@@ -5,22 +5,16 @@ asked; those of Flink's and Spark's servers are listed here, since they are ofte
 """
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from pipelines.dataflow import check_dataflow
 from pipelines.engine_errors import quiet_imports
-from vqgan import filesystems
-from vqgan.errors import UserError, first_line
-from vqgan.extras import require_extra
+from vqgan.errors import UserError
 
 RUNNER = "FnApiRunner"  # Beam's own default tries to download a runner at every start
 ANSWER_SECONDS = 10
 """How long a job server is waited for."""
-BUCKET_SECONDS = 20
-"""How long Google's storage is asked for a bucket."""
-PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
-"""Of Google's projects: the id, not the name or number, in an older account behind a domain."""
 
 FLINK_FLAGS = frozenset((
     "allow_non_restored_state", "attached_mode", "auto_balance_write_files_sharding_enabled",
@@ -99,7 +93,7 @@ class RunnerFlags:
             DaskOptions.of_flags(self.flags).check()
             return
         if self.runner == "dataflow":
-            require_extra("gcp", f"--runner {self.given.runner}")
+            check_dataflow(self.given)
         _check_options(self.given.runner, self.flags)
         if self.runner == "portable" and not self._endpoint and self.given.job_endpoint is None:
             raise UserError(
@@ -107,8 +101,6 @@ class RunnerFlags:
             )
         if self._endpoint:
             _flags_of_server(self._endpoint)
-        if self.runner == "dataflow":
-            _check_google(self.given)
 
     @property
     def _endpoint(self) -> str | None:
@@ -140,7 +132,7 @@ def _check_options(name: str | None, flags: Sequence[str]) -> None:
       UserError: it cannot be made.
     """
     with quiet_imports():
-        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
         from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
         from apache_beam.runners import create_runner
 
@@ -148,7 +140,10 @@ def _check_options(name: str | None, flags: Sequence[str]) -> None:
         runner = create_runner(name or RUNNER)
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"--runner {name}: {error}") from error
-    problems = PipelineOptionsValidator(PipelineOptions(list(flags)), runner).validate()
+    # As for a dry run of Beam's: else it asks Google's storage about buckets, with minutes of retries.
+    options = PipelineOptions(list(flags))
+    options.view_as(TestOptions).dry_run = True
+    problems = PipelineOptionsValidator(options, runner).validate()
     if problems:
         raise UserError(f"--runner {name}: {problems[0]}")
 
@@ -172,27 +167,3 @@ def _flags_of_server(endpoint: str) -> set[str]:
             f"--job_endpoint {endpoint}: no job server answers there; start it, or correct the address"
         ) from error
     return {option.name for option in answer.options}
-
-
-def _check_google(given: Any) -> None:
-    """Refuses a project that cannot be one, and a bucket that is not there.
-
-    Raises:
-      UserError: one of them.
-    """
-    if not PROJECT.fullmatch(str(given.project)):
-        raise UserError(f"--project {given.project}: is no id of a project, such as my-project-123")
-    for flag in ("temp_location", "staging_location"):
-        location = getattr(given, flag)
-        if location:
-            bucket = str(location).removeprefix("gs://").partition("/")[0]
-            _check_bucket(f"--{flag} {location}", f"gs://{bucket}")
-
-
-def _check_bucket(what: str, bucket: str) -> None:
-    try:
-        there = filesystems.exists(f"{bucket}?retry_limit_seconds={BUCKET_SECONDS}")
-    except UserError as error:
-        raise UserError(f"{what}: the bucket cannot be reached ({first_line(error)})") from error
-    if not there:
-        raise UserError(f"{what}: there is no bucket {bucket}; create it, or correct its name")

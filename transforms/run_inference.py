@@ -29,10 +29,21 @@ class CodecModelHandler(ModelHandler[np.ndarray, np.ndarray, "Codec"]):
       codec: path or name.
       batch_size: images per device call, and the most that Beam puts into one batch.
       dtype: type that convolutions compute in.
+      max_batch_seconds: for streams, whose bundles are small: how long images wait for others of their batch,
+        beyond their bundle. Needs a runner with timers. None: a batch ends with its bundle.
     """
 
-    def __init__(self, codec: str, batch_size: int = 32, dtype: str = "float32"):
-        super().__init__(max_batch_size=batch_size)
+    def __init__(
+        self,
+        codec: str,
+        batch_size: int = 32,
+        dtype: str = "float32",
+        max_batch_seconds: int | None = None,
+    ):
+        # The least is the most: a smaller batch would be padded, and Beam need not try which is fastest.
+        super().__init__(
+            min_batch_size=batch_size, max_batch_size=batch_size, max_batch_duration_secs=max_batch_seconds
+        )
         self._codec, self._batch_size, self._dtype = codec, batch_size, dtype
 
     def load_model(self) -> "Codec":

@@ -18,6 +18,10 @@ class UserError(Exception):
     """
 
 
+class Postponed(Exception):  # noqa: N818 - it is what was asked for
+    """A run is prepared, to be started later, and so nothing is made yet; a line says where it is."""
+
+
 def counted(number: int, noun: str) -> str:
     """Returns a number of things for a message: ``1 slice``, ``2 slices``, ``12,000 slices``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -30,17 +30,25 @@ def _add_tokenize_flags(parser: CommandParser) -> None:
 def _tokenize(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     check_flags(unknown, args.parser, beam=True)
     if args.dry_run:
-        from pipelines.dry_run import estimate
-
-        for name, value in estimate(tokenize_config(args), getattr(args, "append", False)).items():
-            print(f"{name}: {value}")
-        return 0
+        return _dry_run(args, unknown)
     from pipelines.run_options import TokenizeOptions
     from pipelines.runs import tokenize
     from transforms.sharded.run import exit_code
 
     made = tokenize(**given_options(TokenizeOptions, args, unknown))
     return exit_code(made.output, made.manifest, "rows")
+
+
+def _dry_run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from pipelines.dry_run import estimate
+    from pipelines.run_options import TokenizeOptions
+
+    options = TokenizeOptions(**given_options(TokenizeOptions, args, unknown))
+    flags = tuple(options.beam)
+    check_flags(flags, args.parser, beam=True)  # those of --config, too
+    for name, value in estimate(options.config(), flags, options.append).items():
+        print(f"{name}: {value}")
+    return 0
 
 
 def tokenize_config(args: argparse.Namespace) -> "TokenizeConfig":

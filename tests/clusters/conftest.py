@@ -215,15 +215,26 @@ def job_service(processes: Processes) -> Engine:
     return Engine((*where, *pool_flags), when_a_worker_dies="ends")
 
 
-def dask(processes: Processes) -> Engine:
-    pytest.importorskip("distributed", reason="the extra dask is not installed")
+def start_dask_scheduler(processes: Processes) -> str:
+    """Starts Dask's scheduler; returns its address."""
     port = free_port()
     address = f"127.0.0.1:{port}"
     processes.start("-m", "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard")
     wait_for_port(port)
-    for name in ("one", "two"):
-        quiet = ("--no-nanny", "--no-dashboard", "--nthreads", 1, "--name", name)
-        processes.start("-m", "distributed.cli.dask_worker", address, *quiet)
+    return address
+
+
+def start_dask_worker(processes: Processes, address: str) -> "subprocess.Popen[bytes]":
+    """Starts a worker with one thread that nobody starts again; returns its process."""
+    quiet = ("--no-nanny", "--no-dashboard", "--nthreads", 1)
+    return processes.start("-m", "distributed.cli.dask_worker", address, *quiet)
+
+
+def dask(processes: Processes) -> Engine:
+    pytest.importorskip("distributed", reason="the extra dask is not installed")
+    address = start_dask_scheduler(processes)
+    for _ in range(2):
+        start_dask_worker(processes, address)
     return Engine(("--runner=DaskRunner", f"--dask_client_address={address}"), when_a_worker_dies="replaced")
 
 

@@ -7,7 +7,20 @@ import re
 import signal
 from pathlib import Path
 
-from .conftest import Engine, Processes, Reference, Source, decode_command, tokenize_command
+from transforms.sharded.worker_reports import read_reports
+
+from .conftest import (
+    ENGINES,
+    Engine,
+    Processes,
+    Reference,
+    Source,
+    decode_command,
+    tokenize_command,
+    until,
+)
+
+SLICES = 8
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -66,6 +79,25 @@ def test_killed_worker(
         launcher = processes.start(*command)
     processes.finish(launcher)
     assert sums(tmp_path / "out") == sums(reference.tokens)
+    assert list((tmp_path / "out").rglob(".*")) == [], "left by the dead"
+
+
+def test_both_dask_workers_have_slices(processes: Processes, source: Source, tmp_path: Path) -> None:
+    """While one worker is held in a slice of its own, the other one makes all that are left."""
+    engine = ENGINES["dask"](processes)
+    processes.hold("tokens-00002-of-")
+    launcher = processes.start(*tokenize_command(source, tmp_path / "out", engine.flags))
+    held = processes.held(launcher)
+    for _ in until(lambda: len(list((tmp_path / "out").glob("data/tokens-*"))) == SLICES - 1):
+        assert launcher.poll() is None, processes.log(launcher)
+    reports = read_reports(str(tmp_path / "out"))
+    made = {report.process: report.slices for report in reports}
+    processes.gate.unlink()
+    processes.finish(launcher)
+    assert len(made) == 2
+    assert held in made
+    (other,) = set(made) - {held}
+    assert made[other] >= 1
 
 
 def test_a_failure_is_one_line(engine: Engine, processes: Processes, source: Source, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability.local_job_service import LocalJobServicer
 
-from pipelines import runner_flags
+from pipelines import dataflow, runner_flags
 from pipelines.cli import build_parser
 from pipelines.flags import check_flags
 from pipelines.runner_flags import RunnerFlags
@@ -105,12 +105,13 @@ def test_nothing_is_written_before(tokenize: Vqgan, few: object, tmp_path: objec
 
 
 def google(*flags: str) -> None:
-    runner_flags._check_google(RunnerFlags(["--runner=DataflowRunner", *flags]).given)
+    dataflow.check_dataflow(RunnerFlags(["--runner=DataflowRunner", *flags]).given)
 
 
 def test_google_project_and_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     buckets = ["gs://there?retry_limit_seconds=20"]
-    monkeypatch.setattr(runner_flags.filesystems, "exists", buckets.__contains__)
+    monkeypatch.setattr(dataflow, "require_extra", lambda *_: None)
+    monkeypatch.setattr(dataflow.filesystems, "exists", buckets.__contains__)
     google("--project=my-project-1", "--temp_location=gs://there/tmp")
     google("--project=example.com:my-project-1", "--temp_location=gs://there/tmp")
     with pytest.raises(UserError, match="--project My Project: is no id of a project"):

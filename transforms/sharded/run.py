@@ -80,7 +80,10 @@ def run_planned(run: PlannedRun, execute: Callable[[], None]) -> dict[str, Any]:
     with owning(run.output) as alone:
         leftovers = 0.0 if alone else LEFTOVER_SECONDS
         filesystems.delete_temporaries(run.output, leftovers, below=True)
-        return _run_owned(run, execute, speaker(run.quiet))
+        manifest = _run_owned(run, execute, speaker(run.quiet))
+        if alone:  # of workers that died on the way, where others took over
+            filesystems.delete_temporaries(run.output, below=True)
+        return manifest
 
 
 def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[str, Any]:
