@@ -12,7 +12,7 @@ from transforms.images.crops import count_views
 from transforms.sharded.batching import load_codec
 from transforms.sharded.rejects import RejectRow
 from transforms.sharded.slices import entries_of
-from transforms.sources import open_source
+from transforms.sources import Entry, open_source
 from transforms.tokenizing.shard import Item, batches, encode, read_and_decode
 from vqgan.compilation_cache import enable_compilation_cache
 
@@ -50,6 +50,29 @@ def estimate(config: TokenizeConfig, beam_args: Sequence[str] = (), append: bool
     views = count_views(config.geometry)
     sample = planned.slices[0].slice(0, max(1, SAMPLE_BATCHES * codec.batch_size // views))
     entries = entries_of(sample)
+    rate, share = _sampled(planned, codec, entries)
+    latents = planned.task.with_latents
+    height, width = codec.config.grid(config.geometry.image_size, config.geometry.image_size)
+    rows = round(planned.plan.entries * (1 - share)) * views
+    # Entropy is at most log2(K) bits, and the shards' encodings come close to it.
+    row_bytes = height * width * math.log2(codec.config.codebook_size) / 8 + OTHER_BYTES_PER_ROW
+    row_bytes += 2 * math.prod(codec.latent_shape((height, width))) if latents else 0
+    return {
+        "images": planned.plan.entries,
+        "slices": planned.plan.slices,
+        "rows": rows,
+        "tokens per row": height * width,
+        "megabytes on disk, at most about": round(rows * row_bytes / 1e6, 2),
+        "images per second": round(rate, 2),
+        "seconds to expect": round(planned.plan.entries / rate, 1),
+        "images sampled": len(entries),
+        "share of rejects in the sample": round(share, 4),
+        **({"kilobytes of the job graph": _graph_kilobytes(planned)} if beam_args else {}),
+    }
+
+
+def _sampled(planned: PlannedTokenize, codec: "Codec", entries: list[Entry]) -> tuple[float, float]:
+    """Encodes some images; returns images per second and the share of rejects."""
     source = open_source(planned.config.source)
     rejected = 0
 
@@ -68,24 +91,7 @@ def estimate(config: TokenizeConfig, beam_args: Sequence[str] = (), append: bool
     for _ in encode(batches(items(), codec.batch_size), codec, latents):
         pass
     rate = len(entries) / (time.monotonic() - started)
-    share = rejected / len(entries)
-    height, width = codec.config.grid(config.geometry.image_size, config.geometry.image_size)
-    rows = round(planned.plan.entries * (1 - share)) * views
-    # Entropy is at most log2(K) bits, and the shards' encodings come close to it.
-    row_bytes = height * width * math.log2(codec.config.codebook_size) / 8 + OTHER_BYTES_PER_ROW
-    row_bytes += 2 * math.prod(codec.latent_shape((height, width))) if latents else 0
-    return {
-        "images": planned.plan.entries,
-        "slices": planned.plan.slices,
-        "rows": rows,
-        "tokens per row": height * width,
-        "megabytes on disk, at most about": round(rows * row_bytes / 1e6, 2),
-        "images per second": round(rate, 2),
-        "seconds to expect": round(planned.plan.entries / rate, 1),
-        "images sampled": len(entries),
-        "share of rejects in the sample": round(share, 4),
-        **({"kilobytes of the job graph": _graph_kilobytes(planned)} if beam_args else {}),
-    }
+    return rate, rejected / len(entries)
 
 
 def _graph_kilobytes(planned: PlannedTokenize) -> float:
