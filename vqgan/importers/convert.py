@@ -13,7 +13,7 @@ import numpy as np
 
 from vqgan.config import ModelConfig, from_dict, typed_fields
 from vqgan.errors import UserError
-from vqgan.importers.layout import Fields, KeyLayout, Probe, parse_parameter, width_fields
+from vqgan.importers.layout import Fields, KeyLayout, Probe, check_same, parse_parameter, width_fields
 from vqgan.importers.tensors import Tensor, as_float32
 from vqgan.model.parameters import codec_parameter_shapes
 
@@ -68,14 +68,9 @@ def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields
 
 
 def _check_agreement(given: Fields, inferred: Fields, where: str) -> None:
-    """Refuses a configuration that says another architecture than the tensors do: it is another model's."""
     told = typed_fields(ModelConfig, inferred, where=f"{where}: architecture")
     for name in sorted(given.keys() & told.keys() - {"attn_resolutions", "scales", "vit"}):
-        if given[name] != told[name]:
-            raise UserError(
-                f"{where}: its configuration says that {name} is {given[name]}, its tensors that it is "
-                f"{told[name]}; check that the configuration belongs to this file"
-            )
+        check_same(where, name, given[name], told[name])
 
 
 def probing(tensors: Mapping[str, Tensor], layout: KeyLayout, levels: int, blocks: int) -> Probe:

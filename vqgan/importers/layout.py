@@ -167,6 +167,31 @@ def check_known(where: str, data: Mapping[str, Any], known: re.Pattern[str]) -> 
             )
 
 
+def read_switch(where: str, settings: Mapping[str, Any], name: str) -> bool:
+    """Reads a setting that is on where nothing is said.
+
+    Raises:
+      UserError: it is neither true nor false.
+    """
+    value = settings.get(name, True)
+    if type(value) is not bool:
+        raise UserError(f"{where}: {name} is {shown(value)}; expected true or false")
+    return value
+
+
+def check_same(where: str, name: str, given: Any, told: Any) -> None:
+    """Refuses a configuration that says another architecture than the tensors do: it is another model's.
+
+    Raises:
+      UserError: what it gives is not what they tell.
+    """
+    if given != told:
+        raise UserError(
+            f"{where}: its configuration says that {name} is {given}, its tensors that it is {told}; "
+            "check that the configuration belongs to this file"
+        )
+
+
 @dataclass(frozen=True)
 class KeyLayout:
     """How one code base names and stores parameters.

@@ -19,6 +19,7 @@ from vqgan.importers.layout import (
     ParameterPlace,
     check_known,
     dotted,
+    read_switch,
     torch_leaf,
 )
 from vqgan.importers.tensors import shown
@@ -61,9 +62,7 @@ def _native(native: NativeConfig) -> Fields:
     if "codebook_l2_norm" not in data and "codebook_embed_dim" not in data:
         return {}
     check_known(str(native.path), data, _KNOWN)
-    unit = data.get("codebook_l2_norm", True)
-    if type(unit) is not bool:
-        raise UserError(f"{native.path}: codebook_l2_norm is {shown(unit)}; expected true or false")
+    unit = read_switch(str(native.path), data, "codebook_l2_norm")
     fields = {ours: data[theirs] for theirs, ours in _FIELDS.items() if theirs in data}
     return fields | {"quantizer": "cosine" if unit else "nearest"}
 

@@ -13,9 +13,16 @@ from typing import Any
 
 from vqgan.errors import UserError
 from vqgan.importers.formats import maskgit
-from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, check_known, parse_parameter
+from vqgan.importers.layout import (
+    Fields,
+    KeyLayout,
+    NativeConfig,
+    check_known,
+    check_same,
+    parse_parameter,
+    read_switch,
+)
 from vqgan.importers.tensors import Tensor, shown
-from vqgan.token_layouts import ViTConfig
 
 _PLACES = {
     "encoder.project": "encoder.conv_out",
@@ -82,40 +89,27 @@ def _native(native: NativeConfig) -> Fields:
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}; give the whole configuration of the model")
     return {
-        "quantizer": "cosine" if _switch(where, settings, "use_l2_norm") else "nearest",
+        "quantizer": "cosine" if read_switch(where, settings, "use_l2_norm") else "nearest",
         "codebook_size": settings["codebook_size"],
         "embed_dim": settings["token_size"],
         "vit": {
-            "tokens": settings["num_latent_tokens"],
-            "patch": settings["vit_enc_patch_size"],
-            "decoder_patch": settings["vit_dec_patch_size"],
-            "mixed_latents": _switch(where, settings, "is_legacy"),
-            "pixel_codes": int(_switch(where, settings, "finetune_decoder")),  # their number is in the file
+            **{ours: settings[theirs] for ours, theirs in _SIZES.items()},
+            "mixed_latents": read_switch(where, settings, "is_legacy"),
+            # How many there are, the file tells.
+            "pixel_codes": int(read_switch(where, settings, "finetune_decoder")),
         },
     }
 
 
 # What the original code cannot do without.
-_REQUIRED = (
-    "codebook_size", "token_size", "use_l2_norm", "num_latent_tokens", "vit_enc_patch_size",
-    "vit_dec_patch_size",
-)  # fmt: skip
-
-
-def _switch(where: str, settings: Mapping[str, Any], name: str) -> bool:
-    """Reads a setting that is on where nothing is said."""
-    value = settings.get(name, True)
-    if type(value) is not bool:
-        raise UserError(f"{where}: {name} is {shown(value)}; expected true or false")
-    return value
+_SIZES = {"tokens": "num_latent_tokens", "patch": "vit_enc_patch_size", "decoder_patch": "vit_dec_patch_size"}
+_REQUIRED = ("codebook_size", "token_size", "use_l2_norm", *_SIZES.values())
 
 
 def _infer(tensors: Mapping[str, Tensor], known: Fields, where: str) -> Fields:
     if "vit" not in known:
-        raise UserError(
-            f"{where}: a TiTok without its configuration, and only that says whether codes are normalised; "
-            "give it with config=PATH (the config.json or YAML with model.vq_model)"
-        )
+        reason = "a TiTok without its configuration, and only that says whether codes are normalised"
+        raise UserError(f"{where}: {reason}; name the file that has model.vq_model with config=PATH")
     shapes = _Shapes(tensors, where)
     patch = shapes.of("encoder.patch_embed.weight", 4)[3]
     places, width = shapes.of("encoder.positional_embedding", 2)
@@ -134,26 +128,12 @@ def _infer(tensors: Mapping[str, Tensor], known: Fields, where: str) -> Fields:
         "mixed_latents": known["vit"].mixed_latents,
         "pixel_codes": pixel_codes,
     }
-    _check_sizes(known["vit"], vit, where)
-    return {
-        "resolution": resolution,
-        "embed_dim": dimensions,
-        "codebook_size": codes,
-        **(_pixel_decoder(shapes) if pixel_codes else {**_NO_CONVOLUTIONS, "z_channels": dimensions}),
-        "vit": vit,
-    }
-
-
-def _check_sizes(given: ViTConfig, told: Fields, where: str) -> None:
-    """Refuses a configuration whose sizes are not those of the tensors: it is another model's."""
-    sizes = {name: (getattr(given, name), told[name]) for name in ("tokens", "patch", "decoder_patch")}
-    sizes["pixel decoder"] = (bool(given.pixel_codes), bool(told["pixel_codes"]))
-    for name, (theirs, ours) in sizes.items():
-        if theirs != ours:
-            raise UserError(
-                f"{where}: its configuration says that {name} is {theirs}, its tensors that it is {ours}; "
-                "check that the configuration belongs to this file"
-            )
+    for name in _SIZES:
+        check_same(where, name, getattr(known["vit"], name), vit[name])
+    check_same(where, "pixel decoder", bool(known["vit"].pixel_codes), bool(pixel_codes))
+    architecture = _pixel_decoder(shapes) if pixel_codes else {**_NO_CONVOLUTIONS, "z_channels": dimensions}
+    sizes = {"resolution": resolution, "embed_dim": dimensions, "codebook_size": codes}
+    return {**sizes, **architecture, "vit": vit}
 
 
 _PIXEL_CODES = "pixel_quantize.embedding.weight"
