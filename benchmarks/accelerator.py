@@ -5,11 +5,15 @@ with inputs that lie in memory. The arithmetic is counted by XLA in the program 
 since calls of cuDNN have no count; what the device can do is taken from its data sheet where it is known,
 else given by ``--peak-tflops`` or measured with a large matrix product. Ends in a few minutes.
 
+Where torch is installed, its encoder and decoder stand beside ours, of the same architecture, compiled and in
+``channels_last`` on the same device. So the architecture is f16's without attention, which those have not.
+
     python benchmarks/accelerator.py                 # one GPU: f16-16384 at 256 pixels, a prior of 111 M
     python benchmarks/accelerator.py --scale quick   # a CPU: small models, to see that everything runs
 """
 
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,11 +23,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Figure, add_output, figure, matrix_flops, parser, random_codec, say, scratch, write_results
+from common import (
+    Figure,
+    add_output,
+    figure,
+    installed,
+    matrix_flops,
+    parser,
+    random_codec,
+    say,
+    scratch,
+    write_results,
+)
 
 from pipelines.training_codec import configure_codec_training
 from vqgan import Codec
-from vqgan.config import PRESETS, ModelConfig
+from vqgan.config import ModelConfig
+from vqgan.presets import PRESETS
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.request import Request
@@ -33,6 +49,8 @@ from vqgan.training.codec.run import load_perceptual
 from vqgan.training.prior.config import PriorLoopConfig, PriorTrainConfig
 from vqgan.training.prior.learner import PriorLearner
 from vqgan.training.prior.prior_rows import PriorRows
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")  # leaves torch its share of the same device
 
 # Dense bfloat16 TFLOP/s, by a part of the device's name; from the makers' data sheets.
 DATA_SHEETS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "TPU v5e": 197.0}
@@ -65,7 +83,7 @@ class Scale:
 
 SCALES = {
     "full": Scale(
-        codec=PRESETS["f16-16384"], preset="f16-16384",
+        codec=replace(PRESETS["f16-16384"], attn_resolutions=(), mid_attention=False), preset="f16-16384",
         prior=PriorConfig(layers=12, heads=12, width=768, classes=1000, codebook_size=16384, grid=(16, 16)),
         image_size=256, batch=64, train_batch=16, rows=64, seconds=10,
     ),
@@ -105,6 +123,28 @@ def codec_work(scale: Scale, codec: Codec) -> Iterator[tuple[str, Work]]:
         compiled, weights = codec._encoder if name == "encode" else codec._decoder
         call = functools.partial(_wait, function, batch)
         yield name, Work("images", codec.batch_size, _counted(compiled.lower(weights, batch)), call)
+
+
+def torch_work(scale: Scale, dtype: str) -> Iterator[tuple[str, Work]]:
+    """Encoder and decoder in torch, without the quantizer; torch counts no operations."""
+    import torch
+    from torch_training import decoder, encoder
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    side, latent = scale.image_size, scale.image_size // scale.codec.downsampling
+    shapes = {"encode": (3, side, side), "decode": (scale.codec.embed_dim, latent, latent)}
+    for name, shape in shapes.items():
+        module = (encoder if name == "encode" else decoder)(scale.codec).eval()
+        module = torch.compile(module.to(device, memory_format=torch.channels_last))
+        batch = torch.randn(scale.batch, *shape, device=device).contiguous(memory_format=torch.channels_last)
+
+        def call(module: Any = module, batch: Any = batch) -> None:
+            with torch.no_grad(), torch.autocast(device, getattr(torch, dtype), enabled=dtype != "float32"):
+                module(batch)
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        yield f"torch, {name}", Work("images", scale.batch, 0, call)
 
 
 def codec_step(scale: Scale, dtype: str) -> Work:
@@ -155,8 +195,8 @@ def _steps(learner: Any, step: int, state: Any, batch: Any) -> Callable[[], None
     return call
 
 
-def _wait(function: Callable[[np.ndarray], jax.Array], batch: np.ndarray) -> None:
-    function(batch).block_until_ready()
+def _wait(function: Callable[[np.ndarray], Any], batch: np.ndarray) -> None:
+    np.asarray(function(batch))
 
 
 def _counted(lowered: jax.stages.Lowered) -> float:
@@ -214,13 +254,18 @@ def main() -> None:
         rates, middle = [work.count / one for one in seconds], float(np.median(seconds))
         mfu = work.flops / middle / peak
         figures.append(figure(name, rates, f"{work.unit}/s"))
-        figures.append(Figure(f"{name}, MFU", mfu, mfu, mfu, "of the peak"))
-        say(f"| {name} | {work.count / middle:,.0f} {work.unit}/s | {mfu:.1%} | {first:.1f} s |")
+        if work.flops:
+            figures.append(Figure(f"{name}, MFU", mfu, mfu, mfu, "of the peak"))
+        share = f"{mfu:.1%}" if work.flops else "not counted"
+        say(f"| {name} | {work.count / middle:,.0f} {work.unit}/s | {share} | {first:.1f} s |")
 
     with scratch() as folder:
         path = random_codec(Path(folder) / "codec", scale.codec)
         codec = Codec.load(path, batch_size=scale.batch, dtype=jnp.dtype(args.dtype))
         for name, work in codec_work(scale, codec):
+            show(name, work)
+    if installed("torch", "torch.compile"):
+        for name, work in torch_work(scale, args.dtype):
             show(name, work)
     show("training of the VQGAN", codec_step(scale, args.dtype))
     show("training of the prior", prior_step(scale, args.dtype))

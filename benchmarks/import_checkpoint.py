@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from common import parser, say, scratch
+from common import add_output, figure, parser, say, scratch, write_results
 
 from vqgan.config import ModelConfig
 
@@ -105,7 +105,7 @@ def main() -> None:
     """Measures all rows in turns; prints medians and their ratios to the reference."""
     flags = parser("Cost of importing a checkpoint.")
     flags.add_argument("--rounds", type=int, default=3)
-    flags.add_argument("--output", help="JSON file for the figures")
+    add_output(flags)
     args = flags.parse_args()
     name, first, work = reference()
     rows = {name: (first, work)} | {title: ("", each) for title, each in OURS.items()}
@@ -116,23 +116,21 @@ def main() -> None:
         for number in range(args.rounds):
             for title in list(rows)[:: 1 if number % 2 == 0 else -1]:
                 taken[title].append(measure(*rows[title], paths))
-    figures = {}
+    figures = []
     for title, runs in taken.items():
         spent, wall, peak = (statistics.median(column) for column in zip(*runs, strict=True))
-        base = statistics.median(run[0] for run in taken[name])
-        figures[title] = {
-            "processor_seconds": round(spent, 3),
-            "seconds": round(wall, 3),
-            "times_the_reference": round(spent / base, 2),
-            "peak_over_file": round(peak / megabytes, 3),
-            "runs": runs,
-        }
-        say(
-            f"{title}: {spent:.2f} s of processor ({spent / base:.2f} times {name}), {wall:.2f} s, "
-            f"peak {peak / megabytes:.2f} times the file"
+        times = [run[0] / base[0] for run, base in zip(runs, taken[name], strict=True)]
+        figures.append(
+            figure(f"importing {megabytes:.0f} MiB, {title}, processor time", [r[0] for r in runs], "s")
         )
-    if args.output:
-        Path(args.output).write_text(json.dumps({"file_megabytes": megabytes, "rows": figures}, indent=2))
+        figures.append(
+            figure(f"importing, {title}, peak memory beside the file", [r[2] / megabytes for r in runs])
+        )
+        say(
+            f"{title}: {spent:.2f} s of processor ({statistics.median(times):.2f} times {name}), "
+            f"{wall:.2f} s, peak {peak / megabytes:.2f} times the file"
+        )
+    write_results(args.output, figures, runs=taken)
 
 
 if __name__ == "__main__":

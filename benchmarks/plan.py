@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from common import parser, say, scratch
+from common import Figure, add_output, parser, say, scratch, write_results
 
 from pipelines.beam_runs import measure_graph
 from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig, plan_tokenize
@@ -131,12 +131,26 @@ def apart(source: Path, kind: str, output: Path) -> dict[str, Any]:
     return found
 
 
+def figures_of(kind: str, result: dict[str, Any]) -> list[Figure]:
+    """Returns rows of the table of measurements; there is one round."""
+    what = f"planning {result['entries']:,} images, {kind}"
+    values = {
+        f"{what}, processor time": (result["processor_seconds"], "s"),
+        f"{what}, peak memory": (result["peak_bytes"] / 1e9, "GB"),
+        f"opening slice {result['slices'] - 1:,} beside slice 0, {kind}": (
+            result["last_slice_ms"] / result["first_slice_ms"],
+            "times",
+        ),
+    }
+    return [Figure(name, value, value, value, unit) for name, (value, unit) in values.items()]
+
+
 def main() -> None:
     """Plans a list and containers, and prints what that took."""
     flags = parser("Planning many images.")
     flags.add_argument("--images", type=int, default=20_000, help="in a list")
     flags.add_argument("--containers", type=int, default=300, help="zips of two images each")
-    flags.add_argument("--output", type=Path, help="JSON file")
+    add_output(flags)
     flags.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     args = flags.parse_args()
     if args.measure:
@@ -151,8 +165,8 @@ def main() -> None:
         found = {kind: apart(source, kind, folder / f"{kind}-out") for kind, source in inputs.items()}
     for kind, result in found.items():
         say(f"{kind}: " + ", ".join(f"{name} {value}" for name, value in result.items()))
-    if args.output:
-        args.output.write_text(json.dumps(found, indent=1) + "\n")
+    figures = [one for kind, result in found.items() for one in figures_of(kind, result)]
+    write_results(args.output, figures, found=found)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ SCRIPTS = (
     "engines",
     "size",
     "memory",
+    "plan",
+    "import_checkpoint",
 )
 
 

@@ -12,13 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.beam_runs import run_job
-from pipelines.options import read_settings
-from pipelines.run_options import TokenizeOptions
-from pipelines.tokenize_images import TokenizeConfig, make_task, plan_tokenize
+from pipelines.finished_sets import FinishedSet, checked_config, config_of, open_finished, owned
+from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig, make_task, plan_tokenize
 from transforms.sharded import rejects
-from transforms.sharded.ownership import owning
 from transforms.sharded.plan import (
-    PLAN_FOLDER,
     Plan,
     check_plan_tables,
     differences,
@@ -26,16 +23,17 @@ from transforms.sharded.plan import (
     plan_folder,
     read_plan,
     read_slices,
+    settings_of,
     write_plan,
 )
 from transforms.sharded.rejects import RejectRow
-from transforms.sharded.run import LEFTOVER_SECONDS, missing_files, speaker
+from transforms.sharded.run import speaker
 from transforms.sharded.slices import Slices, collect, cut, entries_of
+from transforms.sharded.worker_reports import remove_reports
 from transforms.sources import Entry, open_source
 from transforms.tokenizing.parts import (
     AddPartJob,
     current_rejects,
-    delete_superseded,
     read_retried,
     retried_file,
     retried_sum,
@@ -43,104 +41,12 @@ from transforms.tokenizing.parts import (
 )
 from transforms.tokenizing.shard import read_and_decode
 from vqgan import filesystems
-from vqgan.codec_checkpoint import read_info
-from vqgan.config import RUN_FILE, to_dict
-from vqgan.engines.choice import EngineChoice, recorded_engine
 from vqgan.errors import UserError, counted
 from vqgan.manifest import (
-    DataSetPart,
-    chain_hash,
-    check_parts,
-    check_tokens,
     manifest_fields,
     parts_of,
     read_manifest,
 )
-
-_OF_THE_ENTRIES = ("version", "input", "cut")
-"""Parts of an identity that follow from the entries."""
-
-
-@dataclasses.dataclass(frozen=True)
-class FinishedSet:
-    """A finished data set of tokens that were made of images.
-
-    Attributes:
-      output: its folder or URI.
-      manifest: of it.
-      parts: of it.
-      identity: of its first plan.
-    """
-
-    output: str
-    manifest: Mapping[str, Any]
-    parts: list[DataSetPart]
-    identity: Mapping[str, Any]
-
-    @property
-    def engine(self) -> EngineChoice:
-        """What runs the codec's networks."""
-        engine = self.identity.get("engine")
-        return recorded_engine(engine if isinstance(engine, str) else None)
-
-    @property
-    def parent(self) -> str:
-        """What the plan of the next part names as the plans before it."""
-        return chain_hash([part.plan_hash for part in self.parts])
-
-    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Yields the entries of all images, each once, slice by slice."""
-        for number, part in enumerate(self.parts):
-            if not part.retries:
-                yield from read_slices(self.output, columns, number)
-
-    def entries(self, columns: Sequence[str]) -> pa.Table:
-        """Returns columns of the entries of all images, each once."""
-        return pa.concat_tables(self.tables(columns))
-
-
-def open_finished(output: str) -> FinishedSet:
-    """Opens a finished data set that may get further parts.
-
-    Raises:
-      UserError: there is none, it is not finished, files of it are lost, or it was not made of images.
-    """
-    manifest, plan = read_manifest(output), read_plan(output)
-    if manifest is None or plan is None:
-        raise UserError(f"{output}: no finished data set there (no manifest.json); finish it first")
-    check_tokens(output, manifest)
-    check_parts(output, manifest)
-    if "sampling" in plan.identity:
-        raise UserError(f"{output}: its tokens were drawn from a prior; give one that vqgan tokenize made")
-    if missing := missing_files(output, manifest):
-        raise UserError(
-            f"{output}: {counted(len(missing), 'file')} missing or damaged, such as {missing[0]}; "
-            "run vqgan verify --repair first"
-        )
-    parts = parts_of(manifest_fields(output, manifest))
-    for number in range(len(parts)):
-        check_plan_tables(output, number)
-    return FinishedSet(output, manifest, parts, plan.identity)
-
-
-def config_of(output: str, given: Mapping[str, Any]) -> TokenizeConfig:
-    """Returns the settings that a data set was made with, as its ``plan/run.yaml`` has them.
-
-    Args:
-      output: a local data set.
-      given: settings that win over those; None leaves one as it is.
-
-    Raises:
-      UserError: there is no such file, or a codec or input is not there any more.
-    """
-    if not filesystems.exists(filesystems.join(output, f"{PLAN_FOLDER}/{RUN_FILE}")):
-        raise UserError(
-            f"{output}: there is no {PLAN_FOLDER}/{RUN_FILE} that tells how it was made; merged data sets "
-            "have none: do this with those that were merged"
-        )
-    settings = read_settings(TokenizeOptions, output)
-    settings |= {name: value for name, value in given.items() if value is not None}
-    return TokenizeOptions(**{**settings, "output": output}).config()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,21 +93,56 @@ def append(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     Raises:
       UserError: other settings, a file that has changed, no finished data set, or a run's own.
     """
+    finished, planned = plan_append(config)
+    part = _appended(finished, planned)
+    if part.plan.entries and _is_begun_otherwise(part):
+        # The input has grown since: what was begun comes first.
+        keys = pa.concat_tables(read_slices(config.output, ["key"], part.number)).column("key")
+        entries = planned.slices.entries
+        begun = entries.filter(pc.is_in(entries.column("key"), keys.combine_chunks().cast(pa.large_string())))
+        earlier = _appended(finished, _of_entries(planned, begun))
+        if not _is_begun_otherwise(earlier):
+            _carry_out(earlier, planned.config, beam_args)
+            return append(config, beam_args)
+    if not part.plan.entries:
+        return _nothing_to_do(finished, "the input has nothing that is not in it", config.quiet)
+    speaker(config.quiet)(f"{counted(part.plan.entries, 'image')} that {config.output} does not have")
+    return _carry_out(part, planned.config, beam_args)
+
+
+def plan_append(config: TokenizeConfig) -> tuple[FinishedSet, PlannedTokenize]:
+    """Returns a finished data set, and the tokenizing of what a source has and the data set does not.
+
+    Raises:
+      UserError: other settings, a file that has changed, or no finished data set.
+    """
     finished = open_finished(config.output)
-    planned = plan_tokenize(config)
-    changed = differences(shared_settings(finished.identity), shared_settings(planned.plan.identity))
-    if changed:
+    known = finished.entries(["key"]).column("key").to_pylist() if config.dedupe else []
+    planned = plan_tokenize(config, frozenset(known))
+    before, now = (
+        {**shared_settings(identity), "dedupe": identity.get("dedupe", False)}
+        for identity in (finished.identity, planned.plan.identity)
+    )
+    if changed := differences(before, now):
         raise UserError(f"{config.output}: other settings than it was made with ({'; '.join(changed)})")
-    fresh = _new_entries(finished, planned.slices.entries)
-    say = speaker(config.quiet)
-    if not fresh.num_rows:
-        say(f"{config.output}: the input has nothing that is not in it; nothing to do")
-        return dict(finished.manifest)
-    say(f"{counted(fresh.num_rows, 'image')} that {config.output} does not have")
-    slices = cut(fresh, config.slice_size, planned.slices.order is not None)
-    settings = {name: part for name, part in planned.plan.identity.items() if name not in _OF_THE_ENTRIES}
-    plan = make_plan(slices, {**settings, "parent": finished.parent})
-    return _carry_out(_part(finished, planned.config, plan, slices), beam_args, config.quiet)
+    return finished, _of_entries(planned, _new_entries(finished, planned.slices.entries))
+
+
+def _of_entries(planned: PlannedTokenize, entries: pa.Table) -> PlannedTokenize:
+    slices = cut(entries, planned.config.slice_size, planned.slices.order is not None)
+    return dataclasses.replace(
+        planned, slices=slices, plan=make_plan(slices, settings_of(planned.plan.identity))
+    )
+
+
+def _appended(finished: FinishedSet, planned: PlannedTokenize) -> NewPart:
+    plan = make_plan(planned.slices, {**settings_of(planned.plan.identity), "parent": finished.parent})
+    return _part(finished, planned.config, plan, planned.slices)
+
+
+def _is_begun_otherwise(part: NewPart) -> bool:
+    begun = read_plan(part.finished.output, part.number)
+    return begun is not None and begun.hash != part.plan.hash
 
 
 def retry_rejects(output: str, given: Mapping[str, Any], beam_args: Sequence[str] = ()) -> dict[str, Any]:
@@ -224,19 +165,18 @@ def retry_rejects(output: str, given: Mapping[str, Any], beam_args: Sequence[str
     config = config_of(output, given)
     rows = current_rejects(output, finished.manifest)
     if not rows:
-        speaker(config.quiet)(f"{output}: nothing was rejected; nothing to do")
-        return dict(finished.manifest)
-    config = checked_config(finished, config)
+        return _nothing_to_do(finished, "nothing was rejected", config.quiet)
+    # Most of what failed once fails again; that says nothing of the input.
+    config = dataclasses.replace(checked_config(finished, config), max_reject_rate=None)
     source = open_source(config.source)
     table = collect(_rejected_entries(finished, {row.key for row in rows}), source.fields())
     slices = cut(table, config.slice_size, source.shuffles)
-    settings = {name: part for name, part in finished.identity.items() if name not in _OF_THE_ENTRIES}
-    plan = make_plan(slices, {**settings, "parent": finished.parent, "retried": retried_sum(rows)})
+    settings = {**settings_of(finished.identity), "parent": finished.parent, "retried": retried_sum(rows)}
+    plan = make_plan(slices, settings)
     part = dataclasses.replace(_part(finished, config, plan, slices, len(finished.parts)), retried=rows)
     if not _comes_out_otherwise(part, entries_of(table)):
-        speaker(config.quiet)(f"{output}: its rejects are what they were; nothing to do")
-        return dict(finished.manifest)
-    return _carry_out(part, beam_args, config.quiet)
+        return _nothing_to_do(finished, "its rejects are what they were", config.quiet)
+    return _carry_out(part, config, beam_args)
 
 
 def _rejected_entries(finished: FinishedSet, keys: Set[str]) -> Iterator[Entry]:
@@ -251,7 +191,12 @@ def _comes_out_otherwise(part: NewPart, entries: list[Entry]) -> bool:
     """Tells whether a retry would change anything; stops at the first image that can be read."""
     known = {row.key: row for row in part.retried}
     outcomes = read_and_decode(part.job.task, open_source(part.job.task.source), entries)
-    return any(not isinstance(found, RejectRow) or found != known[found.key] for found in outcomes)
+    return any(not isinstance(found, RejectRow) or _is_news(found, known[found.key]) for found in outcomes)
+
+
+def _is_news(found: RejectRow, known: RejectRow) -> bool:
+    """Tells whether a reject tells anything new; that the bytes it was about are gone does not."""
+    return found != known and not (rejects.may_pass(found) and not rejects.may_pass(known))
 
 
 def _new_entries(finished: FinishedSet, listed: pa.Table) -> pa.Table:
@@ -285,25 +230,6 @@ def _new_entries(finished: FinishedSet, listed: pa.Table) -> pa.Table:
     return listed.filter(pc.is_null(places))
 
 
-def checked_config(finished: FinishedSet, config: TokenizeConfig) -> TokenizeConfig:
-    """Returns the settings with the kind of the source, which the data set tells.
-
-    Raises:
-      UserError: other settings than the data set was made with.
-    """
-    info, identity = read_info(config.codec), finished.identity
-    finished.engine.check_installed()
-    mine = {
-        "codec": {"fingerprint": info.fingerprint, "config": to_dict(info.config)},
-        "preprocessing": {"decode": to_dict(config.decode), "geometry": to_dict(config.geometry)},
-        "dtype": config.dtype,
-    }
-    if changed := differences({name: identity[name] for name in mine}, mine):
-        raise UserError(f"{finished.output}: other settings than it was made with ({'; '.join(changed)})")
-    source = dataclasses.replace(config.source, kind=identity["source"]["kind"])
-    return dataclasses.replace(config, source=source)
-
-
 def _part(
     finished: FinishedSet, config: TokenizeConfig, plan: Plan, slices: Slices, retries: int = 0
 ) -> NewPart:
@@ -312,23 +238,30 @@ def _part(
     return NewPart(finished, AddPartJob(task, config.report, made, retries), plan, slices)
 
 
-def _carry_out(part: NewPart, beam_args: Sequence[str], quiet: bool) -> dict[str, Any]:
+def _nothing_to_do(finished: FinishedSet, why: str, quiet: bool) -> dict[str, Any]:
+    """Says why, and removes what a command has left that was killed after its manifest was there."""
+    with owned(finished):
+        remove_reports(finished.output)
+    speaker(quiet)(f"{finished.output}: {why}; nothing to do")
+    return dict(finished.manifest)
+
+
+def _carry_out(part: NewPart, config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     """Makes the part, or goes on with it; returns the manifest of the whole.
 
     Raises:
       UserError: another part was begun, or whatever the slices raise.
     """
-    output, say = part.finished.output, speaker(quiet)
-    with owning(output) as alone:
-        filesystems.delete_temporaries(output, 0.0 if alone else LEFTOVER_SECONDS, below=True)
-        delete_superseded(output, part.finished.manifest)
-        begin_part(part)
-        run_part(part, beam_args, quiet)
+    output = part.finished.output
+    with owned(part.finished):
+        _begin(part)
+        run_job(part.job, part.plan, beam_args, config.quiet, config.compilation_cache)
+        remove_reports(output)
     manifest = read_manifest(output)
     if manifest is None or len(parts_of(manifest_fields(output, manifest))) <= part.number:
         raise UserError(f"{output}: the pipeline ended without a manifest; see its log")
     counts, before = manifest["counts"], part.finished.manifest["counts"]
-    say(
+    speaker(config.quiet)(
         f"{output}: {counted(counts['images'] - before['images'], 'image')} more in "
         f"{counted(part.plan.slices, 'shard')}; now {counted(counts['images'], 'image')}, "
         f"{counted(counts['rejects'], 'reject')}"
@@ -336,7 +269,7 @@ def _carry_out(part: NewPart, beam_args: Sequence[str], quiet: bool) -> dict[str
     return manifest
 
 
-def begin_part(part: NewPart) -> None:
+def _begin(part: NewPart) -> None:
     """Writes the plan of a part, or finds it written.
 
     Raises:
@@ -350,13 +283,10 @@ def begin_part(part: NewPart) -> None:
         check_plan_tables(output, part.number)
     else:
         folder = plan_folder(part.number)
+        files = f"{folder} and files whose names end in -{folder.split('/')[1]}.parquet"
         what = "; ".join(differences(existing.identity, part.plan.identity))
+        command = "vqgan retry" if "retried" in existing.identity else "vqgan tokenize --append"
         raise UserError(
-            f"{output}: {folder} was begun by another command and is not finished ({what}); run that again, "
-            f"or give it up by removing {folder} and files whose names end in -{folder.split('/')[1]}.parquet"
+            f"{output}: {folder} was begun by another {command} and is not finished ({what}); "
+            f"run that again, or give it up by removing {files}"
         )
-
-
-def run_part(part: NewPart, beam_args: Sequence[str], quiet: bool) -> None:
-    """Makes the slices of a part and publishes the manifest."""
-    run_job(part.job, part.plan, beam_args, quiet)

@@ -19,7 +19,7 @@ from vqgan.data.row_groups import flat_tokens
 from vqgan.data.token_shards import check_footer, labels_of
 from vqgan.errors import UserError, first_line
 from vqgan.manifest import check_parts, load_token_manifest
-from vqgan.shards import open_shard
+from vqgan.shards import LATENTS, open_shard
 
 ROWS_SCANNED = 1 << 21
 """Rows that one search looks at, at most; the reader of a page goes on from there."""
@@ -319,7 +319,7 @@ class TokenBrowser:
                 path, file.metadata, file.rows, self._declared, self._declared.entries[shard]["rows"]
             )
             groups = [file.footer.row_group(number).num_rows for number in range(file.footer.num_row_groups)]
-            extra = tuple(name for name in file.schema.names if name not in _OURS)
+            extra = tuple(name for name in file.schema.names if name not in (*_OURS, LATENTS))
             part = list(self._declared.parts).index(file.metadata.plan_hash)
             return ShardLayout(file.metadata.slice_number, part, tuple(groups), extra)
 

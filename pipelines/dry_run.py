@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipelines.additions import plan_append
 from pipelines.beam_runs import measure_graph
 from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig, plan_tokenize
 from transforms.images.crops import count_views
@@ -22,12 +23,17 @@ SAMPLE_BATCHES = 3
 OTHER_BYTES_PER_ROW = 64  # key, crop and the rest
 
 
-def estimate(config: TokenizeConfig, beam_args: Sequence[str] = ()) -> dict[str, Any]:
+def estimate(config: TokenizeConfig, beam_args: Sequence[str] = (), append: bool = False) -> dict[str, Any]:
     """Plans and encodes the first few batches; writes and submits nothing.
 
     Args:
       config: all settings.
       beam_args: flags for Beam, known to be good; where there are some, the job graph is measured as well.
+      append: only what the output does not have.
+
+    Args:
+      config: all settings.
+      append: only what the output does not have.
 
     Returns:
       Estimates as JSON data, in the order in which to print them.
@@ -35,7 +41,9 @@ def estimate(config: TokenizeConfig, beam_args: Sequence[str] = ()) -> dict[str,
     Raises:
       UserError: as a real run would.
     """
-    planned = plan_tokenize(config)
+    planned = plan_append(config)[1] if append else plan_tokenize(config)
+    if not planned.plan.entries:
+        return {"images": 0}
     if config.compilation_cache:
         enable_compilation_cache()
     codec = load_codec(config.codec, planned.task.batch_size, config.dtype, planned.engine)
@@ -53,23 +61,25 @@ def estimate(config: TokenizeConfig, beam_args: Sequence[str] = ()) -> dict[str,
             else:
                 yield item
 
-    _compile(next(items(), None), codec)
+    latents = planned.task.with_latents
+    _compile(next(items(), None), codec, latents)
     rejected = 0
     started = time.monotonic()
-    for _ in encode(batches(items(), codec.batch_size), codec):
+    for _ in encode(batches(items(), codec.batch_size), codec, latents):
         pass
     rate = len(entries) / (time.monotonic() - started)
     share = rejected / len(entries)
     height, width = codec.config.grid(config.geometry.image_size, config.geometry.image_size)
     rows = round(planned.plan.entries * (1 - share)) * views
     # Entropy is at most log2(K) bits, and the shards' encodings come close to it.
-    token_bytes = height * width * math.log2(codec.config.codebook_size) / 8
+    row_bytes = height * width * math.log2(codec.config.codebook_size) / 8 + OTHER_BYTES_PER_ROW
+    row_bytes += 2 * math.prod(codec.latent_shape((height, width))) if latents else 0
     return {
         "images": planned.plan.entries,
         "slices": planned.plan.slices,
         "rows": rows,
         "tokens per row": height * width,
-        "megabytes on disk, at most about": round(rows * (token_bytes + OTHER_BYTES_PER_ROW) / 1e6, 2),
+        "megabytes on disk, at most about": round(rows * row_bytes / 1e6, 2),
         "images per second": round(rate, 2),
         "seconds to expect": round(planned.plan.entries / rate, 1),
         "images sampled": len(entries),
@@ -82,8 +92,8 @@ def _graph_kilobytes(planned: PlannedTokenize) -> float:
     return round(measure_graph(planned.job, planned.plan) / 1000, 1)
 
 
-def _compile(item: Item | None, codec: "Codec") -> None:
+def _compile(item: Item | None, codec: "Codec", latents: bool) -> None:
     """Compiles the encoder outside of the measured time."""
     if item is not None:
-        for _ in encode(batches(iter([item]), codec.batch_size), codec):
+        for _ in encode(batches(iter([item]), codec.batch_size), codec, latents):
             pass

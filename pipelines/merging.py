@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.additions import FinishedSet, open_finished
+from pipelines.finished_sets import FinishedSet, open_finished
 from transforms.sharded.ownership import owning
 from transforms.sharded.plan import (
     HASHED,
@@ -77,6 +77,9 @@ def merge(paths: Sequence[str], output: str, quiet: bool = False) -> dict[str, A
         return existing
     filesystems.make_folder(output)
     with owning(output) as alone:
+        existing = _check_output(output, sources, expected)  # once more: another merge may have been here
+        if existing is not None:
+            return existing
         filesystems.delete_temporaries(output, 0.0 if alone else LEFTOVER_SECONDS, below=True)
         manifest = _copy_all(found, sources, output)
     counts = manifest["counts"]

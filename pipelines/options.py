@@ -319,8 +319,6 @@ def read_settings(cls: type[Options], path: PathLike) -> dict[str, Any]:
     Raises:
       UserError: there is none, it is no YAML mapping, or a setting is unknown.
     """
-    import yaml
-
     from transforms.sharded.plan import PLAN_FOLDER
 
     file = Path(path)
@@ -332,16 +330,25 @@ def read_settings(cls: type[Options], path: PathLike) -> dict[str, Any]:
             raise UserError(f"--config {path}: this folder has no {RUN_FILE}; give a file, or a run's folder")
         file = found[0]
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = file.read_bytes()
     except OSError as error:
         raise UserError(f"--config {file}: cannot be read ({error.strerror})") from error
+    return parse_settings(cls, data, f"--config {file}")
+
+
+def parse_settings(cls: type[Options], text: bytes, where: str) -> dict[str, Any]:
+    """Returns the settings in a YAML file; ``where`` is the file, for messages. Raises UserError."""
+    import yaml
+
+    try:
+        data = yaml.safe_load(text.decode("utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"--config {file}{line}: this is no YAML; write NAME: VALUE lines") from error
+        raise UserError(f"{where}{line}: this is no YAML; write NAME: VALUE lines") from error
     if not isinstance(data, Mapping):
-        raise UserError(f"--config {file}: expected NAME: VALUE lines, got {str(data)[:50]!r}")
-    return check_names(cls, data, f"--config {file}")
+        raise UserError(f"{where}: expected NAME: VALUE lines, got {str(data)[:50]!r}")
+    return check_names(cls, data, where)
 
 
 def render_settings(command: str, record: Mapping[str, Any]) -> bytes:

@@ -4,21 +4,23 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.additions import FinishedSet, checked_config, config_of
+from pipelines.finished_sets import FinishedSet, checked_config, config_of, owned
 from pipelines.tokenize_images import TokenizeConfig, make_task
+from transforms.images.crops import count_views
 from transforms.sharded.job import make_slice
-from transforms.sharded.ownership import owning
 from transforms.sharded.plan import check_plan_tables, read_plan, read_slice, read_slices
-from transforms.sharded.rejects import RejectRow
-from transforms.sharded.run import LEFTOVER_SECONDS, speaker
+from transforms.sharded.rejects import RejectRow, publish_rejects
+from transforms.sharded.run import speaker
 from transforms.sharded.summary import describe_file
 from transforms.sharded.verify import require_manifest
+from transforms.sources import open_source
 from transforms.tokenizing.job import TokenizeJob
 from transforms.tokenizing.parts import delete_superseded, read_rejects_file, read_retried
+from transforms.tokenizing.shard import TokenizeTask, read_and_decode, read_planned
 from vqgan import filesystems
 from vqgan.errors import UserError, counted
 from vqgan.manifest import check_tokens, manifest_fields, parts_of
-from vqgan.shards import rejects_name, shard_name
+from vqgan.shards import open_shard, rejects_name, shard_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,20 +64,18 @@ def repair(output: str, given: Mapping[str, Any]) -> list[str]:
     parts = parts_of(manifest_fields(output, manifest))
     for number in range(len(parts)):
         check_plan_tables(output, number)
-    say = speaker(False)
-    with owning(output) as alone:
-        filesystems.delete_temporaries(output, 0.0 if alone else LEFTOVER_SECONDS, below=True)
-        delete_superseded(output, manifest)
-        finished = FinishedSet(output, manifest, parts, plan.identity)
+    finished = FinishedSet(output, manifest, parts, plan.identity)
+    with owned(finished):
         broken = list(find_broken(finished))
         if not broken:
             return []
         config = checked_config(finished, config_of(output, given))
-        say(f"{output}: {counted(len(broken), 'slice')} to be made again, such as {broken[0].names[0]}")
+        first = min(broken[0].broken)
+        speaker(False)(f"{output}: {counted(len(broken), 'slice')} to be made again, such as of {first}")
         for each in broken:
             _make_again(finished, config, each)
-        delete_superseded(output, manifest)
-    return [line for each in broken for line in _changes(finished, each)]
+        delete_superseded(output, manifest)  # which some of those slices have brought back
+        return [line for each in broken for line in _changes(finished, each)]
 
 
 def find_broken(finished: FinishedSet) -> Iterator[BrokenSlice]:
@@ -105,24 +105,66 @@ def _is_intact(output: str, entry: Mapping[str, Any]) -> bool:
         return False
 
 
+class _RepairJob(TokenizeJob):
+    """A slice is made, whatever is there; a file gives way by a rename, when the new one is complete."""
+
+    def is_whole(self, number: int) -> bool:
+        return False
+
+
 def _make_again(finished: FinishedSet, config: TokenizeConfig, broken: BrokenSlice) -> None:
-    """Removes what is left of a slice and makes it."""
+    """Makes what a slice has lost; a file that is as it was stays.
+
+    Raises:
+      UserError: the input has other images than it had.
+    """
     output = finished.output
     plan = read_plan(output, broken.part)
     if plan is None:
         raise UserError(f"{output}: the plan of part {broken.part} is missing; restore it")
     task = make_task(config, plan, _sizes(output, broken.part), finished.engine, broken.part)
     # Bytes are compared in the end, so the input's times do not matter.
-    task = dataclasses.replace(task, copied=True, settled=_settled(finished, broken), max_reject_rate=None)
-    job = TokenizeJob(task, with_report=False)
-    for name in broken.broken:
-        filesystems.delete(filesystems.join(output, name))
-    filesystems.delete(filesystems.join(output, broken.names[0]))  # or the slice would count as finished
+    task = dataclasses.replace(
+        task,
+        copied=True,
+        settled=_settled(finished, broken),
+        max_reject_rate=None,
+        rejects_expected=_reject_count(finished, broken, count_views(config.geometry)),
+    )
+    if broken.names[0] not in broken.broken:
+        _reject_again(task, broken)
+        return
+    job = _RepairJob(task, with_report=False)
     make_slice(job, broken.number, job.load_model(), lambda images, rejects: None)
+
+
+def _reject_again(task: TokenizeTask, broken: BrokenSlice) -> None:
+    """Makes the rejects of a slice whose shard has lost nothing.
+
+    Raises:
+      UserError: an image can be read now.
+    """
+    with open_shard(filesystems.join(task.output, broken.names[0])) as shard:
+        made = {key for batch in shard.batches(["key"]) for key in batch.column("key").to_pylist()}
+    entries = [entry for entry in read_planned(task, broken.number) if entry.key not in made]
+    rows = []
+    for found in read_and_decode(task, open_source(task.source), entries):
+        if not isinstance(found, RejectRow):
+            key = found.rows[0].key
+            raise UserError(
+                f"{broken.names[1]}: {key!r} was rejected, and can be read now; put the file back that it was"
+            )
+        rows.append(found)
+    publish_rejects(task.output, broken.number, task.slices, rows, task.part)
 
 
 def _sizes(output: str, part: int) -> list[int]:
     return [table.num_rows for table in read_slices(output, ["offset"], part)]
+
+
+def _reject_count(finished: FinishedSet, broken: BrokenSlice, views: int) -> int:
+    entry = _listed(finished)[broken.names[0]]
+    return len(read_slice(finished.output, broken.number, broken.part)) - int(entry["rows"]) // views
 
 
 def _settled(finished: FinishedSet, broken: BrokenSlice) -> dict[str, RejectRow]:

@@ -196,6 +196,7 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
       report: write report.html
       quiet: print errors only
       engine: runs the codec's networks; auto: openvino where installed, without an accelerator
+      columns_out: what rows have beside tokens: latents, what was quantized, as float16
     """
 
     title: ClassVar[str] = ""
@@ -212,6 +213,7 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
     report: bool = True
     quiet: bool = field(default=False, metadata=flag(recorded=False))
     engine: str = field(default="jax", metadata=flag(choices=ENGINES))
+    columns_out: tuple[str, ...] = field(default=(), metadata=flag(separator=","))
 
     def config(self) -> "TokenizeConfig":
         """Returns the settings as the run takes them.
@@ -240,6 +242,7 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
             compilation_cache=self.compilation_cache,
             quiet=self.quiet,
             engine=self.engine,
+            columns_out=self.columns_out,
         )
 
 

@@ -20,6 +20,8 @@ from vqgan.errors import UserError
 T = TypeVar("T")
 DTYPES = ("float32", "bfloat16")
 """Types that models may compute in."""
+COLUMNS_OUT = ("latents",)
+"""Columns of token shards that are there where they are asked for."""
 
 
 def check_at_least_one(config: Any, names: Sequence[str]) -> None:

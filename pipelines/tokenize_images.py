@@ -4,14 +4,14 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pyarrow import fs
 
 from pipelines.beam_runs import codec_everywhere, everywhere, run_job, write_record
-from pipelines.settings import DTYPES, check_at_least_one
+from pipelines.settings import COLUMNS_OUT, DTYPES, check_at_least_one
 from transforms.images.crops import Geometry, count_views
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.batching import fitted_batch_size, threads_here
@@ -31,7 +31,9 @@ from vqgan.config import to_dict
 from vqgan.engines.choice import EngineChoice, resolve_engine
 from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE
+from vqgan.shard_columns import LATENTS
 from vqgan.shards import DATA_FOLDER, rejects_name, shard_name
+from vqgan.token_layouts import latent_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,7 @@ class TokenizeConfig:
       compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
       quiet: no progress.
       engine: what runs the codec's networks.
+      columns_out: what rows have beside tokens, of :data:`pipelines.settings.COLUMNS_OUT`.
     """
 
     source: SourceConfig
@@ -71,11 +74,14 @@ class TokenizeConfig:
     compilation_cache: bool = True
     quiet: bool = False
     engine: str = "jax"
+    columns_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_at_least_one(self, ("slice_size", "batch_size", "threads"))
         if self.dtype not in DTYPES:
             raise UserError(f"--dtype {self.dtype}: known are {', '.join(DTYPES)}")
+        if unknown := [name for name in self.columns_out if name not in COLUMNS_OUT]:
+            raise UserError(f"--columns-out {unknown[0]}: known are {', '.join(COLUMNS_OUT)}")
         if self.max_reject_rate is not None and not 0 <= self.max_reject_rate <= 1:
             raise UserError(f"--max-reject-rate {self.max_reject_rate}: it must lie in [0, 1]")
 
@@ -169,17 +175,22 @@ def make_task(
         codec_name=config.codec,
         engine=engine,
         part=part,
+        with_latents=LATENTS in config.columns_out,
     )
 
 
-def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
+def plan_tokenize(config: TokenizeConfig, known: Collection[str] = ()) -> PlannedTokenize:
     """Reads the codec's description, lists the source and plans; writes nothing.
+
+    Args:
+      config: all settings.
+      known: keys of images that are tokenized already: others are duplicates of them, not they of others.
 
     Raises:
       UserError: no codec, no input, no images in it, duplicate keys.
     """
     codec = read_info(config.codec)
-    codec.config.grid(config.geometry.image_size, config.geometry.image_size)
+    grid = codec.config.grid(config.geometry.image_size, config.geometry.image_size)
     engine = resolve_engine(config.engine, codec.config)
     _check_apart(config.source.input, config.output)
     kind = config.source.kind or recognise(config.source.input)
@@ -193,7 +204,7 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
         raise UserError(_without_images(config.source))
     check_keys(entries, config.source.kind)
     if config.dedupe:
-        entries = mark_duplicates(source, entries, threads_here(config.threads))
+        entries = mark_duplicates(source, entries, threads_here(config.threads), known)
     slices = cut(entries, config.slice_size, source.shuffles)
     settings = {
         "codec": {"fingerprint": codec.fingerprint, "config": to_dict(codec.config)},
@@ -209,8 +220,20 @@ def plan_tokenize(config: TokenizeConfig) -> PlannedTokenize:
         "dtype": config.dtype,
         "dedupe": config.dedupe,
         **engine.identity(),
+        **_latents_identity(config, codec, grid, engine),
     }
     return PlannedTokenize(config, codec, make_plan(slices, settings), slices, engine)
+
+
+def _latents_identity(
+    config: TokenizeConfig, codec: CodecInfo, grid: tuple[int, int], engine: EngineChoice
+) -> dict[str, Any]:
+    """Returns the part of the latents in a plan's identity; none where there are no latents, as ever."""
+    if LATENTS not in config.columns_out:
+        return {}
+    engine.require_latents()
+    model = codec.config
+    return {LATENTS: list(latent_shape(model.layout, grid, model.embed_dim, model.scales))}
 
 
 def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str], record: bytes = b"") -> dict[str, Any]:

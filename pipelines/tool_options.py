@@ -80,7 +80,7 @@ class RetryOptions(ToolOptions, BeamOptions):
     """Settings of ``vqgan retry``; all others are those that the data set was made with.
 
     Attributes:
-      path: finished token data set: a local folder with its plan/run.yaml
+      path: finished token data set with its plan/run.yaml: folder or URI
       input: where the images lie now
       codec: where the codec lies now
       batch_size: images per device call
@@ -209,7 +209,6 @@ class ImportPriorOptions(ToolOptions):
         default=(0, 0), metadata=flag(read=read_condition_grid, metavar="HxW", shown="none")
     )
     native_config: PathLike | None = field(default=None, metadata=flag(shown="beside it"))
-    scales: str | None = field(default=None, metadata=flag(read=read_list, shown=_TOLD))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,9 @@
 """What people and tools outside of the code read: citation, hooks, workflow, Makefile, the notebook."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +94,17 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebook_is_small(path: Path) -> None:
     assert path.stat().st_size < 200_000
+
+
+def test_every_benchmark_and_example_can_be_loaded() -> None:
+    """What they take from the package is still there, so that every figure can be measured anew."""
+    scripts = sorted(path for folder in ("benchmarks", "examples") for path in (ROOT / folder).glob("*.py"))
+    scripts = [path for path in scripts if "\nimport torch\n" not in path.read_text()]
+    assert len(scripts) > 15
+    code = "import runpy, sys\nfor path in sys.argv[1:]: runpy.run_path(path, run_name='loaded')"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, scripts)],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]

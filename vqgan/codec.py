@@ -5,28 +5,29 @@ image size. The batch is split over all local devices. An encoder never loads de
 the other way round. Another engine can run the networks in JAX's place (:mod:`vqgan.engines.choice`).
 """
 
-import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from vqgan.codec_checkpoint import CodecInfo, load_weights, module_state, read_info
+from vqgan.codec_checkpoint import CodecInfo, read_info
+from vqgan.codec_functions import (
+    UNIT_RANGE,
+    CodecFunctions,
+    check_value_range,
+    inference_config,
+    to_levels,
+)
 from vqgan.config import ModelConfig
 from vqgan.engines.choice import JAX_ENGINE, Engine, EngineChoice, PendingArray, resolve_engine
+from vqgan.engines.jax_engine import JAXEngine
 from vqgan.errors import UserError
-from vqgan.model.vqgan import TokenDecoder, TokenEncoder, denormalize, normalize
-from vqgan.quantizers import Quantizer, make_quantizer
-from vqgan.token_layouts import GRID, token_shape
-
-BATCH_AXIS = "batch"
+from vqgan.token_layouts import GRID, SCALES, latent_shape, token_shape
 
 
 class Codec:
@@ -67,10 +68,8 @@ class Codec:
         self.engine = engine
         self.compilations = 0
         self._dtype = dtype
-        self._mesh = Mesh(np.array(devices), (BATCH_AXIS,))
-        self._batch_sharding = NamedSharding(self._mesh, PartitionSpec(BATCH_AXIS))
-        self._replicated = NamedSharding(self._mesh, PartitionSpec())
-        self._other = self._open_engine()
+        self._jax = JAXEngine(info, dtype, devices, self._count)
+        self._engine = self._open_engine()
 
     @classmethod
     def load(
@@ -110,26 +109,109 @@ class Codec:
         """Returns the sha256 over the configuration and the weights that determine tokens."""
         return self.info.fingerprint
 
-    def encode(self, images: np.ndarray) -> np.ndarray:
+    def encode(self, images: np.ndarray, *, value_range: tuple[float, float] | None = None) -> np.ndarray:
         """Turns images into token grids.
 
         Args:
           images: uint8 ``[N, H, W, 3]``, or video ``[N, T, H, W, 3]`` taken frame by frame; sides
-            are multiples of the codec's downsampling.
+            are multiples of the codec's downsampling. Or float, with a ``value_range``.
+          value_range: lower and upper end of float images, such as ``(0, 1)``. They are rounded to 8 bits,
+            as files hold them, so that one compiled program serves all; :meth:`functions` rounds nothing.
 
         Returns:
           int32 ``[N, h, w]`` (or ``[N, T, h, w]``) in ``[0, codebook_size)``; ``[N, L]`` of a codec whose
           layout is no grid.
+
+        Raises:
+          UserError: values outside of the range.
         """
-        images = np.asarray(images)
-        if images.dtype != np.uint8 or images.ndim not in (4, 5) or images.shape[-1] != 3:
-            raise ValueError(
-                f"images must be uint8 [N, H, W, 3] or [N, T, H, W, 3], got {images.dtype} {images.shape}"
-            )
+        images, grid = self._checked_images(images, value_range)
         frames = images.reshape(-1, *images.shape[-3:])
-        grid = self.config.grid(*frames.shape[1:3])
         parts = [self.encode_batch(batch) for batch in self._batches(frames)]
         return _join(parts, images.shape[:-3], token_shape(self.config.layout, grid), np.int32)
+
+    def latents(self, images: np.ndarray, *, value_range: tuple[float, float] | None = None) -> np.ndarray:
+        """Turns images, as :meth:`encode` takes them, into latents: what is quantized.
+
+        Returns:
+          float32 ``[N, h, w, D]`` (or ``[N, T, h, w, D]``); ``[N, L, D]`` where tokens are a sequence.
+          :meth:`quantize` makes the tokens of them.
+
+        Raises:
+          UserError: values outside of the range, or another engine than JAX.
+        """
+        images, grid = self._checked_images(images, value_range)
+        frames = images.reshape(-1, *images.shape[-3:])
+        parts = [self.encode_batch_with_latents(batch)[1] for batch in self._batches(frames)]
+        return _join(parts, images.shape[:-3], self.latent_shape(grid), np.float32)
+
+    def latent_shape(self, grid: tuple[int, int]) -> tuple[int, ...]:
+        """Returns the shape ``(h, w, D)``, or ``(L, D)``, of an image's latents, given its grid."""
+        config = self.config
+        return latent_shape(config.layout, grid, config.embed_dim, config.scales)
+
+    def quantize(self, latents: np.ndarray) -> np.ndarray:
+        """Turns latents, of any float type and shaped as :meth:`latents` gives them, into tokens.
+
+        Returns:
+          int32 ``[N, h, w]``, ``[N, T, h, w]``, or ``[N, L]`` where the layout is no grid.
+
+        Raises:
+          ValueError: another shape or type.
+        """
+        latents = np.asarray(latents)
+        axes, dimensions = 3 if self.config.vit is None else 2, self.config.embed_dim
+        floating = np.issubdtype(latents.dtype, np.floating)
+        if not floating or latents.ndim - axes not in (1, 2) or latents.shape[-1] != dimensions:
+            item = f"h, w, {dimensions}" if axes == 3 else f"L, {dimensions}"
+            raise ValueError(
+                f"latents must be float [N, {item}] or [N, T, {item}], got {latents.dtype} {latents.shape}"
+            )
+        flat = latents.reshape(-1, *latents.shape[-axes:]).astype(np.float32)
+        size, length = latents.shape[-axes:-1], self.config.length
+        parts = [self._jax.quantize(batch) for batch in self._batches(flat)]
+        return _join(parts, latents.shape[:-axes], size if length is None else (length,), np.int32)
+
+    @cached_property
+    def codebook(self) -> np.ndarray:
+        """Returns the vector of each code, float32 ``[K, D]``, as the decoder takes them; read-only.
+
+        Of ``cosine`` they have unit length. ``fsq`` and ``lfq`` learn none: rows are the points of their
+        grid, in [-1, 1]. ``scales`` has one codebook for all scales, and sums what they give.
+        """
+        codes = self._jax.codebook()
+        codes.flags.writeable = False
+        return codes
+
+    def lookup(self, tokens: np.ndarray) -> np.ndarray:
+        """Turns tokens, as :meth:`decode` takes them, into code vectors: rows of :attr:`codebook`.
+
+        Returns:
+          float32 ``[N, h, w, D]``, ``[N, T, h, w, D]``, or ``[N, L, D]`` of a sequence. Of ``scales``
+          ``[N, h, w, D]``: the sum of what all scales give.
+
+        Raises:
+          UserError: a token outside the codebook, or another number of tokens than the codec has.
+        """
+        tokens, axes = self._checked_tokens(tokens)
+        if self.config.layout != SCALES:
+            return self.codebook[tokens]
+        flat = tokens.reshape(-1, *tokens.shape[-axes:]).astype(np.int32)
+        parts = [self._jax.lookup(batch) for batch in self._batches(flat)]
+        return _join(parts, tokens.shape[:-axes], self.latent_shape((1, tokens.shape[-1])), np.float32)
+
+    def functions(self, *, value_range: tuple[float, float] = UNIT_RANGE) -> CodecFunctions:
+        """Returns the codec as pure functions of its weights, for ``jit``, ``grad``, ``vmap`` and sharding.
+
+        They are JAX's whatever the engine, and load encoder, codebook and decoder.
+
+        Args:
+          value_range: lower and upper end of their float images, such as ``(0, 1)`` or ``(-1, 1)``.
+
+        Raises:
+          UserError: no range, or damaged weights.
+        """
+        return self._jax.functions(check_value_range(value_range))
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Turns token grids into images.
@@ -145,8 +227,29 @@ class Codec:
           UserError: a token outside the codebook, or a codec without a decoder.
         """
         self.info.require_decoder()
-        tokens = np.asarray(tokens)
-        tokens = self._without_rows(tokens)
+        tokens, axes = self._checked_tokens(tokens)
+        grids = tokens.reshape(-1, *tokens.shape[-axes:]).astype(np.int32)
+        size = (*self.config.image_shape(tokens.shape[-2:]), 3)
+        parts = [self.decode_batch(batch) for batch in self._batches(grids)]
+        return _join(parts, tokens.shape[:-axes], size, np.uint8)
+
+    def _checked_images(
+        self, images: np.ndarray, value_range: tuple[float, float] | None
+    ) -> tuple[np.ndarray, tuple[int, int]]:
+        """Returns images as uint8, and the grid of their tokens; raises as :meth:`encode` does."""
+        images = np.asarray(images)
+        if value_range is not None and np.issubdtype(images.dtype, np.floating):
+            images = to_levels(images, value_range)
+        if images.dtype != np.uint8 or images.ndim not in (4, 5) or images.shape[-1] != 3:
+            raise ValueError(
+                "images must be uint8 [N, H, W, 3] or [N, T, H, W, 3], or float with a value_range, "
+                f"got {images.dtype} {images.shape}"
+            )
+        return images, self.config.grid(*images.shape[-3:-1])
+
+    def _checked_tokens(self, tokens: np.ndarray) -> tuple[np.ndarray, int]:
+        """Returns tokens, and how many axes those of one image have; raises as :meth:`decode` does."""
+        tokens = self._without_rows(np.asarray(tokens))
         axes = 2 if self.config.layout == GRID else 1
         if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim - axes not in (1, 2):
             item = "h, w" if axes == 2 else "L"
@@ -158,10 +261,9 @@ class Codec:
                 f"tokens from {tokens.min()} to {tokens.max()} do not fit this codec: "
                 f"its codebook has {self.config.codebook_size} codes"
             )
-        grids = tokens.reshape(-1, *tokens.shape[-axes:]).astype(np.int32)
-        size = (*self.config.image_shape(tokens.shape[-2:]), 3)
-        parts = [self.decode_batch(batch) for batch in self._batches(grids)]
-        return _join(parts, tokens.shape[:-axes], size, np.uint8)
+        if self.config.length is not None and tokens.size:
+            self._check_length(tokens.reshape(-1, tokens.shape[-1]))
+        return tokens, axes
 
     def encode_with_margins(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Turns images into tokens as JAX finds them, whatever the engine, and tells how clear each is.
@@ -173,9 +275,7 @@ class Codec:
           int32 tokens ``[N, h, w]`` and float32 margins ``[N, h, w]``, as
           :meth:`vqgan.quantizers.Quantizer.margins` gives them.
         """
-        function, weights = self._margin_encoder
-        batches = (jax.device_put(batch, self._batch_sharding) for batch in self._batches(images))
-        parts = [function(weights, batch) for batch in batches]
+        parts = [self._jax.encode_with_margins(batch) for batch in self._batches(images)]
         tokens, margins = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
         return tokens[: len(images)], margins[: len(images)]
 
@@ -189,20 +289,24 @@ class Codec:
           int32 ``[batch_size, h, w]``, or ``[batch_size, L]``, still being computed; ``np.asarray`` waits.
         """
         self._check_batch(images)
-        if self._other is not None:
-            return self._other.encode(images)
-        function, weights = self._encoder
-        return function(weights, jax.device_put(images, self._batch_sharding))
+        return self._engine.encode(images)
+
+    def encode_batch_with_latents(self, images: np.ndarray) -> tuple[PendingArray, PendingArray]:
+        """Starts encoding one full batch, as :meth:`encode_batch` does, also to float32 latents.
+
+        Raises:
+          UserError: another engine than JAX.
+        """
+        self._check_batch(images)
+        self.engine.require_latents()
+        return self._jax.encode_with_latents(images)
 
     def decode_batch(self, tokens: np.ndarray) -> PendingArray:
         """Starts decoding one full batch of tokens, as :meth:`decode` takes them, and returns at once."""
         self._check_batch(tokens)
         tokens = self._without_rows(tokens)
         self._check_length(tokens)
-        if self._other is not None:
-            return self._other.decode(tokens)
-        function, weights = self._decoder
-        return function(weights, jax.device_put(tokens, self._batch_sharding))
+        return self._engine.decode(tokens)
 
     def _without_rows(self, tokens: np.ndarray) -> np.ndarray:
         """Turns grids of one row ``[N, 1, L]`` into ``[N, L]``, where tokens are no grid."""
@@ -228,103 +332,17 @@ class Codec:
             batches[-1] = np.pad(batches[-1], [(0, missing)] + [(0, 0)] * (items.ndim - 1))
         return batches
 
-    @cached_property
-    def _encoder(self) -> tuple[Any, Any]:
-        return self._encoding(lambda quantizer, z: quantizer.tokens(z))
-
-    @cached_property
-    def _margin_encoder(self) -> tuple[Any, Any]:
-        return self._encoding(lambda quantizer, z: (quantizer.tokens(z), quantizer.margins(z)))
-
-    def _encoding(self, choose: Callable[[Quantizer, jax.Array], Any]) -> tuple[Any, Any]:
-        config = _inference(self.config)
-        modules = {
-            "encoder": _abstract(lambda rngs: TokenEncoder(config, dtype=self._dtype, rngs=rngs)),
-            "quantizer": _abstract_quantizer(config),
-        }
-
-        def encode(weights: Any, images: jax.Array) -> jax.Array:
-            self.compilations += 1  # Python runs here only while tracing
-            parts = _merge(modules, weights)
-            return choose(parts["quantizer"], parts["encoder"](normalize(images, config.input_range)))
-
-        return self._compile(encode), self._weights(modules)
-
-    @cached_property
-    def _decoder(self) -> tuple[Any, Any]:
-        self.info.require_decoder()
-        config = _inference(self.config)
-        modules = {
-            "quantizer": _abstract_quantizer(config),
-            "decoder": _abstract(lambda rngs: TokenDecoder(config, dtype=self._dtype, rngs=rngs)),
-        }
-
-        def decode(weights: Any, tokens: jax.Array) -> jax.Array:
-            self.compilations += 1  # Python runs here only while tracing
-            parts = _merge(modules, weights)
-            return denormalize(parts["decoder"](parts["quantizer"].lookup(tokens)), config.input_range)
-
-        return self._compile(decode), self._weights(modules)
-
-    def _open_engine(self) -> Engine | None:
-        """Returns what runs the networks in JAX's place; None for JAX."""
+    def _open_engine(self) -> Engine:
+        """Returns what runs the networks."""
         self.engine.check_installed()
         if self.engine.is_jax:
-            return None
+            return self._jax
         from vqgan.engines.openvino_engine import OpenVINOEngine
 
-        return OpenVINOEngine(self.info, _inference(self.config), self._dtype, self._count)
+        return OpenVINOEngine(self.info, inference_config(self.config), self._dtype, self._count)
 
     def _count(self) -> None:
         self.compilations += 1
-
-    def _compile(self, function: Any) -> Any:
-        """Jits ``function(weights, batch)``; each device works on its share of the batch."""
-        split = jax.shard_map(
-            function,
-            mesh=self._mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXIS)),
-            out_specs=PartitionSpec(BATCH_AXIS),
-            check_vma=False,
-        )
-        return jax.jit(split)
-
-    def _weights(self, modules: dict[str, Any]) -> Any:
-        loaded = load_weights(self.info, modules)
-        states = {
-            name: module_state(module, loaded[name], f"codec {self.info.path}, {name}")
-            for name, module in modules.items()
-        }
-        return jax.device_put(states, self._replicated)
-
-
-def _inference(config: ModelConfig) -> ModelConfig:
-    """Removes what acts in training only: dropout's random state, the statistics of moving averages."""
-    quantizer = "nearest" if config.quantizer == "ema" else config.quantizer
-    return dataclasses.replace(config, dropout=0.0, quantizer=quantizer)
-
-
-class _OneKey:
-    """Stands for the random state of weights that nobody draws, whose tracing would take half a second."""
-
-    def __init__(self) -> None:
-        self._key = jax.random.key(0)
-
-    def params(self) -> jax.Array:
-        """Returns the key of every weight."""
-        return self._key
-
-
-def _abstract(build: Any) -> Any:
-    return nnx.eval_shape(lambda: build(_OneKey()))
-
-
-def _abstract_quantizer(config: ModelConfig) -> Any:
-    return _abstract(lambda rngs: make_quantizer(config, rngs=rngs))
-
-
-def _merge(modules: dict[str, Any], weights: Any) -> dict[str, Any]:
-    return {name: nnx.merge(nnx.graphdef(module), weights[name]) for name, module in modules.items()}
 
 
 def _join(

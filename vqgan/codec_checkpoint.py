@@ -279,7 +279,7 @@ def module_weights(module: "nnx.Module") -> Weights:
     return {".".join(map(str, path)): np.asarray(param[...], np.float32) for path, param in flat}
 
 
-def module_state(abstract: "nnx.Module", weights: Weights, where: str) -> "nnx.State":
+def module_state(abstract: "nnx.Module", weights: Mapping[str, Any], where: str) -> "nnx.State":
     """Fills the state of a module with named weights; names and shapes must agree exactly.
 
     Args:

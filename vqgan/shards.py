@@ -18,15 +18,24 @@ from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
 from vqgan.manifest import AGAIN, FORMAT_VERSION, check_version
-from vqgan.token_layouts import GRID, read_token_layout, token_shape
+from vqgan.shard_columns import (
+    COMPRESSION,
+    LATENTS,
+    TOKENS_LEAF,
+    fixed_lists,
+    latent_lists,
+    rows_at_once,
+    shard_schema,
+    smallest_encoding,
+    token_dtype,
+)
+from vqgan.token_layouts import GRID, read_latent_shape, read_token_layout, token_shape
 
 METADATA_KEY = b"vqgan"
 DATA_FOLDER = "data"
 REJECTS_FOLDER = "rejects"
 TOKENS_PER_ROW_GROUP = 1 << 20  # 4 MiB before compression: bounds a writer's memory
 MOST_SIDE = 1 << 15  # of a grid: Arrow counts the tokens of a row in 31 bits
-TOKENS_LEAF = "tokens.list.element"
-COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
 
 
 def footer_json(document: Mapping[str, Any]) -> bytes:
@@ -71,6 +80,7 @@ class ShardMetadata:
       sampling: for tokens drawn from a prior, which one and how, as JSON data; None for real images.
       engine: what ran the codec's networks, by name and version; None for JAX.
       layout: of the tokens; other than ``grid`` they are one row of ``L`` (:mod:`vqgan.token_layouts`).
+      latents: shape of one row's latents, where the shard has that column.
     """
 
     fingerprint: str
@@ -88,11 +98,12 @@ class ShardMetadata:
     sampling: Mapping[str, Any] | None = None
     engine: str | None = None
     layout: str = GRID
+    latents: tuple[int, ...] | None = None
 
     def to_json(self) -> bytes:
         """Writes canonical JSON: the same metadata gives the same bytes."""
         document = dataclasses.asdict(self)
-        usual = {"sampling": None, "engine": None, "layout": GRID}
+        usual = {"sampling": None, "engine": None, "layout": GRID, "latents": None}
         return footer_json({n: value for n, value in document.items() if n not in usual or value != usual[n]})
 
     @classmethod
@@ -120,6 +131,7 @@ class ShardMetadata:
             sampling=None if fields.value("sampling", None) is None else fields.mapping("sampling"),
             engine=fields.text_or_none("engine"),
             layout=read_token_layout(fields, fields.mapping("codec_config")),
+            latents=read_latent_shape(fields),
         )
 
 
@@ -138,40 +150,6 @@ def part_suffix(part: int) -> str:
     return f"-part-{part:03d}" if part else ""
 
 
-def token_dtype(codebook_size: int) -> np.dtype:
-    """Returns uint16 when every token fits, else uint32."""
-    return np.dtype(np.uint16 if codebook_size <= 1 << 16 else np.uint32)
-
-
-def shard_schema(grid: tuple[int, int], codebook_size: int, extra: Sequence[pa.Field] = ()) -> pa.Schema:
-    """Returns the columns of a shard.
-
-    Args:
-      grid: ``(h, w)``.
-      codebook_size: number of codes.
-      extra: columns passed through from the source.
-
-    Raises:
-      UserError: an extra column bears the name of one of ours.
-    """
-    tokens = pa.from_numpy_dtype(token_dtype(codebook_size))
-    fields = [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("view", pa.uint8(), nullable=False),
-        pa.field("tokens", pa.list_(tokens, grid[0] * grid[1]), nullable=False),
-        pa.field("crop", pa.list_(pa.int32(), 4), nullable=False),
-        pa.field("mirrored", pa.bool_(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("label", pa.int32()),
-    ]
-    taken = {field.name for field in fields}
-    for field in extra:
-        if field.name in taken:
-            raise UserError(f"column {field.name!r}: a shard has its own column of this name; leave it out")
-    return pa.schema([*fields, *extra])
-
-
 class ShardWriter:
     """Writes rows to one shard, a bounded number at a time.
 
@@ -179,11 +157,11 @@ class ShardWriter:
     """
 
     def __init__(self, stream: BinaryIO, metadata: ShardMetadata, extra: Sequence[pa.Field] = ()):
-        self.schema = shard_schema(metadata.grid, metadata.codebook_size, extra)
+        self.schema = shard_schema(metadata.grid, metadata.codebook_size, extra, metadata.latents)
         self._metadata = metadata
         self._dtype = token_dtype(metadata.codebook_size)
         length = metadata.grid[0] * metadata.grid[1]
-        self._group_rows = max(1, TOKENS_PER_ROW_GROUP // length)
+        self._group_rows = rows_at_once(max(1, TOKENS_PER_ROW_GROUP // length), metadata.latents)
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
         self._stream = stream
@@ -206,18 +184,23 @@ class ShardWriter:
         """Sets what became of the slice's entries; it goes into the footer."""
         self._metadata = dataclasses.replace(self._metadata, images=images, rejects=rejects)
 
-    def write(self, columns: Mapping[str, Any], tokens: np.ndarray) -> None:
+    def write(
+        self, columns: Mapping[str, Any], tokens: np.ndarray, latents: np.ndarray | None = None
+    ) -> None:
         """Adds rows.
 
         Args:
-          columns: for every column but ``tokens``, one value per row.
+          columns: for every column but ``tokens`` and ``latents``, one value per row.
           tokens: int32 ``[rows, h, w]``, or ``[rows, L]`` where the layout is no grid.
+          latents: float32, one row each of the footer's shape, where the shard has them.
         """
         arrays = []
         for field in self.schema:
             if field.name == "tokens":
-                flat = pa.array(tokens.reshape(-1).astype(self._dtype))
-                arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=field.type))
+                arrays.append(fixed_lists(tokens.astype(self._dtype), field.type))
+            elif field.name == LATENTS:
+                assert latents is not None
+                arrays.append(latent_lists(latents, field.type))
             else:
                 arrays.append(pa.array(columns[field.name], field.type))
         self._pending.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
@@ -240,7 +223,8 @@ class ShardWriter:
         """Returns the Parquet writer, opened with the encoding that suits the first rows."""
         if self._writer is None:
             encoding = smallest_encoding(first_group.select(["tokens"]))
-            dictionary = [name for name in self.schema.names if name not in ("tokens", "key", "crop")]
+            plain = ("tokens", "key", "crop", LATENTS)  # DuckDB reads float16 in no other encoding
+            dictionary = [name for name in self.schema.names if name not in plain]
             if "column_encoding" not in encoding:
                 dictionary.append(TOKENS_LEAF)
             self._writer = pq.ParquetWriter(
@@ -252,28 +236,6 @@ class ShardWriter:
                 **COMPRESSION,
             )
         return self._writer
-
-
-def smallest_encoding(tokens: pa.Table) -> dict[str, Any]:
-    """Returns Parquet options under which a sample of the token column is smallest.
-
-    Parquet keeps uint16 as 32-bit integers, so its encoding decides the size. A dictionary packs tokens into
-    the bits that small, evenly used codebooks need; streams of bytes suit zstd's coder, for larger ones.
-
-    Args:
-      tokens: table of the ``tokens`` column alone.
-    """
-    candidates: list[dict[str, Any]] = [
-        {"use_dictionary": [TOKENS_LEAF]},
-        {"use_dictionary": False, "column_encoding": {TOKENS_LEAF: "BYTE_STREAM_SPLIT"}},
-    ]
-
-    def size(options: dict[str, Any]) -> int:
-        sink = pa.BufferOutputStream()
-        pq.write_table(tokens, sink, **options, **COMPRESSION)
-        return sink.tell()
-
-    return min(candidates, key=size)
 
 
 class Shard:
@@ -299,7 +261,8 @@ class Shard:
         if METADATA_KEY not in footer:
             raise UserError(f"{name}: a Parquet file, but not a token shard (no 'vqgan' in its footer)")
         self.metadata = ShardMetadata.from_json(footer[METADATA_KEY], name)
-        for field in shard_schema(self.metadata.grid, self.metadata.codebook_size):
+        metadata = self.metadata
+        for field in shard_schema(metadata.grid, metadata.codebook_size, latents=metadata.latents):
             index = self.schema.get_field_index(field.name)
             if index < 0 or self.schema.field(index).type != field.type:
                 raise UserError(f"{name}: damaged (column {field.name!r} is not of type {field.type})")
@@ -349,11 +312,13 @@ class Shard:
             )
 
     def batches(self, columns: Sequence[str] | None = None, rows: int = 1024) -> Iterator[pa.RecordBatch]:
-        """Reads rows in order, at most ``rows`` at a time.
+        """Reads rows in order, at most ``rows`` at a time, and fewer where they have many latents.
 
         Raises:
           UserError: a damaged page.
         """
+        if columns is None or LATENTS in columns:
+            rows = rows_at_once(rows, self.metadata.latents)
         try:
             yield from self._file.iter_batches(batch_size=rows, columns=columns)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -378,6 +343,20 @@ class Shard:
             raise UserError(f"{self.name}: damaged (rows without tokens)")
         shape = token_shape(self.metadata.layout, self.metadata.grid)
         return flat.to_numpy().astype(np.int32).reshape(-1, *shape)
+
+    def latents(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Returns the latents of a batch with that column, float16 ``[rows, h, w, D]``, ``[rows, L, D]``.
+
+        Raises:
+          UserError: the shard has none, or a damaged page.
+        """
+        if self.metadata.latents is None:
+            raise UserError(f"{self.name}: no latents; tokenize with --columns-out latents")
+        column = batch.column(LATENTS)
+        flat = column.flatten()
+        if column.null_count or flat.null_count:
+            raise UserError(f"{self.name}: damaged (rows without latents)")
+        return flat.to_numpy().reshape(-1, *self.metadata.latents)
 
 
 @contextlib.contextmanager

@@ -115,6 +115,35 @@ def token_shape(layout: str, grid: tuple[int, int]) -> tuple[int, ...]:
     return grid if layout == GRID else grid[1:]
 
 
+def latent_shape(
+    layout: str, grid: tuple[int, int], dimensions: int, scales: ScalesConfig | None
+) -> tuple[int, ...]:
+    """Returns the shape of one image's latents: ``(h, w, D)``, or ``(L, D)`` of a sequence.
+
+    Args:
+      layout: of the tokens.
+      grid: of the tokens, as a shard has it.
+      dimensions: D, of a code.
+      scales: of tokens of several scales, whose latents lie on the grid of the last one.
+    """
+    places = token_shape(layout, grid) if scales is None else (scales.sides[-1],) * 2
+    return (*places, dimensions)
+
+
+def read_latent_shape(fields: Fields) -> tuple[int, ...] | None:
+    """Reads ``latents`` of a footer or an identity, the shape of one row's; None where there are none.
+
+    Raises:
+      UserError: not two or three numbers above 0.
+    """
+    if fields.value("latents", None) is None:
+        return None
+    found = fields.value("latents")
+    sequence = isinstance(found, list) and len(found) == 2
+    # Arrow counts the numbers of a row in 31 bits.
+    return fields.integers("latents", 2 if sequence else 3, least=1, most=1 << (15 if sequence else 10))
+
+
 def layout_of(config: Mapping[str, Any]) -> str:
     """Returns the layout of a codec's tokens from its configuration as JSON data."""
     if config.get("vit") is not None:

@@ -46,7 +46,7 @@ def _dry_run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     options = TokenizeOptions(**given_options(TokenizeOptions, args, unknown))
     flags = tuple(options.beam)
     check_flags(flags, args.parser, beam=True)  # those of --config, too
-    for name, value in estimate(options.config(), flags).items():
+    for name, value in estimate(options.config(), flags, options.append).items():
         print(f"{name}: {value}")
     return 0
 

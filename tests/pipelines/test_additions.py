@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from pipelines import additions
 from tests.pipelines.test_tokenize_images import rejects_of, rows_of, shards
+from transforms.tokenizing import parts
 from vqgan.data.tokens import open_tokens
 from vqgan.errors import UserError
 
@@ -68,6 +70,7 @@ def test_a_grown_source(
     }
     assert [part["made"] for part in manifest(grown)["parts"]] == ["tokenize", "append"]
     assert vqgan("verify", grown).code == 0
+    assert "['tokenize', 'append']" in vqgan("inspect", grown).out
     assert len(open_tokens(str(grown))) == 12
     tokenize(few, output=tmp_path / "at-once")
     assert keys_of(grown) == keys_of(tmp_path / "at-once")
@@ -94,12 +97,30 @@ def test_an_append_is_continued(
     assert len(open_tokens(str(grown))) == 10  # as it was
     assert "plan/part-001 was begun and is not finished" in vqgan("verify", grown).out
     made = shards(grown)
+    assert "begun by another vqgan tokenize --append" in tokenize(few, "--append", "--slice-size", 3).line
     (few / "later.jpg").write_bytes(b"x")
-    assert "plan/part-001 was begun by another command" in tokenize(few, "--append").line
-    (few / "later.jpg").unlink()
-    assert tokenize(few, "--append").code == 0
-    assert shards(grown) == made
+    assert tokenize(few, "--append").code == 0  # what was begun, and then what is new since
+    assert made.items() <= shards(grown).items()
+    assert {name for name in shards(grown) if "-part-002" in name} == shards(grown).keys() - made.keys()
+    assert {row.key for row in rejects_of(grown).values()} == {"broken.jpg", "broken-too.jpg", "later.jpg"}
     assert vqgan("verify", grown).code == 0
+
+
+def test_an_append_is_estimated(grown: Path, tokenize: Vqgan, few: Path) -> None:
+    assert "images: 3\n" in tokenize(few, "--append", "--dry-run").out
+    assert tokenize(few, "--append").code == 0
+    assert tokenize(few, "--append", "--dry-run").out == "images: 0\n"
+
+
+def test_a_retry_from_another_folder(grown: Path, vqgan: Vqgan, few: Path, tmp_path: Path) -> None:
+    before = shards(grown)
+    few.rename(tmp_path / "moved")
+    (tmp_path / "moved" / "broken.jpg").rename(tmp_path / "broken.jpg")
+    assert "its rejects are what they were" in vqgan("retry", grown, "--input", tmp_path / "moved").line
+    assert shards(grown) == before
+    shutil.copy(sorted((tmp_path / "moved").iterdir())[0], tmp_path / "moved" / "broken.jpg")
+    assert vqgan("retry", f"file://{grown}", "--input", tmp_path / "moved", "--quiet").code == 0
+    assert "broken.jpg" in keys_of(grown)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +137,49 @@ def test_other_settings_are_refused(
     assert said in tokenize(few, "--append", *flags).line
     assert shards(grown) == before
     assert not (grown / "plan" / "part-001").exists()
+
+
+def test_an_image_that_is_there_under_another_key(
+    tokenize: Vqgan, vqgan: Vqgan, few: Path, tmp_path: Path
+) -> None:
+    assert tokenize(few, "--dedupe").code == 0
+    before, keys = shards(tmp_path / "out"), keys_of(tmp_path / "out")
+    shutil.copy(few / keys[3], few / "0-lesser-key.jpg")
+    shutil.copy(few / keys[4], few / "z-greater-key.jpg")
+    assert "dedupe: true, now false" in tokenize(few, "--append").line
+    assert tokenize(few, "--append", "--dedupe").code == 0
+    assert keys_of(tmp_path / "out") == keys
+    assert before.items() <= shards(tmp_path / "out").items()
+    assert {row.key: row.message for row in rejects_of(tmp_path / "out").values()} == {
+        "0-lesser-key.jpg": f"same bytes as {keys[3]}",
+        "z-greater-key.jpg": f"same bytes as {keys[4]}",
+    }
+    assert vqgan("verify", tmp_path / "out").code == 0
+
+
+def test_nothing_is_left_beside_an_appended_part(grown: Path, tokenize: Vqgan, few: Path) -> None:
+    there = {path.name for path in grown.iterdir()}
+    assert tokenize(few, "--append").code == 0
+    assert {path.name for path in grown.iterdir()} == there
+
+
+def test_a_data_set_that_another_command_changes_meanwhile(
+    grown: Path, tokenize: Vqgan, vqgan: Vqgan, few: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It planned for a data set that is no longer the one that is there."""
+    shutil.copy(sorted(photos.iterdir())[3], few / "broken.jpg")
+    plan = additions.make_plan
+
+    def slow(*args: Any) -> Any:
+        monkeypatch.undo()
+        assert vqgan("retry", grown, "--quiet").code == 0
+        return plan(*args)
+
+    monkeypatch.setattr(additions, "make_plan", slow)
+    assert "another command has changed it meanwhile" in tokenize(few, "--append").line
+    assert vqgan("verify", grown).code == 0
+    assert tokenize(few, "--append").code == 0
+    assert vqgan("verify", grown).code == 0
 
 
 def test_what_is_not_to_be_appended_to(tokenize: Vqgan, few: Path, grown: Path, tmp_path: Path) -> None:
@@ -185,6 +249,31 @@ def test_a_retry_is_continued(
     assert rejects_of(grown) == {}
     assert shards(grown) == made
     assert vqgan("verify", grown).code == 0
+
+
+def test_a_retry_that_was_killed_at_its_end(
+    grown: Path, vqgan: Vqgan, few: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest was there, the old rejects were, too."""
+    shutil.copy(sorted(photos.iterdir())[3], few / "broken.jpg")
+    with monkeypatch.context() as patched:
+        patched.setattr(parts, "delete_superseded", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            vqgan("retry", grown, "--quiet")
+    assert "belongs to no manifest entry" in vqgan("verify", grown).out
+    assert "nothing was rejected; nothing to do" in vqgan("retry", grown).line
+    assert vqgan("verify", grown).code == 0
+
+
+def test_a_retry_of_what_fails_again(tokenize: Vqgan, vqgan: Vqgan, few: Path, tmp_path: Path) -> None:
+    """The limit of rejects is one for images that were not tried before."""
+    (few / "broken.jpg").write_bytes(b"no image")
+    (few / "broken-too.jpg").write_bytes(b"no image")
+    assert tokenize(few, "--max-reject-rate", 0.5).code == 0
+    (few / "broken.jpg").write_bytes(b"none either")
+    assert vqgan("retry", tmp_path / "out", "--quiet").code == 0
+    assert sorted(row.size or 0 for row in rejects_of(tmp_path / "out").values()) == [8, 11]
+    assert vqgan("verify", tmp_path / "out").code == 0
 
 
 def test_a_retry_with_another_codec_is_refused(grown: Path, vqgan: Vqgan, other_codec: str) -> None:

@@ -52,6 +52,8 @@ def test_tokens_of_an_engine(
     names = [entry["name"] for entry in manifest["shards"]]
     footers = [json.loads(pq.read_metadata(tmp_path / "out" / name).metadata[b"vqgan"]) for name in names]
     assert {footer["engine"] for footer in footers} == {f"openvino {version}"}
+    for described in (tmp_path / "out", tmp_path / "out" / names[0]):
+        assert f"openvino {version}" in vqgan("inspect", described).out
 
     # The same bytes by another mode of the runner.
     modes = ("--direct_running_mode=multi_threading", "--direct_num_workers=2")

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import cli, merging
+from pipelines import cli, merging, repair
 from tests.pipelines.test_tokenize_images import everything, shards
+from transforms.tokenizing import shard
 from vqgan.data.tokens import open_tokens
 
 from .conftest import Vqgan
@@ -91,6 +92,75 @@ def test_a_repair_says_what_came_out_otherwise(
     found = vqgan("verify", "--repair", damaged, "--input", tmp_path / "in")
     assert found.code == 1
     assert "data/tokens-00000-of-00002.parquet: made again, but not to the same bytes" in found.out
+
+
+@pytest.fixture
+def without_rejects(tokenize: Vqgan, few: Path, tmp_path: Path) -> tuple[Path, str]:
+    """A data set that has lost a file of rejects, and that file's name."""
+    (few / "broken.jpg").write_bytes(b"no image".ljust(5000))
+    assert tokenize(few).code == 0
+    (lost,) = (name for name in shards(tmp_path / "out") if name.startswith("rejects/"))
+    (tmp_path / "out" / lost).unlink()
+    return tmp_path / "out", lost
+
+
+def test_a_shard_that_lost_nothing_stays(without_rejects: tuple[Path, str], vqgan: Vqgan, few: Path) -> None:
+    """Whatever has become of the input."""
+    out, lost = without_rejects
+    before = shards(out)
+    few.rename(few.with_name("elsewhere"))
+    assert "check the path of the input" in vqgan("verify", "--repair", out).err
+    assert shards(out) == before
+    few.with_name("elsewhere").rename(few)
+    for path in few.iterdir():
+        path.write_bytes(path.read_bytes() if path.name == "broken.jpg" else b"\0" * path.stat().st_size)
+    assert vqgan("verify", "--repair", out).code == 0
+    assert shards(out).keys() - before.keys() == {lost}
+    assert before.items() <= shards(out).items()
+
+
+def test_a_reject_that_is_mended_is_not_lost(
+    without_rejects: tuple[Path, str], vqgan: Vqgan, few: Path, photos: Path
+) -> None:
+    out, _ = without_rejects
+    before = shards(out)
+    (few / "broken.jpg").write_bytes(sorted(photos.iterdir())[3].read_bytes().ljust(5000))
+    assert "'broken.jpg' was rejected, and can be read now" in vqgan("verify", "--repair", out).err
+    assert shards(out) == before
+
+
+def test_a_repair_from_another_input(damaged: Path, vqgan: Vqgan, tmp_path: Path, parts: Path) -> None:
+    """Nothing takes the place of a damaged shard that would have other images."""
+    shutil.copytree(parts / "in", tmp_path / "in")
+    for path in (tmp_path / "in").iterdir():
+        path.write_bytes(b"\0" * path.stat().st_size)
+    for name in shards(damaged):
+        flip(damaged / name)
+    before = shards(damaged)
+    said = vqgan("verify", "--repair", damaged, "--input", tmp_path / "in").err
+    assert "3 rejects where there were" in said or "4 rejects where there were" in said
+    assert shards(damaged) == before
+    assert vqgan("verify", "--repair", damaged).code == 0
+
+
+def test_a_repair_is_continued(
+    damaged: Path, parts: Path, vqgan: Vqgan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in shards(damaged):
+        flip(damaged / name)
+    names = shards(damaged).keys()
+    with monkeypatch.context() as patched:
+        patched.setattr(shard, "_check_rejects", lambda *_: 1 / 0)  # just before anything is in place
+        with pytest.raises(ZeroDivisionError):
+            vqgan("verify", "--repair", damaged)
+    assert names == shards(damaged).keys()
+    with monkeypatch.context() as patched:
+        patched.setattr(repair, "delete_superseded", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            vqgan("verify", "--repair", damaged)
+    assert "belongs to no manifest entry" in vqgan("verify", damaged).out
+    assert vqgan("verify", "--repair", damaged).code == 0
+    assert shards(damaged) == shards(parts / "out")
 
 
 def test_what_cannot_be_repaired(damaged: Path, vqgan: Vqgan, other_codec: str) -> None:

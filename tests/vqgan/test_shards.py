@@ -142,8 +142,8 @@ def test_footer_round_trip(path: Path) -> None:
     footer = json.loads(pq.read_metadata(path).metadata[METADATA_KEY])
     assert footer["version"] == 2
     fields = {field.name for field in dataclasses.fields(ShardMetadata)}
-    # These are for tokens drawn from a prior, for networks that JAX has not run, and for tokens of no grid.
-    assert {*footer} == {"version", *fields} - {"sampling", "engine", "layout"}
+    # For tokens drawn from a prior, networks that JAX has not run, tokens of no grid, and latents on demand.
+    assert {*footer} == {"version", *fields} - {"sampling", "engine", "layout", "latents"}
 
 
 def test_footer_is_canonical() -> None:

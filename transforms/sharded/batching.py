@@ -81,23 +81,32 @@ def fill(pairs: Iterable[tuple[R, np.ndarray]], batch_size: int) -> Iterator[tup
 
 def on_device(
     filled: Iterable[tuple[list[R], np.ndarray]], start: Callable[[np.ndarray], Any]
-) -> Iterator[tuple[list[R], np.ndarray]]:
+) -> Iterator[tuple[list[R], Any]]:
     """Yields rows and what the device made of their items, batch by batch, without the padding.
 
     The next batches are filled while the device still works on the ones before.
 
     Args:
       filled: full batches with the rows of their first items.
-      start: gives a batch to the device and returns at once with a promise of the result.
+      start: gives a batch to the device and returns at once with a promise of the result, or a tuple of them.
+
+    Yields:
+      Rows, and an array of one item for each of them, or a tuple of such arrays.
     """
     in_flight: deque[tuple[list[R], Any]] = deque()
     for rows, items in filled:
         in_flight.append((rows, start(items)))
         if len(in_flight) > BATCHES_IN_FLIGHT:
             done, result = in_flight.popleft()
-            yield done, np.asarray(result)[: len(done)]
+            yield done, _fetched(result, len(done))
     for done, result in in_flight:
-        yield done, np.asarray(result)[: len(done)]
+        yield done, _fetched(result, len(done))
+
+
+def _fetched(result: Any, count: int) -> Any:
+    if isinstance(result, tuple):
+        return tuple(np.asarray(part)[:count] for part in result)
+    return np.asarray(result)[:count]
 
 
 def threads_here(threads: int | None) -> int:

@@ -83,6 +83,12 @@ def make_plan(slices: Iterable[pa.Table], settings: Mapping[str, Any]) -> Plan:
     return Plan(identity=identity, slices=len(counts), entries=sum(counts))
 
 
+def settings_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that :func:`make_plan` was given, of the identity that it has made."""
+    of_the_slices = ("version", "input", "cut")
+    return {name: part for name, part in identity.items() if name not in of_the_slices}
+
+
 def plan_folder(part: int) -> str:
     """Returns the folder, below the output, of the plan of a part of a data set; the first is number 0."""
     return f"{PLAN_FOLDER}/{part_suffix(part)[1:]}" if part else PLAN_FOLDER

@@ -232,7 +232,7 @@ class Verifier(abc.ABC):
         known = {*expected, *possible}
         strangers = [name for name in self.listed if name not in known]
         self.problems += [f"manifest.json: lists {name}, which is not of the plan" for name in strangers]
-        folders = {"", *filesystems.parents(expected), *filesystems.parents(self.listed)}
+        folders = {"", *filesystems.parents((*expected, *possible, *self.listed))}
         there = sorted(filesystems.file_sizes(self.output, folders))
         strays = [name for name in there if name.endswith(self.endings) and name not in self.listed]
         self.problems += [f"{name} belongs to no manifest entry" for name in strays]

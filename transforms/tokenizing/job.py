@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -90,18 +90,23 @@ class TokenizeJob(ShardedJob):
             manifest["agreement_with_float32"] = agreement._asdict()
         if not task.engine.is_jax and (compared := measure_token_agreement(task)):
             manifest["agreement_with_jax"] = dataclasses.asdict(compared)
-        if self.with_report:
-            codec = load_codec(task.codec, REPORT_BATCH_SIZE, task.dtype, task.engine)
-            write_token_report(task, manifest, codec)
+        self.report(manifest)
         publish_token_manifest(task.output, manifest)
         return manifest
+
+    def report(self, manifest: Mapping[str, Any]) -> None:
+        """Publishes the report, where one is wanted."""
+        if self.with_report:
+            task = self.task
+            codec = load_codec(task.codec, REPORT_BATCH_SIZE, task.dtype, task.engine)
+            write_token_report(task, manifest, codec)
 
 
 WINDOW = 64  # examples read ahead
 
 
-def mark_duplicates(source: Source, table: pa.Table, threads: int) -> pa.Table:
-    """Gives every example whose bytes occur under a lesser key an error that names that key.
+def mark_duplicates(source: Source, table: pa.Table, threads: int, known: Collection[str] = ()) -> pa.Table:
+    """Gives every example whose bytes occur under a known or a lesser key an error that names that key.
 
     Reads the whole source once. Examples that cannot be read are left as they are; they become
     rejects later, with their reason.
@@ -110,13 +115,14 @@ def mark_duplicates(source: Source, table: pa.Table, threads: int) -> pa.Table:
       source: where the entries come from.
       table: entries in the source's order, of :data:`transforms.sharded.slices.ENTRY_SCHEMA`.
       threads: readers.
+      known: keys that go before all others.
     """
     digests = list(_digests(source, table, threads))
     keys = table.column("key").to_pylist()
     first: dict[bytes, str] = {}
     for key, digest in zip(keys, digests, strict=True):
         if digest is not None:
-            first[digest] = min(key, first.get(digest, key))
+            first[digest] = min(key, first.get(digest, key), key=lambda each: (each not in known, each))
     errors = [
         f"{DUPLICATE}{first[digest]}" if digest is not None and first[digest] != key else error
         for key, digest, error in zip(keys, digests, table.column("error").to_pylist(), strict=True)

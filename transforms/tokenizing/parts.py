@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from transforms.sharded import rejects
-from transforms.sharded.batching import load_codec
 from transforms.sharded.plan import Plan, plan_folder
 from transforms.sharded.rejects import RejectRow
 from transforms.tokenizing.job import TokenizeJob
@@ -26,7 +25,6 @@ from transforms.tokenizing.manifest import (
     publish_token_manifest,
     token_statistics,
 )
-from transforms.tokenizing.report import REPORT_BATCH_SIZE, write_token_report
 from vqgan import filesystems
 from vqgan.errors import UserError
 from vqgan.manifest import (
@@ -38,6 +36,7 @@ from vqgan.manifest import (
     read_manifest,
     superseded_parts,
 )
+from vqgan.shard_columns import LATENTS
 from vqgan.shards import REJECTS_FOLDER
 
 _REJECTS = re.compile(rf"{REJECTS_FOLDER}/rejects-\d+-of-\d+(?:-part-(\d+))?\.parquet")
@@ -168,10 +167,7 @@ class AddPartJob(TokenizeJob):
         parts.append(DataSetPart(plan.hash, plan.slices, self.made, self.retries))
         again = {"superseded": {0}, "again": {1}} if self.retries else {}
         manifest = join_manifests([base, added], parts, **again)
-        if self.with_report:
-            write_token_report(
-                task, manifest, load_codec(task.codec, REPORT_BATCH_SIZE, task.dtype, task.engine)
-            )
+        self.report(manifest)
         publish_token_manifest(task.output, manifest)
         delete_superseded(task.output, manifest)
         return manifest
@@ -190,6 +186,7 @@ def shared_settings(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what has to be the same in all parts of a data set, of what identifies a plan."""
     source = identity.get("source", {})
     return {
-        **{name: identity.get(name) for name in ("codec", "preprocessing", "dtype", "engine", "sampling")},
+        **{name: identity.get(name) for name in ("codec", "preprocessing", "dtype", "sampling", LATENTS)},
+        "engine": identity.get("engine", "jax"),
         "source": {name: source.get(name) for name in ("columns", "class_names")},
     }

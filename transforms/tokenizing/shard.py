@@ -25,7 +25,7 @@ from transforms.sources.reading import ChangedError
 from vqgan import filesystems
 from vqgan.config import to_dict
 from vqgan.engines.choice import JAX_ENGINE, EngineChoice
-from vqgan.errors import UserError
+from vqgan.errors import UserError, counted
 from vqgan.faults import MachineError, machine_error, raise_machine_fault
 from vqgan.shards import ShardMetadata, ShardWriter, rejects_name, shard_name
 
@@ -64,6 +64,8 @@ class TokenizeTask:
       engine: what runs the codec's networks.
       part: of the data set, which the plan is of.
       settled: rejects of the plan, by key, that are to stay as they are.
+      rejects_expected: a slice with more or fewer rejects stops the run before it is in place; None: any.
+      with_latents: rows have the latents beside the tokens.
     """
 
     output: str
@@ -82,6 +84,8 @@ class TokenizeTask:
     engine: EngineChoice = JAX_ENGINE
     part: int = 0
     settled: Mapping[str, RejectRow] = dataclasses.field(default_factory=dict)
+    rejects_expected: int | None = None
+    with_latents: bool = False
 
     def preprocessing(self) -> dict[str, Any]:
         """Returns how pixels are made from a source's bytes, as JSON data."""
@@ -128,11 +132,12 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
     entries = read_planned(task, number)
     source = open_source(task.source)
     extra = source.fields()
+    grid = codec.config.grid(task.geometry.image_size, task.geometry.image_size)
     metadata = ShardMetadata(
         fingerprint=codec.fingerprint,
         codec_config=to_dict(codec.config),
         codec_origin=dict(codec.info.card.get("origin", {})),
-        grid=codec.config.grid(task.geometry.image_size, task.geometry.image_size),
+        grid=grid,
         codebook_size=codec.config.codebook_size,
         preprocessing=task.preprocessing(),
         plan_hash=task.plan_hash,
@@ -140,6 +145,7 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
         slices=task.slices,
         planned=len(entries),
         layout=codec.config.layout,
+        latents=codec.latent_shape(grid) if task.with_latents else None,
         **task.engine.identity(),
     )
     with (
@@ -149,8 +155,8 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
         found: list[RejectRow] = []
         decoded = rejects.accepted(read_and_decode(task, source, entries), found, progress)
         items = _reported(decoded, progress)
-        for rows, tokens in encode(batches(items, codec.batch_size), codec):
-            writer.write(_columns(rows, extra), tokens)
+        for rows, tokens, latents in encode(batches(items, codec.batch_size), codec, task.with_latents):
+            writer.write(_columns(rows, extra), tokens, latents)
         _check_rejects(task, number, len(entries), found)
         writer.set_counts(images=len(entries) - len(found), rejects=len(found))
         rejects.publish_rejects(task.output, number, task.slices, found, task.part)
@@ -237,9 +243,19 @@ def read_planned(task: TokenizeTask, number: int) -> list[Entry]:
     return [entry._replace(modified=None) for entry in entries] if task.copied else entries
 
 
-def encode(filled: Iterator[Batch], codec: "Codec") -> Iterator[tuple[list[Row], np.ndarray]]:
-    """Yields rows and int32 tokens ``[rows, h, w]``, batch by batch; those ahead are filled meanwhile."""
-    return on_device(filled, codec.encode_batch)
+def encode(
+    filled: Iterator[Batch], codec: "Codec", with_latents: bool = False
+) -> Iterator[tuple[list[Row], np.ndarray, np.ndarray | None]]:
+    """Yields rows, int32 tokens ``[rows, h, w]`` and, if wanted, float32 latents ``[rows, h, w, D]``.
+
+    Batch by batch; those ahead are filled meanwhile.
+    """
+    if with_latents:
+        for rows, (tokens, latents) in on_device(filled, codec.encode_batch_with_latents):
+            yield rows, tokens, latents
+    else:
+        for rows, tokens in on_device(filled, codec.encode_batch):
+            yield rows, tokens, None
 
 
 def _item(task: TokenizeTask, entry: Entry, load: Loader | None) -> Item | RejectRow:
@@ -290,6 +306,12 @@ def _check_rejects(task: TokenizeTask, number: int, planned: int, found: list[Re
             f"slice {number}: not one of its {planned} images can be read, such as {found[0].key!r} "
             f"({found[0].message}); "
             "check that the input is still there and run the same command again"
+        )
+    if task.rejects_expected not in (None, len(found)):
+        last = f", such as {found[-1].key!r} ({found[-1].message})" if found else ""
+        raise UserError(
+            f"slice {number}: {counted(len(found), 'reject')} where there were {task.rejects_expected}"
+            f"{last}; give the input that it was made of"
         )
     if task.max_reject_rate is None or len(found) <= task.max_reject_rate * planned:
         return

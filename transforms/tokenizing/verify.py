@@ -18,16 +18,15 @@ from transforms.sampling.shard import (
     image_lines,
     is_whole_image,
 )
-from transforms.sharded.plan import PLAN_FILE, Plan, differences, make_plan, read_slices
+from transforms.sharded.plan import PLAN_FILE, Plan, differences, make_plan, read_slices, settings_of
 from transforms.sharded.verify import Verifier, contradictions, reasons_of
 from transforms.tokenizing.manifest import TokenSlice, TokenTotals, build_token_manifest
 from vqgan import filesystems
 from vqgan.config import from_dict
 from vqgan.errors import UserError, counted, first_line
-from vqgan.shards import Shard, open_shard, shard_name, shard_schema
+from vqgan.shard_columns import LATENTS, shard_schema
+from vqgan.shards import Shard, open_shard, shard_name
 
-_OF_THE_TABLE = ("version", "input", "cut")
-"""Parts of an identity that follow from the plan's table."""
 _KEYS = pa.schema([pa.field("key", pa.string()), pa.field("view", pa.uint8())])
 
 
@@ -59,8 +58,7 @@ class TokenVerifier(Verifier):
                 self.planned.append(part.num_rows)
                 yield part
 
-        settings = {name: part for name, part in self.plan.identity.items() if name not in _OF_THE_TABLE}
-        return make_plan(counted(), settings)
+        return make_plan(counted(), settings_of(self.plan.identity))
 
     def files_of(self, number: int) -> list[str]:
         return [shard_name(number, self.plan.slices, self.part)]
@@ -115,7 +113,8 @@ class TokenVerifier(Verifier):
         self.expect(name, "images + rejects", metadata.images + metadata.rejects, metadata.planned)
         self.expect(name, "codebook size", metadata.codebook_size, len(self._histogram))
         self.expect(name, "rows", shard.rows, metadata.images * self._views())
-        ours = shard_schema(metadata.grid, metadata.codebook_size).names
+        self.expect(name, "latents", list(metadata.latents or ()), list(identity.get(LATENTS, ())))
+        ours = shard_schema(metadata.grid, metadata.codebook_size, latents=metadata.latents).names
         extra = [f"{field.name}: {field.type}" for field in shard.schema if field.name not in ours]
         self.expect(name, "further columns", extra, self.further_columns())
 

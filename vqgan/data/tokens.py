@@ -15,8 +15,9 @@ from vqgan.data.row_groups import Images, RowGroups, Rows, load_rows
 from vqgan.data.splits import Split
 from vqgan.data.token_shards import ShardInfo, check_shard, check_together
 from vqgan.errors import UserError
-from vqgan.manifest import TokenManifest, load_token_manifest
-from vqgan.shards import token_dtype
+from vqgan.manifest import TokenManifest, load_token_manifest, manifest_fields
+from vqgan.shard_columns import token_dtype
+from vqgan.token_layouts import read_latent_shape
 
 _MIB = 1 << 20
 _OPENING_THREADS = 8
@@ -51,6 +52,8 @@ class TokenSet:
       layout: ``grid``; ``scales`` (grids from coarse to fine, one after the other) or ``sequence``
         (one-dimensional), both with a grid of one row.
       codebook_size: tokens lie in ``[0, codebook_size)``.
+      latent_shape: of a row's latents, ``(h, w, D)`` or ``(L, D)``, which ``columns=["latents"]`` gives flat,
+        float16 ``[B, h * w * D]``; None where the data set has none.
       preprocessing: how pixels were made, as JSON data; empty where there were none.
       classes: one more than the largest label of the whole data set, whichever split this is; 0 where there
         are no labels.
@@ -72,6 +75,9 @@ class TokenSet:
         self.grid = manifest.grid
         self.layout = manifest.layout
         self.codebook_size = manifest.codebook_size
+        self.latent_shape = read_latent_shape(
+            manifest_fields(self.path, self.manifest).fields("identity", {})
+        )
         self.preprocessing: Mapping[str, Any] = identity.get("preprocessing") or {}
         self.class_names = tuple((identity.get("source") or {}).get("class_names") or ())
         self.classes = 1 + max((shard.largest_label for shard in shards), default=-1)

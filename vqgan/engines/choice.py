@@ -55,6 +55,15 @@ class EngineChoice:
     def __str__(self) -> str:
         return f"{self.name} {self.version}".strip()
 
+    def require_latents(self) -> None:
+        """Checks that latents can be had.
+
+        Raises:
+          UserError: another engine than JAX.
+        """
+        if not self.is_jax:
+            raise UserError(f"engine {self.name}: it gives tokens and no latents; take the engine jax")
+
     def identity(self) -> dict[str, Any]:
         """Returns its part of a plan's identity; JAX has none, so that older plans stay as they are."""
         return {} if self.is_jax else {"engine": str(self)}

@@ -13,7 +13,7 @@ import numpy as np
 
 from vqgan.config import ModelConfig, from_dict, typed_fields
 from vqgan.errors import UserError
-from vqgan.importers.layout import Fields, KeyLayout, Probe, parse_parameter
+from vqgan.importers.layout import Fields, KeyLayout, Probe, parse_parameter, width_fields
 from vqgan.importers.tensors import Tensor, as_float32
 from vqgan.model.parameters import codec_parameter_shapes
 
@@ -35,8 +35,10 @@ def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields
     Raises:
       UserError: a parameter without which nothing can be told is missing, or the result makes no model.
     """
-    known = {**layout.fields, **typed_fields(ModelConfig, known, where=f"{where}: configuration")}
+    given = typed_fields(ModelConfig, known, where=f"{where}: configuration")
+    known = {**layout.fields, **given}
     inferred = {} if layout.infer is None else layout.infer(tensors, known, where)
+    _check_agreement(given, inferred, where)
     if layout.rename is not None:
         return from_dict(ModelConfig, {**known, **inferred}, where=f"{where}: architecture")
     if layout.encoder_only and not any(name.startswith("decoder.") for name in tensors):
@@ -63,6 +65,17 @@ def infer_config(tensors: Mapping[str, Tensor], layout: KeyLayout, known: Fields
     if max(merged["num_res_blocks"], len(merged["ch_mult"])) > len(tensors):
         raise UserError(f"{where}: its configuration asks for more blocks than the file has parameters")
     return from_dict(ModelConfig, merged, where=f"{where}: architecture")
+
+
+def _check_agreement(given: Fields, inferred: Fields, where: str) -> None:
+    """Refuses a configuration that says another architecture than the tensors do: it is another model's."""
+    told = typed_fields(ModelConfig, inferred, where=f"{where}: architecture")
+    for name in sorted(given.keys() & told.keys() - {"attn_resolutions", "scales", "vit"}):
+        if given[name] != told[name]:
+            raise UserError(
+                f"{where}: its configuration says that {name} is {given[name]}, its tensors that it is "
+                f"{told[name]}; check that the configuration belongs to this file"
+            )
 
 
 def probing(tensors: Mapping[str, Tensor], layout: KeyLayout, levels: int, blocks: int) -> Probe:
@@ -108,15 +121,12 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
 
     widths = [width(f"encoder.levels.{level}.blocks.0.conv1.kernel", 3) for level in range(levels)]
     stem = width("encoder.conv_in.kernel", 3)
-    base = _base_width(stem, widths)
     encoded = width("encoder.conv_out.kernel", 3)
     z_channels = width("decoder.conv_in.kernel", 2) if known.get("has_decoder", True) else encoded
     attended = [i for i in range(levels) if _has_attention(probe, f"encoder.levels.{i}.attentions.0")]
     linear = any(probe(f"{place}.qkv.kernel") for place in _attention_places(levels))
     fields: Fields = {
-        "ch": base,
-        "ch_mult": tuple(value // base for value in widths),
-        "stem_channels": None if stem == base else stem,
+        **width_fields(stem, widths),
         "num_res_blocks": blocks,
         "mid_attention": _has_attention(probe, "encoder.middle.attention"),
         "attention": "linear" if linear else "full",
@@ -134,7 +144,7 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
     fields["resolution"] = resolution
     side = resolution // known.get("haar_patch", 1)
     most = levels - 1 if halvings is None else halvings
-    fields["attn_resolutions"] = tuple(side >> min(level, most) for level in attended)
+    fields["attn_resolutions"] = tuple(dict.fromkeys(side >> min(level, most) for level in attended))
     opposite = [
         i for i in range(levels) if _has_attention(probe, f"decoder.levels.{levels - 1 - i}.attentions.0")
     ]
@@ -163,11 +173,6 @@ def _resolution(attended: list[int], levels: int, sides: tuple[int, ...] | None)
     if sides and attended:
         return max(sides) << min(attended)
     return max(DEFAULT_RESOLUTION, 1 << (levels - 1))
-
-
-def _base_width(stem: int, widths: list[int]) -> int:
-    """Returns the width that all are multiples of: the first convolution's, where it is that."""
-    return stem if all(width % stem == 0 for width in widths) else math.gcd(*widths)
 
 
 def _attention_places(levels: int) -> list[str]:
@@ -255,8 +260,9 @@ def _mismatch(
         if names:
             more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
             sides.append(f"{len(names)} {title}: {', '.join(names[:_LISTED])}{more}")
+    kind = ", ".join(filter(None, [layout.name, layout.fields.get("quantizer")]))
     return UserError(
-        f"{where}: its parameters do not fit the architecture ({layout.name}); {'; '.join(sides)}; "
+        f"{where}: its parameters do not fit the architecture ({kind}); {'; '.join(sides)}; "
         "check that the configuration belongs to this file"
     )
 

@@ -1,9 +1,10 @@
 """Converts a foreign checkpoint into a codec's configuration and weights; the last one stays in memory."""
 
+import contextlib
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from vqgan.config import ModelConfig
+from vqgan.config import ModelConfig, typed_fields
 from vqgan.documents import parse_document
 from vqgan.errors import UserError
 from vqgan.folders import check_expansion
 from vqgan.importers.containers import READERS, sniff
 from vqgan.importers.convert import convert_weights, infer_config
 from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, declared_classes
-from vqgan.importers.native_config import config_files, natives, resolved_fields
+from vqgan.importers.native_config import config_files, natives, resolved_fields, unused_yamls
 from vqgan.importers.pickle_objects import PickleError
 from vqgan.importers.registry import (
     ForeignModel,
@@ -28,7 +29,7 @@ from vqgan.importers.registry import (
     recognise_model,
     unknown_class,
 )
-from vqgan.importers.sharded import is_index, shard_files
+from vqgan.importers.sharded import is_index, is_shard, shard_files
 from vqgan.importers.source import ImportOptions, find_weights, other_half, parse_source
 from vqgan.importers.tensors import Tensor
 from vqgan.importers.text_files import describe_unknown
@@ -69,12 +70,23 @@ def import_checkpoint(source: str) -> ImportedCodec:
         if container is None:
             raise UserError(f"{file}: not a checkpoint that we know: {describe_unknown(file)}")
         tree = _read_whole(file, container)
-        model = recognise_model(file, container, tree, options.weights or "raw")
+        model = _recognise(file, container, tree, options)
         return _import(file, container, model, tree, options)
     except PickleError as error:
         raise UserError(f"{file}: the checkpoint is damaged ({error}); download or copy it again") from error
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+
+
+def _recognise(file: Path, container: str, tree: Any, options: ImportOptions) -> ForeignModel:
+    try:
+        return recognise_model(file, container, tree, options.weights or "raw")
+    except UserError as error:
+        if not is_shard(file):
+            raise
+        raise UserError(
+            f"{error}; by its name it is one of several shards: get the index that says what lies in which"
+        ) from error
 
 
 def _read_whole(file: Path, container: str) -> Any:
@@ -101,15 +113,19 @@ def _import(
         layout, native, known = layout_by_names(model), None, exported
     model, known, remap = _remapped(model, layout, native, known, where)
     if options.scales is not None:
+        if layout.fields.get("quantizer") != "scales":
+            raise UserError(
+                f"{where}: scales= is for tokenizers of several scales, and this is {layout.name}"
+            )
         known = known | {"scales": {"sides": options.scales}}
     if options.attn_resolutions is not None:  # with the levels that have attention, they tell the resolution
         known = known | {"attn_resolutions": options.attn_resolutions}
-    config = _with_options(infer_config(model.tensors, layout, known, where), options)
+    config = _architecture(model, layout, known, options, where)
     check_codec_size(config, where)
     found = find_published(options.name, file, layout.name, codec_parameter_count(config))
     if found is not None:
         known |= found[1].fields
-        config = _with_options(infer_config(model.tensors, layout, known, where), options)
+        config = _architecture(model, layout, known, options, where)
     _check_size(config, file)
     tensors = model.tensors
     # Averaged weights are a member of their own with most; latent-diffusion's are twins in the same one.
@@ -150,6 +166,7 @@ def _configured(
             unknown = unknown or native
             continue
         fields = resolved_fields(layout.native(native), native, given)
+        _check_types(fields, native)
         if fields or (layout.classes is not None and declared_classes(native)):
             return layout, native, fields
     if unknown is not None:
@@ -158,6 +175,29 @@ def _configured(
     if options.config is not None:
         raise UserError(f"{options.config}: it says nothing of a {layout.name} model; drop config=")
     return layout, None, {}
+
+
+def _check_types(fields: Fields, native: NativeConfig) -> None:
+    """Checks the type of each field, so that an error names the configuration."""
+    with _named_in_errors(str(native.path)):
+        typed_fields(ModelConfig, fields, where=f"{native.path}: configuration")
+
+
+@contextlib.contextmanager
+def _named_in_errors(where: str) -> Iterator[None]:
+    """Puts a file's name in front of errors that lack it."""
+    try:
+        yield
+    except UserError as error:
+        raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
+
+
+def _architecture(
+    model: ForeignModel, layout: KeyLayout, known: Fields, options: ImportOptions, where: str
+) -> ModelConfig:
+    """Infers the architecture; what no model can have is an error that names the file."""
+    with _named_in_errors(where):
+        return _with_options(infer_config(model.tensors, layout, known, where), options)
 
 
 def _remapped(
@@ -176,8 +216,7 @@ def _remapped(
 def _configurations(file: Path, used: NativeConfig | None) -> dict[str, Any]:
     """Says which configuration was used, and which YAML files that lie beside it were not."""
     found: dict[str, Any] = {} if used is None else {"configuration": used.path.name}
-    others = [path.name for path in config_files(file) if used is None or path.name != used.path.name]
-    unused = [name for name in others if not name.endswith(".json")]
+    unused = unused_yamls(file, used)
     return found | ({"unused_configurations": unused} if unused else {})
 
 

@@ -3,8 +3,9 @@
 A format is one :class:`KeyLayout`; it puts its names together from the places of our parameters.
 """
 
+import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -82,6 +83,21 @@ def torch_leaf(place: ParameterPlace) -> str:
     return "bias" if place.leaf == "bias" else "weight"
 
 
+def width_fields(stem: int, widths: Sequence[int]) -> Fields:
+    """Returns the fields that say a model's widths.
+
+    Args:
+      stem: channels of the encoder's first convolution.
+      widths: channels of each level, from the highest resolution.
+    """
+    base = stem if all(width % stem == 0 for width in widths) else math.gcd(*widths)
+    return {
+        "ch": base,
+        "ch_mult": tuple(width // base for width in widths),
+        "stem_channels": None if stem == base else stem,
+    }
+
+
 def dotted(*parts: str) -> str:
     """Joins the parts that are not empty to a dotted name."""
     return ".".join(part for part in parts if part)
@@ -90,14 +106,19 @@ def dotted(*parts: str) -> str:
 def declared_classes(native: NativeConfig | None) -> tuple[str, ...]:
     """Lists the classes that a configuration names for its model, by all the ways to name one.
 
-    They are the ``target`` or ``class_path`` above a ``ddconfig``; else ``_class_name``, ``architectures``
-    and ``model_type``, which the configuration of a part, ``vq_config``, may have as well.
+    They are the ``target`` or ``class_path`` above a ``ddconfig``, or of ``model`` where there is none; else
+    ``_class_name``, ``architectures`` and ``model_type``, which the configuration of a part, ``vq_config``,
+    may have as well.
     """
     if native is None:
         return ()
     found = find_params(native.data)
     if found is not None:
         return found[:1] if found[0] else ()
+    model = native.data.get("model")
+    target = model.get("target", model.get("class_path")) if isinstance(model, Mapping) else None
+    if isinstance(target, str) and target:
+        return (target,)
     part = native.data.get("vq_config")
     architectures = native.data.get("architectures")
     names = [

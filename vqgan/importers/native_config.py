@@ -17,7 +17,8 @@ from vqgan.importers.text_files import parse_json, read_text
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 _STEMS = ("config", "model", "configuration", "hparams")
-_WEIGHT_FOLDERS = ("checkpoints", "ckpts", "weights")  # the configuration may stand above them
+WEIGHT_FOLDERS = ("checkpoints", "ckpts", "checkpoint", "ckpt", "weights")
+"""Folders of weights in that of a run; the configuration may stand above them."""
 _MAX_JSON_BYTES = 4 << 20
 _MAX_YAML_BYTES = 256 << 10  # its parser is slow
 _MAX_VALUES = 50_000  # anchors and references written out
@@ -67,8 +68,20 @@ def config_files(weights: Path) -> list[Path]:
     folder = weights.parent
     above = folder.absolute().parent
     folders = [folder, folder / "configs", above / "configs"]
-    folders += [above] if folder.name in _WEIGHT_FOLDERS else []
+    folders += [above] if folder.name in WEIGHT_FOLDERS else []
     return [path for place in folders for path in _candidates(place, weights)]
+
+
+def unused_yamls(weights: Path, used: NativeConfig | None) -> list[str]:
+    """Lists the names of YAML files where a configuration may lie that say nothing of a model.
+
+    Args:
+      weights: the checkpoint file.
+      used: its configuration.
+    """
+    beside = [path for path in sorted(weights.parent.iterdir()) if path.suffix.lower() in (".yaml", ".yml")]
+    names = (path.name for path in [*config_files(weights), *beside] if not _is_json(path))
+    return [name for name in dict.fromkeys(names) if used is None or name != used.path.name]
 
 
 def _candidates(folder: Path, weights: Path) -> list[Path]:

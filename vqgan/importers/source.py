@@ -16,6 +16,7 @@ from typing import Any
 from vqgan.downloads import fetching, is_dataset, is_hub, is_missing, is_unreachable, require_library
 from vqgan.errors import UserError
 from vqgan.importers.containers import sniff
+from vqgan.importers.native_config import WEIGHT_FOLDERS
 from vqgan.importers.sharded import index_of, is_index, is_shard, read_weight_map
 
 # Where several checkpoints lie in one folder, these names are meant, in this order.
@@ -29,7 +30,7 @@ _HALVES = ("encoder.jit", "decoder.jit")  # of Cosmos-Tokenizer
 # What is called so claims to be weights, and is never passed over where it is something else.
 _WEIGHT_SUFFIXES = (".safetensors", ".msgpack", ".ckpt", ".pt", ".pth", ".bin", ".jit")
 # A diffusion pipeline's VQ model, a Lightning run, a taming run, a tokenizer beside a language model.
-_SUBFOLDERS = ("vqvae", "vqmodel", "movq", "checkpoints", "ckpts", "tokenizer", "vae")
+_SUBFOLDERS = ("vqvae", "vqmodel", "movq", *WEIGHT_FOLDERS, "tokenizer", "vae")
 _LISTED = 8  # names in one error
 _EXAMPLES = {"input_range": "0,1", "attn_resolutions": "16", "resolution": "256", "scales": "1,2,4,8,16"}
 
@@ -204,11 +205,17 @@ def _usual_weights(folder: Path, found: list[Path]) -> Path:
 
 
 def other_half(file: Path) -> Path | None:
-    """Finds the file beside it that holds the other half of the model: a decoder to an encoder, or back."""
+    """Finds the file beside it that holds the other half of the model: a decoder to an encoder, or back.
+
+    Raises:
+      UserError: it is not there.
+    """
     if file.name not in _HALVES:
         return None
     other = file.with_name(_HALVES[1 - _HALVES.index(file.name)])
-    return other if other.is_file() else None
+    if not other.exists():
+        raise UserError(f"{file}: one half of a tokenizer; put {other.name} beside it")
+    return other
 
 
 _CODEC = ["codec.json", "README.md", "encoder/*", "quantizer/*", "decoder/*"]  # a codec of ours

@@ -11,6 +11,7 @@ from typing import Any
 from vqgan.importers.tensors import DamagedError
 
 _HEAD = 512
+_SHOWN = 40
 _LFS = b"version https://git-lfs"
 
 
@@ -25,7 +26,9 @@ def describe_unknown(path: Path) -> str:
         return "it is a tar archive (torch before 0.1.10?): save it again with a current torch"
     if head[:4] == b"PK\x03\x04":
         return "it is a zip archive without a torch checkpoint in it"
-    return f"its first bytes are {head[:8].hex(' ')}"
+    text = head[:_SHOWN].decode("ascii", "replace")
+    said = f", the text {text.strip()!r}" if text.isascii() and text.replace("\n", "").isprintable() else ""
+    return f"its first bytes are {head[:8].hex(' ')}{said}"
 
 
 def _placeholder(head: bytes) -> str:
@@ -34,7 +37,7 @@ def _placeholder(head: bytes) -> str:
         return "it is empty" if not head else "it holds nothing but zeros or blanks"
     if head.startswith(_LFS):
         return "it is a Git LFS pointer: fetch the real file with git lfs pull"
-    if head.lstrip()[:1] == b"<":
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
         return "it is an HTML page, probably a failed download"
     return ""
 

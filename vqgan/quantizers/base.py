@@ -80,6 +80,10 @@ class Quantizer(nnx.Module):
         """Turns ``[B, h, w]`` tokens into ``[B, h, w, D]`` code vectors."""
         raise NotImplementedError
 
+    def code_vectors(self, size: int) -> jax.Array:
+        """Returns ``[size, D]`` float32, for each code the vector that :meth:`lookup` gives."""
+        return self.lookup(jnp.arange(size))
+
     def margins(self, latents: jax.Array) -> jax.Array:
         """Tells how clear the token of each of ``[B, h, w, D]`` latents is.
 

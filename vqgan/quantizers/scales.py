@@ -61,6 +61,10 @@ class ScalesQuantizer(Quantizer):
             start=self._contribution(parts[0], 0),
         )
 
+    def code_vectors(self, size: int) -> jax.Array:
+        """Returns the codebook ``[K, D]`` that all scales share; none of its rows is decoded by itself."""
+        return self.codebook[...]
+
     def _contribution(self, tokens: jax.Array, scale: int) -> jax.Array:
         """Turns one scale's tokens ``[B, side * side]`` into what it adds, ``[B, h, w, D]``."""
         side, full = self.scales.sides[scale], self.scales.sides[-1]

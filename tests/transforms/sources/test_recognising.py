@@ -115,8 +115,8 @@ def _npz() -> bytes:
         ("a.mdb", b"", "database"),
         ("a.json", b"{}", "jsonl"),
         ("a.xlsx", b"PK\x03\x04", "CSV"),
-        ("a.jpg.gz", gzip.compress(b"x"), "decompress it"),
-        ("noname", gzip.compress(b"x"), "decompress it"),
+        ("a.jpg.gz", gzip.compress(b"x", mtime=0), "decompress it"),
+        ("noname", gzip.compress(b"x", mtime=0), "decompress it"),
         ("a.pkl", b"\x80\x04", "serialised data"),
     ],
 )
@@ -148,7 +148,7 @@ def _arrow(table: pa.Table, is_file: bool) -> bytes:
         ("a.arrow", _arrow(IMAGES, False), "arrow"),
         ("noname", _arrow(IMAGES, True), "arrow"),
         ("a.jsonl", b'{"file_name": "a.jpg"}\n', "list"),
-        ("a.csv.gz", gzip.compress(b"path\na.jpg\n"), "list"),
+        ("a.csv.gz", gzip.compress(b"path\na.jpg\n", mtime=0), "list"),
         ("a.tar.zst", b"", "tar"),
     ],
 )

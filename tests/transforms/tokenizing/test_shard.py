@@ -113,7 +113,7 @@ def test_host_works_while_the_device_does(
     codec: Any = SlowCodec(later)
     items = read_and_decode(prepared.task, open_source(prepared.config.source), entries)
     done = list(encode(batches(items, 4), codec))
-    assert [len(rows) for rows, _ in done] == [4, 4, 4, 4, 4]
+    assert [len(rows) for rows, *_ in done] == [4, 4, 4, 4, 4]
     assert codec.events[:4] == ["encode 0", "encode 1", "encode 2", "fetch 0"]
     assert sorted(codec.events) == sorted(f"{what} {n}" for what in ("encode", "fetch") for n in range(5))
 

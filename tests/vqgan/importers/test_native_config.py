@@ -333,7 +333,8 @@ FORMATS = {
     ),
     "taming": _written("taming", TAMING),
     "latent-diffusion": _written("ldm", {"model": {"target": "ldm.models.autoencoder.VQModel", "params": {
-        "embed_dim": 3, "n_embed": 50, "ddconfig": {"ch": 32, "z_channels": 3, "attn_type": "vanilla"}}}}),
+        "embed_dim": 3, "n_embed": 50, "ddconfig": {"ch": 32, "z_channels": 3, "attn_type": "vanilla",
+        "ch_mult": [1, 2, 2], "num_res_blocks": 2, "resolution": 32}}}}),
     "llamagen": _written("llamagen", {"resolution": 32}),
 }  # fmt: skip
 

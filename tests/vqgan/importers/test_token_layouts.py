@@ -50,8 +50,20 @@ TITOK = ModelConfig(
 )  # fmt: skip
 
 
-def _titok_config(**settings: Any) -> str:
-    return json.dumps({"model": {"vq_model": settings}})
+def _titok_config(config: ModelConfig, **settings: Any) -> str:
+    """A model's configuration as it is published."""
+    assert config.vit is not None
+    given = {
+        "codebook_size": config.codebook_size,
+        "token_size": config.embed_dim,
+        "use_l2_norm": config.quantizer == "cosine",
+        "num_latent_tokens": config.vit.tokens,
+        "vit_enc_patch_size": config.vit.patch,
+        "vit_dec_patch_size": config.vit.decoder_patch,
+        "finetune_decoder": config.vit.pixel_codes > 0,
+        "is_legacy": config.vit.mixed_latents,
+    }
+    return json.dumps({"model": {"vq_model": given | settings}})
 
 
 @pytest.fixture
@@ -110,8 +122,8 @@ def _with_one_convolution(tensors: Named) -> Named:
         (var.LAYOUT, VAR, None, "?scales=1,3,4,7"),
         (var.LAYOUT, VAR, '{"v_patch_nums": [1, 3, 4, 7]}', ""),
         (cosmos.LAYOUT, COSMOS, '{"patch_size": 2, "resolution": 64, "attn_resolutions": [1]}', ""),
-        (titok.LAYOUT, TITOK_RGB, _titok_config(is_legacy=False), ""),
-        (titok.LAYOUT, TITOK, _titok_config(use_l2_norm=True, finetune_decoder=True), ""),
+        (titok.LAYOUT, TITOK_RGB, _titok_config(TITOK_RGB), ""),
+        (titok.LAYOUT, TITOK, _titok_config(TITOK), ""),
     ],
     ids=["movq", "var", "var-configured", "cosmos-di", "titok-rgb", "titok"],
 )
@@ -162,13 +174,13 @@ def test_titok_without_what_it_does_not_say_is_refused(write: Any) -> None:
     with pytest.raises(UserError, match="only that says whether codes are normalised"):
         import_checkpoint(str(folder))
     for settings, reason in (({"quantize_mode": "vae"}, "only vq"), ({"surprise": 1}, "unknown")):
-        (folder / "config.json").write_text(_titok_config(**settings))
+        (folder / "config.json").write_text(_titok_config(TITOK, **settings))
         with pytest.raises(UserError, match=reason):
             import_checkpoint(str(folder))
 
 
 def test_a_codec_of_a_sequence_takes_one_size_and_gives_rows(write: Any) -> None:
-    folder, _ = write(titok.LAYOUT, TITOK_RGB, _titok_config(is_legacy=False))
+    folder, _ = write(titok.LAYOUT, TITOK_RGB, _titok_config(TITOK_RGB))
     codec = Codec.load(folder, batch_size=2)
     images = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
     tokens = codec.encode(images)
@@ -181,3 +193,90 @@ def test_a_codec_of_a_sequence_takes_one_size_and_gives_rows(write: Any) -> None
         codec.encode(images[:, :24])
     with pytest.raises(UserError, match="every image has 5"):
         codec.decode(tokens[:, :4])
+
+
+COSMOS_CONFIG = {
+    "patch_size": 2, "resolution": 64, "attn_resolutions": [1], "levels": [7, 4], "embedding_dim": 2,
+    "spatial_compression": 4, "channels_mult": [1, 1, 2],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layout", "config", "settings", "reason"),
+    [
+        (
+            titok.LAYOUT,
+            TITOK,
+            {"codebook_size": 21},
+            "says that codebook_size is 21, its tensors that it is 20",
+        ),
+        (titok.LAYOUT, TITOK, {"token_size": 13}, "says that embed_dim is 13"),
+        (titok.LAYOUT, TITOK, {"num_latent_tokens": 64}, "says that tokens is 64, its tensors that it is 4"),
+        (titok.LAYOUT, TITOK, {"vit_enc_patch_size": 16}, "says that patch is 16"),
+        (titok.LAYOUT, TITOK, {"finetune_decoder": False}, "says that pixel decoder is False"),
+        (cosmos.LAYOUT, COSMOS, {}, ""),
+        (cosmos.LAYOUT, COSMOS, {"levels": [4, 7]}, r"says that fsq_levels is \(4, 7\)"),
+        (cosmos.LAYOUT, COSMOS, {"embedding_dim": 4}, "says that embed_dim is 4"),
+        (cosmos.LAYOUT, COSMOS, {"patch_size": 4}, "says that haar_patch is 4"),
+        (cosmos.LAYOUT, COSMOS, {"spatial_compression": 8}, "says that halvings is None"),
+        (cosmos.LAYOUT, COSMOS, {"num_codebooks": 2}, "num_codebooks is 2; only 1"),
+        (cosmos.LAYOUT, COSMOS, {"_class_name": "VQModel"}, "names VQModel, which we do not know"),
+    ],
+)
+def test_a_configuration_of_another_model_is_refused(
+    layout: KeyLayout, config: ModelConfig, settings: dict[str, Any], reason: str, write: Any
+) -> None:
+    native = _titok_config(config, **settings) if config.vit else json.dumps(COSMOS_CONFIG | settings)
+    folder, _ = write(layout, config, native)
+    if not reason:
+        assert import_checkpoint(str(folder)).config.halvings == 1
+        return
+    with pytest.raises(UserError, match=reason) as caught:
+        import_checkpoint(str(folder))
+    assert str(caught.value).startswith(f"{folder}/")
+
+
+def test_var_says_what_it_assumes_and_obeys_its_arguments(write: Any) -> None:
+    folder, _ = write(var.LAYOUT, VAR)
+    assert "half smoothed" in import_checkpoint(f"{folder}?scales=1,3,4,7").origin["assumed"]
+    arguments = {"v_patch_nums": [1, 3, 4, 7], "vocab_size": 30, "z_channels": 8, "ch": 32, "test_mode": True}
+    path = folder / "config.json"
+
+    def imported(**settings: Any) -> Any:
+        path.write_text(json.dumps(arguments | settings))
+        return import_checkpoint(str(folder))
+
+    assert imported(using_znorm=False, quant_resi=0.5).config == VAR
+    for settings, reason in (
+        ({"using_znorm": True}, "using_znorm is True; only False"),
+        ({"quant_resi": 0.3}, r"quant_resi is 0\.3; only 0\.5"),
+        ({"vocab_size": 10}, "do not fit"),
+        ({"surprise": 1}, "'surprise' is set"),
+        ({"_class_name": "VQModel"}, "which we do not know"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            imported(**settings)
+    path.write_text('{"model": {"target": "taming.models.vqgan.VQModel", "params": {"ddconfig": {}}}}')
+    with pytest.raises(UserError, match=r"names taming\.models\.vqgan\.VQModel, which we do not know"):
+        import_checkpoint(f"{folder}?scales=1,3,4,7")
+
+
+def test_without_a_configuration_levels_that_do_not_halve_are_one_side(write: Any) -> None:
+    config = ModelConfig(**{**vars(COSMOS), "attn_resolutions": (16,), "decoder_attn_levels": ()})
+    folder, _ = write(cosmos.LAYOUT, config)
+    assert import_checkpoint(f"{folder}?resolution=64").config == config
+
+
+def test_half_a_model_asks_for_the_other_half(write: Any) -> None:
+    folder, _ = write(cosmos.LAYOUT, COSMOS)
+    for lost, left in (("decoder.jit", "encoder.jit"), ("encoder.jit", "decoder.jit")):
+        (folder / lost).rename(folder / "away.bin")
+        with pytest.raises(UserError, match=rf"{left}: one half of a tokenizer; put {lost} beside it"):
+            import_checkpoint(str(folder / left))
+        (folder / "away.bin").rename(folder / lost)
+
+
+def test_scales_of_a_model_that_has_none_are_refused(write: Any) -> None:
+    folder, _ = write(diffusers.MOVQ, MOVQ)
+    with pytest.raises(UserError, match="scales= is for tokenizers of several scales, and this is movq"):
+        import_checkpoint(f"{folder}?scales=1,2")

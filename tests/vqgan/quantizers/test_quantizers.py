@@ -12,10 +12,12 @@ from flax import nnx
 from vqgan.config import CODEBOOK_QUANTIZERS, QUANTIZERS, UNTRAINED_QUANTIZERS, ModelConfig
 from vqgan.model.parameters import codec_parameter_shapes
 from vqgan.quantizers import NearestQuantizer, QuantizeOptions, Quantizer, make_quantizer
+from vqgan.token_layouts import ScalesConfig
 
 GRIDS: dict[str, dict[str, Any]] = {
     "fsq": {"fsq_levels": (2, 2, 3, 4), "codebook_size": 48},
     "lfq": {"codebook_size": 16},
+    "scales": {"scales": ScalesConfig((1, 2), 3)},
 }
 KEY = jax.random.key(0)
 

@@ -12,7 +12,14 @@ from typing import Any
 from vqgan.config import MOST_LEVELS
 from vqgan.errors import UserError
 from vqgan.importers.formats import taming
-from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, check_known
+from vqgan.importers.layout import (
+    Fields,
+    KeyLayout,
+    NativeConfig,
+    ParameterPlace,
+    check_known,
+    declared_classes,
+)
 from vqgan.importers.tensors import shown
 
 _FIELDS = {
@@ -42,7 +49,9 @@ def _part(native: NativeConfig) -> Mapping[str, Any] | None:
     """Returns the tokenizer's part of a configuration, or None where it has none."""
     alone = str(native.data.get("model_type")).endswith("_vqgan")
     part = native.data.get("vq_config", native.data if alone else None)
-    return part if isinstance(part, Mapping) else None
+    if part is not None and not isinstance(part, Mapping):
+        raise UserError(f"{native.path}: vq_config is {shown(part)}; expected the tokenizer's settings")
+    return part
 
 
 def _read_part(native: NativeConfig, part: Mapping[str, Any]) -> Fields:
@@ -59,7 +68,7 @@ def _read_part(native: NativeConfig, part: Mapping[str, Any]) -> Fields:
 def _chameleon(native: NativeConfig) -> Fields:
     part = _part(native)
     if part is None:
-        return {}
+        return {"resolution": _CHAMELEON_RESOLUTION} if declared_classes(native) else {}
     fields = _read_part(native, part) | {"resolution": part.get("resolution", _CHAMELEON_RESOLUTION)}
     if part.get("attn_type", "vanilla") != "vanilla":  # any other is none, in the middle as well
         return fields | {"attn_resolutions": [], "mid_attention": False}

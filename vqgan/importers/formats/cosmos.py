@@ -8,11 +8,12 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from vqgan.errors import UserError
 from vqgan.importers.formats import taming
 from vqgan.importers.layout import Fields, NativeConfig, check_known
-from vqgan.importers.tensors import Tensor
+from vqgan.importers.tensors import Tensor, shown
 
 _LEVELS = "quantizer._levels"
 _MOST_DIGITS = 64
@@ -22,6 +23,9 @@ _FIELDS = {
     "num_res_blocks": "num_res_blocks",
     "resolution": "resolution",
     "attn_resolutions": "attn_resolutions",
+    "patch_size": "haar_patch",
+    "levels": "fsq_levels",
+    "embedding_dim": "embed_dim",
 }
 _KNOWN = re.compile(
     "|".join(_FIELDS)
@@ -29,7 +33,7 @@ _KNOWN = re.compile(
     "quantizer|embedding_dim|levels|num_quantizers|name|encoder|decoder|persistent_quantizer|dtype|"
     "num_codebooks|keep_num_codebooks_dim|scale|formulation|legacy_mode"
 )
-_ONLY = {"in_channels": 3, "out_channels": 3, "patch_method": "haar", "quantizer": "FSQ"}
+_ONLY = {"in_channels": 3, "out_channels": 3, "patch_method": "haar", "quantizer": "FSQ", "num_codebooks": 1}
 
 
 def _native(native: NativeConfig) -> Fields:
@@ -38,9 +42,20 @@ def _native(native: NativeConfig) -> Fields:
         return {}
     for name, wanted in _ONLY.items():
         if data.get(name, wanted) != wanted:
-            raise UserError(f"{native.path}: {name} is {data[name]!r}; only {wanted!r} is supported")
+            raise UserError(f"{native.path}: {name} is {shown(data[name])}; only {wanted!r} is supported")
     check_known(str(native.path), data, _KNOWN)
-    return {ours: data[theirs] for theirs, ours in _FIELDS.items() if theirs in data}
+    return {ours: data[theirs] for theirs, ours in _FIELDS.items() if theirs in data} | _halvings(data)
+
+
+def _halvings(data: Mapping[str, Any]) -> Fields:
+    """Reads how many levels halve, where sizes of pixels and patches say it."""
+    compression, patch = data.get("spatial_compression"), data.get("patch_size")
+    multiples = data.get("channels_mult")
+    if type(compression) is not int or type(patch) is not int or patch < 1:
+        return {}
+    halvings = (compression // patch).bit_length() - 1
+    levels = len(multiples) if isinstance(multiples, (list, tuple)) else 0
+    return {"halvings": None if halvings == levels - 1 else halvings}
 
 
 def _infer(tensors: Mapping[str, Tensor], known: Fields, where: str) -> Fields:
@@ -84,5 +99,7 @@ LAYOUT = dataclasses.replace(
         r"|inv_quant\..*"
     ),
     fields={"quantizer": "fsq", "fsq_bound": "atanh"},
+    classes=re.compile(r"(.+\.)?(DiscreteImageTokenizer|DI)|cosmos.*", re.IGNORECASE),
+    assumed="rounding to levels, and wavelets of patches, as in Cosmos-Tokenizer",
     infer=_infer,
 )

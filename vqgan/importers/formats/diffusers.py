@@ -6,6 +6,7 @@ spatial`` (MoVQ of Kandinsky 2) the codes modulate all norms of the decoder, tho
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from vqgan.errors import UserError
@@ -17,6 +18,7 @@ from vqgan.importers.layout import (
     check_known,
     dotted,
     torch_leaf,
+    width_fields,
 )
 
 # The second name is that of releases before 0.17.
@@ -36,8 +38,8 @@ _KNOWN = re.compile(
     "force_upcast"
 )
 _MAX_LEVELS = 32
+_MAX_WIDTH = 1 << 20
 _DEFAULT_SIZE = 32
-_FULL_ATTENTION = {"AttnDownEncoderBlock2D": True, "DownEncoderBlock2D": False}
 
 
 def _names(place: ParameterPlace, _levels: int, _blocks: int) -> tuple[str, ...]:
@@ -83,12 +85,20 @@ def _native(native: NativeConfig, norm_type: str = "group") -> Fields:
         )
         if data.get(theirs) is not None
     }
-    fields["embed_dim"] = data.get("vq_embed_dim") or data.get("latent_channels", 3)
-    widths = data["block_out_channels"]
-    if not isinstance(widths, (list, tuple)) or not 0 < len(widths) <= _MAX_LEVELS:
-        raise UserError(f"{native.path}: block_out_channels is {widths!s:.40}; expected a list of widths")
+    codes = data.get("vq_embed_dim")
+    fields["embed_dim"] = data.get("latent_channels", 3) if codes is None else codes
+    widths = _widths(native)
     _check_resolution(fields, len(widths))
-    return fields
+    return fields | width_fields(widths[0], widths)
+
+
+def _widths(native: NativeConfig) -> Sequence[int]:
+    """Returns the channels of each level."""
+    widths = native.data["block_out_channels"]
+    listed = isinstance(widths, (list, tuple)) and 0 < len(widths) <= _MAX_LEVELS
+    if not listed or not all(type(width) is int and 0 < width <= _MAX_WIDTH for width in widths):
+        raise UserError(f"{native.path}: block_out_channels is {widths!s:.40}; expected a list of widths")
+    return widths
 
 
 def _check_resolution(fields: Fields, levels: int) -> None:
@@ -111,6 +121,7 @@ LAYOUT = KeyLayout(
     from_torch=True,
     names=_names,
     native=_native,
+    classes=re.compile("VQModel"),
 )
 
 

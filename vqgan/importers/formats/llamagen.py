@@ -1,8 +1,8 @@
 """LlamaGen: ``.pt`` files with the weights under ``model`` (and ``ema`` where training averaged them).
 
-Attention stands at the lowest level only; codes are normalised wherever they are used; decoder levels
-come in order of execution. The file says nothing of the architecture. Janus keeps the same tokenizer under
-``gen_vision_model.`` in a language model.
+Attention stands at the lowest level only; codes are normalised wherever they are used, unless a
+configuration says otherwise; decoder levels come in order of execution. The file says nothing of the
+architecture. Janus keeps the same tokenizer under ``gen_vision_model.`` in a language model.
 """
 
 import dataclasses
@@ -12,7 +12,15 @@ from typing import Any
 
 from vqgan.errors import UserError
 from vqgan.importers.formats.taming import layer_names
-from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted, torch_leaf
+from vqgan.importers.layout import (
+    Fields,
+    KeyLayout,
+    NativeConfig,
+    ParameterPlace,
+    check_known,
+    dotted,
+    torch_leaf,
+)
 from vqgan.importers.tensors import shown
 
 
@@ -35,8 +43,29 @@ def _tree(place: ParameterPlace) -> str:
     return f"{level}.res.{place.index}" if place.part == "block" else f"{level}.attn.{place.index}"
 
 
-def _native(_: NativeConfig) -> Fields:
-    return {}
+_FIELDS = {
+    "codebook_size": "codebook_size",
+    "codebook_embed_dim": "embed_dim",
+    "encoder_ch_mult": "ch_mult",
+    "z_channels": "z_channels",
+}
+# Arguments of the published class; the others show in the parameters or act in training only.
+_KNOWN = re.compile(
+    "_.*|" + "|".join(_FIELDS) + "|codebook_l2_norm|codebook_show_usage|commit_loss_beta|entropy_loss_ratio|"
+    "decoder_ch_mult|dropout_p|num_res_blocks|vq_model|image_size|name|cls"
+)
+
+
+def _native(native: NativeConfig) -> Fields:
+    data = native.data
+    if "codebook_l2_norm" not in data and "codebook_embed_dim" not in data:
+        return {}
+    check_known(str(native.path), data, _KNOWN)
+    unit = data.get("codebook_l2_norm", True)
+    if type(unit) is not bool:
+        raise UserError(f"{native.path}: codebook_l2_norm is {shown(unit)}; expected true or false")
+    fields = {ours: data[theirs] for theirs, ours in _FIELDS.items() if theirs in data}
+    return fields | {"quantizer": "cosine" if unit else "nearest"}
 
 
 def _janus(native: NativeConfig) -> Fields:

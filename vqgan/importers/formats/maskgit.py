@@ -81,6 +81,8 @@ def _native(native: NativeConfig) -> Fields:
         raise UserError(f"{native.path}: conv_downsample is set; only averaging is supported")
     if data.get("norm_type", "GN") != "GN" or data.get("activation_fn", "swish") != "swish":
         raise UserError(f"{native.path}: only norm_type GN and activation_fn swish are supported")
+    if data.get("quantizer", "vq") != "vq":
+        raise UserError(f"{native.path}: quantizer is {shown(data['quantizer'])}; only 'vq' is supported")
     fields = {ours: data[theirs] for theirs, ours in _FIELDS.items() if theirs in data}
     if "embedding_dim" in data:
         fields |= {"embed_dim": data["embedding_dim"], "z_channels": data["embedding_dim"]}

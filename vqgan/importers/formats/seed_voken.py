@@ -50,11 +50,12 @@ def _magvit2_names(place: ParameterPlace, levels: int, _blocks: int) -> tuple[st
 
 
 def _read_magvit2(native: NativeConfig) -> Fields:
-    found = find_params(native.data)
+    found = taming.model_params(native)
     if found is None:
         return {}
     target, params = found
     where, dd = f"{native.path}: ddconfig", params["ddconfig"]
+    taming.check_whole(native, params)
     check_known(str(native.path), params, _PARAMS_KNOWN)
     check_known(where, dd, re.compile("|".join(_MAGVIT2_DD) + "|in_channels|out_ch|double_z"))
     taming.check_images(where, dd)
@@ -64,7 +65,7 @@ def _read_magvit2(native: NativeConfig) -> Fields:
 
 
 def _read_ibq(native: NativeConfig) -> Fields:
-    found = find_params(native.data)
+    found = taming.model_params(native)
     if found is None:
         return {}
     target, params = found

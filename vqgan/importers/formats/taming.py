@@ -4,7 +4,7 @@ Keys: ``encoder.down.I.block.J``, ``decoder.up.I`` where ``up.0`` is the highest
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from vqgan.errors import UserError, first_line
+from vqgan.importers.interpolation import find_unresolved
 from vqgan.importers.layout import (
     Fields,
     KeyLayout,
     NativeConfig,
     ParameterPlace,
     check_known,
+    declared_classes,
     dotted,
     find_params,
     torch_leaf,
@@ -88,7 +90,7 @@ def read_yaml(native: NativeConfig) -> Fields:
     Raises:
       UserError: the model is none that turns RGB images into tokens, or has unknown settings.
     """
-    found = find_params(native.data)
+    found = model_params(native)
     if found is None:
         return {}
     target, params = found
@@ -96,6 +98,19 @@ def read_yaml(native: NativeConfig) -> Fields:
     if target:
         fields["quantizer"] = "gumbel" if target.endswith("GumbelVQ") else "nearest"
     return fields
+
+
+def model_params(native: NativeConfig) -> tuple[str, Mapping[str, Any]] | None:
+    """Finds the model's class and the mapping that holds ``ddconfig``; None where it is of something else.
+
+    Raises:
+      UserError: it names the model's class and has no ``ddconfig``.
+    """
+    found = find_params(native.data)
+    unresolved = find_unresolved(native.data) is not None  # which is told where it hides what is needed
+    if found is None and declared_classes(native) and not unresolved:
+        raise _lacking(native, ["ddconfig"])
+    return found
 
 
 def read_params(native: NativeConfig, params: Mapping[str, Any], known: re.Pattern[str]) -> Fields:
@@ -110,6 +125,7 @@ def read_params(native: NativeConfig, params: Mapping[str, Any], known: re.Patte
       UserError: the model is none from RGB to RGB, or has settings that are unknown or not supported.
     """
     where, dd = f"{native.path}: ddconfig", params["ddconfig"]
+    check_whole(native, params)
     check_known(str(native.path), params, known)
     check_known(where, dd, _DD_KNOWN)
     check_images(where, dd)
@@ -129,6 +145,28 @@ def read_params(native: NativeConfig, params: Mapping[str, Any], known: re.Patte
 
 
 PARAMS = {"embed_dim": "embed_dim", "n_embed": "codebook_size"}
+_REQUIRED = ("ch", "ch_mult", "num_res_blocks", "resolution", "z_channels")
+
+
+def check_whole(native: NativeConfig, params: Mapping[str, Any]) -> None:
+    """Checks that settings are there that the original code cannot do without.
+
+    A YAML file that is cut short may still be one.
+
+    Raises:
+      UserError: one is missing.
+    """
+    missing = [name for name in _REQUIRED if name not in params["ddconfig"]]
+    missing += [name for name in PARAMS if name not in params]
+    if missing:
+        raise _lacking(native, missing)
+
+
+def _lacking(native: NativeConfig, missing: Sequence[str]) -> UserError:
+    return UserError(
+        f"{native.path}: it lacks {', '.join(missing)}, without which no such model is made; get the whole "
+        "file, or name another one with config=PATH"
+    )
 
 
 def check_images(where: str, dd: Mapping[str, Any]) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from vqgan.errors import UserError
 from vqgan.importers.formats import maskgit
 from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, check_known, parse_parameter
-from vqgan.importers.tensors import Tensor
+from vqgan.importers.tensors import Tensor, shown
+from vqgan.token_layouts import ViTConfig
 
 _PLACES = {
     "encoder.project": "encoder.conv_out",
@@ -73,15 +74,40 @@ def _native(native: NativeConfig) -> Fields:
     settings = model.get("vq_model") if isinstance(model, Mapping) else None
     if not isinstance(settings, Mapping):
         return {}
+    where = f"{native.path}: vq_model"
     if settings.get("quantize_mode", "vq") != "vq":
-        raise UserError(
-            f"{native.path}: quantize_mode is {settings['quantize_mode']!r:.40}: only vq has tokens"
-        )
-    check_known(f"{native.path}: vq_model", settings, _KNOWN)
+        raise UserError(f"{where}: quantize_mode is {shown(settings['quantize_mode'])}: only vq has tokens")
+    check_known(where, settings, _KNOWN)
+    missing = [name for name in _REQUIRED if name not in settings]
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}; give the whole configuration of the model")
     return {
-        "quantizer": "cosine" if settings.get("use_l2_norm", False) else "nearest",
-        "vit": {"mixed_latents": bool(settings.get("is_legacy", True))},
+        "quantizer": "cosine" if _switch(where, settings, "use_l2_norm") else "nearest",
+        "codebook_size": settings["codebook_size"],
+        "embed_dim": settings["token_size"],
+        "vit": {
+            "tokens": settings["num_latent_tokens"],
+            "patch": settings["vit_enc_patch_size"],
+            "decoder_patch": settings["vit_dec_patch_size"],
+            "mixed_latents": _switch(where, settings, "is_legacy"),
+            "pixel_codes": int(_switch(where, settings, "finetune_decoder")),  # their number is in the file
+        },
     }
+
+
+# What the original code cannot do without.
+_REQUIRED = (
+    "codebook_size", "token_size", "use_l2_norm", "num_latent_tokens", "vit_enc_patch_size",
+    "vit_dec_patch_size",
+)  # fmt: skip
+
+
+def _switch(where: str, settings: Mapping[str, Any], name: str) -> bool:
+    """Reads a setting that is on where nothing is said."""
+    value = settings.get(name, True)
+    if type(value) is not bool:
+        raise UserError(f"{where}: {name} is {shown(value)}; expected true or false")
+    return value
 
 
 def _infer(tensors: Mapping[str, Tensor], known: Fields, where: str) -> Fields:
@@ -97,23 +123,37 @@ def _infer(tensors: Mapping[str, Tensor], known: Fields, where: str) -> Fields:
     codes, dimensions = shapes.of("quantize.embedding.weight", 2)
     resolution = math.isqrt(max(places - 1, 0)) * patch
     pixel_codes = shapes.of(_PIXEL_CODES, 2)[0] if _PIXEL_CODES in tensors else 0
+    vit = {
+        "tokens": shapes.of("latent_tokens", 2)[0],
+        "patch": patch,
+        "encoder_width": width,
+        "encoder_layers": shapes.count("encoder.transformer.{}.ln_1.weight"),
+        "decoder_patch": resolution // max(1, math.isqrt(max(decoder_places - 1, 0))),
+        "decoder_width": decoder_width,
+        "decoder_layers": shapes.count("decoder.transformer.{}.ln_1.weight"),
+        "mixed_latents": known["vit"].mixed_latents,
+        "pixel_codes": pixel_codes,
+    }
+    _check_sizes(known["vit"], vit, where)
     return {
         "resolution": resolution,
         "embed_dim": dimensions,
         "codebook_size": codes,
         **(_pixel_decoder(shapes) if pixel_codes else {**_NO_CONVOLUTIONS, "z_channels": dimensions}),
-        "vit": {
-            "tokens": shapes.of("latent_tokens", 2)[0],
-            "patch": patch,
-            "encoder_width": width,
-            "encoder_layers": shapes.count("encoder.transformer.{}.ln_1.weight"),
-            "decoder_patch": resolution // max(1, math.isqrt(max(decoder_places - 1, 0))),
-            "decoder_width": decoder_width,
-            "decoder_layers": shapes.count("decoder.transformer.{}.ln_1.weight"),
-            "mixed_latents": known["vit"].mixed_latents,
-            "pixel_codes": pixel_codes,
-        },
+        "vit": vit,
     }
+
+
+def _check_sizes(given: ViTConfig, told: Fields, where: str) -> None:
+    """Refuses a configuration whose sizes are not those of the tensors: it is another model's."""
+    sizes = {name: (getattr(given, name), told[name]) for name in ("tokens", "patch", "decoder_patch")}
+    sizes["pixel decoder"] = (bool(given.pixel_codes), bool(told["pixel_codes"]))
+    for name, (theirs, ours) in sizes.items():
+        if theirs != ours:
+            raise UserError(
+                f"{where}: its configuration says that {name} is {theirs}, its tensors that it is {ours}; "
+                "check that the configuration belongs to this file"
+            )
 
 
 _PIXEL_CODES = "pixel_quantize.embedding.weight"
@@ -171,6 +211,7 @@ LAYOUT = KeyLayout(
         "attn_resolutions": (),
         "mid_attention": False,
     },
+    classes=re.compile("TiTok", re.IGNORECASE),
     rename=_rename,
     infer=_infer,
 )

@@ -10,13 +10,25 @@ from collections.abc import Mapping
 
 from vqgan.errors import UserError
 from vqgan.importers.formats import taming
-from vqgan.importers.layout import Fields, NativeConfig, ParameterPlace, torch_leaf
-from vqgan.importers.tensors import Tensor
+from vqgan.importers.layout import Fields, NativeConfig, ParameterPlace, check_known, torch_leaf
+from vqgan.importers.tensors import Tensor, shown
 
 PUBLISHED_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 _HITS = "quantize.ema_vocab_hit_SV"
 _SMOOTHING = re.compile(r"quantize\.quant_resi\.qresi_ls\.\d+\.weight")
 _SIDES = ("v_patch_nums", "patch_nums")
+# Arguments of the published classes; those that are not read here show in the parameters.
+_KNOWN = re.compile(
+    "_.*|v?_?patch_nums|vocab_size|z_channels|ch|dropout|beta|using_znorm|quant_conv_ks|quant_resi|"
+    "share_quant_resi|default_qresi_counts|test_mode|V|Cvae|device"
+)
+_FIELDS = {
+    "vocab_size": "codebook_size",
+    "V": "codebook_size",
+    "z_channels": "embed_dim",
+    "Cvae": "embed_dim",
+}
+_ONLY = {"using_znorm": False, "quant_resi": 0.5}
 
 
 def _names(place: ParameterPlace, levels: int, blocks: int) -> tuple[str, ...]:
@@ -27,10 +39,16 @@ def _names(place: ParameterPlace, levels: int, blocks: int) -> tuple[str, ...]:
 
 
 def _native(native: NativeConfig) -> Fields:
-    for name in _SIDES:
-        if name in native.data:
-            return {"scales": {"sides": native.data[name]}}
-    return {}
+    data = native.data
+    if not any(name in data for name in (*_SIDES, *_ONLY)):
+        return {}
+    check_known(str(native.path), data, _KNOWN)
+    for name, wanted in _ONLY.items():
+        if data.get(name, wanted) != wanted:
+            raise UserError(f"{native.path}: {name} is {shown(data[name])}; only {wanted} is supported")
+    fields = {ours: data[theirs] for theirs, ours in _FIELDS.items() if theirs in data}
+    sides = next((data[name] for name in _SIDES if name in data), None)
+    return fields if sides is None else fields | {"scales": {"sides": sides}}
 
 
 def _split_attention(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -81,6 +99,8 @@ LAYOUT = dataclasses.replace(
     native=_native,
     ignored=re.compile(rf"{re.escape(_HITS)}|quantize\.beta"),
     fields={"quantizer": "scales", "clip_output": True},
+    classes=re.compile(r"(.+\.)?(VQVAE|VectorQuantizer2)|var|vqvae", re.IGNORECASE),
+    assumed="nearest codes, half smoothed, and where none are given the scales of VAR at 256 pixels",
     prepare=_split_attention,
     infer=_infer,
 )

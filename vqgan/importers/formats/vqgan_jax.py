@@ -5,10 +5,13 @@ normalisations as ``(1, 1, 1, C)``.
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from vqgan.errors import UserError
 from vqgan.importers.formats.taming import layer_names, tree_name
 from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted
+from vqgan.importers.tensors import shown
 
 _FIELDS = {
     "resolution": "resolution",
@@ -21,6 +24,12 @@ _FIELDS = {
     "embed_dim": "embed_dim",
     "n_embed": "codebook_size",
     "resamp_with_conv": "resamp_with_conv",
+}
+# Settings that change what the network computes, and their values that are supported.
+_ONLY: Mapping[str, tuple[Any, ...]] = {
+    "act_fn": ("swish", "silu"),
+    "use_gumbel": (False, None),
+    "give_pre_end": (False, None),
 }
 
 
@@ -35,6 +44,9 @@ def _native(native: NativeConfig) -> Fields:
     data = native.data
     if data.get("in_channels", 3) != 3 or data.get("out_ch", 3) != 3:
         raise UserError(f"{native.path}: the model takes {data.get('in_channels')} channels; only RGB works")
+    for name, known in _ONLY.items():
+        if data.get(name, known[0]) not in known:
+            raise UserError(f"{native.path}: {name} is {shown(data[name])}; only {known[0]!r} is supported")
     return {ours: data[theirs] for theirs, ours in _FIELDS.items() if theirs in data}
 
 
