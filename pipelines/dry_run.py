@@ -52,17 +52,14 @@ def estimate(config: TokenizeConfig, beam_args: Sequence[str] = (), append: bool
     entries = entries_of(sample)
     rate, share = _sampled(planned, codec, entries)
     latents = planned.task.with_latents
-    height, width = codec.config.grid(config.geometry.image_size, config.geometry.image_size)
+    grid = codec.config.grid(config.geometry.image_size, config.geometry.image_size)
     rows = round(planned.plan.entries * (1 - share)) * views
-    # Entropy is at most log2(K) bits, and the shards' encodings come close to it.
-    row_bytes = height * width * math.log2(codec.config.codebook_size) / 8 + OTHER_BYTES_PER_ROW
-    row_bytes += 2 * math.prod(codec.latent_shape((height, width))) if latents else 0
     return {
         "images": planned.plan.entries,
         "slices": planned.plan.slices,
         "rows": rows,
-        "tokens per row": height * width,
-        "megabytes on disk, at most about": round(rows * row_bytes / 1e6, 2),
+        "tokens per row": math.prod(grid),
+        "megabytes on disk, at most about": round(rows * _row_bytes(codec, grid, latents) / 1e6, 2),
         "images per second": round(rate, 2),
         "seconds to expect": round(planned.plan.entries / rate, 1),
         "images sampled": len(entries),
@@ -92,6 +89,13 @@ def _sampled(planned: PlannedTokenize, codec: "Codec", entries: list[Entry]) -> 
         pass
     rate = len(entries) / (time.monotonic() - started)
     return rate, rejected / len(entries)
+
+
+def _row_bytes(codec: "Codec", grid: tuple[int, int], latents: bool) -> float:
+    """Returns what a row takes at most: tokens of log2(K) bits, which encodings come close to, and more."""
+    token_bytes = math.prod(grid) * math.log2(codec.config.codebook_size) / 8
+    latent_bytes = 2 * math.prod(codec.latent_shape(grid)) if latents else 0
+    return token_bytes + latent_bytes + OTHER_BYTES_PER_ROW
 
 
 def _graph_kilobytes(planned: PlannedTokenize) -> float:

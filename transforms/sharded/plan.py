@@ -111,7 +111,10 @@ def write_plan(output: str, plan: Plan, slices: Iterable[pa.Table], part: int = 
     for name in filesystems.list_names(folder):  # of a longer plan that a killed run began to write
         if f"{plan_folder(part)}/{name}" not in names and name.startswith("keys"):
             filesystems.delete(filesystems.join(folder, name))
-    filesystems.sync_folder(folder)
+    try:
+        filesystems.sync_folder(folder)
+    except OSError as error:
+        raise filesystems.output_error(folder, error) from error
     write_plan_file(output, plan, names, part)
 
 

@@ -81,8 +81,9 @@ def run_planned(run: PlannedRun, execute: Callable[[], None]) -> dict[str, Any]:
         leftovers = 0.0 if alone else LEFTOVER_SECONDS
         filesystems.delete_temporaries(run.output, leftovers, below=True)
         manifest = _run_owned(run, execute, speaker(run.quiet))
-        if alone:  # of workers that died on the way, where others took over
-            filesystems.delete_temporaries(run.output, below=True)
+        if alone:  # of workers that died, where others took over; what stays goes with the next command
+            with contextlib.suppress(UserError):
+                filesystems.delete_temporaries(run.output, below=True)
         return manifest
 
 
