@@ -27,7 +27,10 @@ def write(
     tensors = foreign.foreign_tensors(kind, architecture, foreign.random_weights(architecture))
     extra = {"quantize.used": np.asarray(used)} if inside else {}
     foreign.write_torch_zip(folder / "last.ckpt", {"state_dict": tensors | extra})
-    params = {"ddconfig": {"resolution": 32}, "n_embed": 50, "remap": "data/used.npy", **(config or {})}
+    sizes = {"embed_dim": architecture.embed_dim, "n_embed": 50}
+    names = ("resolution", "ch", "ch_mult", "num_res_blocks", "z_channels", "attn_resolutions")
+    dd = {name: getattr(architecture, name) for name in names}
+    params = {"ddconfig": dd, **sizes, "remap": "data/used.npy", **(config or {})}
     (folder / "config.json").write_text(json.dumps({"model": {"params": params}}))
     if not inside:
         np.save(folder / "used.npy", np.asarray(used))
