@@ -34,6 +34,7 @@ from vqgan.codec_checkpoint import (
 from vqgan.config import ModelConfig
 from vqgan.errors import UserError
 from vqgan.model.layers import conv
+from vqgan.token_layouts import ScalesConfig, ViTConfig
 
 Weights = dict[str, Any]
 
@@ -169,6 +170,20 @@ CHANGES: dict[str, Any] = {
     "symmetric_downsample": True,
     "depth_to_space": True,
     "adaptive_norm": True,
+    "fsq_bound": "atanh",
+    "quant_conv_kernel": 3,
+    "spatial_norm": True,
+    "haar_patch": 2,
+    "halvings": 0,
+    "decoder_attn_levels": (0,),
+    "scales": ScalesConfig((1, 2, 4)),
+    "vit": ViTConfig(tokens=16, patch=8, decoder_patch=8),
+}
+# What both configurations have where a field does not go with the toy's.
+BESIDE: dict[str, dict[str, Any]] = {
+    "spatial_norm": {"ch": 32},
+    "scales": {"quantizer": "scales", "scales": ScalesConfig((1, 4))},
+    "vit": {"quant_conv": False, "vit": ViTConfig(tokens=32, patch=8, decoder_patch=8)},
 }
 
 
@@ -178,8 +193,9 @@ CHANGES: dict[str, Any] = {
 def test_fingerprint_sees_every_field_that_determines_tokens(
     name: str, toy_config: ModelConfig, toy_weights: Weights
 ) -> None:
-    changed = dataclasses.replace(toy_config, **{name: CHANGES.get(name, 0.5)})
-    differs = toy_fingerprint(changed, toy_weights) != toy_fingerprint(toy_config, toy_weights)
+    config = dataclasses.replace(toy_config, **BESIDE.get(name, {}))
+    changed = dataclasses.replace(config, **{name: CHANGES.get(name, 0.5)})
+    differs = toy_fingerprint(changed, toy_weights) != toy_fingerprint(config, toy_weights)
     assert differs == (name not in ("dropout", "has_decoder"))
 
 
