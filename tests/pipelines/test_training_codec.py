@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -282,7 +281,7 @@ def test_stopped_killed_twice_and_continued(
 
     @functools.wraps(real)
     def traced(*arguments: Any, **options: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         return real(*arguments, **options)
 
     with monkeypatch.context() as patch:  # SIGTERM while the first step is compiled: it is done, and saved
