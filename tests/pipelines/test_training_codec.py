@@ -1,5 +1,6 @@
 """``vqgan train``: settings, images, stopping and going on, and a codec that tokenize takes."""
 
+import _thread
 import functools
 import json
 import shutil
@@ -281,7 +282,7 @@ def test_stopped_killed_twice_and_continued(
 
     @functools.wraps(real)
     def traced(*arguments: Any, **options: Any) -> Any:
-        signal.raise_signal(signal.SIGTERM)
+        _thread.interrupt_main(signal.SIGTERM)  # as Python tells it, whatever libraries do with signals
         return real(*arguments, **options)
 
     with monkeypatch.context() as patch:  # SIGTERM while the first step is compiled: it is done, and saved

@@ -1,5 +1,6 @@
 """A run in its folder: stopping by signals."""
 
+import _thread
 import signal
 
 import pytest
@@ -11,8 +12,8 @@ def test_second_signal_acts_as_usual() -> None:
     # A shell that runs tests in the background has them ignore SIGINT.
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     with Stopping() as stopping:
-        signal.raise_signal(signal.SIGINT)
+        _thread.interrupt_main(signal.SIGINT)
         assert stopping.asked
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+            _thread.interrupt_main(signal.SIGINT)
     signal.signal(signal.SIGINT, former)
