@@ -120,7 +120,7 @@ def codec_work(scale: Scale, codec: Codec) -> Iterator[tuple[str, Work]]:
         ("encode", codec.encode_batch, images),
         ("decode", codec.decode_batch, tokens),
     ):
-        compiled, weights = codec._encoder if name == "encode" else codec._decoder
+        compiled, weights = codec._jax.encoder if name == "encode" else codec._jax.decoder
         call = functools.partial(_wait, function, batch)
         yield name, Work("images", codec.batch_size, _counted(compiled.lower(weights, batch)), call)
 

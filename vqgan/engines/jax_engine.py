@@ -62,7 +62,7 @@ class JAXEngine:
 
     def decode(self, tokens: np.ndarray) -> PendingArray:
         """Turns int32 tokens into uint8 images ``[B, H, W, 3]``."""
-        images: PendingArray = self._run(self._decoder, tokens)
+        images: PendingArray = self._run(self.decoder, tokens)
         return images
 
     def quantize(self, latents: np.ndarray) -> PendingArray:
@@ -102,7 +102,8 @@ class JAXEngine:
         return self._encoding(lambda quantizer, z: (quantizer.tokens(z), z.astype(jnp.float32)))
 
     @cached_property
-    def _decoder(self) -> Program:
+    def decoder(self) -> Program:
+        """What :meth:`decode` runs."""
         self._info.require_decoder()
         return self._program(
             ("quantizer", "decoder"),
