@@ -19,6 +19,8 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from transforms.images.crops import Geometry
+from transforms.images.decode import DecodeConfig, prepare
 from vqgan.codec_checkpoint import model_weights, save_codec
 from vqgan.config import ModelConfig
 from vqgan.model.vqgan import VQGAN
@@ -70,6 +72,13 @@ def make_corpus(folder: Path, images: int, short_side: int = 480, photos: Path =
         size = (round(width * scale), round(height * scale))
         crop = source.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
         crop.save(folder / f"{number:06d}.jpg", quality=90)
+
+
+def read_photos(folder: Path, size: int) -> tuple[list[Path], np.ndarray]:
+    """The photographs of a folder and their centre crops, uint8 ``[N, size, size, 3]``."""
+    paths, geometry = sorted(folder.glob("*.jpg")), Geometry(image_size=size)
+    views = [prepare(path.read_bytes(), path.name, DecodeConfig(), geometry).pixels for path in paths]
+    return paths, np.concatenate(views)
 
 
 def random_codec(folder: Path, config: ModelConfig) -> str:

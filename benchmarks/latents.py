@@ -8,11 +8,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import PHOTOS, parser, say
+from common import PHOTOS, parser, read_photos, say
 from PIL import Image
 
-from transforms.images.crops import Geometry
-from transforms.images.decode import DecodeConfig, prepare
 from vqgan import Codec
 
 STEPS = 6
@@ -27,11 +25,7 @@ def main() -> None:
     flags.add_argument("--size", type=int, default=192)
     args = flags.parse_args()
     codec = Codec.load(args.codec, batch_size=2)
-    paths = sorted(args.photos.glob("*.jpg"))
-    geometry = Geometry(image_size=args.size)
-    images = np.concatenate(
-        [prepare(path.read_bytes(), path.name, DecodeConfig(), geometry).pixels for path in paths]
-    )
+    paths, images = read_photos(args.photos, args.size)
     latents = codec.latents(images)
     Image.fromarray(mixtures(codec, images, latents)).save(args.output, quality=85)
     views = np.concatenate([latents, codec.latents(images[:, :, ::-1])])

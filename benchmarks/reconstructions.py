@@ -6,11 +6,9 @@ python benchmarks/reconstructions.py docs/reconstructions.jpg
 from pathlib import Path
 
 import numpy as np
-from common import PHOTOS, parser, say
+from common import PHOTOS, parser, read_photos, say
 from PIL import Image
 
-from transforms.images.crops import Geometry
-from transforms.images.decode import DecodeConfig, prepare
 from vqgan import Codec
 from vqgan.metrics.codebook_usage import codebook_usage
 from vqgan.metrics.image import psnr
@@ -26,11 +24,7 @@ def main() -> None:
     flags.add_argument("--shown", type=int, default=6)
     args = flags.parse_args()
     codec = Codec.load(args.codec, batch_size=2)
-    paths = sorted(args.photos.glob("*.jpg"))
-    geometry = Geometry(image_size=args.size)
-    images = np.concatenate(
-        [prepare(path.read_bytes(), path.name, DecodeConfig(), geometry).pixels for path in paths]
-    )
+    paths, images = read_photos(args.photos, args.size)
     tokens = codec.encode(images)
     decoded = codec.decode(tokens)
     values = psnr(images, decoded)
