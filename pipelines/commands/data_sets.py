@@ -9,7 +9,6 @@ from pipelines.flags import CommandParser, add_command, add_options, check_flags
 from vqgan.errors import UserError, counted
 
 if TYPE_CHECKING:
-    from pipelines.tokenize_images import TokenizeConfig
     from pipelines.tool_options import VerifyOptions
 
 
@@ -49,17 +48,6 @@ def _dry_run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     for name, value in estimate(options.config(), flags, options.append).items():
         print(f"{name}: {value}")
     return 0
-
-
-def tokenize_config(args: argparse.Namespace) -> "TokenizeConfig":
-    """Returns the settings that these flags describe.
-
-    Raises:
-      UserError: a value out of range, or no such codec.
-    """
-    from pipelines.run_options import TokenizeOptions
-
-    return TokenizeOptions(**given_options(TokenizeOptions, args)).config()
 
 
 def add_retry(commands: Any) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from pipelines.cli import build_parser
-from pipelines.commands.data_sets import tokenize_config
-from pipelines.flags import check_flags
+from pipelines.flags import check_flags, given_options
+from pipelines.run_options import TokenizeOptions
 from pipelines.tokenize_images import TokenizeConfig
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
@@ -18,7 +18,7 @@ def parse(*flags: str, codec: str = "tiny") -> TokenizeConfig:
     argv = ["tokenize", "--input", "in", "--output", "out", "--codec", codec, *flags]
     args, unknown = build_parser().parse_known_args(argv)
     assert unknown == []
-    return tokenize_config(args)
+    return TokenizeOptions(**given_options(TokenizeOptions, args)).config()
 
 
 def test_defaults_are_those_of_the_settings(codec_path: str) -> None:

@@ -707,11 +707,11 @@ LAUNCHER = """
 import sys
 from pipelines.cli import build_parser
 from pipelines.tokenize_images import plan_tokenize
-from pipelines.commands.data_sets import tokenize_config
-from pipelines.flags import check_flags
+from pipelines.flags import check_flags, given_options
+from pipelines.run_options import TokenizeOptions
 args, unknown = build_parser().parse_known_args(sys.argv[1:])
 check_flags(unknown, args.parser, beam=True)
-prepared = plan_tokenize(tokenize_config(args))
+prepared = plan_tokenize(TokenizeOptions(**given_options(TokenizeOptions, args)).config())
 import pickle
 from transforms.sharded.beam_graph import RunJob
 pickle.dumps(prepared.job)
