@@ -117,6 +117,8 @@ class CodebookConfig:
       revive_every: steps between searches for unused codes, which move onto latents; 0 for never.
       revive_until: share of the run after which no code is moved any more.
       least_share: a code chosen less often than this share of an even use counts as unused.
+      keep_tokens: the decoder alone learns, perhaps one of another size. Encoder and codebook stay those of
+        the codec that the run starts from, so that tokens made with it are decoded by the new one.
       rotation: the rotation trick (arXiv 2410.06424) instead of the straight-through estimator.
       ema_decay: decay of the ``ema`` quantizer's averages.
       start_temperature: Gumbel softmax's temperature at the first step.
@@ -128,6 +130,7 @@ class CodebookConfig:
     revive_every: int = 100
     revive_until: float = 0.8
     least_share: float = 0.1
+    keep_tokens: bool = False
     rotation: bool = False
     ema_decay: float = 0.99
     start_temperature: float = 1.0

@@ -22,7 +22,7 @@ from vqgan.model.vqgan import VQGAN
 from vqgan.training import optimizers, sharding
 from vqgan.training.codec.codebook import CodebookCare
 from vqgan.training.codec.config import CodecTrainConfig
-from vqgan.training.codec.gradients import DiscriminatorLoss, GeneratorLoss
+from vqgan.training.codec.gradients import DiscriminatorLoss, GeneratorLoss, learned_params
 from vqgan.training.codec.state import CodecTrainState, DiscriminatorState, GeneratorState, Phase, StepDraws
 
 REVIVAL_STREAM = 1 << 20  # far from the numbers of a batch's parts
@@ -34,7 +34,7 @@ class CodecLearner:
     Args:
       config: of the run.
       perceptual: weights of LPIPS; None where ``config.loss.perceptual`` is 0.
-      initial_params: parameters to start from instead of random ones.
+      initial_params: parameters to start from instead of random ones; those of the decoder may be missing.
     """
 
     def __init__(
@@ -64,12 +64,13 @@ class CodecLearner:
     def initial(self) -> CodecTrainState:
         """Returns random weights, or those to start from; averages equal to them."""
         params, others = self.vqgan.initial()
-        params = params if self._initial_params is None else self._initial_params
+        params = params | (self._initial_params or {})
         d_params, d_others = self._discriminator.initial()
         zero = jnp.zeros((), jnp.int32)
         usage = jnp.zeros((self._config.model.codebook_size,), jnp.int32)
         average = jax.tree.map(jnp.copy, params)
-        generator = GeneratorState(params, average, others, self._optimizer.init(params), usage, zero)
+        optimizer = self._optimizer.init(learned_params(self._config, params))
+        generator = GeneratorState(params, average, others, optimizer, usage, zero)
         discriminator = DiscriminatorState(
             d_params,
             d_others,
@@ -171,12 +172,13 @@ class CodecLearner:
 
         (gradients, scalars), forward = optimizers.accumulate(part, images, self._config.train.accumulate)
         reconstruction, latents, tokens = forward
-        params, optimizer = optimizers.apply_gradients(
-            self._optimizer, gradients, side.optimizer, side.params
+        learned, optimizer = optimizers.apply_gradients(
+            self._optimizer, gradients, side.optimizer, learned_params(self._config, side.params)
         )
-        others, usage = side.others, side.usage
+        params, others, usage = side.params | learned, side.others, side.usage
         if phase.quantize:
-            params, others = self._observed(params, others, latents, tokens)
+            if not self._config.codebook.keep_tokens:
+                params, others = self._observed(params, others, latents, tokens)
             counts = jnp.bincount(jnp.ravel(tokens), length=usage.shape[0])
             usage = usage + counts.astype(jnp.int32)
         average = optimizers.update_average(side.average, params, side.updates, self._config.train.ema_decay)
