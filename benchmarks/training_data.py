@@ -1,4 +1,4 @@
-"""Gathers the photographs, paintings and photographed textures that the shipped codec learned from.
+"""Gathers photographs and paintings with clear licences, from which the shipped codec's decoder has learned.
 
 They are what Debian 12 packages carry; nothing is installed. On a Debian machine:
 
@@ -33,8 +33,7 @@ SHORT_SIDE = 384  # pixels of what is written: crops of 256-pixel scenes and of 
 LEAST_SIDE = 160
 SAME = 40  # bits of 512 in which two pictures' hashes may differ; unrelated ones differ in about 256
 PICTURES = re.compile(r"\.(jpe?g|png|webp)$", re.IGNORECASE)
-ARCHIVES = re.compile(r"\.(pk3|rcc)$")
-MAPS = re.compile(r"(norm|gloss|glow|bump|_nm|_gm|_sm|_rm|_h|lightmap|screenshot|preview)[^/]*$")
+NO_SCENES = re.compile(r"_(norm|gloss|glow|bump|nm|gm|sm|rm|h)\.\w+$|(lightmap|screenshot|preview)[^/]*$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Package:
       name: of the package.
       licences: as its copyright file has them.
       within: regular expression that the paths of its pictures match.
-      most: pictures that are kept; textures would outnumber the scenes.
+      most: pictures that are kept.
     """
 
     name: str
@@ -57,13 +56,15 @@ class Package:
 PACKAGES = (
     Package("gcompris-qt-data", "CC-BY-SA, public domain, CC-BY, CC0, GPL-3+, GFDL"),
     Package("mate-backgrounds", "GPL-2+, CC-BY-SA-4.0"),
-    Package("lomiri-wallpapers-16.04", "CC-BY-SA-3.0, CC-BY, CC0"),
-    Package("lomiri-wallpapers-20.04", "CC-BY-SA-3.0, CC-BY, CC0"),
-    Package("ukui-wallpapers", "CC-BY-SA-4.0"),
+    Package("lomiri-wallpapers-16.04", "CC-BY-4.0, CC-BY-SA-3.0 and 4.0, CC0-1.0"),
+    Package("lomiri-wallpapers-20.04", "CC-BY-4.0, CC-BY-SA-3.0 and 4.0, CC0-1.0"),
+    Package("ukui-wallpapers", "CC-BY-SA-3.0"),
     Package("gnome-backgrounds", "CC-BY-SA-3.0"),
     Package("plasma-workspace-wallpapers", "GPL-2+"),
     Package("palapeli-data", "GPL-2+, GFDL-1.2+, CC0"),
-    Package("stellarium-data", "GPL-2+", r"/landscapes/|/scenery3d/"),
+    Package("stellarium-data", "GPL-2+, CC-BY-3.0, CC-BY-SA-3.0, Free Art", r"/landscapes/|/scenery3d/"),
+)
+TEXTURES = (  # photographed surfaces of games, which would outnumber the scenes
     Package("ufoai-textures", "GPL-2+, GPL-3+, CC-BY-SA-3.0, CC-BY-3.0, public domain", most=200),
     Package("nexuiz-textures", "GPL-2+", most=100),
 )
@@ -74,6 +75,7 @@ def main() -> None:
     flags = parser("Training pictures from Debian packages.")
     flags.add_argument("output", type=Path)
     flags.add_argument("--packages", type=Path, help="folder of .deb files; downloaded ones stay there")
+    flags.add_argument("--textures", action="store_true", help="also photographed surfaces of games")
     flags.add_argument("--short-side", type=int, default=SHORT_SIDE)
     args = flags.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,7 @@ def _gather(args: argparse.Namespace, folder: Path) -> None:
         seen.is_new(picture) if picture else None
     say("| package | version | looked at | kept | licences |\n|---|---|---|---|---|")
     total = 0
-    for package in PACKAGES:
+    for package in PACKAGES + TEXTURES * args.textures:
         archive, counts = _download(package.name, folder), collections.Counter[str]()
         new = filter(seen.is_new, _pictures(archive, package, counts))
         for picture in itertools.islice(new, package.most):
@@ -116,7 +118,7 @@ def _pictures(archive: Path, package: Package, counts: collections.Counter[str])
         subprocess.run(["dpkg-deb", "-x", str(archive), folder], check=True)
         files = [path for path in Path(folder).rglob("*") if path.is_file() and not path.is_symlink()]
         for path in sorted(files, key=lambda path: (-path.stat().st_size, path)):
-            if re.search(package.within, str(path)) and not MAPS.search(str(path).lower()):
+            if re.search(package.within, str(path)) and not NO_SCENES.search(str(path).lower()):
                 for data in _members(path):
                     counts["looked at"] += 1
                     if (picture := _open(data)) is not None:
@@ -130,7 +132,7 @@ def _members(path: Path) -> Iterator[bytes]:
     elif path.suffix == ".pk3":  # a zip file
         with zipfile.ZipFile(path) as members:
             for name in sorted(members.namelist()):
-                if PICTURES.search(name) and not MAPS.search(name.lower()):
+                if PICTURES.search(name) and not NO_SCENES.search(name.lower()):
                     yield members.read(name)
     elif path.suffix == ".rcc":
         yield from _resources(path.read_bytes())
