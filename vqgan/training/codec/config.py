@@ -13,7 +13,7 @@ from vqgan.presets import PRESETS
 from vqgan.training.loop_config import LoopConfig, OptimizerConfig, check_choice, check_least
 
 PERCEPTUAL_NETWORKS = ("vgg", "alex")
-WEIGHTS = ("l1", "l2", "perceptual", "codebook", "commitment", "divergence", "entropy")
+WEIGHTS = ("l1", "l2", "perceptual", "perceptual_alex", "codebook", "commitment", "divergence", "entropy")
 LEAST_SIDE = {"vgg": 16, "alex": 31}  # of an image, in pixels, for LPIPS
 ADVERSARIAL_LOSSES = ("hinge", "vanilla", "non-saturating")
 
@@ -72,6 +72,7 @@ class LossConfig:
       l2: mean squared difference.
       perceptual: LPIPS (arXiv 1801.03924); 0 trains without it and needs no weights of it.
       perceptual_network: ``vgg``, or ``alex``, which costs a tenth.
+      perceptual_alex: LPIPS over AlexNet beside that over VGG, for a tenth of its cost; 0 for none.
       perceptual_heads: file of LPIPS heads in torch's layout; the default ones are fetched if None.
       perceptual_backbone: file of the network in torchvision's layout, with ``perceptual_heads``.
       codebook: the quantizer's losses altogether.
@@ -87,6 +88,7 @@ class LossConfig:
     l2: float = 0.0
     perceptual: float = 1.0
     perceptual_network: str = "vgg"
+    perceptual_alex: float = 0.0
     perceptual_heads: str | None = None
     perceptual_backbone: str | None = None
     codebook: float = 1.0
@@ -103,6 +105,11 @@ class LossConfig:
             raise UserError(f"loss.entropy_temperature is {self.entropy_temperature}: it must be above 0")
         if not self.l1 + self.l2 + self.perceptual > 0:
             raise UserError("loss.l1, l2 and perceptual are all 0: nothing draws images to their originals")
+        if self.perceptual_alex and not (self.perceptual and self.perceptual_network == "vgg"):
+            raise UserError(
+                f"loss.perceptual_alex is {self.perceptual_alex}: it goes beside LPIPS over vgg; set "
+                "loss.perceptual and loss.perceptual_network=vgg, or perceptual_network=alex alone"
+            )
         if (self.perceptual_heads is None) != (self.perceptual_backbone is None):
             raise UserError("loss.perceptual_heads and loss.perceptual_backbone go together: give both")
 
@@ -221,10 +228,11 @@ class CodecTrainConfig:
             )
 
     def _check_perceptual(self, size: int) -> None:
-        least = LEAST_SIDE[self.loss.perceptual_network]
+        network = "alex" if self.loss.perceptual_alex else self.loss.perceptual_network
+        least = LEAST_SIDE[network]
         if self.loss.perceptual and size < least:
             raise UserError(
-                f"images of {size} pixels are too small for LPIPS over {self.loss.perceptual_network}, "
+                f"images of {size} pixels are too small for LPIPS over {network}, "
                 f"which takes {least} or more: enlarge data.crop_size and validation_size, or set "
                 "loss.perceptual=0"
             )

@@ -51,11 +51,13 @@ class GeneratorLoss:
       config: of the run.
       vqgan: structure of the model.
       perceptual: weights of LPIPS, or None to go without.
+      alex: weights of LPIPS over AlexNet that stands beside it, or None.
     """
 
     config: CodecTrainConfig
     vqgan: Functional[VQGAN]
     perceptual: Lpips | None
+    alex: Lpips | None = None
 
     def gradients(
         self,
@@ -120,8 +122,12 @@ class GeneratorLoss:
             pixel += weights.l2 * losses.l2(reconstruction, images)
         if self.perceptual is None:
             return pixel, {"pixel": pixel}
-        perceptual = jnp.mean(distance(self.perceptual, reconstruction, images, jax.lax.Precision.DEFAULT))
-        return pixel + weights.perceptual * perceptual, {"pixel": pixel, "perceptual": perceptual}
+        perceptual = _lpips(self.perceptual, reconstruction, images)
+        loss, scalars = pixel + weights.perceptual * perceptual, {"pixel": pixel, "perceptual": perceptual}
+        if self.alex is not None:
+            scalars["perceptual_alex"] = _lpips(self.alex, reconstruction, images)
+            loss += weights.perceptual_alex * scalars["perceptual_alex"]
+        return loss, scalars
 
     def _at_image(
         self,
@@ -233,6 +239,10 @@ class DiscriminatorLoss:
 
         gradients, (others, lecam, scalars) = jax.grad(loss, has_aux=True)(params)
         return gradients, others, lecam, scalars
+
+
+def _lpips(network: Lpips, one: jax.Array, other: jax.Array) -> jax.Array:
+    return jnp.mean(distance(network, one, other, jax.lax.Precision.DEFAULT))
 
 
 def learned_params(config: CodecTrainConfig, params: Arrays) -> Arrays:

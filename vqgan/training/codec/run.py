@@ -68,6 +68,7 @@ def fit_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) 
     if keep_tokens and run.init is None:
         raise UserError("codebook.keep_tokens is on: name with --init the codec whose tokens are to stay")
     perceptual = load_perceptual(run.config.loss)
+    alex = load_lpips("alex") if run.config.loss.perceptual_alex else None
     initial = None if run.init is None else initial_params(run.init, run.config.model, keep_tokens)
     if initial is not None:
         kept = dataclasses.replace(run.config.codebook, autoencoder_steps=0)
@@ -85,7 +86,7 @@ def fit_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) 
         save_codec(run.folder / CODEC_FOLDER, config.model, split_parts(params), card=card)
 
     return run.carry_out(
-        CodecLearner(config, perceptual, initial),
+        CodecLearner(config, perceptual, initial, alex),
         make_codec_evaluation(vqgan, config.model, perceptual, validation),
         export,
         batches,
