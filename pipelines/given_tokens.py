@@ -1,14 +1,17 @@
-"""Token data sets that samples start from or are conditional on."""
+"""What samples start from or are conditional on: token data sets, and texts."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
 
+from vqgan.data.captions import read_captions
 from vqgan.data.tokens import TokenSet, all_batches, called, open_tokens
 from vqgan.errors import UserError
 from vqgan.prior.checkpoint import PriorInfo
+from vqgan.prior.config import PriorConfig
 from vqgan.prior.sampling.request import UNKNOWN
+from vqgan.prior.text import Text, encode_prompts, pad_texts
 from vqgan.token_layouts import GRID, layout_of
 
 
@@ -109,6 +112,58 @@ def open_condition(path: str | None, prior: PriorInfo) -> TokenSet | None:
             f"{called(trained['fingerprint'], str(trained.get('name') or ''))}; give tokens of that codec"
         )
     return tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenText:
+    """Texts that samples are conditional on, taken in turn.
+
+    Attributes:
+      prompts: texts in words.
+      embeddings: ``FILE.parquet:COLUMN`` of vectors.
+    """
+
+    prompts: tuple[str, ...] = ()
+    embeddings: str | None = None
+
+    @property
+    def count(self) -> int:
+        """Returns the number of prompts, by which columns of an image grid are made."""
+        return len(self.prompts)
+
+
+def open_text(given: GivenText, prior: PriorInfo) -> Text | None:
+    """Returns the texts, in the order of prompts or of the file; None where none are given.
+
+    Raises:
+      UserError: prompts and vectors both, texts that the prior does not take, or a file that cannot be read.
+    """
+    if given.prompts and given.embeddings is not None:
+        raise UserError("--prompt and --condition-embeddings: give one of them")
+    if given.prompts:
+        return encode_prompts(given.prompts, prior.words, prior.config)
+    if given.embeddings is None:
+        return None
+    return encode_vectors(given.embeddings, prior.config)
+
+
+def encode_vectors(address: str, config: PriorConfig) -> Text:
+    """Reads all captions of ``FILE.parquet:COLUMN``, vectors, as a prior takes them.
+
+    Raises:
+      UserError: the file cannot be read, or its vectors are too many or of another width.
+    """
+    if not config.text_width:
+        what = "words: give --prompt" if config.text_words else "classes or nothing: leave it out"
+        raise UserError(f"--condition-embeddings: this prior was not trained on vectors but on {what}")
+    captions = read_captions(address, vectors=True)
+    if captions.width != config.text_width or captions.longest > config.text_length:
+        raise UserError(
+            f"{address}: up to {captions.longest} vectors of {captions.width}; the prior takes up to "
+            f"{config.text_length} of {config.text_width}: encode them as for its training"
+        )
+    numbers = sorted(number for found in captions.numbers.values() for number in found)
+    return pad_texts([np.asarray(captions[number]) for number in numbers], config)
 
 
 def first_rows(tokens: TokenSet, count: int) -> np.ndarray:

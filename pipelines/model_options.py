@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pipelines.training_prior import TrainPriorRequest
 
 
+CAPTIONS = "FILE.parquet:COLUMN"
+
+
 def read_set(value: Any) -> tuple[str, ...]:
     """Reads changes of a preset, ``SECTION.FIELD=VALUE`` each, from texts or mappings by section or field.
 
@@ -119,6 +122,8 @@ class TrainPriorOptions(TrainingOptions):
       tokens: folder or hf://datasets/owner/name; several are mixed, by their weights if they have any
       validation: tokens to validate on
       condition: token data set of the same keys and views that is the condition
+      condition_text: captions of the images by their key, as texts
+      condition_embeddings: captions as sequences of vectors of any encoder
       unconditional: leave the classes of the data set out
       codec: codec for image grids of samples
     """
@@ -130,6 +135,8 @@ class TrainPriorOptions(TrainingOptions):
         default=None, metadata=flag(metavar="DIR", shown="one image in data.holdout of --tokens")
     )
     condition: PathLike | None = field(default=None, metadata=flag(metavar="DIR"))
+    condition_text: str | None = field(default=None, metadata=flag(metavar=CAPTIONS))
+    condition_embeddings: str | None = field(default=None, metadata=flag(metavar=CAPTIONS))
     unconditional: bool = False
     codec: PathLike | None = field(default=None, metadata=flag(shown="the one that the tokens name"))
 
@@ -146,6 +153,8 @@ class TrainPriorOptions(TrainingOptions):
             condition=optional_path(self.condition),
             codec=optional_path(self.codec),
             unconditional=self.unconditional,
+            condition_text=self.condition_text,
+            condition_embeddings=self.condition_embeddings,
             license=self.license,
             wandb_project=self.wandb,
             quiet=self.quiet,
@@ -205,6 +214,8 @@ class GivenOptions(Options):
       keep_rows: rows of the grid that are given, from the top
       inpaint: region of the grid that is sampled anew (masked priors)
       condition: token data set of condition grids, row by row in the same way
+      prompt: text in words that the prior was trained on; several are taken in turn
+      condition_embeddings: texts as vectors, taken in turn
       grid: a larger grid than trained, by a sliding window
     """
 
@@ -215,6 +226,8 @@ class GivenOptions(Options):
         default=None, metadata=flag(read=read_numbers("--inpaint", ",", 4), metavar="T,L,B,R")
     )
     condition: PathLike | None = field(default=None, metadata=flag(metavar="TOKENS"))
+    prompt: tuple[str, ...] = ()
+    condition_embeddings: str | None = field(default=None, metadata=flag(metavar=CAPTIONS))
     grid: tuple[int, int] | None = field(
         default=None, metadata=flag(read=read_numbers("--grid", "x", 2), metavar="HxW", shown="the prior's")
     )
@@ -261,7 +274,7 @@ class SampleOptions(CompilingOptions, GivenOptions, DrawingOptions):
         Raises:
           UserError: a value out of range, or settings of given tokens without such tokens.
         """
-        from pipelines.sample_prior import GivenTokens, SampleConfig
+        from pipelines.sample_prior import GivenText, GivenTokens, SampleConfig
 
         if self.given is None and (self.keep_rows is not None or self.inpaint is not None):
             raise UserError("--keep-rows and --inpaint say what of --given is given: give both")
@@ -277,6 +290,7 @@ class SampleOptions(CompilingOptions, GivenOptions, DrawingOptions):
             grid=self.grid,
             given=None if given is None else GivenTokens(os.fspath(given), self.keep_rows, self.inpaint),
             condition=optional_path(self.condition),
+            text=GivenText(self.prompt, self.condition_embeddings),
             batch_size=self.batch_size,
             slice_size=self.slice_size,
             dtype=self.dtype,
