@@ -33,6 +33,7 @@ from vqgan.image_grid import tile_images
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 HOLDOUT = 10
+IMAGE_SIZE = 32  # 16 tokens each, so that it takes minutes on two cores
 
 
 def captions_of(digit: int) -> list[str]:
@@ -54,7 +55,7 @@ def make_data(folder: str) -> None:
             source=SourceConfig(str(DIGITS), key_column="key"),
             output=f"{folder}/tokens",
             codec="tiny",
-            geometry=Geometry(image_size=64),
+            geometry=Geometry(image_size=IMAGE_SIZE),
             decode=DecodeConfig(),
             quiet=True,
         ),
@@ -68,10 +69,12 @@ def train_prior(folder: str, steps: int, vectors: bool) -> str:
     output = f"{folder}/run-{'vectors' if vectors else 'words'}"
     settings = (
         f"train.steps={steps}",
-        "train.batch_size=32",
+        "train.batch_size=64",
         f"data.holdout={HOLDOUT}",
         "data.samples=0",
-        "optimizer.learning_rate=0.002",
+        "model.layers=2",
+        "model.width=96",
+        "optimizer.learning_rate=0.004",
     )
     column = "vectors" if vectors else "caption"
     file = "vectors" if vectors else "captions"
@@ -123,7 +126,7 @@ def compare(prior: Prior, tokens: np.ndarray, labels: np.ndarray) -> tuple[float
 def main() -> None:
     """Runs all parts and prints a row for each figure."""
     flags = parser(__doc__ or "")
-    flags.add_argument("--steps", type=int, default=1000, help="training steps")
+    flags.add_argument("--steps", type=int, default=500, help="training steps")
     flags.add_argument("--count", type=int, default=100, help="samples at each scale")
     flags.add_argument("--guidance", type=float, nargs="+", default=[1.0, 3.0])
     flags.add_argument("--vectors", action="store_true", help="train on vectors in place of words")

@@ -10,7 +10,7 @@ from vqgan.config import to_dict
 from vqgan.errors import UserError
 from vqgan.importers.source import with_options
 from vqgan.model.parameters import codec_parameter_count
-from vqgan.prior import import_taming
+from vqgan.prior import import_llamagen, import_taming
 from vqgan.prior.checkpoint import CodecIdentity, PriorInfo, save_prior
 from vqgan.prior.config import prior_parameter_count
 
@@ -85,11 +85,14 @@ def import_prior(options: ImportPriorOptions) -> str:
     """
     name = os.fspath(options.codec)
     codec = read_info(name)
-    found = import_taming.import_taming_prior(os.fspath(options.source), _spec(options, codec))
+    source, spec = os.fspath(options.source), _spec(options, codec)
+    is_llamagen = import_llamagen.is_llamagen(source)
+    convert = import_llamagen.import_llamagen_prior if is_llamagen else import_taming.import_taming_prior
+    found = convert(source, spec)
     identity = CodecIdentity(codec.fingerprint, name, to_dict(codec.config), options.image_size)
     card = {"origin": dict(found.origin), "license": "unspecified"}
     saved = save_prior(os.fspath(options.output), found.config, found.weights, codec=identity, card=card)
-    return "\n".join(_lines(options, saved, found.notes))
+    return "\n".join(_lines(options, saved, found))
 
 
 def _spec(options: ImportPriorOptions, codec: CodecInfo) -> import_taming.PriorSpec:
@@ -105,15 +108,15 @@ def _spec(options: ImportPriorOptions, codec: CodecInfo) -> import_taming.PriorS
     )
 
 
-def _lines(options: ImportPriorOptions, saved: PriorInfo, notes: tuple[str, ...]) -> list[str]:
+def _lines(options: ImportPriorOptions, saved: PriorInfo, found: import_taming.ImportedPrior) -> list[str]:
     model = saved.config
     return [
-        f"format       {import_taming.FORMAT}",
+        f"format       {found.origin['format']}",
         f"parameters   {prior_parameter_count(model) / 1e6:.2f} M",
         f"layout       {model.layers} layers, {model.heads} heads, width {model.width}",
         f"grid         {model.grid[0]} x {model.grid[1]} tokens of {model.codebook_size} codes",
         f"codec        {options.codec} ({saved.codec.fingerprint[:12]})",
-        *(f"note         {note}" for note in notes),
+        *(f"note         {note}" for note in found.notes),
         f"fingerprint  {saved.fingerprint}",
         f"prior        {options.output}",
     ]

@@ -184,11 +184,11 @@ class ImportPriorOptions(ToolOptions):
     """Settings of ``vqgan import-prior``.
 
     Attributes:
-      source: checkpoint of a Net2NetTransformer: file, folder, or hf://owner/name[/file][@revision]
+      source: checkpoint of a Net2NetTransformer or of a GPT of LlamaGen: file, folder, or hf://owner/name[/file][@revision]
       codec: codec whose tokens it was trained on; may be the same checkpoint
       image_size: side in pixels of the images it was trained on
       output: folder of the prior
-      heads: attention heads, n_head
+      heads: attention heads, n_head; known of LlamaGen's published sizes
       classes: number of classes, for a class-conditional prior
       condition_codes: codes of the condition's tokens; 0 without one
       condition_grid: height and width of the condition's tokens, such as 16x16

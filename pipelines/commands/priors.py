@@ -75,7 +75,7 @@ def _sample(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 
 def add_import_prior(commands: Any) -> None:
     """Adds ``vqgan import-prior``."""
-    summary = "Convert a prior of Taming Transformers to a prior folder."
+    summary = "Convert a prior of Taming Transformers or LlamaGen to a prior folder."
     add_command(commands, "import-prior", summary, _import_prior, _add_import_prior_flags)
 
 

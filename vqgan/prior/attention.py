@@ -90,7 +90,7 @@ class PriorAttention(nnx.Module):
         at = start + jnp.arange(x.shape[1])
         seen = jnp.arange(keys.shape[2])[None] <= at[:, None]  # (T, P + L)
         if positions.known is not None:
-            seen = seen & _with_itself(positions.known, at)  # (B, T, P + L)
+            seen = seen[None] & _with_itself(positions.known, at)  # (B, T, P + L)
         attended = _attend(query, keys, values, seen)  # (B, heads, T, head_width)
         return self._merge_heads(attended.swapaxes(1, 2)), LayerCache(keys, values)
 
@@ -159,7 +159,7 @@ def _attend_causally(
         at = jnp.arange(start, end)
         seen = jnp.arange(end)[None] <= at[:, None]  # (end - start, end)
         if known is not None:
-            seen = seen & _with_itself(known[:, :end], at)
+            seen = seen[None] & _with_itself(known[:, :end], at)
         parts.append(_attend(query[:, :, start:end], key[:, :, :end], value[:, :, :end], seen))
     return jnp.concatenate(parts, axis=2).swapaxes(1, 2)
 

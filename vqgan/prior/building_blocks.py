@@ -229,12 +229,10 @@ class TextEmbedding(nnx.Module):
     def __init__(self, config: PriorConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.config = config
         self.table = embedding(config.text_words, config, rngs) if config.text_words else None
-        self.inner = self.outer = self.null = None
-        if config.text_width:
-            self.inner = _projection(config.text_width, config.width, dtype, rngs)
-            self.outer = _projection(config.width, config.width, dtype, rngs)
-        if config.text_null:
-            self.null = nnx.Param(jnp.zeros((config.text_length, config.text_width)))
+        given, width = config.text_width, config.width
+        self.inner = _projection(given, width, dtype, rngs) if given else None
+        self.outer = _projection(width, width, dtype, rngs) if given else None
+        self.null = nnx.Param(jnp.zeros((config.text_length, given))) if config.text_null else None
 
     def __call__(self, text: Text) -> jax.Array:
         """Embeds texts, to ``[B, T, D]``."""
