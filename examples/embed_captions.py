@@ -2,10 +2,10 @@
 
     python examples/embed_captions.py captions.parquet:caption vectors.parquet:vectors
 
-:func:`embed` is the encoder. This one needs no weights and no network: each word is the sum of hashed vectors of
-its runs of three characters, so that words that are written alike lie near each other, which is all that it
-knows of their meaning. Put CLIP, T5 or any other encoder of texts in its place: what follows takes any sequence
-of vectors of one width. With T5 of ``transformers``, say, loaded once::
+:func:`embed` is the encoder. This one needs no weights and no network: each word is the sum of hashed vectors
+of its runs of three characters, so that words that are written alike lie near each other, which is all that
+it knows of their meaning. Put CLIP, T5 or any other encoder of texts in its place: what follows takes any
+sequence of vectors of one width. With T5 of ``transformers``, say, loaded once::
 
     tokenizer = AutoTokenizer.from_pretrained("google/flan-t5-xl")
     encoder = T5EncoderModel.from_pretrained("google/flan-t5-xl")
