@@ -111,7 +111,8 @@ def open_sets(
     )
     check_mixable(training)
     validation_sets = _open_validation(training, validation, config, columns)
-    classes, names = (0, ()) if unconditional else _classes(training, validation_sets)
+    without = unconditional or text or embeddings  # captions take the place of classes
+    classes, names = (0, ()) if without else _classes(training, validation_sets)
     conditions = None
     if condition is not None:
         conditions = ConditionLookup(open_tokens(condition, memory_mib=memory))

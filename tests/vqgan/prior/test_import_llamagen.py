@@ -14,6 +14,7 @@ from flax import nnx
 
 from vqgan.errors import UserError
 from vqgan.functional import take_apart
+from vqgan.prior.attention import PriorCache
 from vqgan.prior.import_llamagen import HEADS, import_llamagen_prior, is_llamagen
 from vqgan.prior.import_taming import ImportedPrior, PriorSpec
 from vqgan.prior.sampling.config import SamplingConfig
@@ -57,17 +58,21 @@ def test_logits_of_whole_sequences(case: tuple[ImportedPrior, dict[str, np.ndarr
 def step_by_step(
     prior: PriorTransformer, tokens: jax.Array, labels: jax.Array | None, text: Text | None
 ) -> np.ndarray:
-    text = prior.complete_text(text, len(tokens))
-    cache = prior.empty_cache(len(tokens))
-    x = prior.prefix_inputs(len(tokens), labels, None, text)
-    features, cache = prior.prefill(x, cache, text)
-    parts = [prior.logits(features[:, -1:])]
-    decode = jax.jit(lambda x, start, cache: prior.decode_step(x, start, cache, text))
-    for k in range(tokens.shape[1] - 1):
-        x = prior.token_inputs(tokens[:, k : k + 1], k)
-        logits, cache = decode(x, prior.config.prefix + k, cache)
-        parts.append(logits)
-    return np.concatenate(parts, axis=1)
+    def steps(tokens: jax.Array) -> jax.Array:
+        whole = prior.complete_text(text, len(tokens))
+        x = prior.prefix_inputs(len(tokens), labels, None, whole)
+        features, cache = prior.prefill(x, prior.empty_cache(len(tokens)), whole)
+        first = prior.logits(features[:, -1:])
+
+        def step(cache: PriorCache, k: jax.Array) -> tuple[PriorCache, jax.Array]:
+            x = prior.token_inputs(jax.lax.dynamic_slice_in_dim(tokens, k, 1, axis=1), k)
+            logits, cache = prior.decode_step(x, prior.config.prefix + k, cache, whole)
+            return cache, logits[:, 0]
+
+        _, others = jax.lax.scan(step, cache, jnp.arange(tokens.shape[1] - 1))
+        return jnp.concatenate([first, others.swapaxes(0, 1)], axis=1)
+
+    return np.asarray(jax.jit(steps)(tokens))
 
 
 def test_logits_of_prefill_and_cached_steps(case: tuple[ImportedPrior, dict[str, np.ndarray]]) -> None:
@@ -102,12 +107,15 @@ def test_samples_with_guidance(case: tuple[ImportedPrior, dict[str, np.ndarray]]
     )
     tokens = sampler.sample(request, SamplingConfig(temperature=0, guidance=2.0)).reshape(3, -1)
     prior = bound(found)
-    with_it = prior(jnp.asarray(tokens), labels, None, text)
-    if text is not None and prior.text is not None:
-        without = prior(jnp.asarray(tokens), None, None, prior.text.drop(text, jnp.ones(3, bool)))
-    else:
-        without = prior(jnp.asarray(tokens))
-    np.testing.assert_array_equal(tokens, jnp.argmax(2 * with_it - without, axis=-1))
+
+    @jax.jit
+    def guided(tokens: jax.Array) -> jax.Array:
+        without = text
+        if text is not None and prior.text is not None:
+            without = prior.text.drop(text, jnp.ones(3, bool))
+        return 2 * prior(tokens, labels, None, text) - prior(tokens, None, None, without)
+
+    np.testing.assert_array_equal(tokens, jnp.argmax(guided(jnp.asarray(tokens)), axis=-1))
 
 
 def test_what_a_file_does_not_say(case: tuple[ImportedPrior, dict[str, np.ndarray]]) -> None:
