@@ -267,7 +267,9 @@ def explain_other_model(container: str, names: Sequence[str]) -> str:
 
 def _is_transformer(name: str) -> bool:
     parts = name.removeprefix("module.").split(".")
-    return parts[0] in ("transformer", "tok_emb", "tok_embeddings", "gpt") or (parts[0] == "blocks" and "attn" in parts)
+    return parts[0] in ("transformer", "tok_emb", "tok_embeddings", "gpt") or (
+        parts[0] == "blocks" and "attn" in parts
+    )
 
 
 @dataclass(frozen=True)
