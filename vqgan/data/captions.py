@@ -155,7 +155,7 @@ def _matrix(address: str, rows: pa.Array) -> np.ndarray:
     flat = rows.flatten()
     if flat.null_count or not np.isfinite(flat.to_numpy(zero_copy_only=False)).all():
         raise UserError(f"{address}: vectors with numbers that are missing or not finite; encode them again")
-    return flat.to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+    return flat.to_numpy(zero_copy_only=False).reshape(len(rows), widths[0] if len(widths) else 0)
 
 
 def _by_key(address: str, keys: list[str], owners: Sequence[int]) -> dict[str, list[int]]:

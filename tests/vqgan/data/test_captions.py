@@ -34,7 +34,7 @@ ONE = [[1.0, 2.0], [3.0, 4.0]]
         (pa.list_(pa.list_(FLOAT)), [ONE, [], ONE[:1]], {"k0": [ONE], "k2": [ONE[:1]]}),
         (pa.large_list(pa.list_(pa.float64(), 2)), [ONE], {"k0": [ONE]}),
         (pa.list_(pa.list_(pa.float16(), 2)), [[[1, 2]]], {"k0": [ONE[:1]]}),
-        (pa.list_(FLOAT, 2), [ONE[0], None, ONE[1]], {"k0": [[ONE[0]]], "k2": [[ONE[1]]]}),
+        (pa.list_(FLOAT), [ONE[0], None, ONE[1]], {"k0": [[ONE[0]]], "k2": [[ONE[1]]]}),
         (
             pa.list_(pa.list_(pa.list_(FLOAT, 2))),
             [[ONE, ONE[:1]], [], [ONE[1:]]],
