@@ -19,6 +19,7 @@ from transforms.sources.reading import RESTORE
 from vqgan import filesystems
 from vqgan.engines.agreement import read_agreement
 from vqgan.errors import UserError, counted
+from vqgan.faults import has_come
 from vqgan.manifest import MANIFEST_FILE, check_parts, read_manifest
 
 Say = Callable[[str], None]
@@ -100,6 +101,7 @@ def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[s
     for name in run.folders:
         filesystems.make_folder(filesystems.join(run.output, name))
     execute()
+    has_come(lambda: filesystems.exists(filesystems.join(run.output, MANIFEST_FILE)))  # from another host
     manifest = read_manifest(run.output)
     if manifest is None:
         raise UserError(f"{run.output}: the pipeline ended without a manifest; see its log")

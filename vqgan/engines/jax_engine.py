@@ -1,7 +1,8 @@
 """A codec's networks run by JAX: the engine that every codec has, and the only one with more than tokens.
 
-A batch is split over the devices; a processor works on it in groups of a few images. Weights are read, and programs compiled, at the first call that needs them;
-so an encoder never loads decoder weights, nor the other way round.
+A batch is split over the devices; a processor works on it in groups of a few images. Weights are read, and
+programs compiled, at the first call that needs them; so an encoder never loads decoder weights, nor the other
+way round.
 """
 
 import math
@@ -23,7 +24,7 @@ from vqgan.quantizers import Quantizer
 
 BATCH_AXIS = "batch"
 IMAGES_AT_ONCE = 4
-"""On a processor: what so few images leave between two layers stays in its caches (``benchmarks/groups.py``)."""
+"""On a processor: what few images leave between two layers stays in its caches (``benchmarks/groups.py``)."""
 
 Program = tuple[Callable[[Any, jax.Array], Any], Any]
 """A compiled function of weights and a batch, and the weights."""
