@@ -17,7 +17,7 @@ from transforms.images.crops import FILTERS, RESIZES, VIEWS, Geometry
 from transforms.sources.base import KINDS, SourceConfig
 from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
-from vqgan.image_sizes import ImageSize, read_buckets
+from vqgan.image_sizes import ImageSize, parse_buckets
 
 if TYPE_CHECKING:
     from pipelines.decode_tokens import DecodeTokensConfig
@@ -119,7 +119,7 @@ class ImageOptions(Options):
         default=None, metadata=flag(read=read_image_size, metavar="HxW", shown="the codec's resolution")
     )
     buckets: tuple[ImageSize, ...] = field(
-        default=(), metadata=flag(read=lambda value: read_buckets("--buckets", value), metavar="HxW,HxW")
+        default=(), metadata=flag(read=lambda value: parse_buckets("--buckets", value), metavar="HxW,HxW")
     )
     resize: str = field(default=Geometry.resize, metadata=flag(choices=RESIZES))
     filter: str = field(default=Geometry.filter, metadata=flag(choices=tuple(sorted(FILTERS))))

@@ -29,7 +29,7 @@ def simplified_size(size: ImageSize) -> ImageSize:
     return height if height == width else (height, width)
 
 
-def check_size(name: str, size: ImageSize, most: int) -> None:
+def check_image_size(name: str, size: ImageSize, most: int) -> None:
     """Checks that both sides lie between 1 and ``most``.
 
     Raises:
@@ -98,7 +98,7 @@ def largest_inside(height: int, width: int, size: ImageSize) -> tuple[int, int]:
 # Buckets of aspect ratios
 
 
-def read_buckets(name: str, value: Any) -> tuple[ImageSize, ...]:
+def parse_buckets(name: str, value: Any) -> tuple[ImageSize, ...]:
     """Reads sizes from a list, or from a text such as ``256x256,256x384,384x256``; none from None.
 
     Args:

@@ -14,7 +14,7 @@ from vqgan.image_sizes import (
     describe_size,
     largest_inside,
     nearest_bucket,
-    read_buckets,
+    parse_buckets,
     read_size,
     shape_of_size,
     simplified_size,
@@ -99,13 +99,13 @@ def test_of_two_buckets_equally_near_the_first_is_taken() -> None:
 )
 def test_buckets_that_are_refused(value: str, says: str, refused: Any) -> None:
     with refused(says):
-        read_buckets("--buckets", value)
+        parse_buckets("--buckets", value)
 
 
 def test_buckets_are_read_from_texts_and_lists() -> None:
     assert (
-        read_buckets("--buckets", "64x64, 64x96")
-        == read_buckets("--buckets", [64, [64, 96]])
+        parse_buckets("--buckets", "64x64, 64x96")
+        == parse_buckets("--buckets", [64, [64, 96]])
         == (64, (64, 96))
     )
-    assert read_buckets("--buckets", None) == ()
+    assert parse_buckets("--buckets", None) == ()

@@ -12,7 +12,7 @@ import math
 from typing import NamedTuple
 
 from vqgan.errors import UserError
-from vqgan.image_sizes import ImageSize, check_size, largest_inside, shape_of_size, simplified_size
+from vqgan.image_sizes import ImageSize, check_image_size, largest_inside, shape_of_size, simplified_size
 
 RESIZES = ("center-crop", "resize-crop", "stretch", "pad")
 FILTERS = {"lanczos": 1, "bicubic": 3, "box": 4, "adm": 3}
@@ -62,7 +62,7 @@ class Geometry:
         _one_of("resize", self.resize, RESIZES)
         _one_of("filter", self.filter, tuple(FILTERS))
         _one_of("views", self.views, VIEWS)
-        check_size("geometry.image_size", self.image_size, MOST_SIDE)
+        check_image_size("geometry.image_size", self.image_size, MOST_SIDE)
         object.__setattr__(self, "image_size", simplified_size(self.image_size))
         _within("crop_range", self.crop_range, 1, 8)
         _within("random_crops", self.random_crops, 1, 256)

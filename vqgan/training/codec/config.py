@@ -8,7 +8,7 @@ import dataclasses
 from vqgan.config import CODEBOOK_QUANTIZERS, MOST_RESOLUTION, QUANTIZERS, UNTRAINED_QUANTIZERS, ModelConfig
 from vqgan.discriminators.architecture import DiscriminatorConfig
 from vqgan.errors import UserError
-from vqgan.image_sizes import ImageSize, check_size, describe_size, shape_of_size, simplified_size
+from vqgan.image_sizes import ImageSize, check_image_size, describe_size, shape_of_size, simplified_size
 from vqgan.model.parameters import check_codec_size
 from vqgan.presets import PRESETS
 from vqgan.training.loop_config import LoopConfig, OptimizerConfig, check_choice, check_least
@@ -50,7 +50,7 @@ class DataConfig:
         check_least("data", self, ("holdout", "cache_mib"), 0)
         for name in ("crop_size", "validation_size"):
             if (size := getattr(self, name)) is not None:
-                check_size(f"data.{name}", size, MOST_RESOLUTION)
+                check_image_size(f"data.{name}", size, MOST_RESOLUTION)
                 object.__setattr__(self, name, simplified_size(size))
         if self.max_short_side < max(shape_of_size(self.crop_size)):
             raise UserError(
