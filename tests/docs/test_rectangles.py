@@ -20,8 +20,8 @@ DOCUMENT = Document(
         Change("--grid 48x64", "--grid 6x8", "the grid is smaller"),
         Change("(32, 48)", "(4, 6)", "the grid is smaller"),
         Change("--buckets 256x256,256x384,384x256", "--buckets 32x32,32x48,48x32", SHORT),
-        Change("buckets/256x384 ", "buckets/32x48 ", SHORT),
-        Change("buckets/384x256 ", "buckets/48x32 ", SHORT),
+        Change("buckets/256x384", "buckets/32x48", SHORT),
+        Change("buckets/384x256", "buckets/48x32", SHORT),
         small_prior("train-prior"),
     ),
 )
