@@ -8,6 +8,7 @@ from pipelines.tool_options import ImportPriorOptions
 from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, read_info, save_codec
 from vqgan.config import to_dict
 from vqgan.errors import UserError
+from vqgan.image_sizes import shape_of_size
 from vqgan.importers.source import with_options
 from vqgan.model.parameters import codec_parameter_count
 from vqgan.prior import import_taming
@@ -95,7 +96,7 @@ def import_prior(options: ImportPriorOptions) -> str:
 def _spec(options: ImportPriorOptions, codec: CodecInfo) -> import_taming.PriorSpec:
     return import_taming.PriorSpec(
         codebook_size=codec.config.codebook_size,
-        grid=codec.config.grid(options.image_size, options.image_size),
+        grid=codec.config.grid(*shape_of_size(options.image_size)),
         classes=options.classes,
         condition_codebook_size=options.condition_codes,
         condition_grid=options.condition_grid,

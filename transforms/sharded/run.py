@@ -76,7 +76,7 @@ def run_planned(run: PlannedRun, execute: Callable[[], None]) -> dict[str, Any]:
     Raises:
       UserError: another run's output, or whatever ``execute`` raises.
     """
-    _check_same_plan(run)
+    check_same_plan(run)
     filesystems.make_folder(run.output)
     with owning(run.output) as alone:
         leftovers = 0.0 if alone else LEFTOVER_SECONDS
@@ -89,7 +89,7 @@ def run_planned(run: PlannedRun, execute: Callable[[], None]) -> dict[str, Any]:
 
 
 def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[str, Any]:
-    existing = _check_same_plan(run)  # once more: another run may have been here since
+    existing = check_same_plan(run)  # once more: another run may have been here since
     if existing is None:
         run.write_plan()
     else:
@@ -148,7 +148,7 @@ def missing_files(
     return [entry["name"] for entry in entries if there.get(entry["name"]) != entry["bytes"]]
 
 
-def _check_same_plan(run: PlannedRun) -> Plan | None:
+def check_same_plan(run: PlannedRun) -> Plan | None:
     """Refuses to mix two plans, or a plan's results and other things, in one output.
 
     Returns:
