@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from pipelines.run_options import optional_path
 from pipelines.tool_options import ImportPriorOptions
@@ -52,26 +53,29 @@ def import_codec(source: str, output: str, options: Mapping[str, str | None]) ->
 
 
 def export_codec(codec: str, output: str, to: str) -> str:
-    """Writes a codec's weights in a format that torch users read.
+    """Writes a codec in a format that other programs read.
 
     Args:
       codec: folder, name or foreign checkpoint.
       output: folder to create.
-      to: ``safetensors`` (taming's key layout) or ``diffusers``.
+      to: ``onnx``, or a key of :data:`vqgan.importers.export_formats.FORMATS`.
 
     Returns:
       A line that says what was written.
 
     Raises:
-      UserError: no such codec, or the format cannot express it.
+      UserError: no such codec, the format cannot express it, or there is something at ``output`` already.
     """
+    info = read_info(codec)
+    size = f"{codec_parameter_count(info.config) / 1e6:.2f} M parameters, fingerprint {info.fingerprint}"
+    if to == "onnx":
+        from vqgan.exporters.onnx_folder import write_onnx
+
+        return f"{output}: {', '.join(write_onnx(Path(output), info))}; {size}"
     from vqgan.importers.exporting import export_checkpoint
 
-    info = read_info(codec)
-    path = export_checkpoint(output, to, info.config, load_weights(info, PARTS), info.card)
-    return (
-        f"{path}: {codec_parameter_count(info.config) / 1e6:.2f} M parameters, fingerprint {info.fingerprint}"
-    )
+    info.require_decoder()
+    return f"{export_checkpoint(output, to, info.config, load_weights(info, PARTS), info.card)}: {size}"
 
 
 def import_prior(options: ImportPriorOptions) -> str:

@@ -14,7 +14,7 @@ from pipelines.run_options import BeamOptions, CompilingOptions, SourceOptions, 
 from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
 
-EXPORT_FORMATS = ("safetensors", "diffusers")
+EXPORT_FORMATS = ("safetensors", "diffusers", "llamagen", "vqgan-jax", "onnx")
 IMPORTED_WEIGHTS = ("raw", "ema")
 _TOLD = "what the checkpoint tells"
 _AS_MADE = "as the data set was made"
