@@ -27,7 +27,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="NOT CHECKED: onnxruntim
 
 F16 = ModelConfig(
     resolution=64, ch=8, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=(4,), z_channels=16,
-    embed_dim=8, codebook_size=256, norm_groups=4,
+    embed_dim=8, codebook_size=64, norm_groups=4,
 )  # fmt: skip
 """Taming's f16 with fewer channels: attention at the lowest level and in the middle."""
 
@@ -40,7 +40,7 @@ class Exported:
             onnxruntime.InferenceSession(folder / f"{name}.onnx") for name in ("encoder", "decoder")
         )
         said = self.encoder.get_modelmeta().custom_metadata_map
-        self.low, self.high = json.loads(said["vqgan.input_range"])
+        self.low, self.high = json.loads(said["vqgan_input_range"])
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         scaled = images.astype(np.float32) * ((self.high - self.low) / 255) + self.low
@@ -95,10 +95,10 @@ def test_models_say_what_they_are(tiny: Path) -> None:
     for name, given, made in (("encoder", "images", "tokens"), ("decoder", "tokens", "images")):
         model = onnx.load(tiny / f"{name}.onnx")
         said = {entry.key: entry.value for entry in model.metadata_props}
-        assert said["vqgan.fingerprint"] == codec_checkpoint.read_info("tiny").fingerprint
-        assert said["vqgan.channels"] == "RGB"
-        assert json.loads(said["vqgan.input_range"]) == [-1, 1]
-        assert (said["vqgan.preprocessing"], said["vqgan.downsampling"]) == ("uint8 / 255 * 2 + -1", "8")
+        assert said["vqgan_fingerprint"] == codec_checkpoint.read_info("tiny").fingerprint
+        assert said["vqgan_channels"] == "RGB"
+        assert json.loads(said["vqgan_input_range"]) == [-1, 1]
+        assert (said["vqgan_preprocessing"], said["vqgan_downsampling"]) == ("uint8 / 255 * 2 + -1", "8")
         assert [value.name for value in (*model.graph.input, *model.graph.output)] == [given, made]
         assert {entry.version for entry in model.opset_import} == {17}
     readme = (tiny / "README.md").read_text()
@@ -112,8 +112,8 @@ def save(folder: Path, config: ModelConfig, weights: Any) -> Path:
 def test_an_f16_with_attention(tmp_path: Path) -> None:
     images, weights = photographs(64, 96, 4), random_weights(F16)
     latents = Codec.load(save(tmp_path / "first", F16, weights), batch_size=4).latents(images)
-    noise = 0.01 * np.random.default_rng(0).standard_normal((256, 8))
-    weights["quantizer"]["codebook"] = np.float32(np.resize(latents.reshape(-1, 8), (256, 8)) + noise)
+    chosen = np.random.default_rng(0).permutation(latents.reshape(-1, 8))[:64]
+    weights["quantizer"]["codebook"] = chosen  # so that tokens are diverse, and no two codes nearly the same
     path = save(tmp_path, F16, weights)
     export_codec(str(path), str(tmp_path / "out"), "onnx")
     assert_same(Codec.load(path, batch_size=4), Exported(tmp_path / "out"), images)

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from pipelines.importing import export_codec
-from tests.vqgan.prior.test_transformer import GPT, LLAMA, forward, random_params
+from tests.vqgan.prior.test_transformer import GPT, LLAMA, forward, random_params, structure
 from vqgan.exporters.transformers_folder import TRANSFORMERS, lacks_in_transformers
 from vqgan.prior.checkpoint import CodecIdentity, save_prior
 from vqgan.prior.config import PriorConfig
@@ -163,6 +163,20 @@ def test_transformers_gives_our_logits(name: str, tmp_path: Path) -> None:
     drawn = model.generate(torch.from_numpy(ids[:, : config.prefix]))[:, config.prefix :]
     assert drawn.shape == tokens.shape
     assert int(drawn.max()) < config.codebook_size
+
+
+def test_a_llama_reads_piece_by_piece_what_it_reads_at_once() -> None:
+    tokens, labels, condition, _ = example(TRUE_LLAMA)
+    model = structure(TRUE_LLAMA).bind(random_params(TRUE_LLAMA), {})
+    prefix = model.prefix_inputs(3, jnp.asarray(labels), jnp.asarray(condition))
+    features, cache = model.prefill(prefix, model.empty_cache(3))
+    found = [model.logits(features[:, -1:])]
+    for place in range(TRUE_LLAMA.length - 1):
+        step = model.token_inputs(jnp.asarray(tokens[:, place : place + 1]), place)
+        logits, cache = model.decode_step(step, TRUE_LLAMA.prefix + place, cache)
+        found.append(logits)
+    expected = our_logits(TRUE_LLAMA, tokens, labels, condition)
+    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
