@@ -64,7 +64,7 @@ def codec_metadata(config: ModelConfig, fingerprint: str) -> dict[str, str]:
         "quantizer": config.quantizer,
     }
     return {
-        f"vqgan.{name}": value if isinstance(value, str) else json.dumps(value)
+        f"vqgan_{name}": value if isinstance(value, str) else json.dumps(value)
         for name, value in said.items()
     }
 

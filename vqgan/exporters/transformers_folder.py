@@ -228,6 +228,7 @@ def _readme(info: PriorInfo, rows: int) -> str:
     ids += [(none, none + 1, "no class: the start token")]
     ids += [(none + 1, rows, "codes of the condition grid")] if config.condition_codebook_size else []
     table = "\n".join(f"| {first} to {end - 1} | {what} |" for first, end, what in ids)
+    example = [none + 1] * config.condition_length + [none] * config.start_token
     condition = f"{config.condition_length} codes of the condition" if config.condition_length else ""
     prompt = " and ".join(filter(None, [condition, "a class or none" if config.start_token else ""]))
     return f"""A prior over grids of {height} by {width} tokens.
@@ -243,7 +244,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained(".")
-prompt = torch.tensor([{[none] * config.prefix}])
+prompt = torch.tensor([{example}])
 codes = model.generate(prompt)[:, {config.prefix}:].reshape(-1, {height}, {width})
 ```
 """
