@@ -15,7 +15,7 @@ from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
 from vqgan.image_sizes import ImageSize
 
-EXPORT_FORMATS = ("safetensors", "diffusers")
+EXPORT_FORMATS = ("safetensors", "diffusers", "llamagen", "vqgan-jax", "onnx", "llama", "gpt2")
 IMPORTED_WEIGHTS = ("raw", "ema")
 _TOLD = "what the checkpoint tells"
 _AS_MADE = "as the data set was made"
@@ -227,7 +227,7 @@ class ExportOptions(ToolOptions):
     """Settings of ``vqgan export``.
 
     Attributes:
-      codec: codec folder or name, or a foreign checkpoint
+      codec: codec folder or name, or a foreign checkpoint; for llama and gpt2 the folder of a prior
       output: folder to write
       to: format
     """
