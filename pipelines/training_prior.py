@@ -21,6 +21,7 @@ from vqgan.config import ModelConfig, from_dict
 from vqgan.data.token_batches import check_mixable, token_batches
 from vqgan.data.tokens import TokenSet, called, open_tokens
 from vqgan.errors import UserError, counted
+from vqgan.image_sizes import simplified_size
 from vqgan.prior.checkpoint import CodecIdentity
 from vqgan.token_layouts import describe_layout
 from vqgan.training.prior.caption_rows import CaptionRows, open_caption_rows
@@ -94,7 +95,7 @@ def open_sets(
         memory.
       validation: data set to validate on.
       condition: data set whose tokens, of the same keys and views, are the condition.
-      unconditional: leave classes out of it.
+      unconditional: leave classes out of it; captions take their place, too.
       text: ``FILE.parquet:COLUMN`` with captions of the images as texts.
       embeddings: the same with captions as vectors.
 
@@ -111,8 +112,7 @@ def open_sets(
     )
     check_mixable(training)
     validation_sets = _open_validation(training, validation, config, columns)
-    without = unconditional or text or embeddings  # captions take the place of classes
-    classes, names = (0, ()) if without else _classes(training, validation_sets)
+    classes, names = (0, ()) if unconditional or text or embeddings else _classes(training, validation_sets)
     conditions = None
     if condition is not None:
         conditions = ConditionLookup(open_tokens(condition, memory_mib=memory))
@@ -150,8 +150,10 @@ def split_weights(tokens: Sequence[str]) -> tuple[list[str], tuple[float, ...] |
 def codec_identity(tokens: TokenSet) -> CodecIdentity:
     """Returns the codec that has made the tokens."""
     config = dict(tokens.codec.get("config") or {})
-    size, _ = from_dict(ModelConfig, config, f"{tokens.path}: codec").image_shape(tokens.grid)
-    return CodecIdentity(tokens.fingerprint, str(tokens.codec.get("name") or ""), config, size)
+    shape = from_dict(ModelConfig, config, f"{tokens.path}: codec").image_shape(tokens.grid)
+    return CodecIdentity(
+        tokens.fingerprint, str(tokens.codec.get("name") or ""), config, simplified_size(shape)
+    )
 
 
 def _open_validation(

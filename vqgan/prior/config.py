@@ -13,6 +13,7 @@ from vqgan.errors import UserError
 
 KINDS = ("autoregressive", "masked")
 BLOCKS = ("llama", "gpt")
+ROTARY = ("grid", "sequence")
 MASK_SCHEDULES = ("cosine", "linear", "square", "cubic")
 MOST_LAYERS = 1000
 MOST_POSITIONS = 1 << 20
@@ -60,9 +61,12 @@ class PriorConfig:
       text_width: features of a text's vectors, from whatever encoder; 0 where texts are words.
       text_null: whether vectors that were learned stand for no text, as in LlamaGen; if not, no text is one
         of which nothing is seen. Texts as vectors only.
-      query_key_norm: whether queries and keys are normalised, in ``llama``; LlamaGen's are not.
       blank_prefix: whether queries and keys of the prefix are zero, so that all of it is attended to alike:
         so it is in LlamaGen, in ``llama`` only.
+      query_key_norm: whether queries and keys are normalised, in ``llama``; LlamaGen's are not.
+      rotary: what rotary positions of ``llama`` count: ``grid``, rows and columns, or ``sequence``, the place
+        in the sequence, as in Llama itself (arXiv 2302.13971). With ``sequence`` and no ``query_key_norm`` a
+        prior is a Llama, and can be exported as one.
     """
 
     kind: str = "autoregressive"
@@ -82,11 +86,12 @@ class PriorConfig:
     text_words: int = _later(0)
     text_width: int = _later(0)
     text_null: bool = _later(False)
-    query_key_norm: bool = _later(True)
     blank_prefix: bool = _later(False)
+    query_key_norm: bool = _later(True)
+    rotary: str = _later("grid")
 
     def __post_init__(self) -> None:
-        for name, known in (("kind", KINDS), ("block", BLOCKS)):
+        for name, known in (("kind", KINDS), ("block", BLOCKS), ("rotary", ROTARY)):
             if getattr(self, name) not in known:
                 raise UserError(f"model.{name} is {getattr(self, name)!r}: give one of {', '.join(known)}")
         for name, least in (("codebook_size", 2), ("layers", 1), ("heads", 1), ("width", 4)):
@@ -99,6 +104,8 @@ class PriorConfig:
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}: it must lie in [0, 1)")
         self._check_text()
+        if self.block != "llama" and (self.rotary != "grid" or not self.query_key_norm):
+            raise UserError("model.rotary and query_key_norm are of block llama: leave them at grid and True")
         self._check_start()
         self._check_heads()
         self._check_size()
@@ -131,10 +138,8 @@ class PriorConfig:
             )
         if self.text_null and not self.text_width:
             raise UserError("model.text_null is True: only a prior whose texts are vectors has one for none")
-        if self.block != "llama" and (self.blank_prefix or not self.query_key_norm):
-            raise UserError(
-                "model.blank_prefix and query_key_norm are of block llama: leave them at False and True"
-            )
+        if self.block != "llama" and self.blank_prefix:
+            raise UserError("model.blank_prefix is True: it is of block llama; leave it at False")
 
     def _check_start(self) -> None:
         has_other = self.condition_length > 0 if self.block == "gpt" else self.text_null

@@ -188,7 +188,7 @@ def test_refused_vectors() -> None:
         ({"text_words": 3, "text_width": 3, "text_length": 2}, "give a length and one of the others"),
         ({"text_words": 3, "text_length": 2, "text_null": True}, "only a prior whose texts are vectors"),
         ({"text_words": 3, "text_length": 2000}, "at most 1024"),
-        ({"block": "gpt", "blank_prefix": True}, "are of block llama"),
+        ({"block": "gpt", "blank_prefix": True}, "it is of block llama"),
         ({"start_token": False}, "of block llama with text_null"),
     ],
 )
