@@ -145,8 +145,8 @@ class PriorConfig:
         has_other = self.condition_length > 0 if self.block == "gpt" else self.text_null
         if not self.start_token and not (has_other and not self.classes and self.is_causal):
             raise UserError(
-                "model.start_token is False: only an autoregressive prior without classes can do without, of "
-                "block gpt with a condition grid, or of block llama with text_null"
+                "model.start_token is False: only an autoregressive prior of block gpt with a condition grid "
+                "and no classes can do without, or one of block llama with text_null"
             )
 
     def _check_size(self) -> None:
