@@ -144,7 +144,9 @@ def read_square(path: str, side: int) -> np.ndarray:
     try:
         return prepare(data, path, DecodeConfig(), Geometry(image_size=side)).pixels[0]
     except Reject as reject:
-        raise UserError(f"{path}: cannot be used ({reject.error}: {reject}); give another picture") from reject
+        raise UserError(
+            f"{path}: cannot be used ({reject.error}: {reject}); give another picture"
+        ) from reject
 
 
 def _open(config: CompleteConfig, info: PriorInfo) -> "Prior":
@@ -162,9 +164,7 @@ def _draw(config: CompleteConfig, prior: "Prior", original: np.ndarray, missing:
     if not classes and prior.config.classes and knows_no_class(prior.info):
         classes = (NO_CLASS,)
     given = np.where(missing, UNKNOWN, tokens)
-    drawn = prior.sample(
-        config.draws, labels=classes, seed=config.seed, config=config.settings, given=given
-    )
+    drawn = prior.sample(config.draws, labels=classes, seed=config.seed, config=config.settings, given=given)
     return prior.images(drawn)
 
 
