@@ -1,4 +1,7 @@
-"""The settings of ``vqgan train``, ``train-prior``, ``sample`` and ``complete``, as :mod:`pipelines.run_options`."""
+"""The settings of ``vqgan train``, ``train-prior``, ``sample`` and ``complete``.
+
+Those of other runs are in :mod:`pipelines.run_options`.
+"""
 
 import dataclasses
 import json
