@@ -21,6 +21,7 @@ from vqgan.config import ModelConfig, from_dict
 from vqgan.data.token_batches import check_mixable, token_batches
 from vqgan.data.tokens import TokenSet, called, open_tokens
 from vqgan.errors import UserError, counted
+from vqgan.image_sizes import simplified_size
 from vqgan.prior.checkpoint import CodecIdentity
 from vqgan.token_layouts import describe_layout
 from vqgan.training.prior.config import FITTED, PRIOR_TRAINING_PRESETS, PriorTrainConfig, TokenDataConfig
@@ -138,8 +139,10 @@ def split_weights(tokens: Sequence[str]) -> tuple[list[str], tuple[float, ...] |
 def codec_identity(tokens: TokenSet) -> CodecIdentity:
     """Returns the codec that has made the tokens."""
     config = dict(tokens.codec.get("config") or {})
-    size, _ = from_dict(ModelConfig, config, f"{tokens.path}: codec").image_shape(tokens.grid)
-    return CodecIdentity(tokens.fingerprint, str(tokens.codec.get("name") or ""), config, size)
+    shape = from_dict(ModelConfig, config, f"{tokens.path}: codec").image_shape(tokens.grid)
+    return CodecIdentity(
+        tokens.fingerprint, str(tokens.codec.get("name") or ""), config, simplified_size(shape)
+    )
 
 
 def _open_validation(

@@ -186,7 +186,10 @@ def shared_settings(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what has to be the same in all parts of a data set, of what identifies a plan."""
     source = identity.get("source", {})
     return {
-        **{name: identity.get(name) for name in ("codec", "preprocessing", "dtype", "sampling", LATENTS)},
+        **{
+            name: identity.get(name)
+            for name in ("codec", "preprocessing", "dtype", "sampling", LATENTS, "buckets")
+        },
         "engine": identity.get("engine", "jax"),
         "source": {name: source.get(name) for name in ("columns", "class_names")},
     }

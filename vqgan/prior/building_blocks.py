@@ -184,14 +184,18 @@ def _cells(grid: tuple[int, int], onto: tuple[int, int]) -> np.ndarray:
 
 
 def rotary_table(config: PriorConfig) -> np.ndarray:
-    """Returns the angles of rotary positions (RoFormer, arXiv 2104.09864) in two dimensions.
+    """Returns the angles of rotary positions (RoFormer, arXiv 2104.09864), in two dimensions or in one.
 
-    Half of a head's pairs of features turn with the row, the other half with the column, each at
-    frequencies ``ROTARY_BASE ** (-k / n)``.
+    In two, half of a head's pairs of features turn with the row, the other half with the column, each at
+    frequencies ``ROTARY_BASE ** (-k / n)``; in one, all of them with the place in the sequence.
 
     Returns:
       float32 ``[P + L, head_width / 2]``.
     """
+    if config.rotary == "sequence":
+        pairs = config.head_width // 2
+        frequencies = ROTARY_BASE ** (-np.arange(pairs, dtype=np.float32) / pairs)
+        return np.arange(config.prefix + config.length, dtype=np.float32)[:, None] * frequencies
     count = config.head_width // 4  # of a head's width / 2 pairs, half turn with each coordinate
     frequencies = ROTARY_BASE ** (-np.arange(count, dtype=np.float32) / count)
     angles = coordinates(config)[:, :, None] * frequencies  # (P + L, 2, head_width / 4)

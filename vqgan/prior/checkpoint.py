@@ -21,8 +21,10 @@ import numpy as np
 
 from vqgan import folders
 from vqgan.config import from_dict, to_dict
+from vqgan.documents import Fields
 from vqgan.downloads import fetch_folder, is_hub
 from vqgan.errors import UserError
+from vqgan.image_sizes import ImageSize, simplified_size
 from vqgan.model_card import ModelCard, common_sections, escape, front_matter
 from vqgan.prior.config import PriorConfig, prior_parameter_count, prior_parameter_shapes
 
@@ -46,13 +48,14 @@ class CodecIdentity:
       fingerprint: of the codec.
       name: path or name that it was opened by; may be empty.
       config: its :class:`vqgan.config.ModelConfig` as JSON.
-      image_size: side in pixels of the images behind the tokens; 0 where it is not known.
+      image_size: side in pixels of the images behind the tokens, or their height and width; 0 where it is not
+        known.
     """
 
     fingerprint: str
     name: str
     config: Mapping[str, Any]
-    image_size: int
+    image_size: ImageSize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,13 +150,20 @@ def read_prior(path: str | os.PathLike[str]) -> PriorInfo:
             fingerprint=codec.text("fingerprint"),
             name=codec.text("name"),
             config=codec.mapping("config"),
-            image_size=codec.integer("image_size"),
+            image_size=_image_size(codec),
         ),
         class_names=fields.texts("class_names"),
         card=fields.mapping("card"),
         files=fields.sizes("files"),
         config=from_dict(PriorConfig, fields.value("config"), where=f"{folder}/{FOLDER.document}"),
     )
+
+
+def _image_size(codec: Fields) -> ImageSize:
+    if isinstance(codec.value("image_size"), list):
+        height, width = codec.integers("image_size", 2, least=1)
+        return simplified_size((height, width))
+    return codec.integer("image_size")
 
 
 def find_prior(path: str | os.PathLike[str]) -> Path | None:

@@ -6,13 +6,14 @@ Imports no JAX and no NumPy.
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from vqgan.config import MOST_PARAMETERS
 from vqgan.errors import UserError
 
 KINDS = ("autoregressive", "masked")
 BLOCKS = ("llama", "gpt")
+ROTARY = ("grid", "sequence")
 MASK_SCHEDULES = ("cosine", "linear", "square", "cubic")
 MOST_LAYERS = 1000
 MOST_POSITIONS = 1 << 20
@@ -20,6 +21,11 @@ HIDDEN_MULTIPLE = 64  # widths of the gated layer that matrix units like
 
 Shape: TypeAlias = tuple[int, ...]
 NamedShapes: TypeAlias = Iterator[tuple[str, Shape]]
+
+
+def _later(default: Any) -> Any:
+    """Declares a field of a later release: at its default it is not written, so priors stay as they were."""
+    return dataclasses.field(default=default, metadata={"left_out": default})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +53,10 @@ class PriorConfig:
       width: features of a token.
       hidden: features inside a block's feed-forward part; 0 for the usual width of the block's kind.
       dropout: of embeddings, attention's output and feed-forward output, in training.
+      query_key_norm: whether queries and keys are normalised, in ``llama``; LlamaGen's are not.
+      rotary: what rotary positions of ``llama`` count: ``grid``, rows and columns, or ``sequence``, the place
+        in the sequence, as in Llama itself (arXiv 2302.13971). With ``sequence`` and no ``query_key_norm`` a
+        prior is a Llama, and can be exported as one.
     """
 
     kind: str = "autoregressive"
@@ -62,9 +72,11 @@ class PriorConfig:
     width: int = 256
     hidden: int = 0
     dropout: float = 0.0
+    query_key_norm: bool = _later(True)
+    rotary: str = _later("grid")
 
     def __post_init__(self) -> None:
-        for name, known in (("kind", KINDS), ("block", BLOCKS)):
+        for name, known in (("kind", KINDS), ("block", BLOCKS), ("rotary", ROTARY)):
             if getattr(self, name) not in known:
                 raise UserError(f"model.{name} is {getattr(self, name)!r}: give one of {', '.join(known)}")
         for name, least in (("codebook_size", 2), ("layers", 1), ("heads", 1), ("width", 4)):
@@ -76,6 +88,8 @@ class PriorConfig:
         self._check_grids()
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}: it must lie in [0, 1)")
+        if self.block != "llama" and (self.rotary != "grid" or not self.query_key_norm):
+            raise UserError("model.rotary and query_key_norm are of block llama: leave them at grid and True")
         self._check_start()
         self._check_heads()
         self._check_size()
@@ -202,7 +216,7 @@ def _block(name: str, config: PriorConfig) -> NamedShapes:
     yield from _norm(f"{name}.attention_norm", config)
     for layer in ("query", "key", "value", "out"):
         yield from _linear(f"{name}.attention.{layer}", width, width, config)
-    if config.block == "llama":
+    if config.block == "llama" and config.query_key_norm:
         for layer in ("query_norm", "key_norm"):
             yield f"{name}.attention.{layer}.scale", (config.head_width,)
     yield from _norm(f"{name}.feed_forward_norm", config)

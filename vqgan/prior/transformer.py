@@ -46,7 +46,7 @@ class PriorAttention(nnx.Module):
         self.key = linear(width, width, has_bias, dtype, rngs)
         self.value = linear(width, width, has_bias, dtype, rngs)
         self.out = linear(width, width, has_bias, dtype, rngs, depth=config.layers)
-        normalised = config.block == "llama"
+        normalised = config.block == "llama" and config.query_key_norm
         self.query_norm = norm(config.head_width, config, dtype, rngs) if normalised else None
         self.key_norm = norm(config.head_width, config, dtype, rngs) if normalised else None
 
