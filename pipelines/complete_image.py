@@ -19,6 +19,7 @@ from transforms.images.decode import DecodeConfig, Reject, prepare
 from vqgan import filesystems
 from vqgan.errors import UserError, counted, first_line
 from vqgan.image_grid import GREY, tile_images
+from vqgan.image_sizes import ImageSize
 from vqgan.prior.checkpoint import NO_CLASS, PriorInfo, class_numbers, read_prior
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.request import UNKNOWN
@@ -81,7 +82,7 @@ def complete_image(config: CompleteConfig) -> str:
     info = read_prior(config.prior)
     _check(config, info)
     missing = _missing(config, info.config.grid)
-    original = read_square(config.image, _side(info))
+    original = read_picture(config.image, info.codec.image_size)
     prior = _open(config, info)
     drawn = _draw(config, prior, original, missing)
     tiles = np.stack([original, hide_tokens(original, missing), *drawn])
@@ -112,27 +113,15 @@ def _missing(config: CompleteConfig, grid: tuple[int, int]) -> np.ndarray:
     return missing_tokens(grid, keep_rows, config.inpaint)
 
 
-def _side(info: PriorInfo) -> int:
-    """Returns the side of the square, in pixels, whose tokens the prior has learned.
-
-    Raises:
-      UserError: it has learned other than squares.
-    """
-    h, w = info.config.grid
-    if h != w:
-        raise UserError(f"--prior {info.path}: its grid is {h}x{w}, and pictures are completed as squares")
-    return info.codec.image_size
-
-
-def read_square(path: str, side: int) -> np.ndarray:
-    """Reads a picture as ``vqgan tokenize`` does by default: the centred square, resized.
+def read_picture(path: str, image_size: ImageSize) -> np.ndarray:
+    """Reads a picture as ``vqgan tokenize`` does by default: its centre, resized.
 
     Args:
       path: or URI.
-      side: in pixels.
+      image_size: that the prior has learned.
 
     Returns:
-      uint8 ``[S, S, 3]``.
+      uint8 ``[H, W, 3]``.
 
     Raises:
       UserError: it cannot be read, or is no image.
@@ -142,7 +131,7 @@ def read_square(path: str, side: int) -> np.ndarray:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); give one picture") from error
     try:
-        return prepare(data, path, DecodeConfig(), Geometry(image_size=side)).pixels[0]
+        return prepare(data, path, DecodeConfig(), Geometry(image_size=image_size)).pixels[0]
     except Reject as reject:
         raise UserError(
             f"{path}: cannot be used ({reject.error}: {reject}); give another picture"
@@ -158,7 +147,7 @@ def _open(config: CompleteConfig, info: PriorInfo) -> "Prior":
 
 
 def _draw(config: CompleteConfig, prior: "Prior", original: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Returns the draws, uint8 ``[N, S, S, 3]``, all of it decoded from tokens."""
+    """Returns the draws, uint8 ``[N, H, W, 3]``, all of it decoded from tokens."""
     tokens = prior.codec.encode(original[None])
     classes = config.classes
     if not classes and prior.config.classes and knows_no_class(prior.info):
@@ -169,13 +158,13 @@ def _draw(config: CompleteConfig, prior: "Prior", original: np.ndarray, missing:
 
 
 def hide_tokens(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Paints grey what tokens ``[h, w]`` that are missing stand for in an image, uint8 ``[S, S, 3]``."""
+    """Paints grey what tokens ``[h, w]`` that are missing stand for in an image, uint8 ``[H, W, 3]``."""
     size = image.shape[0] // missing.shape[0]
     hidden = np.kron(missing, np.ones((size, size), bool))
     return np.where(hidden[..., None], np.uint8(GREY), image)
 
 
 def enlarge(images: np.ndarray, least: int) -> np.ndarray:
-    """Repeats pixels of images, uint8 ``[N, S, S, 3]``, so that their sides are at least so long."""
+    """Repeats pixels of images, uint8 ``[N, H, W, 3]``, so that their heights are at least so long."""
     times = max(1, -(-least // images.shape[1]))
     return images.repeat(times, axis=1).repeat(times, axis=2)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry
 from vqgan.errors import UserError
+from vqgan.image_sizes import ImageSize
 
 if TYPE_CHECKING:
     from vqgan.features import FeatureNetwork
@@ -41,30 +42,28 @@ class Protocol:
     decode: DecodeConfig
     features: str
 
-    def check_flags(self, given: Mapping[str, Any]) -> None:
-        """Refuses flags that say otherwise.
+    def fixed_of(self, given: Mapping[str, Any]) -> tuple[ImageSize, str]:
+        """Returns image size and feature network, once no setting says otherwise.
 
         Args:
-          given: values by flag without its dashes: ``image-size``, ``split``, ``limit``, ``features`` and
-            ``metrics``, None where there is none.
+          given: values by setting: ``image_size``, ``split``, ``limit``, ``features`` and ``metrics`` among
+            them, None where there is none.
 
         Raises:
           UserError: names the flag.
         """
-        fixed = {
-            "image-size": self.geometry.image_size,
-            "split": "all",
-            "limit": None,
-            "features": self.features,
-        }
-        for flag, value in fixed.items():
-            if given[flag] not in (None, value):
+        size = self.geometry.image_size
+        fixed = {"image_size": size, "split": "all", "limit": None, "features": self.features}
+        for name, value in fixed.items():
+            if given[name] not in (None, value):
                 says = "takes all images" if value is None else f"fixes it at {value}"
-                raise UserError(f"--{flag} {given[flag]}: --protocol {self.name} {says}; leave it out")
+                flag = f"--{name.replace('_', '-')} {given[name]}"
+                raise UserError(f"{flag}: --protocol {self.name} {says}; leave it out")
         if given["metrics"] is not None and "frechet" not in given["metrics"]:
             raise UserError(
                 f"--metrics {','.join(given['metrics'])}: --protocol {self.name} is about FID; add frechet"
             )
+        return size, self.features
 
     def check_run(self, network: "FeatureNetwork | None", count: int, data: str) -> None:
         """Refuses, before an image is read, what would end without a number to cite.

@@ -9,12 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-<<<<<<< HEAD
-from pipelines.options import Options, PathLike, flag, read_paths
-from pipelines.protocols import PROTOCOLS
-=======
 from pipelines.options import Options, PathLike, flag, read_image_size, read_paths
->>>>>>> main
+from pipelines.protocols import PROTOCOLS
 from pipelines.settings import DTYPES
 from transforms.decoding.image_format import EXTENSIONS, FORMATS
 from transforms.images.config import TRUNCATED, DecodeConfig
@@ -384,11 +380,8 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
         from pipelines.evaluation_metrics import MetricChoice
 
         protocol = None if self.protocol is None else PROTOCOLS[self.protocol]
-        image_size, features = self.image_size, self.features
-        if protocol is not None:
-            names = ("image_size", "split", "limit", "features", "metrics")
-            protocol.check_flags({name.replace("_", "-"): getattr(self, name) for name in names})
-            image_size, features = protocol.geometry.image_size, protocol.features
+        given = self.image_size, self.features
+        image_size, features = given if protocol is None else protocol.fixed_of(vars(self))
         weights = (self.features_weights, self.lpips_heads, self.lpips_backbone)
         return EvaluateConfig(
             source=self.source(self.input),
