@@ -47,7 +47,7 @@ PRIOR_SETTINGS = (
     "data.holdout=10",
 )
 SAMPLES = 100
-DRAWING = SamplingConfig(guidance=3.0, temperature=0.8)
+DRAWING = SamplingConfig(guidance=3.0, temperature=0.6)
 REPORT_FILE = "report.html"
 PAGES = (
     ("tokens/report.html", "the photographs: originals beside reconstructions, use of the codebook, rejects"),

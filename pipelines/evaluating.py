@@ -34,6 +34,7 @@ from pipelines.evaluation_report import (
     results_as_json,
     short_names,
 )
+from pipelines.protocols import Protocol
 from pipelines.settings import check_at_least_one
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
@@ -77,6 +78,7 @@ class EvaluateConfig:
       output: folder or URI for the results; None to write nothing.
       quiet: no progress.
       engine: what runs the codecs' networks.
+      protocol: fixes how images become squares, and how many there are.
     """
 
     source: SourceConfig
@@ -91,6 +93,7 @@ class EvaluateConfig:
     output: str | None = None
     quiet: bool = False
     engine: str = "jax"
+    protocol: Protocol | None = None
 
     def __post_init__(self) -> None:
         check_at_least_one(self, ("holdout", "limit", "batch_size", "threads"))
@@ -126,13 +129,16 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
     source = open_source(config.source)
     source.fields()
     metrics = load_metrics(config.choice, job.geometry.image_size)
+    entries = select(collect(source.list(), source.fields()), config)
+    if config.protocol is not None:
+        config.protocol.check_run(metrics.network, len(entries), config.source.input)
     if config.output is not None:
         filesystems.make_folder(config.output)
-    entries = select(collect(source.list(), source.fields()), config)
     config = dataclasses.replace(config, batch_size=fitted_batch_size(config.batch_size, [len(entries)]))
     evaluation = CodecEvaluation(config, dataclasses.replace(job, engine=engine), metrics, source)
     evaluation.measure(entries)
     results = evaluation.results()
+    results["citations"] = config.protocol.describe(results) if config.protocol else []
     if config.output is not None:
         if record:
             filesystems.write_bytes(filesystems.join(config.output, RUN_FILE), record)
@@ -150,11 +156,12 @@ def _write(folder: str, name: str, text: str) -> None:
 
 def _job(config: EvaluateConfig, image_size: ImageSize) -> TokenizeTask:
     """Returns the settings of reading and decoding, as :mod:`transforms.tokenizing.shard` takes them."""
+    protocol = config.protocol
     return TokenizeTask(
         output="",
         source=config.source,
-        decode=DecodeConfig(),
-        geometry=Geometry(image_size=image_size),
+        decode=protocol.decode if protocol else DecodeConfig(),
+        geometry=protocol.geometry if protocol else Geometry(image_size=image_size),
         codec="",
         batch_size=config.batch_size,
         dtype="float32",

@@ -1,4 +1,7 @@
-"""The settings of ``vqgan train``, ``train-prior`` and ``sample``, beside :mod:`pipelines.run_options`."""
+"""The settings of ``vqgan train``, ``train-prior``, ``sample`` and ``complete``.
+
+Those of other runs are in :mod:`pipelines.run_options`.
+"""
 
 import dataclasses
 import json
@@ -15,6 +18,7 @@ from vqgan.prior.config import MASK_SCHEDULES
 from vqgan.prior.sampling.config import GUIDANCE_SCHEDULES, MaskedSamplingConfig, SamplingConfig
 
 if TYPE_CHECKING:
+    from pipelines.complete_image import CompleteConfig
     from pipelines.sample_prior import SampleConfig
     from pipelines.training_codec import TrainRequest
     from pipelines.training_prior import TrainPriorRequest
@@ -205,6 +209,9 @@ class DrawingOptions(Options):
         )
 
 
+_INPAINT = flag(read=read_numbers("--inpaint", ",", 4), metavar="T,L,B,R")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GivenOptions(Options):
     """Tokens that samples start from.
@@ -222,9 +229,7 @@ class GivenOptions(Options):
     title: ClassVar[str] = "given tokens"
     given: PathLike | None = field(default=None, metadata=flag(metavar="TOKENS"))
     keep_rows: int | None = None
-    inpaint: tuple[int, int, int, int] | None = field(
-        default=None, metadata=flag(read=read_numbers("--inpaint", ",", 4), metavar="T,L,B,R")
-    )
+    inpaint: tuple[int, int, int, int] | None = field(default=None, metadata=_INPAINT)
     condition: PathLike | None = field(default=None, metadata=flag(metavar="TOKENS"))
     prompt: tuple[str, ...] = ()
     condition_embeddings: str | None = field(default=None, metadata=flag(metavar=CAPTIONS))
@@ -297,4 +302,54 @@ class SampleOptions(CompilingOptions, GivenOptions, DrawingOptions):
             images=self.images,
             quiet=self.quiet,
             engine=self.engine,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompleteOptions(CompilingOptions, DrawingOptions):
+    """Settings of ``vqgan complete``, beside how tokens are drawn.
+
+    Attributes:
+      image: a picture: path or URI
+      prior: folder of a prior, or of its run, or hf://owner/name
+      output: file to write: the original, what was given, and the draws side by side; .png, .jpg or .webp
+      codec: of the prior's tokens
+      keep_rows: rows of the grid of tokens that are given, from the top
+      inpaint: region of the grid that is drawn anew (masked priors): top, left, bottom, right
+      draws: how many
+      classes: name or number; several are taken in turn
+      seed: of the first draw; the others follow
+    """
+
+    title: ClassVar[str] = ""
+    leaves_file: ClassVar[bool] = False
+    image: PathLike = field(metadata=flag(positional=True))
+    prior: PathLike
+    output: PathLike
+    codec: PathLike | None = field(default=None, metadata=flag(shown="the one that the prior names"))
+    keep_rows: int | None = field(default=None, metadata=flag(shown="half of them"))
+    inpaint: tuple[int, int, int, int] | None = field(default=None, metadata=_INPAINT)
+    draws: int = 4
+    classes: tuple[str, ...] = field(default=(), metadata=flag(name="class", shown="no class"))
+    seed: int = 0
+
+    def config(self) -> "CompleteConfig":
+        """Returns the settings as the run takes them.
+
+        Raises:
+          UserError: a value out of range, or two that contradict each other.
+        """
+        from pipelines.complete_image import CompleteConfig
+
+        return CompleteConfig(
+            image=os.fspath(self.image),
+            prior=os.fspath(self.prior),
+            output=os.fspath(self.output),
+            codec=optional_path(self.codec),
+            keep_rows=self.keep_rows,
+            inpaint=self.inpaint,
+            draws=self.draws,
+            classes=self.classes,
+            seed=self.seed,
+            settings=self.sampling(),
         )

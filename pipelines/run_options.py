@@ -10,6 +10,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.options import Options, PathLike, flag, read_image_size, read_paths
+from pipelines.protocols import PROTOCOLS
 from pipelines.settings import DTYPES
 from transforms.decoding.image_format import EXTENSIONS, FORMATS
 from transforms.images.config import TRUNCATED, DecodeConfig
@@ -341,6 +342,7 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
       threads: readers and decoders
       quiet: print errors only
       engine: runs the codecs' networks, as for tokenize
+      protocol: a published way to measure, which fixes crop, size, images and FID, and gives a line to cite
     """
 
     title: ClassVar[str] = ""
@@ -366,28 +368,33 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
     quiet: bool = field(default=False, metadata=flag(recorded=False))
     engine: str = field(default="jax", metadata=flag(choices=ENGINES))
+    protocol: str | None = field(default=None, metadata=flag(choices=tuple(PROTOCOLS)))
 
     def config(self) -> "EvaluateConfig":
         """Returns the settings as the run takes them.
 
         Raises:
-          UserError: a value out of range, or an unknown metric.
+          UserError: a value out of range, an unknown metric, or one that the protocol contradicts.
         """
         from pipelines.evaluating import EvaluateConfig
         from pipelines.evaluation_metrics import MetricChoice
 
+        protocol = None if self.protocol is None else PROTOCOLS[self.protocol]
+        given = self.image_size, self.features
+        image_size, features = given if protocol is None else protocol.fixed_of(vars(self))
         weights = (self.features_weights, self.lpips_heads, self.lpips_backbone)
         return EvaluateConfig(
             source=self.source(self.input),
             codecs=read_paths("--codec", self.codec),
-            image_size=self.image_size,
+            image_size=image_size,
             split=self.split,
             holdout=self.holdout,
             limit=self.limit,
-            choice=MetricChoice(self.metrics, self.features, *map(optional_path, weights)),
+            choice=MetricChoice(self.metrics, features, *map(optional_path, weights)),
             batch_size=self.batch_size,
             threads=threads_of(self.threads),
             output=optional_path(self.output),
             quiet=self.quiet,
             engine=self.engine,
+            protocol=protocol,
         )

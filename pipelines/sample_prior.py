@@ -1,7 +1,7 @@
 """``vqgan sample``: token shards drawn from a prior, their images, and an image grid."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.beam_runs import write_record
@@ -204,7 +204,7 @@ def plan_sample(config: SampleConfig) -> PlannedSample:
     codec = _codec(config, prior)
     engine = resolve_engine(config.engine, codec.config)
     _check_grid(config, prior)
-    _check_settings(config, prior)
+    check_drawing(prior, config.settings, config.classes)
     given = None if config.given is None else open_given(config.given, prior)
     condition = open_condition(config.condition, prior)
     known = None
@@ -292,18 +292,27 @@ def _check_grid(config: SampleConfig, prior: PriorInfo) -> None:
         )
 
 
-def _check_settings(config: SampleConfig, prior: PriorInfo) -> None:
-    """Refuses what needs an answer to "no class" of a prior that has never learned one."""
-    check_settings(prior.config, config.settings)
-    objective = ModelCard.from_json(prior.card).configuration.get("objective")
-    dropout = objective.get("class_dropout") if isinstance(objective, Mapping) else None
-    never = prior.config.is_guidable and dropout == 0
-    if never and (config.settings.is_guided or NO_CLASS in config.classes):
-        what = "--guidance" if config.settings.is_guided else f"--class {NO_CLASS}"
+def check_drawing(prior: PriorInfo, settings: SamplingConfig, classes: Sequence[str]) -> None:
+    """Refuses settings that mean nothing to a prior.
+
+    Raises:
+      UserError: as :func:`vqgan.prior.sampling.request.check_settings`, or an answer to "no class" is needed
+        of a prior that has never learned one.
+    """
+    check_settings(prior.config, settings)
+    if not knows_no_class(prior) and (settings.is_guided or NO_CLASS in classes):
+        what = "--guidance" if settings.is_guided else f"--class {NO_CLASS}"
         raise UserError(
             f"{what}: this prior was trained with objective.class_dropout=0 and has never learned from "
             "images without a class or text; leave it out, or train one with class_dropout=0.1"
         )
+
+
+def knows_no_class(prior: PriorInfo) -> bool:
+    """Tells whether a prior can be asked for no class or text: it has none, or has learned without as well."""
+    objective = ModelCard.from_json(prior.card).configuration.get("objective")
+    dropout = objective.get("class_dropout") if isinstance(objective, Mapping) else None
+    return not prior.config.is_guidable or dropout != 0
 
 
 GRID_SAMPLES = 64

@@ -1,4 +1,4 @@
-"""``vqgan train-prior``, ``sample`` and ``import-prior``: commands that make priors and draw from them."""
+"""``vqgan train-prior``, ``sample``, ``complete`` and ``import-prior``: commands around priors."""
 
 import argparse
 from collections.abc import Sequence
@@ -70,6 +70,31 @@ def _sample(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.runs import sample
 
     sample(**given_options(SampleOptions, args))
+    return 0
+
+
+def add_complete(commands: Any) -> None:
+    """Adds ``vqgan complete``."""
+    summary = "Complete a picture of your own: the lower half or a region, drawn several times."
+    add_command(commands, "complete", summary, _complete, _add_complete_flags)
+
+
+def _add_complete_flags(parser: CommandParser) -> None:
+    from pipelines.model_options import CompleteOptions
+
+    add_options(parser, CompleteOptions)
+
+
+def _complete(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    check_flags(unknown, args.parser, beam=False)
+    from pipelines.model_options import CompleteOptions
+
+    options = CompleteOptions(**given_options(CompleteOptions, args))
+    config = options.config()
+    options.use_compilation_cache()
+    from pipelines.complete_image import complete_image
+
+    print(complete_image(config))
     return 0
 
 
