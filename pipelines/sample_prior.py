@@ -309,7 +309,7 @@ def check_drawing(prior: PriorInfo, settings: SamplingConfig, classes: Sequence[
 
 
 def knows_no_class(prior: PriorInfo) -> bool:
-    """Tells whether a prior can be asked for no class or text: it has none, or has learned without as well."""
+    """Tells whether a prior can be asked for no class or text: it has none, or has learned without one."""
     objective = ModelCard.from_json(prior.card).configuration.get("objective")
     dropout = objective.get("class_dropout") if isinstance(objective, Mapping) else None
     return not prior.config.is_guidable or dropout != 0
