@@ -98,7 +98,7 @@ class Original(NamedTuple):
     """An original, read from its source again.
 
     Attributes:
-      pixels: uint8 ``[S, S, 3]``, what the codec was given for the row.
+      pixels: uint8 ``[H, W, 3]``, what the codec was given for the row.
       whole: uint8 ``[H, W, 3]``, the whole image, no larger than it is shown.
     """
 
@@ -121,8 +121,8 @@ class Originals:
         self._task = replay_task(browser.folder, dict(browser.manifest), source, browser.codec_name)
         self._source = open_source(self._task.source)
         self._slices = LatestResults(self._read_entries, _SLICES_KEPT)
-        side = self._task.geometry.image_size
-        size = (side * side + WHOLE_SIDE * WHOLE_SIDE) * 3
+        height, width = self._task.geometry.shape
+        size = (height * width + WHOLE_SIDE * WHOLE_SIDE) * 3
         self.of_row = MadeTogether(self._make, BATCH_ROWS, KEPT_BYTES // size)
 
     def _read_entries(self, number: int) -> dict[str, Entry]:

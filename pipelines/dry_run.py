@@ -52,7 +52,7 @@ def estimate(config: TokenizeConfig, beam_args: Sequence[str] = (), append: bool
     entries = entries_of(sample)
     rate, share = _sampled(planned, codec, entries)
     latents = planned.task.with_latents
-    grid = codec.config.grid(config.geometry.image_size, config.geometry.image_size)
+    grid = codec.config.grid(*config.geometry.shape)
     rows = round(planned.plan.entries * (1 - share)) * views
     return {
         "images": planned.plan.entries,

@@ -34,6 +34,7 @@ from pipelines.evaluation_report import (
     results_as_json,
     short_names,
 )
+from pipelines.protocols import Protocol
 from pipelines.settings import check_at_least_one
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
@@ -51,6 +52,7 @@ from vqgan.data.splits import is_validation, key_hash
 from vqgan.engines.agreement import SAMPLE, TokenAgreement, compare_tokens
 from vqgan.engines.choice import resolve_engine
 from vqgan.errors import UserError
+from vqgan.image_sizes import ImageSize, describe_size
 from vqgan.metrics.frechet import FeatureStatistics
 
 SPLITS = ("all", "train", "validation")
@@ -66,7 +68,7 @@ class EvaluateConfig:
     Attributes:
       source: where images come from.
       codecs: paths or names; all see the same images.
-      image_size: side in pixels; None for the codecs' resolution.
+      image_size: side in pixels, or height and width; None for the codecs' resolution.
       split: ``all``, or the part that ``vqgan train`` learns from or validates on.
       holdout: one in this many images is for validation, as ``vqgan train`` was told.
       limit: at most this many images, chosen by a hash of their keys; None for all.
@@ -76,11 +78,12 @@ class EvaluateConfig:
       output: folder or URI for the results; None to write nothing.
       quiet: no progress.
       engine: what runs the codecs' networks.
+      protocol: fixes how images become squares, and how many there are.
     """
 
     source: SourceConfig
     codecs: tuple[str, ...]
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     split: str = "all"
     holdout: int = 10
     limit: int | None = None
@@ -90,6 +93,7 @@ class EvaluateConfig:
     output: str | None = None
     quiet: bool = False
     engine: str = "jax"
+    protocol: Protocol | None = None
 
     def __post_init__(self) -> None:
         check_at_least_one(self, ("holdout", "limit", "batch_size", "threads"))
@@ -120,18 +124,21 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
     job = _job(config, _image_size(config, infos))
     for info in infos:
         info.require_decoder("give one that has one to measure reconstructions")
-        info.config.grid(job.geometry.image_size, job.geometry.image_size)
+        info.config.grid(*job.geometry.shape)
     engine = resolve_engine(config.engine, *(info.config for info in infos))
     source = open_source(config.source)
     source.fields()
     metrics = load_metrics(config.choice, job.geometry.image_size)
+    entries = select(collect(source.list(), source.fields()), config)
+    if config.protocol is not None:
+        config.protocol.check_run(metrics.network, len(entries), config.source.input)
     if config.output is not None:
         filesystems.make_folder(config.output)
-    entries = select(collect(source.list(), source.fields()), config)
     config = dataclasses.replace(config, batch_size=fitted_batch_size(config.batch_size, [len(entries)]))
     evaluation = CodecEvaluation(config, dataclasses.replace(job, engine=engine), metrics, source)
     evaluation.measure(entries)
     results = evaluation.results()
+    results["citations"] = config.protocol.describe(results) if config.protocol else []
     if config.output is not None:
         if record:
             filesystems.write_bytes(filesystems.join(config.output, RUN_FILE), record)
@@ -147,13 +154,14 @@ def _write(folder: str, name: str, text: str) -> None:
     filesystems.write_bytes(filesystems.join(folder, name), text.encode("utf-8", "backslashreplace"))
 
 
-def _job(config: EvaluateConfig, image_size: int) -> TokenizeTask:
+def _job(config: EvaluateConfig, image_size: ImageSize) -> TokenizeTask:
     """Returns the settings of reading and decoding, as :mod:`transforms.tokenizing.shard` takes them."""
+    protocol = config.protocol
     return TokenizeTask(
         output="",
         source=config.source,
-        decode=DecodeConfig(),
-        geometry=Geometry(image_size=image_size),
+        decode=protocol.decode if protocol else DecodeConfig(),
+        geometry=protocol.geometry if protocol else Geometry(image_size=image_size),
         codec="",
         batch_size=config.batch_size,
         dtype="float32",
@@ -163,7 +171,7 @@ def _job(config: EvaluateConfig, image_size: int) -> TokenizeTask:
     )
 
 
-def _image_size(config: EvaluateConfig, infos: list[CodecInfo]) -> int:
+def _image_size(config: EvaluateConfig, infos: list[CodecInfo]) -> ImageSize:
     if config.image_size is not None:
         return config.image_size
     sizes = {info.config.resolution for info in infos}
@@ -309,7 +317,7 @@ class CodecEvaluation:
         if not rows:
             return []
         keys = [self.keys[row] for row in rows]
-        images = np.stack([originals[key] for key in keys])  # (N, S, S, 3)
+        images = np.stack([originals[key] for key in keys])  # (N, H, W, 3)
         captions = [", ".join(f"{name} {values[name][row]:.4g}" for name in values) for row in rows]
         return list(map(ExamplePair, keys, images, codec.decode(codec.encode(images)), captions))
 
@@ -332,7 +340,7 @@ class CodecEvaluation:
         }
 
     def _describe_reference(self) -> dict[str, Any]:
-        """Says which images, how many of them, and how they became squares."""
+        """Says which images, how many of them, and how they were cropped."""
         config, geometry = self.config, self.job.geometry
         reasons = Counter(f"{row.stage}: {row.error}" for row in self.rejects)
         return {
@@ -371,7 +379,8 @@ def _in_words(reference: Mapping[str, Any]) -> str:
         split += f" (1 of {reference['holdout']} for validation)"
     if reference["limit"]:
         split += f", sample of {reference['limit']}"
-    return f"{reference['data']}, {split}, {reference['image_size']} px, {reference['resampling']}"
+    size = describe_size(reference["image_size"])
+    return f"{reference['data']}, {split}, {size} px, {reference['resampling']}"
 
 
 def _notes(codec: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vqgan.errors import UserError
+from vqgan.image_sizes import ImageSize, describe_size, shape_of_size
 from vqgan.metrics.codebook_usage import codebook_usage
 from vqgan.metrics.frechet import FeatureStatistics, feature_statistics, frechet_distance, merge_statistics
 from vqgan.metrics.image import SSIM_WINDOW, mean_absolute_error, psnr, ssim
@@ -97,8 +98,8 @@ class LoadedMetrics:
         return feature_statistics(features)
 
 
-def load_metrics(choice: MetricChoice, image_size: int) -> LoadedMetrics:
-    """Finds weights and sees that images of ``image_size`` pixels are large enough.
+def load_metrics(choice: MetricChoice, image_size: ImageSize) -> LoadedMetrics:
+    """Finds weights and sees that images of a size in pixels are large enough.
 
     Raises:
       UserError: a metric that was asked for by name is not available.
@@ -121,22 +122,22 @@ def load_metrics(choice: MetricChoice, image_size: int) -> LoadedMetrics:
     return metrics
 
 
-def _check_window(name: str, image_size: int) -> None:
-    if name == "ssim" and image_size < SSIM_WINDOW:
+def _check_window(name: str, image_size: ImageSize) -> None:
+    if name == "ssim" and min(shape_of_size(image_size)) < SSIM_WINDOW:
         raise UserError(
-            f"ssim: images of {image_size} pixels are smaller than its window of {SSIM_WINDOW}; "
-            "leave it out or raise --image-size"
+            f"ssim: images of {describe_size(image_size)} pixels are smaller than its window of "
+            f"{SSIM_WINDOW}; leave it out or raise --image-size"
         )
 
 
-def _load_lpips(name: str, choice: MetricChoice, image_size: int) -> PerImage:
+def _load_lpips(name: str, choice: MetricChoice, image_size: ImageSize) -> PerImage:
     import jax
     import jax.numpy as jnp
 
     from vqgan.metrics import lpips
 
     weights = lpips.load_lpips(LPIPS[name], _path(choice.lpips_heads), _path(choice.lpips_backbone))
-    shape = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
+    shape = jax.ShapeDtypeStruct((1, *shape_of_size(image_size), 3), jnp.uint8)
 
     def compare(weights: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         return lpips.distance(weights, x.astype(jnp.float32) / 127.5 - 1, y.astype(jnp.float32) / 127.5 - 1)

@@ -1,6 +1,7 @@
 """``vqgan inspect``: what a codec, a prior, a data set or one shard is."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from vqgan.config import ModelConfig, to_dict
 from vqgan.downloads import is_dataset
 from vqgan.errors import UserError
 from vqgan.importers import is_foreign_source, looks_foreign
-from vqgan.manifest import IMAGES_KIND, check_parts, read_manifest, resolve_dataset
+from vqgan.manifest import IMAGES_KIND, check_parts, read_buckets, read_manifest, resolve_dataset
 from vqgan.model.parameters import codec_parameter_count
 from vqgan.model_card import ModelCard
 from vqgan.prior.checkpoint import find_prior, read_prior
@@ -45,12 +46,24 @@ def describe(path: str) -> dict[str, Any]:
         return describe_prior(path)
     if read_plan(path) is not None:
         return describe_data_set(path)
+    if (buckets := read_buckets(path)) is not None:
+        return _describe_buckets(path, buckets)
     if looks_foreign(Path(path)):
         return describe_codec(path)
     raise UserError(
         f"{path}: neither a codec (codec.json) nor a data set (plan/plan.json) nor a prior (prior.json) nor "
         "a checkpoint that we know"
     )
+
+
+def _describe_buckets(path: str, buckets: Mapping[str, Any]) -> dict[str, Any]:
+    """Describes a folder of data sets of several sizes, by what it says itself."""
+    finished = "data_sets" in buckets
+    return {
+        "kind": "data sets of buckets" if finished else "unfinished data sets of buckets",
+        "path": path,
+        **{name: value for name, value in buckets.items() if name != "version"},
+    }
 
 
 def _is_parquet(path: str) -> bool:
@@ -102,7 +115,7 @@ def describe_prior(path: str) -> dict[str, Any]:
         "codec": {
             "name": info.codec.name,
             "fingerprint": info.codec.fingerprint,
-            "image size": info.codec.image_size,
+            "image size": to_dict(info.codec)["image_size"],
         },
         "config": to_dict(info.config),
         "card": dict(info.card),

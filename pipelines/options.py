@@ -19,6 +19,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from vqgan.config import RUN_FILE
 from vqgan.errors import UserError
+from vqgan.image_sizes import ImageSize, read_size
 
 P = ParamSpec("P")
 O = TypeVar("O", bound="Options")  # noqa: E741
@@ -234,6 +235,15 @@ def read_numbers(name: str, separator: str, count: int) -> Callable[[Any], Any]:
         return found
 
     return read
+
+
+def read_image_size(value: Any) -> ImageSize | None:
+    """Reads the side of a square in pixels, or height and width such as ``256x384``; None stays None.
+
+    Raises:
+      UserError: it is anything else.
+    """
+    return None if value is None else read_size("--image-size", value)
 
 
 # Functions

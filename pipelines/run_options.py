@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipelines.options import Options, PathLike, flag, read_paths
+from pipelines.options import Options, PathLike, flag, read_image_size, read_paths
+from pipelines.protocols import PROTOCOLS
 from pipelines.settings import DTYPES
 from transforms.decoding.image_format import EXTENSIONS, FORMATS
 from transforms.images.config import TRUNCATED, DecodeConfig
@@ -17,6 +18,7 @@ from transforms.images.crops import FILTERS, RESIZES, VIEWS, Geometry
 from transforms.sources.base import KINDS, SourceConfig
 from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
+from vqgan.image_sizes import ImageSize, parse_buckets
 
 if TYPE_CHECKING:
     from pipelines.decode_tokens import DecodeTokensConfig
@@ -92,11 +94,12 @@ class SourceOptions(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageOptions(Options):
-    """How images become squares, and which are accepted.
+    """How images become squares or rectangles, and which are accepted.
 
     Attributes:
-      image_size: side of the encoded square in pixels
-      resize: how an image becomes a square
+      image_size: in pixels: side of the square, or HEIGHTxWIDTH, as 256x384 for 256 rows of 384
+      buckets: sizes, as 256x256,256x384: each image gets the one nearest to its aspect, a data set for each
+      resize: how an image becomes a square, or a rectangle
       filter: of the resampling
       views: rows for each image
       crop_range: ten-crop: side before cropping / size
@@ -113,7 +116,12 @@ class ImageOptions(Options):
     """
 
     title: ClassVar[str] = "images"
-    image_size: int | None = field(default=None, metadata=flag(shown="the codec's resolution"))
+    image_size: ImageSize | None = field(
+        default=None, metadata=flag(read=read_image_size, metavar="HxW", shown="the codec's resolution")
+    )
+    buckets: tuple[ImageSize, ...] = field(
+        default=(), metadata=flag(read=lambda value: parse_buckets("--buckets", value), metavar="HxW,HxW")
+    )
     resize: str = field(default=Geometry.resize, metadata=flag(choices=RESIZES))
     filter: str = field(default=Geometry.filter, metadata=flag(choices=tuple(sorted(FILTERS))))
     views: str = field(default=Geometry.views, metadata=flag(choices=VIEWS))
@@ -129,8 +137,8 @@ class ImageOptions(Options):
     jpeg_draft: bool = DecodeConfig.jpeg_draft
     on_truncated: str = field(default=DecodeConfig.on_truncated, metadata=flag(choices=TRUNCATED))
 
-    def geometry(self, image_size: int) -> Geometry:
-        """Returns crop, resize and views for squares of a size."""
+    def geometry(self, image_size: ImageSize) -> Geometry:
+        """Returns crop, resize and views for images of a size."""
         names = ("resize", "filter", "views", "crop_range", "random_crops", "min_crop", "seed")
         return Geometry(image_size=image_size, **{name: getattr(self, name) for name in names})
 
@@ -224,8 +232,12 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
         from pipelines.tokenize_images import TokenizeConfig
         from vqgan.codec_checkpoint import read_info
 
+        if self.buckets and (self.image_size is not None or self.append):
+            other = "--append" if self.append else "--image-size"
+            raise UserError(f"--buckets and {other} do not go together: leave one of them out")
         codec = os.fspath(self.codec)
-        size = read_info(codec).config.resolution if self.image_size is None else self.image_size
+        size = next(iter(self.buckets), self.image_size)
+        size = read_info(codec).config.resolution if size is None else size
         return TokenizeConfig(
             source=self.source(self.input),
             output=os.fspath(self.output),
@@ -317,7 +329,7 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
       codec: as tokenize takes it; again for each to compare
       input: images, in any form that tokenize reads
       output: folder for evaluation.json, evaluation.csv and report.html
-      image_size: side of the square in pixels
+      image_size: in pixels: side of the square, or HEIGHTxWIDTH, as 256x384 for 256 rows of 384
       split: all, or of vqgan train: train, validation
       holdout: of a split: one in this many images is for validation
       limit: at most this many images, a sample by a hash of their keys
@@ -330,6 +342,7 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
       threads: readers and decoders
       quiet: print errors only
       engine: runs the codecs' networks, as for tokenize
+      protocol: a published way to measure, which fixes crop, size, images and FID, and gives a line to cite
     """
 
     title: ClassVar[str] = ""
@@ -338,7 +351,9 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
     )
     input: PathLike = field(metadata=flag(former=("--data",)))
     output: PathLike | None = field(default=None, metadata=flag(shown="nothing is written", recorded=False))
-    image_size: int | None = field(default=None, metadata=flag(shown="the codecs' resolution"))
+    image_size: ImageSize | None = field(
+        default=None, metadata=flag(read=read_image_size, metavar="HxW", shown="the codecs' resolution")
+    )
     split: str = "all"
     holdout: int = 10
     limit: int | None = field(default=None, metadata=flag(shown="all"))
@@ -353,28 +368,33 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
     quiet: bool = field(default=False, metadata=flag(recorded=False))
     engine: str = field(default="jax", metadata=flag(choices=ENGINES))
+    protocol: str | None = field(default=None, metadata=flag(choices=tuple(PROTOCOLS)))
 
     def config(self) -> "EvaluateConfig":
         """Returns the settings as the run takes them.
 
         Raises:
-          UserError: a value out of range, or an unknown metric.
+          UserError: a value out of range, an unknown metric, or one that the protocol contradicts.
         """
         from pipelines.evaluating import EvaluateConfig
         from pipelines.evaluation_metrics import MetricChoice
 
+        protocol = None if self.protocol is None else PROTOCOLS[self.protocol]
+        given = self.image_size, self.features
+        image_size, features = given if protocol is None else protocol.fixed_of(vars(self))
         weights = (self.features_weights, self.lpips_heads, self.lpips_backbone)
         return EvaluateConfig(
             source=self.source(self.input),
             codecs=read_paths("--codec", self.codec),
-            image_size=self.image_size,
+            image_size=image_size,
             split=self.split,
             holdout=self.holdout,
             limit=self.limit,
-            choice=MetricChoice(self.metrics, self.features, *map(optional_path, weights)),
+            choice=MetricChoice(self.metrics, features, *map(optional_path, weights)),
             batch_size=self.batch_size,
             threads=threads_of(self.threads),
             output=optional_path(self.output),
             quiet=self.quiet,
             engine=self.engine,
+            protocol=protocol,
         )

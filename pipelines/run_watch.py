@@ -5,6 +5,7 @@ All that is known comes from the reports that workers leave in the output
 """
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import sys
@@ -51,7 +52,8 @@ class RunWatch:
     def __init__(self, output: str, plan: Plan, shown: Progress, quiet: bool) -> None:
         self.attempt = uuid.uuid4().hex[:12]
         self._output, self._plan, self._shown, self._quiet = output, plan, shown, quiet
-        self._started = time.time()
+        self._started, self._began = time.time(), time.monotonic()
+        self._changed: dict[tuple[str, int], tuple[WorkerReport, float]] = {}
         self._ended = threading.Event()
         self._silence_told = 0.0
         self._thread = threading.Thread(target=self._watch, name="run-watch", daemon=True)
@@ -80,8 +82,9 @@ class RunWatch:
             pause = max(REPORT_SECONDS, (time.monotonic() - began) / SHARE_OF_TIME)
 
     def _look(self, state: str, error: str | None = None) -> None:
-        now = time.time()
-        reports = [each for each in read_reports(self._output) if each.attempt == self.attempt]
+        now = self._started + time.monotonic() - self._began
+        own = [each for each in read_reports(self._output) if each.attempt == self.attempt]
+        reports = [self._seen_here(each, now) for each in own]
         document = describe_progress(self._plan, reports, self._started, now)
         document |= {"state": state, "error": error}
         with contextlib.suppress(UserError, OSError):
@@ -91,6 +94,13 @@ class RunWatch:
         if state == "running":
             seen = max((each.seen for each in reports), default=self._started)
             self._tell_silence(document, now - seen)
+
+    def _seen_here(self, report: WorkerReport, now: float) -> WorkerReport:
+        """Returns a report with the time by this clock at which it was first there; theirs may be wrong."""
+        key = (report.host, report.process)
+        known, seen = self._changed.get(key, (None, now))
+        self._changed[key] = (report, seen if report == known else now)
+        return dataclasses.replace(report, seen=self._changed[key][1])
 
     def _show(self, document: dict[str, Any]) -> None:
         """Shows what is done in other processes; those in this one have shown theirs themselves."""

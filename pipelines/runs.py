@@ -70,12 +70,16 @@ def tokenize(options: TokenizeOptions) -> DataSetSummary:
       TypeError: an unknown or missing keyword.
     """
     from pipelines.additions import append
+    from pipelines.bucketed_runs import tokenize_buckets
     from pipelines.tokenize_images import run_tokenize
 
     config = options.config()
     if options.append:
         return _summary(config.output, append(config, _beam_flags(options)))
     record = render_settings("tokenize", options.record())
+    if options.buckets:
+        made = tokenize_buckets(config, options.buckets, _beam_flags(options), record)
+        return _summary(config.output, made)
     return _summary(config.output, run_tokenize(config, _beam_flags(options), record))
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pipelines.options import field_docs
 from vqgan.config import from_dict, to_dict
 from vqgan.errors import UserError
+from vqgan.image_sizes import ImageSize, describe_size
 
 T = TypeVar("T")
 DTYPES = ("float32", "bfloat16")
@@ -87,7 +88,7 @@ def _preset_line(config: Any) -> str:
     train, model = config.train, config.model
     if hasattr(model, "downsampling"):
         size = f"{model.downsampling} pixels a token, {model.codebook_size:,} codes"
-        size += f", crops of {config.data.crop_size}"
+        size += f", crops of {describe_size(config.data.crop_size)}"
     else:
         size = f"{model.kind}, {model.layers} layers of width {model.width}"
     return f"{size}; {train.steps:,} steps of {train.batch_size}"
@@ -131,6 +132,8 @@ def _explained(section: str, config: Any, fitted: Sequence[str]) -> str:
 
 
 def _type_name(hint: Any) -> str:
+    if set(typing.get_args(hint)) >= set(typing.get_args(ImageSize)):
+        return "side or HxW" + (" or null" if type(None) in typing.get_args(hint) else "")
     if isinstance(hint, types.UnionType):
         return " or ".join(map(_type_name, typing.get_args(hint)))
     if typing.get_origin(hint) is tuple:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from pyarrow import fs
 
 from pipelines.beam_runs import codec_everywhere, everywhere, run_job, write_record
@@ -19,7 +20,7 @@ from transforms.sharded.input_changes import InputChanges, input_changes
 from transforms.sharded.plan import Plan, keys_file, make_plan, read_plan, write_plan
 from transforms.sharded.run import missing_files, run_planned, speaker
 from transforms.sharded.slices import Slices, check_keys, collect, cut
-from transforms.sources import SourceConfig, open_source
+from transforms.sources import Source, SourceConfig, open_source
 from transforms.sources.globs import EVERYTHING
 from transforms.sources.locations import Location, locate
 from transforms.sources.registry import left_out, recognise
@@ -179,6 +180,25 @@ def make_task(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class ListedInput:
+    """What a run is planned from.
+
+    Attributes:
+      config: all settings, the kind of the source among them.
+      source: opened.
+      codec: its description.
+      engine: what runs the codec's networks.
+      entries: of the source, of :data:`transforms.sharded.slices.ENTRY_SCHEMA`.
+    """
+
+    config: TokenizeConfig
+    source: Source
+    codec: CodecInfo
+    engine: EngineChoice
+    entries: pa.Table
+
+
 def plan_tokenize(config: TokenizeConfig, known: Collection[str] = ()) -> PlannedTokenize:
     """Reads the codec's description, lists the source and plans; writes nothing.
 
@@ -189,8 +209,13 @@ def plan_tokenize(config: TokenizeConfig, known: Collection[str] = ()) -> Planne
     Raises:
       UserError: no codec, no input, no images in it, duplicate keys.
     """
+    return plan_listed(list_input(config, known))
+
+
+def list_input(config: TokenizeConfig, known: Collection[str] = ()) -> ListedInput:
+    """Reads the codec's description, lists the source; arguments and errors are :func:`plan_tokenize`'s."""
     codec = read_info(config.codec)
-    grid = codec.config.grid(config.geometry.image_size, config.geometry.image_size)
+    codec.config.grid(*config.geometry.shape)
     engine = resolve_engine(config.engine, codec.config)
     _check_apart(config.source.input, config.output)
     kind = config.source.kind or recognise(config.source.input)
@@ -198,14 +223,24 @@ def plan_tokenize(config: TokenizeConfig, known: Collection[str] = ()) -> Planne
     source = open_source(config.source)
     if note := left_out(config.source.input, kind):
         speaker(config.quiet)(note)
-    fields = source.fields()
-    entries = collect(source.list(), fields)
+    entries = collect(source.list(), source.fields())
     if not entries.num_rows:
         raise UserError(_without_images(config.source))
     check_keys(entries, config.source.kind)
     if config.dedupe:
         entries = mark_duplicates(source, entries, threads_here(config.threads), known)
-    slices = cut(entries, config.slice_size, source.shuffles)
+    return ListedInput(config, source, codec, engine, entries)
+
+
+def plan_listed(listed: ListedInput, identity: Mapping[str, Any] | None = None) -> PlannedTokenize:
+    """Plans the tokenizing of listed entries; writes nothing.
+
+    Args:
+      listed: what is tokenized.
+      identity: what else identifies the plan, as JSON data.
+    """
+    config, source, codec, engine = listed.config, listed.source, listed.codec, listed.engine
+    slices = cut(listed.entries, config.slice_size, source.shuffles)
     settings = {
         "codec": {"fingerprint": codec.fingerprint, "config": to_dict(codec.config)},
         "preprocessing": {"decode": to_dict(config.decode), "geometry": to_dict(config.geometry)},
@@ -213,26 +248,26 @@ def plan_tokenize(config: TokenizeConfig, known: Collection[str] = ()) -> Planne
             "kind": config.source.kind,
             "image_column": config.source.image_column,
             "label_column": config.source.label_column,
-            "columns": [f"{field.name}: {field.type}" for field in fields],
+            "columns": [f"{field.name}: {field.type}" for field in source.fields()],
             "class_names": source.class_names(),
         },
         "slice_size": config.slice_size,
         "dtype": config.dtype,
         "dedupe": config.dedupe,
         **engine.identity(),
-        **_latents_identity(config, codec, grid, engine),
+        **_latents_identity(config, codec, engine),
+        **(identity or {}),
     }
     return PlannedTokenize(config, codec, make_plan(slices, settings), slices, engine)
 
 
-def _latents_identity(
-    config: TokenizeConfig, codec: CodecInfo, grid: tuple[int, int], engine: EngineChoice
-) -> dict[str, Any]:
+def _latents_identity(config: TokenizeConfig, codec: CodecInfo, engine: EngineChoice) -> dict[str, Any]:
     """Returns the part of the latents in a plan's identity; none where there are no latents, as ever."""
     if LATENTS not in config.columns_out:
         return {}
     engine.require_latents()
     model = codec.config
+    grid = model.grid(*config.geometry.shape)
     return {LATENTS: list(latent_shape(model.layout, grid, model.embed_dim, model.scales))}
 
 
@@ -252,7 +287,12 @@ def run_tokenize(config: TokenizeConfig, beam_args: Sequence[str], record: bytes
     """
     if config.output == "":
         raise UserError("--output is empty: give a folder")
-    planned = plan_tokenize(config)
+    return carry_out(plan_tokenize(config), beam_args, record)
+
+
+def carry_out(planned: PlannedTokenize, beam_args: Sequence[str], record: bytes) -> dict[str, Any]:
+    """Carries out a planned run, or continues it; arguments, result and errors are :func:`run_tokenize`'s."""
+    config = planned.config
 
     def execute() -> None:
         write_record(config.output, record)

@@ -27,6 +27,7 @@ from vqgan.codec_checkpoint import read_info
 from vqgan.data.splits import key_hash
 from vqgan.errors import UserError, counted
 from vqgan.filesystems import make_folder, write_atomically
+from vqgan.image_sizes import describe_size, shape_of_size
 from vqgan.training.codec.config import CODEC_TRAINING_PRESETS, CodecTrainConfig, DataConfig
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def configure_codec_training(preset: str, settings: Sequence[str]) -> CodecTrain
 
 
 def validation_images(images: ImageDataset, config: DataConfig) -> np.ndarray:
-    """Reads validation images, centre-cropped and resized, uint8 ``[N, S, S, 3]``, but for unusable ones."""
+    """Reads validation images, centre-cropped and resized, uint8 ``[N, H, W, 3]``, but for unusable ones."""
     from vqgan.data.image_crops import center_crop_resize
 
     size, found = config.evaluated_size, []
@@ -151,7 +152,7 @@ def validation_images(images: ImageDataset, config: DataConfig) -> np.ndarray:
         image = images[number]
         if image is not None:
             found.append(center_crop_resize(image, size))
-    return np.stack(found) if found else np.zeros((0, size, size, 3), np.uint8)
+    return np.stack(found) if found else np.zeros((0, *shape_of_size(size), 3), np.uint8)
 
 
 def _training_and_validation(
@@ -194,7 +195,7 @@ def _check_usable(images: ImageDataset, data: DataConfig, folder: Path) -> None:
     if any(images[number] is not None for number in range(len(images))):
         return
     key, reason = next(iter(images.rejects.items()))
-    example = f"such as {key}: {reason}; data.crop_size is {data.crop_size}"
+    example = f"such as {key}: {reason}; data.crop_size is {describe_size(data.crop_size)}"
     raise UserError(
         f"{images.config.input}: not one of {len(images)} images can be used; see the reasons of the rejects "
         f"in {folder}/rejects.jsonl ({example}) and correct the input"

@@ -133,6 +133,54 @@ class FaultyFileSystem(fs.LocalFileSystem):
             raise KilledError
 
 
+class LateFileSystem(fs.LocalFileSystem):
+    """Shows a file that was renamed into place only when it was looked for so many times in vain."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+        self._hidden: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def move(self, source: Any, target: Any) -> None:
+        super().move(source, target)
+        with self._lock:
+            self._hidden[_text(target)] = self._looks
+
+    def get_file_info(self, paths_or_selector: Any) -> Any:
+        found = super().get_file_info(paths_or_selector)
+        if isinstance(paths_or_selector, fs.FileSelector):
+            return [info for info in found if not self._is_hidden(info.path)]
+        if not isinstance(found, list):
+            return self._shown(found)
+        return [self._shown(info) for info in found]
+
+    def open_input_file(self, path: Any) -> Any:
+        self._check(path)
+        return super().open_input_file(path)
+
+    def open_input_stream(self, path: Any, **options: Any) -> Any:
+        self._check(path)
+        return super().open_input_stream(path, **options)
+
+    def _shown(self, info: fs.FileInfo) -> fs.FileInfo:
+        return fs.FileInfo(info.path, fs.FileType.NotFound) if self._is_hidden(info.path) else info
+
+    def _check(self, path: Any) -> None:
+        if self._is_hidden(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _text(path))
+
+    def _is_hidden(self, path: Any) -> bool:
+        with self._lock:
+            left = self._hidden.get(_text(path), 0)
+            self._hidden[_text(path)] = left - 1
+        return left > 0
+
+
+def _text(path: Any) -> str:
+    return path.decode(errors="surrogateescape") if isinstance(path, bytes) else str(path)
+
+
 class FaultyStream:
     """A stream into such a file system."""
 
@@ -173,11 +221,18 @@ class FaultyStream:
 @contextlib.contextmanager
 def put_in_place(disk: FaultyFileSystem) -> Iterator[FaultyFileSystem]:
     """Leads all of the product's paths to ``disk``, and its calls of ``os.fsync``, while the block lasts."""
+    with leading_to(disk), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: disk.step("fsync"))
+        yield disk
+
+
+@contextlib.contextmanager
+def leading_to(disk: fs.FileSystem) -> Iterator[None]:
+    """Leads all of the product's paths to ``disk`` while the block lasts."""
     resolve = filesystems.resolve
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(filesystems, "resolve", lambda path: (disk, resolve(path)[1]))
-        patch.setattr(os, "fsync", lambda descriptor: disk.step("fsync"))
-        yield disk
+        yield
 
 
 MORTAL_PROGRAM = """

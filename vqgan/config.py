@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from vqgan.errors import UserError
+from vqgan.image_sizes import ImageSize, describe_pixels, describe_size, read_size, sizes_that_fit
 from vqgan.token_layouts import GRID, SCALES, SEQUENCE, ScalesConfig, ViTConfig
 
 T = TypeVar("T")
@@ -294,20 +295,18 @@ class ModelConfig:
         Raises:
           UserError: a side is not divisible by the downsampling, or is not that size.
         """
+        shown = describe_pixels((height, width))
         if self.length is not None:
             side = self.image_shape((1, self.length))[0]
             if (height, width) != (side, side):
-                raise UserError(
-                    f"images of {width}x{height} pixels do not fit this codec: it takes {side}x{side} alone"
-                )
+                raise UserError(f"images of {shown} do not fit this codec: it takes {side}x{side} alone")
             return 1, self.length
         f = self.downsampling
         if height % f or width % f or height < f or width < f:
-            sides = sorted({height, width})
-            near = sorted({near for side in sides for near in (side // f * f, -(-side // f) * f) if near})
+            near = " or ".join(map(describe_size, sizes_that_fit(height, width, f)))
             raise UserError(
-                f"images of {width}x{height} pixels do not fit this codec: both sides must be "
-                f"multiples of {f} pixels, such as {' or '.join(map(str, near or [f]))}"
+                f"images of {shown} do not fit this codec: both sides must be multiples of {f} pixels, "
+                f"such as {near}"
             )
         return height // f, width // f
 
@@ -374,6 +373,8 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)  # type: ignore[arg-type]
     args = typing.get_args(hint)
+    if set(args) >= set(typing.get_args(ImageSize)):
+        return None if value is None and type(None) in args else read_size(where, value)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)):
             raise UserError(f"{where}: expected a list, got {_shown(value)}")

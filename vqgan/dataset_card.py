@@ -27,6 +27,11 @@ _RESIZES = {
     "stretch": "the whole image, stretched to a square",
     "pad": "the whole image, centred on white",
 }
+_RESIZES_TO_RECTANGLE = {
+    "center-crop": "the largest centred part of that aspect",
+    "resize-crop": "resized to cover it, then the centre cropped",
+    "stretch": "the whole image, stretched to it",
+}
 _FILTERS = {
     "lanczos": "an antialiased Lanczos filter",
     "bicubic": "an antialiased bicubic filter",
@@ -155,10 +160,15 @@ def _preprocessing(preprocessing: Mapping[str, Any]) -> str:
     geometry = preprocessing.get("geometry") or {}
     if not geometry:
         return ""
-    size = escape(str(geometry.get("image_size")))
+    size = geometry.get("image_size")
+    size = size if isinstance(size, list) else [size, size]
+    shown = " × ".join(escape(str(side)) for side in size)
+    rectangle = len(set(map(str, size))) > 1
+    order = " (height × width)" if rectangle else ""
+    words_of = _RESIZES | _RESIZES_TO_RECTANGLE if rectangle else _RESIZES
     resize, filter_name = str(geometry.get("resize")), str(geometry.get("filter"))
     words = (
-        f"Each row shows {size} × {size} pixels: {_RESIZES.get(resize) or escape(resize)}, "
+        f"Each row shows {shown} pixels{order}: {words_of.get(resize) or escape(resize)}, "
         f"with {_FILTERS.get(filter_name) or escape(filter_name)}; {_views(geometry)}."
     )
     # JSON of ASCII: a text in it holds no line break, so none can end the block.

@@ -16,6 +16,8 @@ from vqgan.errors import UserError, first_line
 
 PAUSES = (1.0, 4.0, 16.0)
 """Seconds between attempts."""
+LOOKS = tuple(0.01 * 2**number for number in range(12))
+"""Seconds between looks for a file that has just been written: 41 in all."""
 ABSURD_BYTES = 1 << 30
 """What is asked for at once beyond this was claimed by a damaged file: no image or record has more."""
 
@@ -123,6 +125,15 @@ def retrying(action: Callable[[], T], before_again: Callable[[], None] = lambda:
         return action()
     except MachineError as error:  # as a plain UserError, which runners know when they send it as text
         raise UserError(f"{error} (tried {len(PAUSES) + 1} times)") from error
+
+
+def has_come(is_there: Callable[[], bool]) -> bool:
+    """Tells whether something is there, at once or after a while: shared file systems may show files late."""
+    for pause in LOOKS:
+        if is_there():
+            return True
+        time.sleep(pause)
+    return is_there()
 
 
 def _reason(error: BaseException) -> str:

@@ -25,6 +25,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from vqgan.errors import UserError, first_line
+from vqgan.faults import has_come
 
 SCHEMES = ("file", "gs", "gcs", "s3", "hdfs", "viewfs", "abfs", "abfss", "hf")
 """Of the URIs that pyarrow opens."""
@@ -285,8 +286,7 @@ def publish(
 ) -> Iterator[BinaryIO]:
     """Opens a stream to write a file with; the file appears at ``path`` when the block ends well.
 
-    When the block raises, or the process dies, nothing appears and what was there stays. When it has ended
-    well, the file survives a power cut.
+    When the block raises, or the process dies, what was there stays. A published file survives a power cut.
 
     Args:
       path: the file, in a folder that exists.
@@ -309,6 +309,8 @@ def publish(
             filesystem.move(temporary, final)
             if not one_of_many:
                 _sync_folder(filesystem, folder)
+                if not has_come(lambda: exists(str(path))):
+                    raise OSError(errno.ETIMEDOUT, "it was written and cannot be seen")
         except BaseException:
             with suppress(OSError):
                 filesystem.delete_file(temporary)
@@ -352,10 +354,13 @@ def delete_temporaries(folder: str, least_age: float = 0, below: bool = False) -
     filesystem, inner = resolve(folder)
     selector = fs.FileSelector(inner, allow_not_found=True, recursive=below)
     try:
-        for info in _infos(filesystem, selector):
+        infos = [info for info in _infos(filesystem, selector) if info.is_file]
+        # The time of a store whose clock is behind ours is that of the newest file in it.
+        now = min(time.time(), max((info.mtime_ns or 0 for info in infos), default=0) / 1e9)
+        for info in infos:
             hidden = info.base_name.startswith(".") and info.base_name.endswith(".tmp")
-            age = time.time() - (info.mtime_ns / 1e9 if info.mtime_ns else math.inf)
-            if info.is_file and hidden and (not least_age or age >= least_age):
+            age = now - (info.mtime_ns / 1e9 if info.mtime_ns else math.inf)
+            if hidden and (not least_age or age >= least_age):
                 with suppress(FileNotFoundError):
                     filesystem.delete_file(info.path)
     except OSError as error:
@@ -376,25 +381,20 @@ def sync_tree(folder: Path) -> None:
         _sync_folder(local, root)
 
 
+def _sync_folder(filesystem: fs.FileSystem, path: str) -> None:
+    """Forces the names in a local folder to disk, where the system can sync a folder."""
+    try:
+        _sync(filesystem, path.encode(errors="surrogateescape"))
+    except OSError as error:
+        if error.errno not in _UNSYNCED:
+            raise
+
+
 def _sync(filesystem: fs.FileSystem, path: bytes) -> None:
     """Forces a local file to disk, so that the rename never outlives the contents."""
     if isinstance(filesystem, fs.LocalFileSystem):
-        _fsync(path)
-
-
-def _sync_folder(filesystem: fs.FileSystem, path: str) -> None:
-    """Forces the names in a local folder to disk, where the system can sync a folder."""
-    if isinstance(filesystem, fs.LocalFileSystem):
+        descriptor = os.open(path, os.O_RDONLY)
         try:
-            _fsync(path.encode(errors="surrogateescape"))
-        except OSError as error:
-            if error.errno not in _UNSYNCED:
-                raise
-
-
-def _fsync(path: bytes) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

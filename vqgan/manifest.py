@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ FORMAT_VERSION = 2
 """Of a data set: its layout, manifest, plan, shards and indices."""
 MANIFEST_FILE = "manifest.json"
 REPORT_FILE = "report.html"
+BUCKETS_FILE = "buckets.json"
+"""In a folder of several data sets, one for each size."""
 IMAGES_KIND = "images"
 """``kind`` in the manifest of decoded images; that of tokens has none."""
 PARTS = (
@@ -67,6 +70,34 @@ def read_manifest(output: str) -> dict[str, Any] | None:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); check its permissions") from error
     fields = parse_document(data, lambda reason: damaged_manifest(output, reason))
     check_version(path, fields.integer("version"))
+    return dict(fields.data)
+
+
+def bucket_names(output: str) -> list[str]:
+    """Returns the folders of data sets below a folder of buckets; none where it is no such folder.
+
+    Raises:
+      UserError: its list of buckets is damaged.
+    """
+    found = read_buckets(output)
+    return [] if found is None else list(found.get("data_sets", found["buckets"]))
+
+
+def read_buckets(output: str) -> dict[str, Any] | None:
+    """Reads what a folder says that holds a data set for each of several sizes; None where it is none.
+
+    Raises:
+      UserError: it is damaged, or of another format version.
+    """
+    path = filesystems.join(output, BUCKETS_FILE)
+    if not filesystems.exists(path):
+        return None
+    damaged = lambda reason: UserError(f"{path}: damaged ({reason}); {AGAIN}")  # noqa: E731
+    fields = parse_document(filesystems.read_bytes(path), damaged)
+    check_version(path, fields.integer("version"))
+    for name in (*fields.texts("buckets"), *fields.mapping("data_sets", {})):
+        if re.fullmatch(r"\d+x\d+", name, re.ASCII) is None:
+            raise damaged(f"{name!r} is no size")
     return dict(fields.data)
 
 
@@ -284,6 +315,11 @@ def load_token_manifest(path: str) -> TokenManifest:
     if document is None:
         if not filesystems.exists(folder):
             raise UserError(f"{path}: nothing there; give a folder that vqgan tokenize or sample has written")
+        if names := bucket_names(folder):
+            first = names[0]
+            raise UserError(
+                f"{path}: holds a data set for each size; give one of them, such as {path}/{first}"
+            )
         raise UserError(
             f"{path}: not a finished data set (no {MANIFEST_FILE}); run the command that writes it again"
         )

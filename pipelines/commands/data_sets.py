@@ -1,6 +1,7 @@
 """``vqgan tokenize``, ``decode``, ``verify``, ``retry``, ``merge``, ``browse``: images to tokens and back."""
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ def _dry_run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.run_options import TokenizeOptions
 
     options = TokenizeOptions(**given_options(TokenizeOptions, args, unknown))
+    if options.buckets:
+        raise UserError("--dry-run estimates one size: give --image-size in place of --buckets")
     flags = tuple(options.beam)
     check_flags(flags, args.parser, beam=True)  # those of --config, too
     for name, value in estimate(options.config(), flags, options.append).items():
@@ -139,6 +142,17 @@ def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     options = VerifyOptions(**given_options(VerifyOptions, args))
     if not options.repair and (options.codec is None) != (options.input is None):
         raise UserError("--codec and --input go together: give both to re-encode a sample")
+    from vqgan.manifest import bucket_names
+
+    path = os.fspath(options.path)
+    codes = []
+    for name in bucket_names(path):
+        print(f"{name}:")
+        codes.append(_verify_one(dataclasses.replace(options, path=f"{path}/{name}")))
+    return max(codes) if codes else _verify_one(options)
+
+
+def _verify_one(options: "VerifyOptions") -> int:
     from pipelines.inspecting import verify_data_set
 
     path = os.fspath(options.path)

@@ -15,13 +15,17 @@ from tests.faulty import (
     KILL,
     Fault,
     FaultyFileSystem,
+    LateFileSystem,
     contents,
     healthy,
     is_stopped,
+    leading_to,
     leftovers,
     put_in_place,
     sweep,
 )
+from vqgan import faults
+from vqgan.errors import UserError
 
 from .small_jobs import JOBS, SmallJobs
 
@@ -54,5 +58,30 @@ def test_killed_again_and_again(job: str, small_jobs: SmallJobs, tmp_path: Path)
             is_stopped(command, KILL)
         if disk.struck is None:
             break
+    assert contents(output) == reference
+    assert leftovers(output) == []
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("looks", [1, 6])
+def test_output_that_appears_late(
+    job: str, looks: int, small_jobs: SmallJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shared file system may show a finished file late; a run ends well or in one line, and goes on."""
+    monkeypatch.setattr(faults, "LOOKS", (0.0,) * 12)
+    output = tmp_path / "out"
+    command = small_jobs.command(job, output)
+    reference = healthy(command, output)
+    shutil.rmtree(output)
+    disk, told = LateFileSystem(looks), []
+    for _ in range(100):
+        try:
+            with leading_to(disk):
+                command()
+            break
+        except UserError as error:
+            told.append(str(error))
+    assert len(told) < 100
+    assert not [line for line in told if "\n" in line]
     assert contents(output) == reference
     assert leftovers(output) == []

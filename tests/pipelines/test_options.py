@@ -209,7 +209,10 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("imagesize: 3\n", "unknown setting 'imagesize'; did you mean 'image_size'?"),
         ("image_size: [\n", "line 2: this is no YAML"),
         ("- a\n", r"expected NAME: VALUE lines"),
-        ("image_size: wide\n", "--image-size 'wide': give a whole number"),
+        (
+            "image_size: wide\n",
+            "--image-size 'wide': give the side of a square such as 256, or HEIGHTxWIDTH such as 256x384",
+        ),
     ],
 )
 def test_files_that_are_refused(vqgan: Vqgan, tmp_path: Path, text: str, says: str) -> None:

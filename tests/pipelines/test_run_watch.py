@@ -1,5 +1,6 @@
 """progress.json, and what is said of workers that are silent."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 import pytest
 
 from pipelines import run_watch
-from pipelines.run_watch import describe_progress, silence_line, watching
+from pipelines.run_watch import RunWatch, describe_progress, silence_line, watching
 from transforms.sharded import worker_reports
 from transforms.sharded.plan import Plan
+from transforms.sharded.progress import Progress
 from transforms.sharded.summary import FileSummary, FinishedSlice, SliceTotals
 from transforms.sharded.worker_reports import (
     Reporter,
@@ -111,6 +113,34 @@ def test_watching(
             raise ZeroDivisionError("x")
     last = json.loads(path.read_text())
     assert (last["state"], last["error"], last["rejects"]) == ("stopped", "x", 2)
+
+
+@pytest.mark.parametrize("hours", [-5, 0, 5])
+def test_clocks_of_workers_may_be_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    """A worker lives as long as its report changes, whatever time stands in it."""
+    now = [1000.0]
+    monkeypatch.setattr(run_watch.time, "monotonic", lambda: now[0])
+    open_reports(str(tmp_path))
+    watch = RunWatch(str(tmp_path), PLAN, Progress(PLAN.entries, quiet=True), quiet=True)
+    path = tmp_path / "progress" / "h-1-0.json"
+
+    def look(images: int, clock: float) -> dict[str, Any]:
+        fields = report(attempt=watch.attempt, current_images=images, seen=clock + 3600 * hours)
+        path.write_text(json.dumps(dataclasses.asdict(fields)))
+        watch._look("running")
+        found: dict[str, Any] = json.loads((tmp_path / "progress.json").read_text())
+        return found
+
+    assert not look(3, 1.0)["hosts"][0]["stalled"]
+    now[0] += 50
+    assert look(4, 2.0)["images"]["done"] == 4
+    now[0] += 59
+    assert not look(4, 2.0)["stalled"]
+    now[0] += 2
+    late = look(4, 2.0)
+    assert late["stalled"]
+    assert late["hosts"][0]["stalled"]
+    assert not look(4, 3.0)["stalled"]
 
 
 def until(condition: Any) -> Any:

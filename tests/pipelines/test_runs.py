@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import json
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +16,10 @@ import pytest
 import yaml
 
 import pipelines
+from pipelines import run_watch
 from pipelines.runs import DataSetSummary
 from tests.conftest import Refused
+from transforms.tokenizing import shard
 from vqgan.data.tokens import open_tokens
 from vqgan.prior.inference import Prior
 
@@ -90,6 +94,40 @@ def test_a_resumed_run_has_the_same_settings(few: Path, codec_path: str, tmp_pat
     min((tmp_path / "out" / "data").iterdir()).unlink()
     pipelines.tokenize(output=tmp_path / "out", **settings)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_slow_source(
+    few: Path,
+    codec_path: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A source that gives nothing for long is told of; what comes of it in the end is the same."""
+    settings: dict[str, Any] = {
+        "input": few,
+        "codec": codec_path,
+        "slice_size": 4,
+        "batch_size": 4,
+        "threads": 1,
+    }
+    pipelines.tokenize(output=tmp_path / "swift", quiet=True, **settings)
+    progress, load, told = tmp_path / "slow" / "progress.json", shard.load_item, threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        while not told.is_set():
+            seen = json.loads(progress.read_text()) if progress.exists() else {"stalled": False}
+            if seen["stalled"] and "no sign of life" in capsys.readouterr().err:
+                told.set()
+        return load(*arguments)
+
+    monkeypatch.setattr(shard, "load_item", slow)
+    monkeypatch.setattr(run_watch, "REPORT_SECONDS", 0.01)
+    for name in ("FIRST_SIGN_SECONDS", "STALLED_SECONDS"):
+        monkeypatch.setattr(run_watch, name, 0.05)
+    pipelines.tokenize(output=tmp_path / "slow", **settings)
+    assert contents(tmp_path / "slow") == contents(tmp_path / "swift")
+    assert not progress.exists()
 
 
 def test_decode(finished: Path, tmp_path: Path, repeat: Repeat) -> None:

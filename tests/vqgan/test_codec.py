@@ -123,7 +123,7 @@ def test_encode_refuses_what_are_not_images(images: np.ndarray, toy_codec: Codec
 
 
 def test_encode_refuses_sides_that_do_not_fit(toy_codec: Codec, refused: Any) -> None:
-    with refused("images of 17x16 pixels do not fit this codec"):
+    with refused("images of 16x17 pixels \\(height x width\\) do not fit this codec"):
         toy_codec.encode(np.zeros((1, 16, 17, 3), np.uint8))
 
 

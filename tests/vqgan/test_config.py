@@ -154,7 +154,7 @@ def test_grid_is_height_by_width() -> None:
 
 @pytest.mark.parametrize("size", [(255, 256), (256, 264), (0, 256), (256, 0), (-16, 16), (8, 8)])
 def test_grid_refuses_other_sizes(size: tuple[int, int], refused: Any) -> None:
-    with refused(rf"images of {size[1]}x{size[0]} pixels .* multiples of 16 pixels"):
+    with refused(rf"images of {size[0]}x{size[1]} pixels .* multiples of 16 pixels"):
         ModelConfig().grid(*size)
 
 

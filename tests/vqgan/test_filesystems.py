@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import sys
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from pyarrow import fs
 from vqgan import filesystems, folders
 from vqgan.errors import UserError
 
+DAY = 86_400.0
 BOTH = pytest.mark.parametrize("scheme", ["", "file://"])
 
 
@@ -317,6 +319,23 @@ def test_only_temporaries_are_deleted(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     filesystems.delete_temporaries(str(tmp_path))
     assert names(tmp_path) == [".hidden", "tokens.parquet", "visible.tmp"]
+
+
+@pytest.mark.parametrize("store_is_behind", [0, 10 * DAY])
+def test_temporaries_are_as_old_as_the_store_says(tmp_path: Path, store_is_behind: float) -> None:
+    for name, age in ((".old.tmp", 2 * DAY), (".new.tmp", 60.0), ("shard", 0.0)):
+        (tmp_path / name).touch()
+        at = time.time() - store_is_behind - age
+        os.utime(tmp_path / name, (at, at))
+    filesystems.delete_temporaries(str(tmp_path), DAY)
+    assert names(tmp_path) == [".new.tmp", "shard"]
+
+
+def test_temporaries_of_a_store_that_is_ahead_are_kept(tmp_path: Path) -> None:
+    (tmp_path / ".new.tmp").touch()
+    os.utime(tmp_path / ".new.tmp", (time.time() + 10 * DAY,) * 2)
+    filesystems.delete_temporaries(str(tmp_path), DAY)
+    assert names(tmp_path) == [".new.tmp"]
 
 
 @pytest.mark.parametrize(

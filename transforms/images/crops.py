@@ -1,4 +1,4 @@
-"""Crop, resize and views: from an image of any size to squares of one size.
+"""Crop, resize and views: from an image of any size to squares or rectangles of one size.
 
 :func:`views` says which part of the source each row shows, from the size alone;
 :func:`transforms.images.resize.render` makes the pixels. Boxes are in pixels of the upright full-size
@@ -12,11 +12,14 @@ import math
 from typing import NamedTuple
 
 from vqgan.errors import UserError
+from vqgan.image_sizes import ImageSize, check_image_size, largest_inside, shape_of_size, simplified_size
 
 RESIZES = ("center-crop", "resize-crop", "stretch", "pad")
 FILTERS = {"lanczos": 1, "bicubic": 3, "box": 4, "adm": 3}
 """Name to Pillow's number (``Image.Resampling``), so that reading a configuration does not load Pillow."""
 VIEWS = ("none", "hflip", "ten-crop", "random-crops")
+
+MOST_SIDE = 8192
 
 Box = tuple[float, float, float, float]
 """left, top, right, bottom."""
@@ -24,28 +27,29 @@ Box = tuple[float, float, float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """How an image becomes squares.
+    """How an image becomes squares, or rectangles of one height and width.
 
     Attributes:
-      image_size: side of the squares in pixels.
-      resize: ``center-crop`` resizes the largest centred square; ``resize-crop`` resizes the shorter side
-        and then crops the centre (torchvision's Resize and CenterCrop); ``stretch`` ignores the aspect;
-        ``pad`` fits the whole image inside, centred on white.
+      image_size: side of the squares in pixels, or height and width of the rectangles.
+      resize: ``center-crop`` resizes the largest centred square, or rectangle of that aspect;
+        ``resize-crop`` resizes the shorter side, or what covers the rectangle, and then crops the centre
+        (torchvision's Resize and CenterCrop); ``stretch`` ignores the aspect; ``pad`` fits the whole image
+        inside, centred on white.
       filter: ``lanczos``, ``bicubic`` or ``box``, always antialiased, or ``adm``: halved with a box filter
-        while the shorter side is at least twice the target, then bicubic, then cropped
+        while both sides are at least twice the target, then bicubic, then cropped
         (``center_crop_arr`` of guided-diffusion, arXiv 2105.05233).
       views: rows per image. ``none``: 1. ``hflip``: 2, plain and mirrored. ``ten-crop``: 10, the four
         corners and the centre, then those of the mirrored image, as torchvision's TenCrop orders them.
-        ``random-crops``: squares of random size and place, in place of ``resize``.
+        ``random-crops``: crops of that aspect, of random size and place, in place of ``resize``.
       crop_range: for ten-crop; the shorter side is first resized to ``int(image_size * crop_range)``.
-        With center-crop the corners are those of the centred square, with resize-crop those of the whole
+        With center-crop the corners are those of the centred crop, with resize-crop those of the whole
         image. ``filter="adm"`` and center-crop give LlamaGen's ten-crop (arXiv 2406.06525).
       random_crops: number of random crops.
-      min_crop: smallest side of a random crop, as a share of the shorter side.
+      min_crop: smallest random crop, as a share of the largest one's side: of squares the shorter side.
       seed: of the random crops.
     """
 
-    image_size: int = 256
+    image_size: ImageSize = 256
     resize: str = "center-crop"
     filter: str = "lanczos"
     views: str = "none"
@@ -58,7 +62,8 @@ class Geometry:
         _one_of("resize", self.resize, RESIZES)
         _one_of("filter", self.filter, tuple(FILTERS))
         _one_of("views", self.views, VIEWS)
-        _within("image_size", self.image_size, 1, 8192)
+        check_image_size("geometry.image_size", self.image_size, MOST_SIDE)
+        object.__setattr__(self, "image_size", simplified_size(self.image_size))
         _within("crop_range", self.crop_range, 1, 8)
         _within("random_crops", self.random_crops, 1, 256)
         if not 0 < self.min_crop <= 1:
@@ -73,6 +78,11 @@ class Geometry:
                 "geometry.views 'random-crops' replaces the resize: leave resize at 'center-crop' and choose "
                 "a filter other than 'adm'"
             )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Returns height and width of the views in pixels."""
+        return shape_of_size(self.image_size)
 
 
 class View(NamedTuple):
@@ -96,7 +106,7 @@ class View(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """Where a square lies in the resized image, and whether it is flipped after cropping."""
+    """Where a view lies in the resized image, and whether it is flipped after cropping."""
 
     left: int
     top: int
@@ -104,7 +114,7 @@ class Crop(NamedTuple):
 
 
 class CropLayout(NamedTuple):
-    """One resize and the squares cut from it: ``region`` of the source becomes ``scaled`` pixels."""
+    """One resize and the crops cut from it: ``region`` of the source becomes ``scaled`` pixels."""
 
     region: tuple[int, int, int, int]
     scaled: tuple[int, int]
@@ -118,22 +128,22 @@ def count_views(geometry: Geometry) -> int:
 
 
 def wanted_side(geometry: Geometry) -> int | None:
-    """Returns the shorter side that a whole image is resized to, which tells how far a decoder may reduce it.
+    """Returns the least shorter side that a whole image needs, which tells how far a decoder may reduce it.
 
     None asks for every pixel: the adm filter is chosen for the sake of exactly its pixels.
     """
     if geometry.filter == "adm":
         return None
     if geometry.views == "random-crops":
-        return math.ceil(geometry.image_size / geometry.min_crop)
-    return resized_side(geometry)
+        return math.ceil(max(geometry.shape) / geometry.min_crop)
+    return max(resized_size(geometry))
 
 
 def views(width: int, height: int, geometry: Geometry, key: str) -> list[View]:
     """Returns the views of an image, from its size and key alone.
 
     For center-crop, stretch and random crops the box is exactly what is resized, so that
-    ``image.resize((S, S), filter, box)`` gives the pixels again. With resize-crop, ten-crop or the adm
+    ``image.resize((W, H), filter, box)`` gives the pixels again. With resize-crop, ten-crop or the adm
     filter the crop is cut after resizing: the box is its outline in the source, rounded to pixels. For pad
     it is the whole image.
 
@@ -152,7 +162,7 @@ def views(width: int, height: int, geometry: Geometry, key: str) -> list[View]:
     if geometry.resize == "pad":
         return [View(n, 0, 0, width, height, crop.mirrored) for n, crop in enumerate(layout.crops)]
     return [
-        View(n, *_whole_pixels(in_source(crop, layout, geometry.image_size), width, height), crop.mirrored)
+        View(n, *_whole_pixels(in_source(crop, layout, geometry.shape), width, height), crop.mirrored)
         for n, crop in enumerate(layout.crops)
     ]
 
@@ -160,90 +170,93 @@ def views(width: int, height: int, geometry: Geometry, key: str) -> list[View]:
 @functools.lru_cache(maxsize=256)  # asked for twice an image, and images of a corpus are often of few sizes
 def lay_out(width: int, height: int, geometry: Geometry) -> CropLayout:
     """Returns what is resized to which size, and the crops cut from it (all but random crops)."""
-    region, scaled = (0, 0, width, height), (geometry.image_size, geometry.image_size)
-    target = resized_side(geometry)
+    target = resized_size(geometry)
+    region, scaled = (0, 0, width, height), target
     if geometry.filter == "adm":
         scaled = _adm_size(width, height, target)
     elif geometry.resize == "center-crop":
-        region, scaled = _centred_square(width, height), (target, target)
+        region = _centred(width, height, target[::-1])
     elif geometry.resize == "resize-crop":
-        scaled = _shorter_side_to(width, height, target)
+        scaled = _covering(width, height, target)
     elif geometry.resize == "pad":
         scaled = _fit_inside(width, height, target)
     return CropLayout(region, scaled, _crops(scaled, geometry))
 
 
 def _crops(scaled: tuple[int, int], geometry: Geometry) -> list[Crop]:
-    size, target = geometry.image_size, resized_side(geometry)
+    (height, width), target = geometry.shape, resized_size(geometry)
     if geometry.views == "ten-crop":
         if geometry.resize == "resize-crop":
-            return _ten_crop(*scaled, size)
-        left, top = (scaled[0] - target) // 2, (scaled[1] - target) // 2
-        return [Crop(left + x, top + y, mirrored) for x, y, mirrored in _ten_crop(target, target, size)]
+            return _ten_crop(*scaled, width, height)
+        left, top = (scaled[0] - target[0]) // 2, (scaled[1] - target[1]) // 2
+        return [Crop(left + x, top + y, mirrored) for x, y, mirrored in _ten_crop(*target, width, height)]
     if geometry.filter == "adm":
-        left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
+        left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
     else:
-        left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
+        left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
     return [Crop(left, top, mirrored) for mirrored in (False, True)[: count_views(geometry)]]
 
 
-def _ten_crop(width: int, height: int, size: int) -> list[Crop]:
+def _ten_crop(width: int, height: int, crop_width: int, crop_height: int) -> list[Crop]:
     """Returns torchvision's TenCrop: a mirrored crop is described where it lies before mirroring."""
-    right, bottom = width - size, height - size
+    right, bottom = width - crop_width, height - crop_height
     five = [(0, 0), (right, 0), (0, bottom), (right, bottom), (round(right / 2), round(bottom / 2))]
     return [Crop(x, y, False) for x, y in five] + [Crop(right - x, y, True) for x, y in five]
 
 
-def resized_side(geometry: Geometry) -> int:
-    """Returns the shorter side after resizing."""
+def resized_size(geometry: Geometry) -> tuple[int, int]:
+    """Returns the width and height that resizing has to fill."""
+    height, width = geometry.shape
     if geometry.views == "ten-crop":
-        return int(geometry.image_size * geometry.crop_range)
-    return geometry.image_size
+        return int(width * geometry.crop_range), int(height * geometry.crop_range)
+    return width, height
 
 
-def _centred_square(width: int, height: int) -> tuple[int, int, int, int]:
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
+def _centred(width: int, height: int, size: ImageSize) -> tuple[int, int, int, int]:
+    crop_height, crop_width = largest_inside(height, width, size)
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
 
 
-def _shorter_side_to(width: int, height: int, size: int) -> tuple[int, int]:
-    """Returns torchvision's rounding: the longer side is truncated."""
-    longer = int(size * max(width, height) / min(width, height))
-    return (size, longer) if width <= height else (longer, size)
+def _covering(width: int, height: int, target: tuple[int, int]) -> tuple[int, int]:
+    """Returns torchvision's rounding: the side that is cropped is truncated."""
+    if width * target[1] <= height * target[0]:
+        return target[0], int(target[0] * height / width)
+    return int(target[1] * width / height), target[1]
 
 
-def _fit_inside(width: int, height: int, size: int) -> tuple[int, int]:
-    shorter = max(1, round(size * min(width, height) / max(width, height)))
-    return (shorter, size) if width <= height else (size, shorter)
+def _fit_inside(width: int, height: int, target: tuple[int, int]) -> tuple[int, int]:
+    if width * target[1] <= height * target[0]:
+        return max(1, round(target[1] * width / height)), target[1]
+    return target[0], max(1, round(target[0] * height / width))
 
 
-def _adm_size(width: int, height: int, size: int) -> tuple[int, int]:
+def _adm_size(width: int, height: int, target: tuple[int, int]) -> tuple[int, int]:
     """Returns guided-diffusion's rounding, which starts from the size after halving."""
-    for rung in halvings(width, height, size):
+    for rung in halvings(width, height, target):
         width, height = rung
-    scale = size / min(width, height)
+    scale = max(target[0] / width, target[1] / height)
     return round(width * scale), round(height * scale)
 
 
-def halvings(width: int, height: int, size: int) -> list[tuple[int, int]]:
-    """Lists the sizes that an image takes while halving keeps both sides at ``size`` or more."""
+def halvings(width: int, height: int, target: tuple[int, int]) -> list[tuple[int, int]]:
+    """Lists the sizes that an image takes while halving keeps both sides at those of ``target`` or more."""
     rungs = []
-    while min(width, height) >= 2 * size:
+    while width >= 2 * target[0] and height >= 2 * target[1]:
         width, height = width // 2, height // 2
         rungs.append((width, height))
     return rungs
 
 
-def in_source(crop: Crop, layout: CropLayout, size: int) -> Box:
-    """Returns a crop of the resized image, in pixels of the source."""
+def in_source(crop: Crop, layout: CropLayout, shape: tuple[int, int]) -> Box:
+    """Returns a crop of the resized image, of height and width ``shape``, in pixels of the source."""
     left, top, right, bottom = layout.region
     x, y = (right - left) / layout.scaled[0], (bottom - top) / layout.scaled[1]
     return (
         left + crop.left * x,
         top + crop.top * y,
-        left + (crop.left + size) * x,
-        top + (crop.top + size) * y,
+        left + (crop.left + shape[1]) * x,
+        top + (crop.top + shape[0]) * y,
     )
 
 
@@ -260,15 +273,15 @@ def _whole_interval(low: float, high: float, length: int) -> tuple[int, int]:
 
 
 def _random_view(width: int, height: int, geometry: Geometry, key: str, view: int) -> View:
-    """Gives a square from a keyed hash: four independent 64-bit fractions give side, place and mirroring."""
+    """Gives a crop from a keyed hash: four independent 64-bit fractions give side, place and mirroring."""
     text = f"{geometry.seed}\0{view}\0{key}".encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(text, digest_size=32).digest()
     a, b, c, d = (int.from_bytes(digest[i : i + 8], "little") for i in range(0, 32, 8))
-    shorter = min(width, height)
     share = geometry.min_crop + (1 - geometry.min_crop) * a / 2**64
-    side = min(max(1, round(shorter * share)), shorter)
-    left, top = b * (width - side + 1) >> 64, c * (height - side + 1) >> 64
-    return View(view, left, top, left + side, top + side, bool(d & 1))
+    largest = largest_inside(height, width, geometry.shape)
+    crop_height, crop_width = (min(max(1, round(side * share)), side) for side in largest)
+    left, top = b * (width - crop_width + 1) >> 64, c * (height - crop_height + 1) >> 64
+    return View(view, left, top, left + crop_width, top + crop_height, bool(d & 1))
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -18,6 +18,7 @@ from vqgan.caching import LatestResults
 from vqgan.data.splits import is_validation
 from vqgan.errors import UserError
 from vqgan.faults import raise_machine_fault, retrying
+from vqgan.image_sizes import ImageSize, describe_size, shape_of_size
 
 BLOCK_ENTRIES = 256
 """Most images of a container that are read together."""
@@ -56,7 +57,7 @@ class ImageDataset:
         config: SourceConfig,
         decode: DecodeConfig,
         max_short_side: int | None,
-        least_side: int,
+        least_size: ImageSize,
         cache_bytes: int,
     ) -> None:
         """Lists the source.
@@ -66,18 +67,22 @@ class ImageDataset:
           decode: what is accepted as an image.
           max_short_side: an image whose shorter side is longer is reduced to it (Lanczos; JPEGs partly
             in decoding). None: no limit.
-          least_side: an image with a shorter side is rejected.
+          least_size: an image that a square of this side, or a rectangle of this height and width, does not
+            fit into is rejected.
           cache_bytes: memory for decoded images, of this object and its subsets together.
 
         Raises:
           UserError: the source cannot be opened or has nothing in it, or the sides contradict each other.
         """
-        if max_short_side is not None and max_short_side < least_side:
+        least = shape_of_size(least_size)
+        if max_short_side is not None and max_short_side < max(least):
             raise UserError(
-                f"images reduced to {max_short_side} pixels are too small for {least_side}; reduce less"
+                f"images reduced to {max_short_side} pixels are too small for {describe_size(least_size)}; "
+                "reduce less"
             )
         self.config = dataclasses.replace(config, columns=())
-        self._decode = dataclasses.replace(decode, min_side=max(decode.min_side, least_side))
+        self._decode = dataclasses.replace(decode, min_side=max(decode.min_side, min(least)))
+        self._least = least
         self._max_short_side = max_short_side
         self._cache = _Cache(cache_bytes)
         self._source = open_source(self.config)
@@ -134,7 +139,12 @@ class ImageDataset:
     def _image(self, number: int) -> np.ndarray:
         """Reads and decodes an image. Raises Reject and MachineError."""
         limit = self._max_short_side
-        return decoding(self._encoded(number), self._decode, limit, lambda decoded: _bounded(decoded, limit))
+
+        def pixels(decoded: Decoded) -> np.ndarray:
+            _check_fits(decoded, self._least)
+            return _bounded(decoded, limit)
+
+        return decoding(self._encoded(number), self._decode, limit, pixels)
 
     @property
     def rejects(self) -> dict[str, str]:
@@ -276,6 +286,13 @@ def _damaged(entry: Entry) -> Reject:
 def _copied(reject: Reject) -> Reject:
     """Returns the same without a traceback, which would keep an image's bytes alive."""
     return Reject(reject.stage, reject.error, reject.message)
+
+
+def _check_fits(decoded: Decoded, least: tuple[int, int]) -> None:
+    """Rejects an image that is lower or narrower than height and width ``least``."""
+    if decoded.height < least[0] or decoded.width < least[1]:
+        size = f"{decoded.width}x{decoded.height} pixels"
+        raise Reject("filter", "TooSmall", f"{size}; at least {least[1]} wide and {least[0]} high are needed")
 
 
 def _bounded(decoded: Decoded, limit: int | None) -> np.ndarray:

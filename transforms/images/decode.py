@@ -283,6 +283,19 @@ def decode_image(data: bytes, config: DecodeConfig, wanted: int | None = None) -
     return decoding(data, config, wanted, lambda decoded: decoded)
 
 
+def upright_size(data: bytes, config: DecodeConfig) -> tuple[int, int]:
+    """Returns width and height of an image as it is shown; pixels are decoded only where a PNG needs it.
+
+    Raises:
+      Reject: not an image, or not one that is accepted.
+    """
+    with contextlib.closing(open_image(data, config)) as image, rejecting("decode"):
+        width, height = image.size
+        # Pillow would decode any PNG in search of an orientation behind its pixels.
+        told = image.format != "PNG" or b"eXIf" in data
+        return (height, width) if told and read_orientation(image) >= 5 else (width, height)
+
+
 class _Opened(NamedTuple):
     """An image about to be loaded.
 

@@ -1,14 +1,15 @@
 """Pixels of the views of an image: the resizing that :mod:`transforms.images.crops` laid out."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from transforms.images.crops import FILTERS, Box, Geometry, View, halvings, in_source, lay_out, resized_side
+from transforms.images.crops import FILTERS, Box, Geometry, View, halvings, in_source, lay_out, resized_size
 
-# An image at most this many times as long as it is wide is resized whole, as torchvision does; of a longer
-# one only the crops are, since 1x100000 pixels at size 256 would become 256x25600000.
+# An image that becomes at most this many times what is wanted of it is resized whole, as torchvision does; of
+# a longer one only the crops are, since 1x100000 pixels at size 256 would become 256x25600000.
 _WHOLE = 8
 
 
@@ -30,13 +31,13 @@ def render(
       extent: part of ``image`` that the source covers, in its pixels; None for all of it.
 
     Returns:
-      uint8 ``[len(views), S, S, 3]``.
+      uint8 ``[len(views), H, W, 3]``.
     """
     canvas = _Canvas(image, source_size, extent or (0.0, 0.0, float(image.width), float(image.height)))
-    out = np.empty((len(views), geometry.image_size, geometry.image_size, 3), np.uint8)
-    for pixels, view, square in zip(out, views, _squares(canvas, geometry, views), strict=True):
-        square_pixels = np.asarray(square)
-        pixels[:] = square_pixels[:, ::-1] if view.mirrored else square_pixels
+    out = np.empty((len(views), *geometry.shape, 3), np.uint8)
+    for pixels, view, crop in zip(out, views, _crops(canvas, geometry, views), strict=True):
+        cropped = np.asarray(crop)
+        pixels[:] = cropped[:, ::-1] if view.mirrored else cropped
     return out
 
 
@@ -60,33 +61,34 @@ class _Canvas(NamedTuple):
         return self.image.resize(size, resample, inside)
 
 
-def _squares(canvas: _Canvas, geometry: Geometry, chosen: list[View]) -> list[Image.Image]:
-    """Returns the squares of the chosen views, not yet mirrored."""
-    size, resample = geometry.image_size, Image.Resampling(FILTERS[geometry.filter])
+def _crops(canvas: _Canvas, geometry: Geometry, chosen: list[View]) -> list[Image.Image]:
+    """Returns the pixels of the chosen views, not yet mirrored."""
+    (height, width), resample = geometry.shape, Image.Resampling(FILTERS[geometry.filter])
     if geometry.views == "random-crops":
-        return [canvas.resize((size, size), resample, view[1:5]) for view in chosen]
-    layout = lay_out(*canvas.source_size, geometry)
+        return [canvas.resize((width, height), resample, view[1:5]) for view in chosen]
+    layout, target = lay_out(*canvas.source_size, geometry), resized_size(geometry)
     if geometry.filter == "adm":
-        canvas = _halved(canvas, resized_side(geometry))
+        canvas = _halved(canvas, target)
     crops = [layout.crops[view.view] for view in chosen]
-    if max(layout.scaled) > _WHOLE * min(layout.scaled) and geometry.resize != "pad":
-        return [canvas.resize((size, size), resample, in_source(crop, layout, size)) for crop in crops]
+    if math.prod(layout.scaled) > _WHOLE * math.prod(target) and geometry.resize != "pad":
+        boxes = [in_source(crop, layout, geometry.shape) for crop in crops]
+        return [canvas.resize((width, height), resample, box) for box in boxes]
     resized = canvas.resize(layout.scaled, resample, layout.region)
     if geometry.resize == "pad":
-        return [_centred_on_white(resized, size)] * len(crops)
-    return [resized.crop((left, top, left + size, top + size)) for left, top, _ in crops]
+        return [_centred_on_white(resized, (width, height))] * len(crops)
+    return [resized.crop((left, top, left + width, top + height)) for left, top, _ in crops]
 
 
-def _halved(canvas: _Canvas, size: int) -> _Canvas:
-    """Halves with a box filter while the shorter side is at least twice ``size``."""
+def _halved(canvas: _Canvas, target: tuple[int, int]) -> _Canvas:
+    """Halves with a box filter while both sides are at least twice those of ``target``."""
     source = canvas.source_size
-    for rung in halvings(*source, size):
+    for rung in halvings(*source, target):
         image = canvas.resize(rung, Image.Resampling.BOX, (0, 0, *source))
         canvas = _Canvas(image, source, (0, 0, *rung))
     return canvas
 
 
-def _centred_on_white(image: Image.Image, size: int) -> Image.Image:
-    square = Image.new("RGB", (size, size), (255, 255, 255))
-    square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
-    return square
+def _centred_on_white(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    white = Image.new("RGB", size, (255, 255, 255))
+    white.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return white

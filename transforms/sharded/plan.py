@@ -23,6 +23,7 @@ from transforms.sources.base import Entry
 from vqgan import filesystems
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line, printable
+from vqgan.faults import has_come
 from vqgan.manifest import FORMAT_VERSION, check_version
 from vqgan.shards import part_suffix
 
@@ -136,7 +137,13 @@ def _write_keys(path: str, slices: Sequence[pa.Table]) -> None:
 
 def write_plan_file(output: str, plan: Plan, tables: Sequence[str], part: int = 0) -> None:
     """Publishes ``plan.json``, with sums of the tables of slices, which have to be in place before."""
-    text = json.dumps(plan_document(output, plan, tables), indent=2, sort_keys=True) + "\n"
+    paths = [filesystems.join(output, name) for name in tables]
+    has_come(lambda: all(map(filesystems.exists, paths)))
+    try:
+        document = plan_document(output, plan, tables)
+    except OSError as error:
+        raise filesystems.output_error(output, error) from error
+    text = json.dumps(document, indent=2, sort_keys=True) + "\n"
     filesystems.write_bytes(filesystems.join(output, plan_file(part)), text.encode())
 
 

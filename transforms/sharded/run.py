@@ -19,6 +19,7 @@ from transforms.sources.reading import RESTORE
 from vqgan import filesystems
 from vqgan.engines.agreement import read_agreement
 from vqgan.errors import UserError, counted
+from vqgan.faults import has_come
 from vqgan.manifest import MANIFEST_FILE, check_parts, read_manifest
 
 Say = Callable[[str], None]
@@ -75,7 +76,7 @@ def run_planned(run: PlannedRun, execute: Callable[[], None]) -> dict[str, Any]:
     Raises:
       UserError: another run's output, or whatever ``execute`` raises.
     """
-    _check_same_plan(run)
+    check_same_plan(run)
     filesystems.make_folder(run.output)
     with owning(run.output) as alone:
         leftovers = 0.0 if alone else LEFTOVER_SECONDS
@@ -88,7 +89,7 @@ def run_planned(run: PlannedRun, execute: Callable[[], None]) -> dict[str, Any]:
 
 
 def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[str, Any]:
-    existing = _check_same_plan(run)  # once more: another run may have been here since
+    existing = check_same_plan(run)  # once more: another run may have been here since
     if existing is None:
         run.write_plan()
     else:
@@ -100,6 +101,7 @@ def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[s
     for name in run.folders:
         filesystems.make_folder(filesystems.join(run.output, name))
     execute()
+    has_come(lambda: filesystems.exists(filesystems.join(run.output, MANIFEST_FILE)))  # from another host
     manifest = read_manifest(run.output)
     if manifest is None:
         raise UserError(f"{run.output}: the pipeline ended without a manifest; see its log")
@@ -146,7 +148,7 @@ def missing_files(
     return [entry["name"] for entry in entries if there.get(entry["name"]) != entry["bytes"]]
 
 
-def _check_same_plan(run: PlannedRun) -> Plan | None:
+def check_same_plan(run: PlannedRun) -> Plan | None:
     """Refuses to mix two plans, or a plan's results and other things, in one output.
 
     Returns:

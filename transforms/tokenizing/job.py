@@ -82,7 +82,7 @@ class TokenizeJob(ShardedJob):
             "config": plan.identity["codec"]["config"],
             "card": dict(info.card),
         }
-        grid = info.config.grid(task.geometry.image_size, task.geometry.image_size)
+        grid = info.config.grid(*task.geometry.shape)
         manifest = build_token_manifest(plan, totals, described, grid)
         if task.dtype != "float32":
             exact = load_codec(task.codec, task.batch_size, "float32", task.engine)

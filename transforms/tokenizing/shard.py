@@ -132,7 +132,7 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
     entries = read_planned(task, number)
     source = open_source(task.source)
     extra = source.fields()
-    grid = codec.config.grid(task.geometry.image_size, task.geometry.image_size)
+    grid = codec.config.grid(*task.geometry.shape)
     metadata = ShardMetadata(
         fingerprint=codec.fingerprint,
         codec_config=to_dict(codec.config),

@@ -1,6 +1,6 @@
-"""Training crops: endless batches of random squares of images, in an order fixed by a seed.
+"""Training crops: endless batches of random parts of images, in an order fixed by a seed.
 
-Where a position of the endless stream leads (which image, which square of it) is a pure function of
+Where a position of the endless stream leads (which image, which part of it) is a pure function of
 the seed and the position. Grain makes positions in threads ahead of the training step, keeps their
 order, and remembers how far it has come; so neither the number of threads nor a stop and a resume
 changes a batch.
@@ -25,6 +25,7 @@ from PIL import Image
 from vqgan.data.shuffle import EndlessOrder, block_layout, epoch_order
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
+from vqgan.image_sizes import ImageSize, describe_size, largest_inside, shape_of_size
 
 _BATCHES_AHEAD = 2
 _STATE_VERSION = 1
@@ -42,28 +43,28 @@ class ImageSequence(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class CropConfig:
-    """Random squares of an image.
+    """Random squares of an image, or rectangles of one aspect.
 
     Their side is log-uniform, so that fine texture and whole scenes are seen equally often.
 
     Attributes:
-      size: side of a crop after resizing, in pixels.
-      least_share: smallest square, as a share of the image's shorter side. Squares are never smaller
-        than ``size`` unless ``upsample``.
-      most_share: largest square, likewise.
+      size: side of a crop after resizing, in pixels, or its height and width.
+      least_share: smallest crop, as a share of the largest one's side (of squares: of the image's shorter
+        side). Crops are never smaller than ``size`` unless ``upsample``.
+      most_share: largest crop, likewise.
       flip: mirror half of the crops.
-      upsample: allow squares smaller than ``size``.
+      upsample: allow crops smaller than ``size``.
     """
 
-    size: int
+    size: ImageSize
     least_share: float = 0.0
     most_share: float = 1.0
     flip: bool = True
     upsample: bool = False
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UserError(f"crop.size is {self.size}: it must be at least 1")
+        if min(self.shape) < 1:
+            raise UserError(f"crop.size is {describe_size(self.size)}: it must be at least 1")
         if not 0 <= self.least_share <= self.most_share <= 1 or self.most_share == 0:
             raise UserError(
                 f"crop.least_share is {self.least_share:g} and crop.most_share {self.most_share:g}: "
@@ -72,45 +73,49 @@ class CropConfig:
         if self.upsample and self.least_share == 0:
             raise UserError("crop.upsample without crop.least_share would enlarge single pixels: set both")
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Returns height and width of a crop after resizing."""
+        return shape_of_size(self.size)
+
 
 def random_crop(image: np.ndarray, crop: CropConfig, rng: np.random.Generator) -> np.ndarray:
-    """Returns a random square of an image, resized (Lanczos) to ``crop.size``.
+    """Returns a random part of an image, of the aspect of ``crop.size``, resized (Lanczos) to it.
 
     Args:
       image: uint8 ``[H, W, 3]``.
-      crop: what squares are drawn.
+      crop: what crops are drawn.
       rng: source of randomness.
 
     Returns:
-      uint8 ``[size, size, 3]``.
+      uint8, of height and width ``crop.shape``, with 3 channels.
 
     Raises:
-      ValueError: a side of the image is shorter than ``crop.size``, and ``upsample`` is off.
+      ValueError: a side of the image is shorter than that of ``crop.size``, and ``upsample`` is off.
     """
     height, width = image.shape[:2]
-    least, most = _sides(min(height, width), crop)
-    side = round(math.exp(rng.uniform(math.log(least), math.log(most))))
-    top = int(rng.integers(height - side + 1))
-    left = int(rng.integers(width - side + 1))
+    rows, columns = _random_size(height, width, crop, rng)
+    top = int(rng.integers(height - rows + 1))
+    left = int(rng.integers(width - columns + 1))
     mirrored = crop.flip and rng.random() < 0.5
-    pixels = _resized(image[top : top + side, left : left + side], crop.size)
+    pixels = _resized(image[top : top + rows, left : left + columns], crop.shape)
     return pixels[:, ::-1] if mirrored else pixels
 
 
-def center_crop_resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Returns the largest centred square of an image, resized (Lanczos): for validation.
+def center_crop_resize(image: np.ndarray, size: ImageSize) -> np.ndarray:
+    """Returns the largest centred part of an image of a size's aspect, resized (Lanczos): for validation.
 
     Args:
       image: uint8 ``[H, W, 3]``.
-      size: side of the result; a smaller image is enlarged.
+      size: side of the result, or its height and width; a smaller image is enlarged.
 
     Returns:
-      uint8 ``[size, size, 3]``.
+      uint8, of that height and width, with 3 channels.
     """
     height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return _resized(image[top : top + side, left : left + side], size)
+    rows, columns = largest_inside(height, width, size)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return _resized(image[top : top + rows, left : left + columns], shape_of_size(size))
 
 
 def crop_batches(
@@ -163,7 +168,7 @@ def crop_batches(
 
 
 class CropBatches:
-    """Endless iterator over uint8 ``[B, S, S, 3]``, whose position can be saved and set."""
+    """Endless iterator over uint8 ``[B, H, W, 3]``, whose position can be saved and set."""
 
     def __init__(self, crops: "_Crops", batch_size: int, threads: int, identity: tuple[int, ...]) -> None:
         grain = _grain()
@@ -261,24 +266,37 @@ def _close(iterators: list[Any]) -> None:
     iterators.clear()
 
 
-def _sides(short: int, crop: CropConfig) -> tuple[float, float]:
-    """Returns the smallest and largest square of an image whose shorter side is ``short``."""
+def _random_size(height: int, width: int, crop: CropConfig, rng: np.random.Generator) -> tuple[int, int]:
+    """Draws height and width of a part of an image: its shorter side, from which the other follows."""
+    rows, columns = crop.shape
+    if rows <= columns:
+        least, most = _sides(min(height, width * rows // columns), crop)
+        side = round(math.exp(rng.uniform(math.log(least), math.log(most))))
+        return side, min(width, round(side * columns / rows))
+    # The same of the image on its side.
+    lying = dataclasses.replace(crop, size=(columns, rows))
+    return _random_size(width, height, lying, rng)[::-1]
+
+
+def _sides(most_side: int, crop: CropConfig) -> tuple[float, float]:
+    """Returns the smallest and largest shorter side of crops, of which ``most_side`` is the most there is."""
+    size = min(crop.shape)
     if crop.upsample:
-        least = max(1.0, crop.least_share * short)
-    elif short >= crop.size:
-        least = max(float(crop.size), crop.least_share * short)
+        least = max(1.0, crop.least_share * most_side)
+    elif most_side >= size:
+        least = max(float(size), crop.least_share * most_side)
     else:
-        raise ValueError(f"an image with a side of {short} pixels is too small for crops of {crop.size}")
-    return least, max(least, crop.most_share * short)
+        raise ValueError(
+            f"an image with a side of {most_side} pixels is too small for crops of {describe_size(crop.size)}"
+        )
+    return least, max(least, crop.most_share * most_side)
 
 
-def _resized(square: np.ndarray, size: int) -> np.ndarray:
-    if len(square) == size:
-        return square
-    # A box filter first where the square is large: half the time, and no visible difference.
-    return np.asarray(
-        Image.fromarray(square).resize((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    )
+def _resized(part: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    if part.shape[:2] == shape:
+        return part
+    # A box filter first where the part is large: half the time, and no visible difference.
+    return np.asarray(Image.fromarray(part).resize(shape[::-1], Image.Resampling.LANCZOS, reducing_gap=2.0))
 
 
 def _grain() -> Any:

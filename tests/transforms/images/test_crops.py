@@ -40,7 +40,7 @@ sides = st.one_of(st.integers(1, 40), st.integers(1, 5000), st.integers(1, 200_0
 geometries = st.builds(
     lambda kind, size, extra: Geometry(image_size=size, crop_range=extra, **kind),
     st.sampled_from(KINDS),
-    st.integers(1, 600),
+    st.integers(1, 600) | st.tuples(st.integers(1, 600), st.integers(1, 600)),
     st.floats(1, 3),
 )
 

@@ -32,9 +32,9 @@ COUNT = 40
 
 
 def images_of(
-    path: Any, max_short_side: int | None = None, least_side: int = 1, cache_bytes: int = 0
+    path: Any, max_short_side: int | None = None, least_size: int = 1, cache_bytes: int = 0
 ) -> ImageDataset:
-    return ImageDataset(SourceConfig(str(path)), DecodeConfig(), max_short_side, least_side, cache_bytes)
+    return ImageDataset(SourceConfig(str(path)), DecodeConfig(), max_short_side, least_size, cache_bytes)
 
 
 def encoded(number: int) -> bytes:
@@ -158,7 +158,7 @@ def test_orientation_alpha_and_rejects_of_hostile_files() -> None:
 
 def test_small_images_are_rejects(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "folder")
-    images = images_of(folder, least_side=9)
+    images = images_of(folder, least_size=9)
     assert shown(images) == [number for number in range(COUNT) if number % 3]  # 8 pixels wide
     assert images.rejects["000.img"] == "TooSmall: 8x9 pixels; min_side is 9"
     assert len(images.rejects) == 14
@@ -314,7 +314,7 @@ def test_mistakes_are_one_line(tmp_path: Path, refused: Any) -> None:
     with refused("missing: cannot be read"):
         images_of(tmp_path / "missing")
     with refused("reduced to 32 pixels are too small for 64"):
-        images_of(PHOTOS, max_short_side=32, least_side=64)
+        images_of(PHOTOS, max_short_side=32, least_size=64)
     with refused("one in 1 images for validation none of 11 is left"):
         split(images_of(PHOTOS), 1)
 
@@ -341,7 +341,7 @@ def test_training_crops_of_each_source_resume(made: Path) -> None:
 
 
 def test_training_on_rejects_alone_ends(tmp_path: Path, refused: Any) -> None:
-    images = images_of(write_folder(tmp_path / "folder"), least_side=64)
+    images = images_of(write_folder(tmp_path / "folder"), least_size=64)
     stream = crop_batches(images, CropConfig(64), 4, 0, threads=2, name=images.config.input)
     with refused(f"not one of {COUNT} images can be used"):
         next(stream)

@@ -5,9 +5,10 @@ No JAX is imported here.
 
 import dataclasses
 
-from vqgan.config import CODEBOOK_QUANTIZERS, QUANTIZERS, UNTRAINED_QUANTIZERS, ModelConfig
+from vqgan.config import CODEBOOK_QUANTIZERS, MOST_RESOLUTION, QUANTIZERS, UNTRAINED_QUANTIZERS, ModelConfig
 from vqgan.discriminators.architecture import DiscriminatorConfig
 from vqgan.errors import UserError
+from vqgan.image_sizes import ImageSize, check_image_size, describe_size, shape_of_size, simplified_size
 from vqgan.model.parameters import check_codec_size
 from vqgan.presets import PRESETS
 from vqgan.training.loop_config import LoopConfig, OptimizerConfig, check_choice, check_least
@@ -23,8 +24,8 @@ class DataConfig:
     """How training images are cropped and split.
 
     Attributes:
-      crop_size: side of a training crop in pixels.
-      validation_size: side of validation images, centre-cropped and resized; the crop's if None.
+      crop_size: side of a training crop in pixels, or its height and width, as 64x96.
+      validation_size: of validation images, likewise, centre-cropped and resized; the crop's if None.
       flip: mirror half of the crops.
       holdout: keep one image in this many for validation, by a hash of its key; 0 for none.
       validation_limit: most validation images that are used.
@@ -34,8 +35,8 @@ class DataConfig:
       max_rejects: share of the images that may be unusable before the run stops.
     """
 
-    crop_size: int = 256
-    validation_size: int | None = None
+    crop_size: ImageSize = 256
+    validation_size: ImageSize | None = None
     flip: bool = True
     holdout: int = 10
     validation_limit: int = 1000
@@ -45,21 +46,23 @@ class DataConfig:
     max_rejects: float = 0.1
 
     def __post_init__(self) -> None:
-        check_least("data", self, ("crop_size", "validation_limit", "threads"), 1)
+        check_least("data", self, ("validation_limit", "threads"), 1)
         check_least("data", self, ("holdout", "cache_mib"), 0)
-        if self.validation_size is not None and self.validation_size < 1:
-            raise UserError(f"data.validation_size is {self.validation_size}: it must be at least 1")
-        if self.max_short_side < self.crop_size:
+        for name in ("crop_size", "validation_size"):
+            if (size := getattr(self, name)) is not None:
+                check_image_size(f"data.{name}", size, MOST_RESOLUTION)
+                object.__setattr__(self, name, simplified_size(size))
+        if self.max_short_side < max(shape_of_size(self.crop_size)):
             raise UserError(
                 f"data.max_short_side is {self.max_short_side}: it must be at least data.crop_size, "
-                f"{self.crop_size}"
+                f"{describe_size(self.crop_size)}"
             )
         if not 0 <= self.max_rejects <= 1:
             raise UserError(f"data.max_rejects is {self.max_rejects}: it must lie in [0, 1]")
 
     @property
-    def evaluated_size(self) -> int:
-        """Side in pixels of validation images."""
+    def evaluated_size(self) -> ImageSize:
+        """Side in pixels of validation images, or their height and width."""
         return self.crop_size if self.validation_size is None else self.validation_size
 
 
@@ -216,7 +219,7 @@ class CodecTrainConfig:
                 f"model.haar_patch is {self.model.haar_patch}: codecs of patches are not trained here"
             )
         for size in (self.data.crop_size, self.data.evaluated_size):
-            self.model.grid(size, size)
+            self.model.grid(*shape_of_size(size))
             self._check_perceptual(size)
         self._check_quantizer()
         if self.adversarial.weight:
@@ -227,14 +230,13 @@ class CodecTrainConfig:
                 f"train.best is {self.train.best!r}: this run measures {', '.join(metrics)}; name one of them"
             )
 
-    def _check_perceptual(self, size: int) -> None:
+    def _check_perceptual(self, size: ImageSize) -> None:
         network = "alex" if self.loss.perceptual_alex else self.loss.perceptual_network
         least = LEAST_SIDE[network]
-        if self.loss.perceptual and size < least:
+        if self.loss.perceptual and min(shape_of_size(size)) < least:
             raise UserError(
-                f"images of {size} pixels are too small for LPIPS over {network}, "
-                f"which takes {least} or more: enlarge data.crop_size and validation_size, or set "
-                "loss.perceptual=0"
+                f"images of {describe_size(size)} pixels are too small for LPIPS over {network}, which takes "
+                f"{least} or more: enlarge data.crop_size and validation_size, or set loss.perceptual=0"
             )
 
     def _check_quantizer(self) -> None:
@@ -264,12 +266,12 @@ class CodecTrainConfig:
         if network.kind == "stylegan" and network.resolution != size:
             raise UserError(
                 f"discriminator.resolution is {network.resolution}: the stylegan kind takes crops of that "
-                f"size, and data.crop_size is {size}"
+                f"size, and data.crop_size is {describe_size(size)}"
             )
-        if network.kind == "patch" and size < network.least_side:
+        if network.kind == "patch" and min(shape_of_size(size)) < network.least_side:
             raise UserError(
-                f"data.crop_size is {size}: a patch discriminator of {network.layers} layers needs "
-                f"{network.least_side} pixels; set discriminator.layers lower"
+                f"data.crop_size is {describe_size(size)}: a patch discriminator of {network.layers} layers "
+                f"needs {network.least_side} pixels; set discriminator.layers lower"
             )
 
 

@@ -14,6 +14,7 @@ from vqgan.config import UNTRAINED_QUANTIZERS, ModelConfig, to_dict
 from vqgan.errors import UserError
 from vqgan.functional import Arrays, Functional, take_apart
 from vqgan.image_grid import tile_pairs
+from vqgan.image_sizes import describe_size
 from vqgan.metrics.codebook_usage import codebook_usage
 from vqgan.metrics.image import mean_absolute_error, mean_psnr, psnr
 from vqgan.metrics.lpips import Lpips, distance, load_lpips
@@ -79,7 +80,7 @@ def fit_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) 
     vqgan = take_apart(functools.partial(build_vqgan, exact))
 
     def export(params: Arrays, done: Done, metrics: Mapping[str, float]) -> None:
-        size = config.data.evaluated_size
+        size = describe_size(config.data.evaluated_size)
         reference = f"validation images, centre-cropped and resized to {size} px"
         card = run.exported_card(done, metrics, len(validation), reference)
         card["parents"] = [] if run.init is None else [run.init]
