@@ -22,6 +22,7 @@ from pipelines.evaluation_metrics import (
     LoadedMetrics,
     MetricChoice,
     Scores,
+    common_channels,
     load_metrics,
     merge_optional,
     summarise,
@@ -45,6 +46,7 @@ from transforms.sharded.slices import check_keys, collect, entries_of
 from transforms.sources import Source, SourceConfig, open_source
 from transforms.tokenizing.shard import Batch, Item, TokenizeTask, batches, read_and_decode
 from vqgan import filesystems
+from vqgan.channels import ChannelsConfig
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import RUN_FILE
 from vqgan.data.splits import is_validation, key_hash
@@ -77,6 +79,7 @@ class EvaluateConfig:
       output: folder or URI for the results; None to write nothing.
       quiet: no progress.
       engine: what runs the codecs' networks.
+      colour: what becomes of colour images where codecs take grey.
     """
 
     source: SourceConfig
@@ -91,6 +94,7 @@ class EvaluateConfig:
     output: str | None = None
     quiet: bool = False
     engine: str = "jax"
+    colour: str = DecodeConfig.colour
 
     def __post_init__(self) -> None:
         check_at_least_one(self, ("holdout", "limit", "batch_size", "threads"))
@@ -118,14 +122,15 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
       UserError: no codec, no usable image, or a metric asked for by name that is not available.
     """
     infos = [read_info(name) for name in config.codecs]
-    job = _job(config, _image_size(config, infos))
+    channels = common_channels([info.config.channels for info in infos])
+    job = _job(config, _image_size(config, infos), channels)
     for info in infos:
         info.require_decoder("give one that has one to measure reconstructions")
         info.config.grid(*job.geometry.shape)
     engine = resolve_engine(config.engine, *(info.config for info in infos))
-    source = open_source(config.source)
+    source = open_source(job.source)
     source.fields()
-    metrics = load_metrics(config.choice, job.geometry.image_size)
+    metrics = load_metrics(config.choice, job.geometry.image_size, channels)
     if config.output is not None:
         filesystems.make_folder(config.output)
     entries = select(collect(source.list(), source.fields()), config)
@@ -148,12 +153,12 @@ def _write(folder: str, name: str, text: str) -> None:
     filesystems.write_bytes(filesystems.join(folder, name), text.encode("utf-8", "backslashreplace"))
 
 
-def _job(config: EvaluateConfig, image_size: ImageSize) -> TokenizeTask:
+def _job(config: EvaluateConfig, image_size: ImageSize, channels: ChannelsConfig) -> TokenizeTask:
     """Returns the settings of reading and decoding, as :mod:`transforms.tokenizing.shard` takes them."""
     return TokenizeTask(
         output="",
-        source=config.source,
-        decode=DecodeConfig(),
+        source=dataclasses.replace(config.source, arrays=not channels.is_rgb),
+        decode=DecodeConfig(colour=config.colour, channels=channels),
         geometry=Geometry(image_size=image_size),
         codec="",
         batch_size=config.batch_size,
@@ -310,7 +315,7 @@ class CodecEvaluation:
         if not rows:
             return []
         keys = [self.keys[row] for row in rows]
-        images = np.stack([originals[key] for key in keys])  # (N, H, W, 3)
+        images = np.stack([originals[key] for key in keys])  # (N, H, W, C)
         captions = [", ".join(f"{name} {values[name][row]:.4g}" for name in values) for row in rows]
         return list(map(ExamplePair, keys, images, codec.decode(codec.encode(images)), captions))
 

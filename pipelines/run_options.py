@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipelines.options import Options, PathLike, flag, read_image_size, read_paths
 from pipelines.settings import DTYPES
 from transforms.decoding.image_format import EXTENSIONS, FORMATS
-from transforms.images.config import TRUNCATED, DecodeConfig
+from transforms.images.config import COLOUR, TRUNCATED, DecodeConfig
 from transforms.images.crops import FILTERS, RESIZES, VIEWS, Geometry
 from transforms.sources.base import KINDS, SourceConfig
 from vqgan.engines.choice import ENGINES
@@ -112,6 +112,7 @@ class ImageOptions(Options):
       max_bytes: largest file in bytes
       jpeg_draft: let the decoder reduce large JPEGs; without, they are decoded at full size before resizing
       on_truncated: JPEGs that lack pixels
+      colour: colour images, for a codec of grey ones
     """
 
     title: ClassVar[str] = "images"
@@ -135,6 +136,7 @@ class ImageOptions(Options):
     max_bytes: int = DecodeConfig.max_bytes
     jpeg_draft: bool = DecodeConfig.jpeg_draft
     on_truncated: str = field(default=DecodeConfig.on_truncated, metadata=flag(choices=TRUNCATED))
+    colour: str = field(default=DecodeConfig.colour, metadata=flag(choices=COLOUR))
 
     def geometry(self, image_size: ImageSize) -> Geometry:
         """Returns crop, resize and views for images of a size."""
@@ -143,7 +145,7 @@ class ImageOptions(Options):
 
     def decode_config(self) -> DecodeConfig:
         """Returns what is accepted as an image."""
-        names = [each.name for each in dataclasses.fields(DecodeConfig)]
+        names = [each.name for each in dataclasses.fields(DecodeConfig) if each.name != "channels"]
         return DecodeConfig(**{name: getattr(self, name) for name in names})
 
 
@@ -341,6 +343,7 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
       threads: readers and decoders
       quiet: print errors only
       engine: runs the codecs' networks, as for tokenize
+      colour: colour images, for codecs of grey ones
     """
 
     title: ClassVar[str] = ""
@@ -366,6 +369,7 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
     quiet: bool = field(default=False, metadata=flag(recorded=False))
     engine: str = field(default="jax", metadata=flag(choices=ENGINES))
+    colour: str = field(default=DecodeConfig.colour, metadata=flag(choices=COLOUR))
 
     def config(self) -> "EvaluateConfig":
         """Returns the settings as the run takes them.
@@ -390,4 +394,5 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
             output=optional_path(self.output),
             quiet=self.quiet,
             engine=self.engine,
+            colour=self.colour,
         )
