@@ -43,7 +43,7 @@ class ChannelsConfig:
                     f"model.channels.{name} has {len(pairs)} pairs: give one, or one for each of the "
                     f"{self.count} channels"
                 )
-            if wrong := [list(pair) for pair in pairs if not -math.inf < pair[0] < pair[1] < math.inf]:
+            if wrong := [list(pair) for pair in pairs if not 0 < pair[1] - pair[0] < math.inf]:
                 raise UserError(f"model.channels.{name} has {wrong[0]}: give the lower value first")
 
     @property

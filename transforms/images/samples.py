@@ -139,7 +139,8 @@ def _to_levels(values: np.ndarray, pair: Range) -> np.ndarray:
         return np.ascontiguousarray(values)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ChannelsError("samples that are not finite")
-    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
+    with np.errstate(over="ignore"):  # what is too large for the sum is beyond the range, too
+        scaled = (values.astype(np.float64) - low) * (255 / (high - low))
     return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
 
 

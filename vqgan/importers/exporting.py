@@ -98,6 +98,8 @@ def _layout(to: str, config: ModelConfig) -> KeyLayout:
         cannot.append("another number of blocks")
     if to == "diffusers" and (config.quantizer != "nearest" or config.attention != "full" or config.double_z):
         cannot.append(f"quantizer {config.quantizer}, attention {config.attention} or double_z")
+    if to == "diffusers" and (config.channels.ranges or config.channels.input_ranges):
+        cannot.append("ranges by channel")
     if to == "diffusers" and not config.resamp_with_conv:
         cannot.append("resampling without convolutions")
     if cannot:
@@ -137,8 +139,8 @@ def _diffusers_config(config: ModelConfig) -> dict[str, Any]:
         "block_out_channels": widths,
         "down_block_types": [f"{'Attn' if one else ''}DownEncoderBlock2D" for one in attended],
         "up_block_types": [f"{'Attn' if one else ''}UpDecoderBlock2D" for one in reversed(attended)],
-        "in_channels": 3,
-        "out_channels": 3,
+        "in_channels": config.channels.count,
+        "out_channels": config.channels.count,
         "latent_channels": config.z_channels,
         "layers_per_block": config.num_res_blocks,
         "mid_block_add_attention": config.mid_attention,

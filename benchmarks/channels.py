@@ -1,0 +1,102 @@
+"""Small codecs of 1, 4 and 6 channels, trained for minutes on versions of photographs: PSNR and a picture.
+
+python benchmarks/channels.py docs/channels.jpg
+
+Grey; RGB with a round alpha; and six bands of 16 bits: red, green, blue and three mixtures of them, which stand
+for a multispectral camera's. The photographs are those that the codecs learn from: the figures show that the
+way works, not how good a codec gets.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipelines import evaluate, train
+from vqgan import Codec
+from vqgan.image_grid import tile_pairs
+
+PHOTOS = Path(__file__).parents[1] / "tests" / "testdata" / "photos"
+SIDE, SHOWN = 64, 6
+MIXTURES = np.array([[0.6, 0.4, 0], [0, 0.6, 0.4], [0.3, 0.3, 0.4]])
+SETTINGS = {
+    "data.crop_size": 32, "data.validation_size": SIDE, "data.holdout": 0, "train.steps": 500,
+    "train.evaluate_every": 500, "train.save_every": 500, "codebook.autoencoder_steps": 100,
+}  # fmt: skip
+CHANNELS = {
+    "grey": {"count": 1},
+    "rgba": {"count": 4},
+    "bands": {"count": 6, "ranges": [[0, 10000]]},
+}
+
+
+def main() -> None:
+    """Writes the versions, trains a codec on each, prints the metrics and draws originals above images."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("picture", type=Path)
+    args = parser.parse_args()
+    grids = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, channels in CHANNELS.items():
+            images = write_versions(Path(folder, name), name)
+            run = f"{folder}/run-{name}"
+            settings = {**SETTINGS, **{f"model.channels.{key}": value for key, value in channels.items()}}
+            train(preset="tiny", input=images, output=run, set=settings, quiet=True)
+            codec = f"{run}/codec"
+            found = evaluate(codec=codec, input=images, image_size=SIDE, metrics="psnr,ssim", quiet=True)
+            metrics = found["codecs"][0]["metrics"]
+            print(
+                name,
+                json.dumps(channels),
+                *(f"{key} {metrics[key]['value']:.3f}" for key in ("psnr", "ssim")),
+            )
+            grids.append(draw(codec, images))
+    width = max(grid.shape[1] for grid in grids)
+    Image.fromarray(np.concatenate([grid[:, :width] for grid in grids])).save(args.picture, quality=90)
+
+
+def write_versions(folder: Path, name: str) -> Path:
+    """Writes one version of every photograph, 96 pixels a side."""
+    folder.mkdir()
+    for path in sorted(PHOTOS.glob("*.jpg")):
+        with Image.open(path) as opened:
+            image = opened.convert("RGB").resize((96, 96))
+        if name == "grey":
+            image.convert("L").save(folder / f"{path.stem}.png")
+        elif name == "rgba":
+            y, x = np.mgrid[-1:1:96j, -1:1:96j]
+            image.putalpha(Image.fromarray(((x**2 + y**2 < 0.8) * 255).astype(np.uint8)))
+            image.save(folder / f"{path.stem}.png")
+        else:
+            rgb = np.asarray(image) / 255
+            bands = np.concatenate([rgb, rgb @ MIXTURES.T], axis=2)
+            np.save(folder / f"{path.stem}.npy", np.rint(bands * 10000).astype(np.uint16))
+    return folder
+
+
+def draw(codec: str, images: Path) -> np.ndarray:
+    """Returns originals, centre-cropped, above what their tokens decode to."""
+    from pipelines.training_codec import configure_codec_training, open_images, validation_images
+    from transforms.sources import SourceConfig
+
+    loaded = Codec.load(codec)
+    settings = [f"{key}={value}" for key, value in SETTINGS.items()]
+    config = configure_codec_training(
+        "tiny",
+        [
+            *settings,
+            f"model.channels.count={loaded.config.channels.count}",
+            f"model.channels.ranges={json.dumps(loaded.config.channels.ranges)}",
+        ],
+    )
+    found = validation_images(open_images(SourceConfig(str(images)), config), config.data)[:SHOWN]
+    return tile_pairs(found, loaded.decode(loaded.encode(found)), SHOWN)
+
+
+if __name__ == "__main__":
+    main()
