@@ -16,6 +16,8 @@ EXTRAS = {
     "train": ["grain>=0.2.18", "optax>=0.2.6", "tensorboardX>=2.6"],
     # Checkpoints of other code bases as codecs, and exporting to them.
     "import": ["safetensors"],
+    # vqgan export --to onnx.
+    "export": ["onnx>=1.17"],
     # hf://OWNER/NAME as a codec or prior, hf://datasets/OWNER/NAME as tokens; vqgan push.
     "hub": ["huggingface-hub"],
     # tfds:NAME/SPLIT inputs, in both of its file formats, without TensorFlow.
@@ -49,6 +51,7 @@ EXTRAS = {
         "mypy",
         "nbclient",
         "nbformat",
+        "onnxruntime",
         "opencv-python-headless",
         "pandas",
         "pillow-jxl-plugin",
@@ -63,7 +66,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] += EXTRAS["docs"] + EXTRAS["dask"]
 EXTRAS["all"] = sorted(
-    {need for name in ("train", "import", "hub", "tfds", "heic", "cpu") for need in EXTRAS[name]}
+    {need for name in ("train", "import", "export", "hub", "tfds", "heic", "cpu") for need in EXTRAS[name]}
 )
 
 setup(

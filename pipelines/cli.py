@@ -34,6 +34,7 @@ COMMANDS = (
     general.add_push,
     priors.add_train_prior,
     priors.add_sample,
+    priors.add_complete,
     data_sets.add_decode,
     priors.add_import_prior,
     general.add_demo,

@@ -47,7 +47,7 @@ PRIOR_SETTINGS = (
     "data.holdout=10",
 )
 SAMPLES = 100
-DRAWING = SamplingConfig(guidance=3.0, temperature=0.8)
+DRAWING = SamplingConfig(guidance=3.0, temperature=0.6)
 REPORT_FILE = "report.html"
 PAGES = (
     ("tokens/report.html", "the photographs: originals beside reconstructions, use of the codebook, rejects"),
@@ -101,7 +101,7 @@ def run_demo(output: str, images: str | None) -> None:
     )
     new = read_new_digits(folder / "samples")
     task = replay_task(tokens, require_manifest(tokens), photos, CODEC)
-    write_demo_report(folder, sample_pairs(task, load_codec(CODEC, BATCH_SIZE, "float32")), new)
+    write_demo_report(folder, sample_pairs([task], load_codec(CODEC, BATCH_SIZE, "float32")), new)
     right = sum(digit.asked == digit.read for digit in new)
     say(
         f"{right} of {len(new)} new digits are read as the digit that was asked for "

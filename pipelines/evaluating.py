@@ -35,6 +35,7 @@ from pipelines.evaluation_report import (
     results_as_json,
     short_names,
 )
+from pipelines.protocols import Protocol
 from pipelines.settings import check_at_least_one
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
@@ -80,6 +81,7 @@ class EvaluateConfig:
       quiet: no progress.
       engine: what runs the codecs' networks.
       colour: what becomes of colour images where codecs take grey.
+      protocol: fixes how images become squares, and how many there are.
     """
 
     source: SourceConfig
@@ -95,6 +97,7 @@ class EvaluateConfig:
     quiet: bool = False
     engine: str = "jax"
     colour: str = DecodeConfig.colour
+    protocol: Protocol | None = None
 
     def __post_init__(self) -> None:
         check_at_least_one(self, ("holdout", "limit", "batch_size", "threads"))
@@ -131,13 +134,16 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
     source = open_source(job.source)
     source.fields()
     metrics = load_metrics(config.choice, job.geometry.image_size, channels)
+    entries = select(collect(source.list(), source.fields()), config)
+    if config.protocol is not None:
+        config.protocol.check_run(metrics.network, len(entries), config.source.input)
     if config.output is not None:
         filesystems.make_folder(config.output)
-    entries = select(collect(source.list(), source.fields()), config)
     config = dataclasses.replace(config, batch_size=fitted_batch_size(config.batch_size, [len(entries)]))
     evaluation = CodecEvaluation(config, dataclasses.replace(job, engine=engine), metrics, source)
     evaluation.measure(entries)
     results = evaluation.results()
+    results["citations"] = config.protocol.describe(results) if config.protocol else []
     if config.output is not None:
         if record:
             filesystems.write_bytes(filesystems.join(config.output, RUN_FILE), record)
@@ -155,11 +161,14 @@ def _write(folder: str, name: str, text: str) -> None:
 
 def _job(config: EvaluateConfig, image_size: ImageSize, channels: ChannelsConfig) -> TokenizeTask:
     """Returns the settings of reading and decoding, as :mod:`transforms.tokenizing.shard` takes them."""
+    protocol = config.protocol
+    if protocol is not None:
+        channels.require_rgb(f"--protocol {protocol.name}")
     return TokenizeTask(
         output="",
         source=dataclasses.replace(config.source, arrays=not channels.is_rgb),
-        decode=DecodeConfig(colour=config.colour, channels=channels),
-        geometry=Geometry(image_size=image_size),
+        decode=protocol.decode if protocol else DecodeConfig(colour=config.colour, channels=channels),
+        geometry=protocol.geometry if protocol else Geometry(image_size=image_size),
         codec="",
         batch_size=config.batch_size,
         dtype="float32",
@@ -186,9 +195,7 @@ def select(entries: pa.Table, config: EvaluateConfig) -> pa.Table:
 
     The split is that of ``vqgan train``, see :mod:`vqgan.data.splits`. The limit keeps those whose
     hashes are lowest: a random sample that does not depend on the order of files.
-
-    Raises:
-      UserError: keys occur twice, or nothing is left.
+    Raises UserError where keys occur twice, or nothing is left.
     """
     if not len(entries):
         raise UserError(f"{config.source.input}: there are no images in it")
@@ -241,11 +248,7 @@ class CodecEvaluation:
         self._source = source
 
     def measure(self, entries: pa.Table) -> None:
-        """Encodes, decodes and compares every entry.
-
-        Raises:
-          UserError: not one of them is usable.
-        """
+        """Encodes, decodes and compares every entry. Raises UserError where not one of them is usable."""
         self.chosen = len(entries)
         progress = Progress(len(entries), quiet=self.config.quiet)
         try:

@@ -48,6 +48,7 @@ def format_results(results: Mapping[str, Any]) -> str:
     lines += [f"rejected, {reason}: {count}" for reason, count in reference["reject_reasons"].items()]
     lines += [f"skipped {name}: {reason}" for name, reason in results["skipped"].items()]
     lines += [f"note: {note}" for note in results["notes"]]
+    lines += results.get("citations", ())
     return "\n".join(lines)
 
 

@@ -1,14 +1,17 @@
-"""Token data sets that samples start from or are conditional on."""
+"""What samples start from or are conditional on: token data sets, and texts."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
 
+from vqgan.data.captions import read_captions
 from vqgan.data.tokens import TokenSet, all_batches, called, open_tokens
 from vqgan.errors import UserError
 from vqgan.prior.checkpoint import PriorInfo
+from vqgan.prior.config import PriorConfig
 from vqgan.prior.sampling.request import UNKNOWN
+from vqgan.prior.text import Text, encode_prompts, pad_texts
 from vqgan.token_layouts import GRID, layout_of
 
 
@@ -43,19 +46,33 @@ def open_given(given: GivenTokens, prior: PriorInfo) -> TokenSet:
       UserError: it cannot be opened, is of another codec or grid, or the prior cannot fill in what is
         missing.
     """
-    if given.inpaint is not None and prior.config.kind != "masked":
+    check_can_complete(prior, given.inpaint is not None, "--given")
+    codec = prior.codec
+    return open_tokens(
+        given.tokens, fingerprint=codec.fingerprint, codec_name=codec.name, grid=prior.config.grid
+    )
+
+
+def check_can_complete(prior: PriorInfo, inpaints: bool, flag: str) -> None:
+    """Refuses what a prior cannot fill in.
+
+    Args:
+      prior: that is to do it.
+      inpaints: whether a region within the grid is missing, rather than its lower rows.
+      flag: that asked for it.
+
+    Raises:
+      UserError: the prior's tokens are no grid, or it continues from the top only.
+    """
+    if inpaints and prior.config.kind != "masked":
         raise UserError(
             "--inpaint: an autoregressive prior only continues from the top; use --keep-rows, or train a "
             "masked prior"
         )
-    codec = prior.codec
-    if (layout := layout_of(codec.config)) != GRID:
+    if (layout := layout_of(prior.codec.config)) != GRID:
         raise UserError(
-            f"--given: the prior's tokens are no grid (layout {layout}), so there are no rows to keep"
+            f"{flag}: the prior's tokens are no grid (layout {layout}), so there are no rows to keep"
         )
-    return open_tokens(
-        given.tokens, fingerprint=codec.fingerprint, codec_name=codec.name, grid=prior.config.grid
-    )
 
 
 def known_tokens(given: GivenTokens, tokens: TokenSet, count: int) -> np.ndarray:
@@ -64,22 +81,40 @@ def known_tokens(given: GivenTokens, tokens: TokenSet, count: int) -> np.ndarray
     Raises:
       UserError: the region or the rows do not lie in the grid.
     """
-    h, w = tokens.grid
-    known = first_rows(tokens, count).reshape(-1, h, w)
-    if given.keep_rows is not None:
-        if not 0 < given.keep_rows < h:
-            raise UserError(f"--keep-rows {given.keep_rows}: the grid has {h} rows; give 1 to {h - 1}")
-        known[:, given.keep_rows :] = UNKNOWN
-    else:
-        assert given.inpaint is not None  # one of the two is there
-        top, left, bottom, right = given.inpaint
-        if not (0 <= top < bottom <= h and 0 <= left < right <= w):
-            raise UserError(
-                f"--inpaint {top},{left},{bottom},{right}: give top, left, bottom and right of a region in "
-                f"the {h}x{w} grid, top above bottom and left before right"
-            )
-        known[:, top:bottom, left:right] = UNKNOWN
-    return known.reshape(len(known), -1)
+    known = first_rows(tokens, count).reshape(-1, *tokens.grid)
+    missing = missing_tokens(tokens.grid, given.keep_rows, given.inpaint)
+    return np.where(missing, UNKNOWN, known).reshape(len(known), -1)
+
+
+def missing_tokens(
+    grid: tuple[int, int], keep_rows: int | None, inpaint: tuple[int, int, int, int] | None
+) -> np.ndarray:
+    """Returns which tokens are to be sampled, bool ``[h, w]``.
+
+    Args:
+      grid: ``(h, w)``.
+      keep_rows: rows that are given, from the top; or else
+      inpaint: top, left, bottom and right of what is not given.
+
+    Raises:
+      UserError: the region or the rows do not lie in the grid.
+    """
+    h, w = grid
+    missing = np.zeros(grid, bool)
+    if keep_rows is not None:
+        if not 0 < keep_rows < h:
+            raise UserError(f"--keep-rows {keep_rows}: the grid has {h} rows; give 1 to {h - 1}")
+        missing[keep_rows:] = True
+        return missing
+    assert inpaint is not None  # one of the two is there
+    top, left, bottom, right = inpaint
+    if not (0 <= top < bottom <= h and 0 <= left < right <= w):
+        raise UserError(
+            f"--inpaint {top},{left},{bottom},{right}: give top, left, bottom and right of a region in "
+            f"the {h}x{w} grid, top above bottom and left before right"
+        )
+    missing[top:bottom, left:right] = True
+    return missing
 
 
 def open_condition(path: str | None, prior: PriorInfo) -> TokenSet | None:
@@ -109,6 +144,58 @@ def open_condition(path: str | None, prior: PriorInfo) -> TokenSet | None:
             f"{called(trained['fingerprint'], str(trained.get('name') or ''))}; give tokens of that codec"
         )
     return tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenText:
+    """Texts that samples are conditional on, taken in turn.
+
+    Attributes:
+      prompts: texts in words.
+      embeddings: ``FILE.parquet:COLUMN`` of vectors.
+    """
+
+    prompts: tuple[str, ...] = ()
+    embeddings: str | None = None
+
+    @property
+    def count(self) -> int:
+        """Returns the number of prompts, by which columns of an image grid are made."""
+        return len(self.prompts)
+
+
+def open_text(given: GivenText, prior: PriorInfo) -> Text | None:
+    """Returns the texts, in the order of prompts or of the file; None where none are given.
+
+    Raises:
+      UserError: prompts and vectors both, texts that the prior does not take, or a file that cannot be read.
+    """
+    if given.prompts and given.embeddings is not None:
+        raise UserError("--prompt and --condition-embeddings: give one of them")
+    if given.prompts:
+        return encode_prompts(given.prompts, prior.words, prior.config)
+    if given.embeddings is None:
+        return None
+    return encode_vectors(given.embeddings, prior.config)
+
+
+def encode_vectors(address: str, config: PriorConfig) -> Text:
+    """Reads all captions of ``FILE.parquet:COLUMN``, vectors, as a prior takes them.
+
+    Raises:
+      UserError: the file cannot be read, or its vectors are too many or of another width.
+    """
+    if not config.text_width:
+        what = "words: give --prompt" if config.text_words else "classes or nothing: leave it out"
+        raise UserError(f"--condition-embeddings: this prior was not trained on vectors but on {what}")
+    captions = read_captions(address, vectors=True)
+    if captions.width != config.text_width or captions.longest > config.text_length:
+        raise UserError(
+            f"{address}: up to {captions.longest} vectors of {captions.width}; the prior takes up to "
+            f"{config.text_length} of {config.text_width}: encode them as for its training"
+        )
+    numbers = sorted(number for found in captions.numbers.values() for number in found)
+    return pad_texts([np.asarray(captions[number]) for number in numbers], config)
 
 
 def first_rows(tokens: TokenSet, count: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from pipelines.run_options import optional_path
 from pipelines.tool_options import ImportPriorOptions
@@ -11,9 +12,11 @@ from vqgan.errors import UserError
 from vqgan.image_sizes import shape_of_size
 from vqgan.importers.source import with_options
 from vqgan.model.parameters import codec_parameter_count
-from vqgan.prior import import_taming
-from vqgan.prior.checkpoint import CodecIdentity, PriorInfo, save_prior
+from vqgan.prior import import_llamagen, import_taming
+from vqgan.prior.checkpoint import CodecIdentity, PriorInfo, read_prior, save_prior
 from vqgan.prior.config import prior_parameter_count
+
+PRIOR_FORMATS = ("llama", "gpt2")
 
 
 def import_codec(source: str, output: str, options: Mapping[str, str | None]) -> str:
@@ -53,26 +56,41 @@ def import_codec(source: str, output: str, options: Mapping[str, str | None]) ->
 
 
 def export_codec(codec: str, output: str, to: str) -> str:
-    """Writes a codec's weights in a format that torch users read.
+    """Writes a codec, or a prior, in a format that other programs read.
 
     Args:
-      codec: folder, name or foreign checkpoint.
+      codec: folder, name or foreign checkpoint; folder of a prior for formats of priors.
       output: folder to create.
-      to: ``safetensors`` (taming's key layout) or ``diffusers``.
+      to: ``onnx``, a key of :data:`vqgan.importers.export_formats.FORMATS`, or for priors one of
+        :data:`PRIOR_FORMATS`.
 
     Returns:
       A line that says what was written.
 
     Raises:
-      UserError: no such codec, or the format cannot express it.
+      UserError: no such codec, the format cannot express it, or there is something at ``output`` already.
     """
+    if to in PRIOR_FORMATS:
+        return _export_prior(codec, output, to)
+    info = read_info(codec)
+    size = f"{codec_parameter_count(info.config) / 1e6:.2f} M parameters, fingerprint {info.fingerprint}"
+    if to == "onnx":
+        from vqgan.exporters.onnx_folder import write_onnx
+
+        return f"{output}: {', '.join(write_onnx(Path(output), info))}; {size}"
     from vqgan.importers.exporting import export_checkpoint
 
-    info = read_info(codec)
-    path = export_checkpoint(output, to, info.config, load_weights(info, PARTS), info.card)
-    return (
-        f"{path}: {codec_parameter_count(info.config) / 1e6:.2f} M parameters, fingerprint {info.fingerprint}"
-    )
+    info.require_decoder()
+    return f"{export_checkpoint(output, to, info.config, load_weights(info, PARTS), info.card)}: {size}"
+
+
+def _export_prior(prior: str, output: str, to: str) -> str:
+    from vqgan.exporters.transformers_folder import write_transformers
+
+    info = read_prior(prior)
+    write_transformers(Path(output), info, to)
+    size = f"{prior_parameter_count(info.config) / 1e6:.2f} M parameters"
+    return f"{output}: {size}, fingerprint {info.fingerprint}"
 
 
 def import_prior(options: ImportPriorOptions) -> str:
@@ -86,11 +104,14 @@ def import_prior(options: ImportPriorOptions) -> str:
     """
     name = os.fspath(options.codec)
     codec = read_info(name)
-    found = import_taming.import_taming_prior(os.fspath(options.source), _spec(options, codec))
+    source, spec = os.fspath(options.source), _spec(options, codec)
+    is_llamagen = import_llamagen.is_llamagen(source)
+    convert = import_llamagen.import_llamagen_prior if is_llamagen else import_taming.import_taming_prior
+    found = convert(source, spec)
     identity = CodecIdentity(codec.fingerprint, name, to_dict(codec.config), options.image_size)
     card = {"origin": dict(found.origin), "license": "unspecified"}
     saved = save_prior(os.fspath(options.output), found.config, found.weights, codec=identity, card=card)
-    return "\n".join(_lines(options, saved, found.notes))
+    return "\n".join(_lines(options, saved, found))
 
 
 def _spec(options: ImportPriorOptions, codec: CodecInfo) -> import_taming.PriorSpec:
@@ -106,15 +127,15 @@ def _spec(options: ImportPriorOptions, codec: CodecInfo) -> import_taming.PriorS
     )
 
 
-def _lines(options: ImportPriorOptions, saved: PriorInfo, notes: tuple[str, ...]) -> list[str]:
+def _lines(options: ImportPriorOptions, saved: PriorInfo, found: import_taming.ImportedPrior) -> list[str]:
     model = saved.config
     return [
-        f"format       {import_taming.FORMAT}",
+        f"format       {found.origin['format']}",
         f"parameters   {prior_parameter_count(model) / 1e6:.2f} M",
         f"layout       {model.layers} layers, {model.heads} heads, width {model.width}",
         f"grid         {model.grid[0]} x {model.grid[1]} tokens of {model.codebook_size} codes",
         f"codec        {options.codec} ({saved.codec.fingerprint[:12]})",
-        *(f"note         {note}" for note in notes),
+        *(f"note         {note}" for note in found.notes),
         f"fingerprint  {saved.fingerprint}",
         f"prior        {options.output}",
     ]

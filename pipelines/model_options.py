@@ -1,4 +1,7 @@
-"""The settings of ``vqgan train``, ``train-prior`` and ``sample``, beside :mod:`pipelines.run_options`."""
+"""The settings of ``vqgan train``, ``train-prior``, ``sample`` and ``complete``.
+
+Those of other runs are in :mod:`pipelines.run_options`.
+"""
 
 import dataclasses
 import json
@@ -15,9 +18,13 @@ from vqgan.prior.config import MASK_SCHEDULES
 from vqgan.prior.sampling.config import GUIDANCE_SCHEDULES, MaskedSamplingConfig, SamplingConfig
 
 if TYPE_CHECKING:
+    from pipelines.complete_image import CompleteConfig
     from pipelines.sample_prior import SampleConfig
     from pipelines.training_codec import TrainRequest
     from pipelines.training_prior import TrainPriorRequest
+
+
+CAPTIONS = "FILE.parquet:COLUMN"
 
 
 def read_set(value: Any) -> tuple[str, ...]:
@@ -119,6 +126,8 @@ class TrainPriorOptions(TrainingOptions):
       tokens: folder or hf://datasets/owner/name; several are mixed, by their weights if they have any
       validation: tokens to validate on
       condition: token data set of the same keys and views that is the condition
+      condition_text: captions of the images by their key, as texts
+      condition_embeddings: captions as sequences of vectors of any encoder
       unconditional: leave the classes of the data set out
       codec: codec for image grids of samples
     """
@@ -130,6 +139,8 @@ class TrainPriorOptions(TrainingOptions):
         default=None, metadata=flag(metavar="DIR", shown="one image in data.holdout of --tokens")
     )
     condition: PathLike | None = field(default=None, metadata=flag(metavar="DIR"))
+    condition_text: str | None = field(default=None, metadata=flag(metavar=CAPTIONS))
+    condition_embeddings: str | None = field(default=None, metadata=flag(metavar=CAPTIONS))
     unconditional: bool = False
     codec: PathLike | None = field(default=None, metadata=flag(shown="the one that the tokens name"))
 
@@ -146,6 +157,8 @@ class TrainPriorOptions(TrainingOptions):
             condition=optional_path(self.condition),
             codec=optional_path(self.codec),
             unconditional=self.unconditional,
+            condition_text=self.condition_text,
+            condition_embeddings=self.condition_embeddings,
             license=self.license,
             wandb_project=self.wandb,
             quiet=self.quiet,
@@ -196,6 +209,9 @@ class DrawingOptions(Options):
         )
 
 
+_INPAINT = flag(read=read_numbers("--inpaint", ",", 4), metavar="T,L,B,R")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GivenOptions(Options):
     """Tokens that samples start from.
@@ -205,16 +221,18 @@ class GivenOptions(Options):
       keep_rows: rows of the grid that are given, from the top
       inpaint: region of the grid that is sampled anew (masked priors)
       condition: token data set of condition grids, row by row in the same way
+      prompt: text in words that the prior was trained on; several are taken in turn
+      condition_embeddings: texts as vectors, taken in turn
       grid: a larger grid than trained, by a sliding window
     """
 
     title: ClassVar[str] = "given tokens"
     given: PathLike | None = field(default=None, metadata=flag(metavar="TOKENS"))
     keep_rows: int | None = None
-    inpaint: tuple[int, int, int, int] | None = field(
-        default=None, metadata=flag(read=read_numbers("--inpaint", ",", 4), metavar="T,L,B,R")
-    )
+    inpaint: tuple[int, int, int, int] | None = field(default=None, metadata=_INPAINT)
     condition: PathLike | None = field(default=None, metadata=flag(metavar="TOKENS"))
+    prompt: tuple[str, ...] = ()
+    condition_embeddings: str | None = field(default=None, metadata=flag(metavar=CAPTIONS))
     grid: tuple[int, int] | None = field(
         default=None, metadata=flag(read=read_numbers("--grid", "x", 2), metavar="HxW", shown="the prior's")
     )
@@ -261,7 +279,7 @@ class SampleOptions(CompilingOptions, GivenOptions, DrawingOptions):
         Raises:
           UserError: a value out of range, or settings of given tokens without such tokens.
         """
-        from pipelines.sample_prior import GivenTokens, SampleConfig
+        from pipelines.sample_prior import GivenText, GivenTokens, SampleConfig
 
         if self.given is None and (self.keep_rows is not None or self.inpaint is not None):
             raise UserError("--keep-rows and --inpaint say what of --given is given: give both")
@@ -277,10 +295,61 @@ class SampleOptions(CompilingOptions, GivenOptions, DrawingOptions):
             grid=self.grid,
             given=None if given is None else GivenTokens(os.fspath(given), self.keep_rows, self.inpaint),
             condition=optional_path(self.condition),
+            text=GivenText(self.prompt, self.condition_embeddings),
             batch_size=self.batch_size,
             slice_size=self.slice_size,
             dtype=self.dtype,
             images=self.images,
             quiet=self.quiet,
             engine=self.engine,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompleteOptions(CompilingOptions, DrawingOptions):
+    """Settings of ``vqgan complete``, beside how tokens are drawn.
+
+    Attributes:
+      image: a picture: path or URI
+      prior: folder of a prior, or of its run, or hf://owner/name
+      output: file to write: the original, what was given, and the draws side by side; .png, .jpg or .webp
+      codec: of the prior's tokens
+      keep_rows: rows of the grid of tokens that are given, from the top
+      inpaint: region of the grid that is drawn anew (masked priors): top, left, bottom, right
+      draws: how many
+      classes: name or number; several are taken in turn
+      seed: of the first draw; the others follow
+    """
+
+    title: ClassVar[str] = ""
+    leaves_file: ClassVar[bool] = False
+    image: PathLike = field(metadata=flag(positional=True))
+    prior: PathLike
+    output: PathLike
+    codec: PathLike | None = field(default=None, metadata=flag(shown="the one that the prior names"))
+    keep_rows: int | None = field(default=None, metadata=flag(shown="half of them"))
+    inpaint: tuple[int, int, int, int] | None = field(default=None, metadata=_INPAINT)
+    draws: int = 4
+    classes: tuple[str, ...] = field(default=(), metadata=flag(name="class", shown="no class"))
+    seed: int = 0
+
+    def config(self) -> "CompleteConfig":
+        """Returns the settings as the run takes them.
+
+        Raises:
+          UserError: a value out of range, or two that contradict each other.
+        """
+        from pipelines.complete_image import CompleteConfig
+
+        return CompleteConfig(
+            image=os.fspath(self.image),
+            prior=os.fspath(self.prior),
+            output=os.fspath(self.output),
+            codec=optional_path(self.codec),
+            keep_rows=self.keep_rows,
+            inpaint=self.inpaint,
+            draws=self.draws,
+            classes=self.classes,
+            seed=self.seed,
+            settings=self.sampling(),
         )

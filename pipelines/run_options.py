@@ -10,6 +10,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.options import Options, PathLike, flag, read_image_size, read_paths
+from pipelines.protocols import PROTOCOLS
 from pipelines.settings import DTYPES
 from transforms.decoding.image_format import EXTENSIONS, FORMATS
 from transforms.images.config import COLOUR, TRUNCATED, DecodeConfig
@@ -344,6 +345,7 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
       quiet: print errors only
       engine: runs the codecs' networks, as for tokenize
       colour: colour images, for codecs of grey ones
+      protocol: a published way to measure, which fixes crop, size, images and FID, and gives a line to cite
     """
 
     title: ClassVar[str] = ""
@@ -370,29 +372,29 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
     quiet: bool = field(default=False, metadata=flag(recorded=False))
     engine: str = field(default="jax", metadata=flag(choices=ENGINES))
     colour: str = field(default=DecodeConfig.colour, metadata=flag(choices=COLOUR))
+    protocol: str | None = field(default=None, metadata=flag(choices=tuple(PROTOCOLS)))
 
     def config(self) -> "EvaluateConfig":
-        """Returns the settings as the run takes them.
-
-        Raises:
-          UserError: a value out of range, or an unknown metric.
-        """
+        """Returns the settings as the run takes them. Raises UserError where they cannot be."""
         from pipelines.evaluating import EvaluateConfig
         from pipelines.evaluation_metrics import MetricChoice
 
+        protocol = None if self.protocol is None else PROTOCOLS[self.protocol]
+        image_size, features = protocol.fixed_of(vars(self)) if protocol else (self.image_size, self.features)
         weights = (self.features_weights, self.lpips_heads, self.lpips_backbone)
         return EvaluateConfig(
             source=self.source(self.input),
             codecs=read_paths("--codec", self.codec),
-            image_size=self.image_size,
+            image_size=image_size,
             split=self.split,
             holdout=self.holdout,
             limit=self.limit,
-            choice=MetricChoice(self.metrics, self.features, *map(optional_path, weights)),
+            choice=MetricChoice(self.metrics, features, *map(optional_path, weights)),
             batch_size=self.batch_size,
             threads=threads_of(self.threads),
             output=optional_path(self.output),
             quiet=self.quiet,
             engine=self.engine,
             colour=self.colour,
+            protocol=protocol,
         )

@@ -1,11 +1,19 @@
 """``vqgan sample``: token shards drawn from a prior, their images, and an image grid."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.beam_runs import write_record
-from pipelines.given_tokens import GivenTokens, first_rows, known_tokens, open_condition, open_given
+from pipelines.given_tokens import (
+    GivenText,
+    GivenTokens,
+    first_rows,
+    known_tokens,
+    open_condition,
+    open_given,
+    open_text,
+)
 from pipelines.settings import DTYPES, check_at_least_one
 from transforms.decoding.image_format import ImageFormat
 from transforms.sampling.job import SampleJob
@@ -61,6 +69,7 @@ class SampleConfig:
       grid: ``(h, w)`` in tokens, where larger than the prior's.
       given: tokens that samples start from.
       condition: token data set with the condition grids.
+      text: prompts or vectors.
       batch_size: samples drawn together.
       slice_size: samples per shard, at most.
       dtype: type of activations.
@@ -79,6 +88,7 @@ class SampleConfig:
     grid: tuple[int, int] | None = None
     given: GivenTokens | None = None
     condition: str | None = None
+    text: GivenText = dataclasses.field(default_factory=GivenText)
     batch_size: int = 16
     slice_size: int = 256
     dtype: str = "float32"
@@ -195,13 +205,14 @@ def plan_sample(config: SampleConfig) -> PlannedSample:
     codec = _codec(config, prior)
     engine = resolve_engine(config.engine, codec.config)
     _check_grid(config, prior)
-    _check_settings(config, prior)
+    check_drawing(prior, config.settings, config.classes)
     given = None if config.given is None else open_given(config.given, prior)
     condition = open_condition(config.condition, prior)
     known = None
     if config.given is not None and given is not None:
         known = known_tokens(config.given, given, config.count)
-    guides = Guides(known, None if condition is None else first_rows(condition, config.count))
+    text = open_text(config.text, prior)
+    guides = Guides(known, None if condition is None else first_rows(condition, config.count), text)
     labels = class_numbers(prior, config.classes)
     entries = sample_entries(config.count, config.seed, labels)
     slices = cut(entries, config.slice_size, shuffles=False)
@@ -209,7 +220,8 @@ def plan_sample(config: SampleConfig) -> PlannedSample:
         "codec": {"fingerprint": codec.fingerprint, "config": to_dict(codec.config)},
         "preprocessing": {},
         "source": {"kind": "prior", "class_names": list(prior.class_names)},
-        "sampling": _sampling(config, prior, given, condition),
+        "sampling": _sampling(config, prior, given, condition)
+        | ({} if text is None else {"text": text.sha256}),
         "slice_size": config.slice_size,
         "pictures": _pictures(codec, engine) if config.images else {},
     }
@@ -282,18 +294,27 @@ def _check_grid(config: SampleConfig, prior: PriorInfo) -> None:
         )
 
 
-def _check_settings(config: SampleConfig, prior: PriorInfo) -> None:
-    """Refuses what needs an answer to "no class" of a prior that has never learned one."""
-    check_settings(prior.config, config.settings)
-    objective = ModelCard.from_json(prior.card).configuration.get("objective")
-    dropout = objective.get("class_dropout") if isinstance(objective, Mapping) else None
-    never = prior.config.classes > 0 and dropout == 0
-    if never and (config.settings.is_guided or NO_CLASS in config.classes):
-        what = "--guidance" if config.settings.is_guided else f"--class {NO_CLASS}"
+def check_drawing(prior: PriorInfo, settings: SamplingConfig, classes: Sequence[str]) -> None:
+    """Refuses settings that mean nothing to a prior.
+
+    Raises:
+      UserError: as :func:`vqgan.prior.sampling.request.check_settings`, or an answer to "no class" is needed
+        of a prior that has never learned one.
+    """
+    check_settings(prior.config, settings)
+    if not knows_no_class(prior) and (settings.is_guided or NO_CLASS in classes):
+        what = "--guidance" if settings.is_guided else f"--class {NO_CLASS}"
         raise UserError(
             f"{what}: this prior was trained with objective.class_dropout=0 and has never learned from "
-            "images without a class; leave it out, or train one with class_dropout=0.1"
+            "images without a class or text; leave it out, or train one with class_dropout=0.1"
         )
+
+
+def knows_no_class(prior: PriorInfo) -> bool:
+    """Tells whether a prior can be asked for no class or text: it has none, or has learned without one."""
+    objective = ModelCard.from_json(prior.card).configuration.get("objective")
+    dropout = objective.get("class_dropout") if isinstance(objective, Mapping) else None
+    return not prior.config.is_guidable or dropout != 0
 
 
 GRID_SAMPLES = 64
@@ -362,7 +383,7 @@ def _write_grid(planned: PlannedSample, codec: "Codec") -> None:
     from vqgan.image_grid import tile_images
 
     config = planned.config
-    classes = len(class_numbers(planned.prior, config.classes))
+    classes = config.text.count or len(class_numbers(planned.prior, config.classes))
     columns = classes if 2 <= classes <= 2 * GRID_COLUMNS else GRID_COLUMNS
     columns = min(columns, config.count)
     shown = min(config.count, max(GRID_SAMPLES // columns, 1) * columns)

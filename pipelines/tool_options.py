@@ -15,7 +15,7 @@ from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
 from vqgan.image_sizes import ImageSize
 
-EXPORT_FORMATS = ("safetensors", "diffusers")
+EXPORT_FORMATS = ("safetensors", "diffusers", "llamagen", "vqgan-jax", "onnx", "llama", "gpt2")
 IMPORTED_WEIGHTS = ("raw", "ema")
 _TOLD = "what the checkpoint tells"
 _AS_MADE = "as the data set was made"
@@ -185,11 +185,11 @@ class ImportPriorOptions(ToolOptions):
     """Settings of ``vqgan import-prior``.
 
     Attributes:
-      source: checkpoint of a Net2NetTransformer: file, folder, or hf://owner/name[/file][@revision]
+      source: checkpoint of a Net2NetTransformer or of a GPT of LlamaGen: file, folder, or hf://owner/name[/file][@revision]
       codec: codec whose tokens it was trained on; may be the same checkpoint
       image_size: of the images it was trained on, in pixels: side of a square, or HEIGHTxWIDTH as 256x384
       output: folder of the prior
-      heads: attention heads, n_head
+      heads: attention heads, n_head; known of LlamaGen's published sizes
       classes: number of classes, for a class-conditional prior
       condition_codes: codes of the condition's tokens; 0 without one
       condition_grid: height and width of the condition's tokens, such as 16x16
@@ -227,7 +227,7 @@ class ExportOptions(ToolOptions):
     """Settings of ``vqgan export``.
 
     Attributes:
-      codec: codec folder or name, or a foreign checkpoint
+      codec: codec folder or name, or a foreign checkpoint; for llama and gpt2 the folder of a prior
       output: folder to write
       to: format
     """

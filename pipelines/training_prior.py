@@ -24,6 +24,7 @@ from vqgan.errors import UserError, counted
 from vqgan.image_sizes import simplified_size
 from vqgan.prior.checkpoint import CodecIdentity
 from vqgan.token_layouts import describe_layout
+from vqgan.training.prior.caption_rows import CaptionRows, open_caption_rows
 from vqgan.training.prior.config import FITTED, PRIOR_TRAINING_PRESETS, PriorTrainConfig, TokenDataConfig
 from vqgan.training.prior.prior_rows import (
     CONDITION_COLUMNS,
@@ -48,6 +49,7 @@ class PriorSets:
       classes: 0 for a prior without.
       class_names: perhaps none.
       conditions: for a prior with a condition grid.
+      captions: for a prior with texts.
     """
 
     training: tuple[TokenSet, ...]
@@ -56,11 +58,14 @@ class PriorSets:
     classes: int
     class_names: tuple[str, ...]
     conditions: ConditionLookup | None
+    captions: CaptionRows | None = None
 
     def validation_rows(self, limit: int) -> PriorRows:
         """Reads the rows to validate on, at most ``limit`` in all."""
         height, width = self.training[0].grid
-        return spread_rows(self.validation, limit, height * width, self.classes > 0, self.conditions)
+        return spread_rows(
+            self.validation, limit, height * width, self.classes > 0, self.conditions, self.captions
+        )
 
     @property
     def digest(self) -> str:
@@ -68,7 +73,8 @@ class PriorSets:
         conditions = () if self.conditions is None else (self.conditions.tokens,)
         groups = (self.training, self.validation, conditions)
         plans = [[tokens.manifest["plan_hash"] for tokens in group] for group in groups]
-        return hashlib.sha256(json.dumps([plans, self.weights]).encode()).hexdigest()
+        what = [plans, self.weights, *([] if self.captions is None else [self.captions.captions.sha256])]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
 def open_sets(
@@ -78,6 +84,8 @@ def open_sets(
     validation: str | None = None,
     condition: str | None = None,
     unconditional: bool = False,
+    text: str | None = None,
+    embeddings: str | None = None,
 ) -> PriorSets:
     """Opens all data sets of a run.
 
@@ -87,13 +95,15 @@ def open_sets(
         memory.
       validation: data set to validate on.
       condition: data set whose tokens, of the same keys and views, are the condition.
-      unconditional: leave classes out of it.
+      unconditional: leave classes out of it; captions take their place, too.
+      text: ``FILE.parquet:COLUMN`` with captions of the images as texts.
+      embeddings: the same with captions as vectors.
 
     Raises:
       UserError: a data set cannot be opened, they do not go together, or one split of them is empty.
     """
     paths, weights = split_weights(tokens)
-    columns = () if condition is None else CONDITION_COLUMNS
+    columns = CONDITION_COLUMNS if condition or text or embeddings else ()
     if validation is not None:
         config = dataclasses.replace(config, holdout=0)
     memory = config.memory_mib
@@ -102,12 +112,13 @@ def open_sets(
     )
     check_mixable(training)
     validation_sets = _open_validation(training, validation, config, columns)
-    classes, names = (0, ()) if unconditional else _classes(training, validation_sets)
+    classes, names = (0, ()) if unconditional or text or embeddings else _classes(training, validation_sets)
     conditions = None
     if condition is not None:
         conditions = ConditionLookup(open_tokens(condition, memory_mib=memory))
         conditions.check([*training, *validation_sets])
-    return PriorSets(training, weights, validation_sets, classes, names, conditions)
+    captions = open_caption_rows(text, embeddings, training, config.holdout)
+    return PriorSets(training, weights, validation_sets, classes, names, conditions, captions)
 
 
 def split_weights(tokens: Sequence[str]) -> tuple[list[str], tuple[float, ...] | None]:
@@ -227,6 +238,8 @@ class TrainPriorRequest(TrainingRequest):
       condition: data set whose tokens, of the same keys and views, are the condition.
       codec: that decodes samples to images; by default the one that the data set names.
       unconditional: leave classes out of it.
+      condition_text: ``FILE.parquet:COLUMN`` with captions as texts.
+      condition_embeddings: the same with captions as sequences of vectors.
     """
 
     tokens: tuple[str, ...]
@@ -234,6 +247,8 @@ class TrainPriorRequest(TrainingRequest):
     condition: str | None = None
     codec: str | None = None
     unconditional: bool = False
+    condition_text: str | None = None
+    condition_embeddings: str | None = None
 
 
 def run_prior_training(
@@ -263,6 +278,8 @@ def run_prior_training(
         validation=request.validation,
         condition=request.condition,
         unconditional=request.unconditional,
+        text=request.condition_text,
+        embeddings=request.condition_embeddings,
     )
     config = fitted(config, sets)
     validation = sets.validation_rows(config.data.validation_limit)
@@ -274,6 +291,7 @@ def run_prior_training(
         codec=codec,
         histogram=mixed_histogram(sets.training, sets.weights),
         class_names=sets.class_names,
+        words=() if sets.captions is None else sets.captions.words,
         tokens=tuple(tokens.path for tokens in sets.training),
         data=sets.digest,
         decoder=open_decoder(request.codec, codec, config.data.samples, say),
@@ -312,7 +330,7 @@ def fitted(config: PriorTrainConfig, sets: PriorSets) -> PriorTrainConfig:
         condition_codebook_size=0 if condition is None else condition.codebook_size,
         condition_grid=(0, 0) if condition is None else condition.grid,
     )
-    return dataclasses.replace(config, model=model)
+    return dataclasses.replace(config, model=model if sets.captions is None else sets.captions.fit(model))
 
 
 def open_prior_batches(sets: PriorSets, config: PriorTrainConfig) -> PriorBatches:
@@ -328,7 +346,7 @@ def open_prior_batches(sets: PriorSets, config: PriorTrainConfig) -> PriorBatche
         weights=sets.weights,
         views=config.data.views,
     )
-    return PriorBatches(batches, sets.classes > 0, sets.conditions)
+    return PriorBatches(batches, sets.classes > 0, sets.conditions, sets.captions, config.train.seed)
 
 
 def open_decoder(path: str | None, codec: CodecIdentity, samples: int, say: Say) -> "Codec | None":
@@ -375,6 +393,7 @@ def _described(sets: PriorSets, config: PriorTrainConfig, validation: PriorRows)
     model = config.model
     shown = describe_layout(sets.training[0].layout, model.grid, "x")
     kind = f"{model.classes} classes" if model.classes else "no classes"
+    kind += "" if sets.captions is None else f"; {sets.captions}"
     return (
         f"{counted(sum(map(len, sets.training)), 'row')} of {shown} to train on, "
         f"{len(validation.tokens)} for validation; {model.codebook_size} codes, {kind}"

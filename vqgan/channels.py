@@ -72,13 +72,13 @@ class ChannelsConfig:
             )
 
     def require_rgb(self, what: str) -> None:
-        """Checks that images are RGB, where nothing else is supported.
+        """Checks that images are RGB as any picture's, where nothing else is supported.
 
         Raises:
-          UserError: they have other channels.
+          UserError: they have other channels, or ranges.
         """
-        if self.count != RGB.count:
-            raise UserError(f"{what}: only RGB, with 3 channels, is supported, and images have {self.count}")
+        if not self.is_rgb:
+            raise UserError(f"{what}: only RGB without ranges is supported, and images are {self.describe()}")
 
     def describe(self) -> str:
         """Returns the channels in a few words."""

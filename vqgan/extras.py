@@ -17,6 +17,7 @@ from vqgan.errors import UserError
 EXTRAS: Mapping[str, Mapping[str, str]] = {
     "train": {"grain": "grain>=0.2.18", "optax": "optax>=0.2.6", "tensorboardX": "tensorboardX>=2.6"},
     "import": {"safetensors": "safetensors"},
+    "export": {"onnx": "onnx>=1.17"},
     "hub": {"huggingface_hub": "huggingface-hub"},
     "tfds": {
         "tensorflow_datasets": "tensorflow-datasets>=4.9.9",

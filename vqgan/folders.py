@@ -116,6 +116,23 @@ def recover_folder(path: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Makes a folder to write files of another program into; it takes its place when the block ends well.
+
+    Raises:
+      UserError: there is something at ``path`` already, the disk is full, or it cannot be written to.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file; give a new folder")
+    others = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+    if others:
+        raise UserError(f"{path}: there is something else in it, such as {others[0]}; give a new folder")
+    with staging(FolderKind("folder", "", 0), path) as folder:
+        yield folder
+        replace_folder(folder, path)
+
+
 def write_document(kind: FolderKind, folder: Path, fields: Mapping[str, Any]) -> None:
     """Writes the JSON document, with the format's version first."""
     (folder / kind.document).write_text(json.dumps({"version": kind.version, **fields}, indent=2) + "\n")

@@ -104,7 +104,8 @@ def _import(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 
 def add_export(commands: Any) -> None:
     """Adds ``vqgan export``."""
-    add_command(commands, "export", "Write a codec's weights for torch users.", _export, _add_export_flags)
+    summary = "Write a codec or a prior for other programs: ONNX, diffusers, LlamaGen, transformers."
+    add_command(commands, "export", summary, _export, _add_export_flags)
 
 
 def _add_export_flags(parser: CommandParser) -> None:

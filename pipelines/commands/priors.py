@@ -1,4 +1,4 @@
-"""``vqgan train-prior``, ``sample`` and ``import-prior``: commands that make priors and draw from them."""
+"""``vqgan train-prior``, ``sample``, ``complete`` and ``import-prior``: commands around priors."""
 
 import argparse
 from collections.abc import Sequence
@@ -73,9 +73,34 @@ def _sample(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     return 0
 
 
+def add_complete(commands: Any) -> None:
+    """Adds ``vqgan complete``."""
+    summary = "Complete a picture of your own: the lower half or a region, drawn several times."
+    add_command(commands, "complete", summary, _complete, _add_complete_flags)
+
+
+def _add_complete_flags(parser: CommandParser) -> None:
+    from pipelines.model_options import CompleteOptions
+
+    add_options(parser, CompleteOptions)
+
+
+def _complete(args: argparse.Namespace, unknown: Sequence[str]) -> int:
+    check_flags(unknown, args.parser, beam=False)
+    from pipelines.model_options import CompleteOptions
+
+    options = CompleteOptions(**given_options(CompleteOptions, args))
+    config = options.config()
+    options.use_compilation_cache()
+    from pipelines.complete_image import complete_image
+
+    print(complete_image(config))
+    return 0
+
+
 def add_import_prior(commands: Any) -> None:
     """Adds ``vqgan import-prior``."""
-    summary = "Convert a prior of Taming Transformers to a prior folder."
+    summary = "Convert a prior of Taming Transformers or LlamaGen to a prior folder."
     add_command(commands, "import-prior", summary, _import_prior, _add_import_prior_flags)
 
 

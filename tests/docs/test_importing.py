@@ -35,7 +35,6 @@ DOCUMENT = Document(
         ),
         Change("vqgan inspect SRC", "vqgan inspect vq_ds16_c2i.pt", "a name for any checkpoint"),
         Change("SRC --output DIR", "vq_ds16_c2i.pt --output codecs/llamagen", "a name for any checkpoint"),
-        Change("CODEC --output DIR", "vqgan_imagenet_f16_16384/ --output exported", "names for any"),
     ),
 )
 

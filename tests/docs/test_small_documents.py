@@ -12,7 +12,10 @@ from tests.docs.standins import MAKE
 
 DOCUMENTS = (
     Document("CONTRIBUTING.md", (MAKE,)),
-    *map(Document, ("docs/design.md", "docs/clusters.md", "docs/engines.md", "docs/speed.md")),
+    *map(
+        Document,
+        ("docs/design.md", "docs/clusters.md", "docs/engines.md", "docs/speed.md", "docs/gallery.md"),
+    ),
 )
 BLOCKS = [(document, block) for document in DOCUMENTS for block in document.blocks]
 

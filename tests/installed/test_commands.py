@@ -91,7 +91,7 @@ def test_version(base: Environment) -> None:
 def test_nothing_of_the_extras_comes_along(base: Environment) -> None:
     code = "import importlib.util as u, sys; print([name for name in sys.argv[1:] if u.find_spec(name)])"
     unwanted = ["pandas", "grain", "tensorboardX", "safetensors", "huggingface_hub", "tensorflow_datasets"]
-    unwanted += ["pillow_heif", "pillow_jxl", "openvino"]
+    unwanted += ["pillow_heif", "pillow_jxl", "openvino", "onnx"]
     assert base.run("-c", code, *unwanted).stdout.strip() == "[]"
 
 
@@ -152,6 +152,7 @@ FROM_TFDS = (
         (["import", GOLDEN / "diffusers-vq", "--output", "codec"], *IMPORT),
         (["inspect", GOLDEN / "diffusers-vq"], *IMPORT),
         (["export", "tiny", "out", "--to", "safetensors"], *IMPORT),
+        (["export", "tiny", "out", "--to", "onnx"], "onnx", "'onnx>=1.17'$"),
         (["push", "tiny", "owner/name"], *ON_HUB),
         ([*TOKENIZE, "--input", PHOTOS, "--codec", HUB], *ON_HUB),
         (["evaluate", "--codec", HUB, "--input", PHOTOS, "--output", "out"], *ON_HUB),

@@ -25,6 +25,7 @@ from vqgan.errors import UserError, first_line
 from vqgan.manifest import AGAIN
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.request import UNKNOWN, Request
+from vqgan.prior.text import Text
 from vqgan.shards import ShardMetadata, ShardWriter, open_shard, shard_name
 
 if TYPE_CHECKING:
@@ -39,17 +40,19 @@ GRID_FILE = "grid.png"
 
 
 class Guides(NamedTuple):
-    """Tokens that samples start from or are conditional on, from token data sets.
+    """What samples start from or are conditional on: tokens of data sets, and texts.
 
     Sample i takes row i, from the first row again where there are fewer.
 
     Attributes:
       known: int32 ``[N, L]``, -1 where to be sampled; None where nothing is given.
       condition: int32 ``[N, Lc]``, tokens of the condition grid; None for a prior without one.
+      text: N texts; None where none are given.
     """
 
     known: np.ndarray | None = None
     condition: np.ndarray | None = None
+    text: Text | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +172,9 @@ def request_of(entries: list[Entry], task: SampleTask) -> Request:
         None if tokens is None else tokens[rows % len(tokens)]
         for tokens in (task.guides.known, task.guides.condition)
     )
-    return Request(seeds, labels, condition, known)
+    text = task.guides.text
+    text = None if text is None else text.take(rows % len(text.mask))
+    return Request(seeds, labels, condition, known, text)
 
 
 def missing_images(output: str, keys: list[str]) -> list[str]:

@@ -32,7 +32,7 @@ KNOWN_FIELDS = frozenset(
         "fsq_bound",
     }
 )
-"""Fields of a configuration that OpenVINO's graphs, or JAX's quantizers beside them, take account of."""
+"""Fields of a configuration that :mod:`vqgan.model.network_graph`, or a quantizer beside it, knows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,13 +133,21 @@ def check_variant(config: ModelConfig) -> None:
     Raises:
       UserError: it is of another kind, or a field that is not known has another value than its default.
     """
+    unknown = unknown_variant(config)
+    if unknown is not None:
+        raise graph_refusal(unknown)
+
+
+def unknown_variant(config: ModelConfig) -> str | None:
+    """Returns what of a configuration graphs do not know; None where they know all of it."""
     if type(config) is not ModelConfig:
-        raise graph_refusal(f"a codec of kind {type(config).__name__}")
+        return f"a codec of kind {type(config).__name__}"
     for field in dataclasses.fields(config):
         if field.name not in KNOWN_FIELDS and getattr(config, field.name) != field.default:
-            raise graph_refusal(f"model.{field.name}={getattr(config, field.name)!r}")
+            return f"model.{field.name}={getattr(config, field.name)!r}"
     if config.attention not in ("full", "linear"):
-        raise graph_refusal(f"model.attention={config.attention!r}")
+        return f"model.attention={config.attention!r}"
+    return None
 
 
 def graph_refusal(what: str) -> UserError:

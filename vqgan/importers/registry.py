@@ -257,7 +257,7 @@ def explain_other_model(container: str, names: Sequence[str]) -> str:
         return (
             f"a transformer prior ({len(names)} tensors: {shown}) without its first stage: it models tokens "
             "and cannot make them; give the VQGAN checkpoint that it was trained with (vqgan import-prior "
-            "reads a prior of taming-transformers itself)"
+            "reads a prior of taming-transformers or LlamaGen itself)"
         )
     return (
         f"a {container} file whose {len(names)} tensors are those of no VQGAN that we know; it has {shown}; "
@@ -267,7 +267,9 @@ def explain_other_model(container: str, names: Sequence[str]) -> str:
 
 def _is_transformer(name: str) -> bool:
     parts = name.removeprefix("module.").split(".")
-    return parts[0] in ("transformer", "tok_emb", "gpt") or (parts[0] == "blocks" and "attn" in parts)
+    return parts[0] in ("transformer", "tok_emb", "tok_embeddings", "gpt") or (
+        parts[0] == "blocks" and "attn" in parts
+    )
 
 
 @dataclass(frozen=True)

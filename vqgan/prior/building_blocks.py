@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from vqgan.prior.config import PriorConfig
+from vqgan.prior.text import Text
 
 ROTARY_BASE = 10_000.0
 START = (-1.0, -1.0)
@@ -167,12 +168,19 @@ def coordinates(config: PriorConfig) -> np.ndarray:
     The condition's tokens lie over the image that they describe: where its grid is coarser or finer,
     its cells' centres are scaled to the token grid.
 
+    A text lies outside of the grid, on the diagonal that ends at the start token.
+
     Returns:
       float32 ``[P + L, 2]``.
     """
-    parts = [np.array([START], np.float32), _cells(config.grid, config.grid)]
+    parts = [_cells(config.grid, config.grid)]
+    if config.start_token or not config.text_length:
+        parts.insert(0, np.array([START], np.float32))
     if config.condition_length:
         parts.insert(0, _cells(config.condition_grid, config.grid))
+    if config.text_length:
+        before = np.arange(-config.text_length - 1, -1, dtype=np.float32)  # the last one at -2
+        parts.insert(0, np.stack([before, before], axis=-1))
     return np.concatenate(parts)
 
 
@@ -184,14 +192,18 @@ def _cells(grid: tuple[int, int], onto: tuple[int, int]) -> np.ndarray:
 
 
 def rotary_table(config: PriorConfig) -> np.ndarray:
-    """Returns the angles of rotary positions (RoFormer, arXiv 2104.09864) in two dimensions.
+    """Returns the angles of rotary positions (RoFormer, arXiv 2104.09864), in two dimensions or in one.
 
-    Half of a head's pairs of features turn with the row, the other half with the column, each at
-    frequencies ``ROTARY_BASE ** (-k / n)``.
+    In two, half of a head's pairs of features turn with the row, the other half with the column, each at
+    frequencies ``ROTARY_BASE ** (-k / n)``; in one, all of them with the place in the sequence.
 
     Returns:
       float32 ``[P + L, head_width / 2]``.
     """
+    if config.rotary == "sequence":
+        pairs = config.head_width // 2
+        frequencies = ROTARY_BASE ** (-np.arange(pairs, dtype=np.float32) / pairs)
+        return np.arange(config.prefix + config.length, dtype=np.float32)[:, None] * frequencies
     count = config.head_width // 4  # of a head's width / 2 pairs, half turn with each coordinate
     frequencies = ROTARY_BASE ** (-np.arange(count, dtype=np.float32) / count)
     angles = coordinates(config)[:, :, None] * frequencies  # (P + L, 2, head_width / 4)
@@ -213,3 +225,48 @@ def apply_rotary(x: jax.Array, angles: jax.Array) -> jax.Array:
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
     return turned.astype(x.dtype)
+
+
+class TextEmbedding(nnx.Module):
+    """Makes inputs of a text: rows of a table for words, two layers with a GELU between for vectors."""
+
+    def __init__(self, config: PriorConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.config = config
+        self.table = embedding(config.text_words, config, rngs) if config.text_words else None
+        given, width = config.text_width, config.width
+        self.inner = _projection(given, width, dtype, rngs) if given else None
+        self.outer = _projection(width, width, dtype, rngs) if given else None
+        self.null = nnx.Param(jnp.zeros((config.text_length, given))) if config.text_null else None
+
+    def __call__(self, text: Text) -> jax.Array:
+        """Embeds texts, to ``[B, T, D]``."""
+        if self.table is not None:
+            return jnp.take(self.table[...], text.values, axis=0)
+        assert self.inner is not None  # a text is words or vectors
+        assert self.outer is not None
+        # The tanh form of the GELU is what LlamaGen's caption embedder has.
+        out: jax.Array = self.outer(nnx.gelu(self.inner(text.values), approximate=True))
+        return out
+
+    def complete(self, text: Text | None, batch: int) -> Text:
+        """Returns texts where rows without any have what stands for none; all of them where None is given."""
+        text = Text.absent(self.config, batch, jnp) if text is None else text
+        return self.drop(text, jnp.zeros(batch, bool))
+
+    def drop(self, text: Text, dropped: jax.Array) -> Text:
+        """Returns texts without those that are marked in ``dropped``, bool ``[B]``.
+
+        Where vectors were learned for no text they take the places of the text's, as in LlamaGen; of a row
+        without any text they take all. Else nothing of the text is seen.
+        """
+        if self.null is None:
+            return text._replace(mask=text.mask & ~dropped[:, None])
+        empty = ~jnp.any(text.mask, axis=1)  # (B,)
+        gone = (dropped | empty)[:, None, None]
+        values = jnp.where(gone, self.null[...].astype(text.values.dtype), text.values)
+        return Text(values, text.mask | empty[:, None])
+
+
+def _projection(inputs: int, outputs: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
+    """Makes a layer that keeps the size of what it is given: encoders differ in that of their vectors."""
+    return nnx.Linear(inputs, outputs, use_bias=False, dtype=dtype, dot_general=product, rngs=rngs)

@@ -70,6 +70,7 @@ class PriorInfo:
       class_names: names of classes 0, 1, ..., where they are known.
       card: what it was trained on and how good it is, as :class:`vqgan.model_card.ModelCard` reads it.
       files: size in bytes of every file of the weights, by its path in the folder.
+      words: vocabulary of a prior whose texts are words, ids 1, 2, ...
     """
 
     path: Path
@@ -79,6 +80,7 @@ class PriorInfo:
     class_names: tuple[str, ...] = ()
     card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     files: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    words: tuple[str, ...] = ()
 
 
 def save_prior(
@@ -88,6 +90,7 @@ def save_prior(
     *,
     codec: CodecIdentity,
     class_names: Sequence[str] = (),
+    words: Sequence[str] = (),
     card: Mapping[str, Any] | None = None,
 ) -> PriorInfo:
     """Writes a prior folder; it is there whole or not at all.
@@ -99,6 +102,7 @@ def save_prior(
       weights: all parameters by dotted name, as :func:`vqgan.prior.config.prior_parameter_shapes` names them.
       codec: whose tokens the prior was trained on.
       class_names: names of classes; those beyond ``config.classes`` are left out.
+      words: vocabulary of a prior whose texts are words, one fewer than ``config.text_words``.
       card: free-form JSON for the model card, best made by :meth:`vqgan.model_card.ModelCard.to_json`.
 
     Raises:
@@ -113,6 +117,7 @@ def save_prior(
     _check_finite(path, stored, "train with a smaller learning rate, or go back to an earlier checkpoint")
     names = tuple(class_names)[: config.classes]
     info = PriorInfo(path, config, prior_fingerprint(config, stored), codec, names, dict(card or {}))
+    info = dataclasses.replace(info, words=tuple(words))
     document = {
         "config": to_dict(config),
         "fingerprint": info.fingerprint,
@@ -120,6 +125,8 @@ def save_prior(
         "class_names": list(names),
         "card": info.card,
     }
+    if words:
+        document["words"] = list(words)
     files = folders.write_folder(FOLDER, path, {WEIGHTS: stored}, document, render_prior_card(info))
     return dataclasses.replace(info, files=files)
 
@@ -153,6 +160,7 @@ def read_prior(path: str | os.PathLike[str]) -> PriorInfo:
             image_size=_image_size(codec),
         ),
         class_names=fields.texts("class_names"),
+        words=fields.texts("words", ()),
         card=fields.mapping("card"),
         files=fields.sizes("files"),
         config=from_dict(PriorConfig, fields.value("config"), where=f"{folder}/{FOLDER.document}"),
@@ -275,6 +283,9 @@ def _summary(config: PriorConfig) -> str:
     height, width = config.grid
     kind = "A masked" if config.kind == "masked" else "An autoregressive"
     extras = [f"{config.classes:,} classes"] if config.classes else []
+    if config.text_length:
+        kind_of_text = "words" if config.text_words else f"vectors of {config.text_width:,}"
+        extras.append(f"texts of up to {config.text_length:,} {kind_of_text}")
     if config.condition_codebook_size:
         extras.append(f"a condition grid of {' × '.join(map(str, config.condition_grid))} tokens")
     layout = f"{config.layers} layers, {config.heads} heads, width {config.width}"

@@ -6,28 +6,37 @@ Imports no JAX and no NumPy.
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from vqgan.config import MOST_PARAMETERS
 from vqgan.errors import UserError
 
 KINDS = ("autoregressive", "masked")
 BLOCKS = ("llama", "gpt")
+ROTARY = ("grid", "sequence")
 MASK_SCHEDULES = ("cosine", "linear", "square", "cubic")
 MOST_LAYERS = 1000
 MOST_POSITIONS = 1 << 20
+MOST_TEXT = 1024  # positions of a text
 HIDDEN_MULTIPLE = 64  # widths of the gated layer that matrix units like
+
+TEXT_SIZES = ("text_length", "text_words", "text_width")
 
 Shape: TypeAlias = tuple[int, ...]
 NamedShapes: TypeAlias = Iterator[tuple[str, Shape]]
+
+
+def _later(default: Any) -> Any:
+    """Declares a field of a later release: at its default it is not written, so priors stay as they were."""
+    return dataclasses.field(default=default, metadata={"left_out": default})
 
 
 @dataclasses.dataclass(frozen=True)
 class PriorConfig:
     """A transformer over the tokens of one grid, in raster order.
 
-    The sequence that it sees is a prefix (the tokens of a condition grid, if there are any, then one
-    start or class token) followed by the grid's tokens. Start and class tokens have embeddings of their
+    The sequence that it sees is a prefix (a text and the tokens of a condition grid, if there are any, then
+    one start or class token) followed by the grid's tokens. Start and class tokens have embeddings of their
     own: no id of the codebook stands for them.
 
     Attributes:
@@ -47,6 +56,17 @@ class PriorConfig:
       width: features of a token.
       hidden: features inside a block's feed-forward part; 0 for the usual width of the block's kind.
       dropout: of embeddings, attention's output and feed-forward output, in training.
+      text_length: positions of a text, which end where the rest of the prefix begins; 0 for a prior without.
+      text_words: rows of the table of words, the first for all that are unknown; 0 where texts are vectors.
+      text_width: features of a text's vectors, from whatever encoder; 0 where texts are words.
+      text_null: whether vectors that were learned stand for no text, as in LlamaGen; if not, no text is one
+        of which nothing is seen. Texts as vectors only.
+      blank_prefix: whether queries and keys of the prefix are zero, so that all of it is attended to alike:
+        so it is in LlamaGen, in ``llama`` only.
+      query_key_norm: whether queries and keys are normalised, in ``llama``; LlamaGen's are not.
+      rotary: what rotary positions of ``llama`` count: ``grid``, rows and columns, or ``sequence``, the place
+        in the sequence, as in Llama itself (arXiv 2302.13971). With ``sequence`` and no ``query_key_norm`` a
+        prior is a Llama, and can be exported as one.
     """
 
     kind: str = "autoregressive"
@@ -62,20 +82,30 @@ class PriorConfig:
     width: int = 256
     hidden: int = 0
     dropout: float = 0.0
+    text_length: int = _later(0)
+    text_words: int = _later(0)
+    text_width: int = _later(0)
+    text_null: bool = _later(False)
+    blank_prefix: bool = _later(False)
+    query_key_norm: bool = _later(True)
+    rotary: str = _later("grid")
 
     def __post_init__(self) -> None:
-        for name, known in (("kind", KINDS), ("block", BLOCKS)):
+        for name, known in (("kind", KINDS), ("block", BLOCKS), ("rotary", ROTARY)):
             if getattr(self, name) not in known:
                 raise UserError(f"model.{name} is {getattr(self, name)!r}: give one of {', '.join(known)}")
         for name, least in (("codebook_size", 2), ("layers", 1), ("heads", 1), ("width", 4)):
             self._check_least(name, getattr(self, name), least)
         if self.layers > MOST_LAYERS:
             raise UserError(f"model.layers is {self.layers}: at most {MOST_LAYERS}")
-        for name in ("classes", "condition_codebook_size", "hidden"):
+        for name in ("classes", "condition_codebook_size", "hidden", *TEXT_SIZES):
             self._check_least(name, getattr(self, name), 0)
         self._check_grids()
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}: it must lie in [0, 1)")
+        self._check_text()
+        if self.block != "llama" and (self.rotary != "grid" or not self.query_key_norm):
+            raise UserError("model.rotary and query_key_norm are of block llama: leave them at grid and True")
         self._check_start()
         self._check_heads()
         self._check_size()
@@ -98,12 +128,25 @@ class PriorConfig:
                 f"{self.condition_codebook_size}: give both, or leave both 0"
             )
 
+    def _check_text(self) -> None:
+        if self.text_length > MOST_TEXT:
+            raise UserError(f"model.text_length is {self.text_length}: at most {MOST_TEXT}")
+        if (self.text_words > 0) + (self.text_width > 0) != (self.text_length > 0):
+            raise UserError(
+                f"model.text_length is {self.text_length}, text_words {self.text_words} and text_width "
+                f"{self.text_width}: give a length and one of the others, or leave all 0"
+            )
+        if self.text_null and not self.text_width:
+            raise UserError("model.text_null is True: only a prior whose texts are vectors has one for none")
+        if self.block != "llama" and self.blank_prefix:
+            raise UserError("model.blank_prefix is True: it is of block llama; leave it at False")
+
     def _check_start(self) -> None:
-        can_do_without = self.condition_length > 0 and not self.classes and self.is_causal
-        if not self.start_token and not (can_do_without and self.block == "gpt"):
+        has_other = self.condition_length > 0 if self.block == "gpt" else self.text_null
+        if not self.start_token and not (has_other and not self.classes and self.is_causal):
             raise UserError(
                 "model.start_token is False: only an autoregressive prior of block gpt with a condition grid "
-                "and no classes can do without"
+                "and no classes can do without, or one of block llama with text_null"
             )
 
     def _check_size(self) -> None:
@@ -146,8 +189,13 @@ class PriorConfig:
 
     @property
     def prefix(self) -> int:
-        """Returns the positions before the grid's first token, P: the condition's and the start token's."""
-        return self.condition_length + self.start_token
+        """Returns the positions before the grid's first token, P: text, condition grid and start token."""
+        return self.text_length + self.condition_length + self.start_token
+
+    @property
+    def is_guidable(self) -> bool:
+        """Tells whether there is something that guidance can leave out: a class, or a text."""
+        return self.classes > 0 or self.text_length > 0
 
     @property
     def is_causal(self) -> bool:
@@ -191,10 +239,22 @@ def _model(config: PriorConfig) -> NamedShapes:
         yield "condition_embedding", (config.condition_codebook_size, width)
     if config.block == "gpt":
         yield "position_embedding", (config.prefix + config.length, width)
+    if config.text_length:
+        yield from _text(config)
     for index in range(config.layers):
         yield from _block(f"blocks.{index}", config)
     yield from _norm("norm", config)
     yield "head.kernel", (width, config.codebook_size)
+
+
+def _text(config: PriorConfig) -> NamedShapes:
+    if config.text_words:
+        yield "text.table", (config.text_words, config.width)
+        return
+    yield "text.inner.kernel", (config.text_width, config.width)
+    yield "text.outer.kernel", (config.width, config.width)
+    if config.text_null:
+        yield "text.null", (config.text_length, config.text_width)
 
 
 def _block(name: str, config: PriorConfig) -> NamedShapes:
@@ -202,7 +262,7 @@ def _block(name: str, config: PriorConfig) -> NamedShapes:
     yield from _norm(f"{name}.attention_norm", config)
     for layer in ("query", "key", "value", "out"):
         yield from _linear(f"{name}.attention.{layer}", width, width, config)
-    if config.block == "llama":
+    if config.block == "llama" and config.query_key_norm:
         for layer in ("query_norm", "key_norm"):
             yield f"{name}.attention.{layer}.scale", (config.head_width,)
     yield from _norm(f"{name}.feed_forward_norm", config)
@@ -228,8 +288,8 @@ class ObjectiveConfig:
     """How a prior is trained to predict tokens: what the loss does to its inputs and targets.
 
     Attributes:
-      class_dropout: probability that a sample is trained as one without a class, which guidance needs
-        (arXiv 2207.12598, section 3.2). Nothing changes in a prior without classes.
+      class_dropout: probability that a sample is trained as one without its class and text, which guidance
+        needs (arXiv 2207.12598, section 3.2). Nothing changes in a prior that has neither.
       keep: probability that an input token stays; the others become random codes, while the targets stay
         as they are (``pkeep`` in the reference implementation of arXiv 2012.09841). 1 keeps all.
         Autoregressive priors only.

@@ -6,9 +6,10 @@ numbers; ours has a table for each, so rows are copied. NumPy does the conversio
 executed.
 """
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,41 @@ class ImportedPrior:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class OpenedPrior:
+    """A checkpoint of another code base, opened.
+
+    Attributes:
+      file: for messages.
+      tree: what it holds; tensors are read when they are asked for.
+      config: the model's own configuration file, where the source's name gives one.
+    """
+
+    file: Path
+    tree: Any
+    config: str | None
+
+
+@contextlib.contextmanager
+def opened_prior(source: str) -> Iterator[OpenedPrior]:
+    """Opens a checkpoint; what reading its tensors raises becomes one line, too.
+
+    Raises:
+      UserError: no file, not a checkpoint, or a damaged one.
+    """
+    path, options = parse_source(source)
+    file = find_weights(path)
+    try:
+        container = sniff(file)
+        if container is None:
+            raise UserError(f"{file}: not a checkpoint that we know: {describe_unknown(file)}")
+        yield OpenedPrior(file, READERS[container](file), options.config)
+    except PickleError as error:
+        raise UserError(f"{file}: the checkpoint is damaged ({error}); download or copy it again") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+
+
 def import_taming_prior(source: str, spec: PriorSpec) -> ImportedPrior:
     """Reads and converts a checkpoint.
 
@@ -99,14 +135,9 @@ def import_taming_prior(source: str, spec: PriorSpec) -> ImportedPrior:
     Raises:
       UserError: it is no such checkpoint, damaged, hostile, or not of the form that was asked for.
     """
-    path, options = parse_source(source)
-    file = find_weights(path)
-    try:
-        container = sniff(file)
-        if container is None:
-            raise UserError(f"{file}: not a checkpoint that we know: {describe_unknown(file)}")
-        tree = READERS[container](file)
-        native = find_native(file, spec.config or options.config)
+    with opened_prior(source) as opened:
+        file, tree = opened.file, opened.tree
+        native = find_native(file, spec.config or opened.config)
         settings = find_settings(native.data if native else None) or find_settings(tree)
         gpt = find_gpt(file, tree)
         _check_conditioning(file, spec, settings)
@@ -115,11 +146,7 @@ def import_taming_prior(source: str, spec: PriorSpec) -> ImportedPrior:
         config = _config(gpt, spec, settings)
         start = settings.start_token if settings else 0
         weights, notes = _convert(gpt, config, start)
-    except PickleError as error:
-        raise UserError(f"{file}: the checkpoint is damaged ({error}); download or copy it again") from error
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
-    origin = {"format": FORMAT, "file": file.name, "sha256": _sha256(file), "heads": config.heads}
+    origin = {"format": FORMAT, "file": file.name, "sha256": file_sha256(file), "heads": config.heads}
     if isinstance(tree, dict) and type(tree.get("global_step")) is int:
         origin["training_step"] = tree["global_step"]
     return ImportedPrior(config, weights, {**origin, "notes": list(notes)}, notes)
@@ -327,6 +354,7 @@ def _notes(config: PriorConfig, vocabulary: int, positions: int) -> list[str]:
     return notes
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Returns the sum of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

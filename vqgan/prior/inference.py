@@ -18,6 +18,7 @@ from vqgan.prior.config import PriorConfig
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.request import UNKNOWN, Request
 from vqgan.prior.sampling.sampler import PriorSampler
+from vqgan.prior.text import Text, encode_prompts, pad_vectors
 from vqgan.token_layouts import GRID, layout_of
 
 Label = int | str | None
@@ -107,6 +108,8 @@ class Prior:
         steps: int | None = None,
         given: np.ndarray | None = None,
         condition: np.ndarray | None = None,
+        prompts: str | Sequence[str] = (),
+        vectors: Sequence[np.ndarray] = (),
         grid: tuple[int, int] | None = None,
     ) -> np.ndarray:
         """Draws token grids; the same arguments give the same tokens, whatever the batch size.
@@ -125,6 +128,8 @@ class Prior:
           given: tokens to complete, integers ``[N, h, w]``, -1 where they are to be drawn, with N ``count``
             or 1. An autoregressive prior completes the beginning of a grid, in raster order.
           condition: for a prior with a condition grid, its tokens, integers ``[N, hc, wc]``.
+          prompts: for a prior that was trained on words, a text or several of them, taken in turn.
+          vectors: for a prior that was trained on vectors of texts, ``[t, E]`` each, taken in turn.
           grid: ``(H, W)`` in tokens, larger than trained, for an autoregressive prior.
 
         Returns:
@@ -137,16 +142,65 @@ class Prior:
             raise UserError(f"grid: the prior's tokens are no grid (layout {layout}); leave it out")
         if count < 0 or not 0 <= seed <= 2**32 - max(count, 1):
             raise UserError(f"{count} samples from seed {seed} on: seeds must lie in [0, 2^32)")
-        named = [labels] if labels is None or isinstance(labels, (int, str)) else list(labels)
-        numbers = [UNKNOWN if number is None else number for number in class_numbers(self.info, named)]
+        listed = class_numbers(self.info, _listed(labels))
+        numbers = [UNKNOWN if number is None else number for number in listed]
         request = Request(
             seeds=np.arange(seed, seed + count, dtype=np.int64),
             labels=np.resize(np.array(numbers, np.int32), count),
             condition=_rows("condition", condition, count),
             known=_rows("given", given, count),
+            text=self._text(prompts, vectors, count),
         )
         drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
         return self._sampler.sample(request, _settings(config, drawn, steps), grid=grid)
+
+    def log_likelihoods(
+        self,
+        tokens: np.ndarray,
+        *,
+        labels: Label | Sequence[Label] | np.ndarray = (None,),
+        condition: np.ndarray | None = None,
+        prompts: str | Sequence[str] = (),
+        vectors: Sequence[np.ndarray] = (),
+    ) -> np.ndarray:
+        """Computes how likely given tokens are under a condition: the right caption makes them more likely.
+
+        Args:
+          tokens: integers ``[N, h, w]`` of the prior's grid.
+          labels: a class for all, or one for each.
+          condition: as for :meth:`sample`.
+          prompts: a text for all, or one for each.
+          vectors: of texts, ``[t, E]`` each: one for all, or one for each.
+
+        Returns:
+          float32 ``[N]``: the logarithm of the probability of a grid's tokens together, in nats.
+
+        Raises:
+          UserError: a masked prior, which gives no likelihood; or what it was not trained on.
+        """
+        if not self.config.is_causal:
+            raise UserError("a masked prior gives no likelihood of tokens; take an autoregressive one")
+        count = len(tokens)
+        numbers = [UNKNOWN if n is None else n for n in class_numbers(self.info, _listed(labels))]
+        request = Request(
+            seeds=np.zeros(count, np.int64),
+            labels=np.resize(np.array(numbers, np.int32), count),
+            condition=_rows("condition", condition, count),
+            known=_rows("tokens", tokens, count),
+            text=self._text(prompts, vectors, count),
+        )
+        return self._sampler.log_likelihoods(request)
+
+    def _text(self, prompts: str | Sequence[str], vectors: Sequence[np.ndarray], count: int) -> Text | None:
+        """Returns ``count`` texts, those that are given in turn; None where none are."""
+        if not len(prompts) and not len(vectors):
+            return None
+        if len(vectors):
+            text = pad_vectors(vectors, self.config)
+        else:
+            listed = [prompts] if isinstance(prompts, str) else prompts
+            text = encode_prompts(listed, self.info.words, self.config)
+        return text.take(np.arange(count) % len(text.mask))
 
     def images(self, tokens: np.ndarray) -> np.ndarray:
         """Decodes token grids, integers ``[N, h, w]``, to images, uint8 ``[N, H, W, 3]``.
@@ -189,6 +243,10 @@ def _settings(config: SamplingConfig | None, drawn: dict[str, Any], steps: int |
     masked = config.masked if steps is None else dataclasses.replace(config.masked, steps=steps)
     changed = {name: value for name, value in drawn.items() if value is not None}
     return dataclasses.replace(config, masked=masked, **changed)
+
+
+def _listed(labels: Label | Sequence[Label] | np.ndarray) -> list[Label]:
+    return [labels] if labels is None or isinstance(labels, (int, str)) else list(labels)
 
 
 def _rows(name: str, grids: np.ndarray | None, count: int) -> np.ndarray | None:

@@ -13,6 +13,7 @@ from flax import nnx
 
 from vqgan.prior.config import ObjectiveConfig, check_objective
 from vqgan.prior.mask_schedules import random_mask, training_mask_counts
+from vqgan.prior.text import Text
 from vqgan.prior.transformer import PriorTransformer
 
 VALIDATION_SEED = 2202_04200
@@ -43,8 +44,9 @@ def training_loss(
     condition: jax.Array | None,
     key: jax.Array,
     config: ObjectiveConfig,
+    text: Text | None = None,
 ) -> Objective:
-    """Computes the loss of a batch, with classes left out, and tokens replaced or hidden, at random.
+    """Computes the loss of a batch, with classes and texts left out and tokens replaced or hidden at random.
 
     Every predicted token of the batch counts the same. For a masked prior that is equation 1 of arXiv
     2202.04200, a sum over the hidden tokens, divided by their number in the batch: a sample counts by
@@ -57,19 +59,23 @@ def training_loss(
       condition: int32 ``[B, Lc]`` where the prior has a condition grid.
       key: decides on all that is random here.
       config: of the objective.
+      text: of a prior with texts; class and text of a sample are left out together.
 
     Raises:
       UserError: the configuration does not suit the prior's kind.
     """
     check_objective(config, prior.config.kind)
     label_key, token_key = jax.random.split(key)
-    classes = _drop_classes(_class_rows(prior, labels), prior.config.classes, config.class_dropout, label_key)
+    dropped = jax.random.bernoulli(label_key, float(config.class_dropout), labels.shape)
+    classes = jnp.where(dropped, prior.config.classes, _class_rows(prior, labels))
+    if text is not None and prior.text is not None:
+        text = prior.text.drop(text, dropped)
     if prior.config.kind == "masked":
         inputs, predicted = _hide_tokens(tokens, prior.config.codebook_size, config.mask_schedule, token_key)
     else:
         inputs = _replace_tokens(tokens, prior.config.codebook_size, config.keep, token_key)
         predicted = jnp.ones(tokens.shape, bool)
-    logits = prior(inputs, classes, condition)  # (B, L, K)
+    logits = prior(inputs, classes, condition, text)  # (B, L, K)
     return _average(logits, tokens, predicted, config.label_smoothing)
 
 
@@ -79,6 +85,7 @@ def validation_loss(
     labels: jax.Array,
     condition: jax.Array | None,
     valid: jax.Array,
+    text: Text | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Sums the losses of a batch, and counts the tokens that the sum is over; nothing is random.
 
@@ -93,6 +100,7 @@ def validation_loss(
       labels: int32 ``[B]``, -1 for no class. A prior without classes does not look at them.
       condition: int32 ``[B, Lc]`` where the prior has a condition grid.
       valid: bool or float ``[B]``; 0 for samples that only fill up the batch.
+      text: of a prior with texts.
 
     Returns:
       Two float32 scalars: nats, and tokens.
@@ -104,7 +112,7 @@ def validation_loss(
         still = nnx.merge(graph, state, copy=True)  # the caller's stays in training mode
         still.eval()
         counted = predicted * valid.astype(jnp.float32)[:, None]  # (B, L)
-        nats = token_nats(still(inputs, classes, condition), tokens)
+        nats = token_nats(still(inputs, classes, condition, text), tokens)
         # Whatever fills up a batch may give anything, even no number.
         return jnp.sum(jnp.where(counted > 0, nats * counted, 0.0)), jnp.sum(counted)
 
@@ -116,6 +124,29 @@ def validation_loss(
 
     sums, counts = jax.lax.map(measure_at, jnp.arange(len(VALIDATION_PROGRESS)))
     return jnp.sum(sums), jnp.sum(counts)
+
+
+def log_likelihoods(
+    prior: PriorTransformer,
+    tokens: jax.Array,
+    labels: jax.Array,
+    condition: jax.Array | None = None,
+    text: Text | None = None,
+) -> jax.Array:
+    """Computes the log-likelihood of each sample, in nats: the sum of those of its tokens.
+
+    Args:
+      prior: an autoregressive one, bound to parameters, in evaluation mode.
+      tokens: int32 ``[B, L]``.
+      labels: int32 ``[B]``, -1 for no class.
+      condition: int32 ``[B, Lc]`` where the prior has a condition grid.
+      text: of a prior with texts; None for none.
+
+    Returns:
+      float32 ``[B]``.
+    """
+    logits = prior(tokens, _class_rows(prior, labels), condition, text)
+    return -jnp.sum(token_nats(logits, tokens), axis=1)
 
 
 def token_nats(logits: jax.Array, tokens: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
@@ -176,11 +207,6 @@ def _class_rows(prior: PriorTransformer, labels: jax.Array) -> jax.Array:
     """Returns rows of the class embedding; the last one is no class."""
     classes = prior.config.classes
     return jnp.where(labels < 0, classes, labels) if classes else jnp.zeros_like(labels)
-
-
-def _drop_classes(ids: jax.Array, none: int, rate: float, key: jax.Array) -> jax.Array:
-    """Replaces a share of class ids by that of no class."""
-    return jnp.where(jax.random.bernoulli(key, float(rate), ids.shape), none, ids)
 
 
 def _replace_tokens(tokens: jax.Array, codebook_size: int, keep: float, key: jax.Array) -> jax.Array:

@@ -1,146 +1,29 @@
 """The transformer of a prior, from token grids to the distribution of each token, read from top to bottom.
 
-Attention, feed-forward parts, blocks, and the model, of :mod:`vqgan.prior.building_blocks`. Blocks are
+Feed-forward parts, blocks, and the model, of :mod:`vqgan.prior.attention` and the layers of
+:mod:`vqgan.prior.building_blocks`. Blocks are
 pre-norm, in two layouts. ``llama``: RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202), rotary positions
 in two dimensions, normalised queries and keys (arXiv 2302.05442), no biases. ``gpt``: LayerNorm, GELU, and
 positions that were added before, as in the prior of *Taming Transformers* (arXiv 2012.09841).
 """
-
-import math
-from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from vqgan.prior.building_blocks import apply_rotary, embedding, gelu, linear, norm, product, rotary_table
+from vqgan.prior.attention import LayerCache, Positions, PriorAttention, PriorCache
+from vqgan.prior.building_blocks import (
+    TextEmbedding,
+    embedding,
+    gelu,
+    linear,
+    norm,
+    product,
+    rotary_table,
+)
 from vqgan.prior.config import PriorConfig
-
-ATTENTION_PARTS = 4
-"""Parts of a causal sequence that attend one after the other on a CPU: each skips what lies after it."""
-
-
-class LayerCache(NamedTuple):
-    """Keys and values of one layer, ``[B, heads, P + L, head_width]`` each.
-
-    In this order a product with one query moves nothing.
-    """
-
-    keys: jax.Array
-    values: jax.Array
-
-
-PriorCache = tuple[LayerCache, ...]
-"""Keys and values of all layers."""
-
-
-class PriorAttention(nnx.Module):
-    """Multi-head self-attention."""
-
-    def __init__(self, config: PriorConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.config = config
-        self.dtype = dtype
-        width, has_bias = config.width, config.block == "gpt"
-        self.query = linear(width, width, has_bias, dtype, rngs)
-        self.key = linear(width, width, has_bias, dtype, rngs)
-        self.value = linear(width, width, has_bias, dtype, rngs)
-        self.out = linear(width, width, has_bias, dtype, rngs, depth=config.layers)
-        normalised = config.block == "llama"
-        self.query_norm = norm(config.head_width, config, dtype, rngs) if normalised else None
-        self.key_norm = norm(config.head_width, config, dtype, rngs) if normalised else None
-
-    def __call__(self, x: jax.Array, angles: jax.Array | None) -> jax.Array:
-        """Attends within whole sequences, ``[B, T, D]`` to the same shape."""
-        query, key, value = self._project(x, angles)
-        if self.config.is_causal and jax.default_backend() == "cpu":
-            attended = _attend_causally(query, key, value)
-        else:
-            attended = jax.nn.dot_product_attention(
-                query,
-                key,
-                value,
-                is_causal=self.config.is_causal,
-                implementation=_implementation(self.dtype, self.config.head_width),
-            )
-        return self._merge_heads(attended)  # of (B, T, heads, head_width)
-
-    def call_cached(
-        self, x: jax.Array, angles: jax.Array | None, start: jax.Array, cache: LayerCache
-    ) -> tuple[jax.Array, LayerCache]:
-        """Attends from positions ``start`` on to themselves and to all before them, which the cache holds."""
-        query, key, value = self._project(x, angles)
-        query, key, value = (part.swapaxes(1, 2) for part in (query, key, value))  # (B, heads, T, head_width)
-        keys = jax.lax.dynamic_update_slice(cache.keys, key.astype(cache.keys.dtype), (0, 0, start, 0))
-        values = jax.lax.dynamic_update_slice(
-            cache.values, value.astype(cache.values.dtype), (0, 0, start, 0)
-        )
-        # The cache always has room for the whole sequence. What it holds after a query's own position is of
-        # an earlier window, or zero: the mask leaves it out.
-        seen = jnp.arange(keys.shape[2])[None] <= (start + jnp.arange(x.shape[1]))[:, None]  # (T, P + L)
-        attended = _attend(query, keys, values, seen)  # (B, heads, T, head_width)
-        return self._merge_heads(attended.swapaxes(1, 2)), LayerCache(keys, values)
-
-    def _project(self, x: jax.Array, angles: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns queries, keys and values, ``[B, T, heads, head_width]`` each."""
-        shape = (*x.shape[:2], self.config.heads, self.config.head_width)
-        query, key, value = (layer(x).reshape(shape) for layer in (self.query, self.key, self.value))
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        if angles is not None:
-            query, key = apply_rotary(query, angles), apply_rotary(key, angles)
-        return query, key, value
-
-    def _merge_heads(self, attended: jax.Array) -> jax.Array:
-        out: jax.Array = self.out(attended.reshape(*attended.shape[:2], -1))
-        return out
-
-
-def _attend(query: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Array) -> jax.Array:
-    """Attends from some queries to cached keys, with products and softmax in float32.
-
-    So does :func:`jax.nn.dot_product_attention`, but its order of axes would make it copy the cache for each
-    token.
-
-    Args:
-      query: ``[B, heads, T, head_width]``.
-      keys: ``[B, heads, S, head_width]``, as ``values``.
-      values: of the keys.
-      seen: bool ``[T, S]``.
-
-    Returns:
-      The shape and type of ``query``.
-    """
-    scores = jnp.einsum("bhtd,bhsd->bhts", query, keys, preferred_element_type=jnp.float32)
-    scores = jnp.where(seen[None, None], scores / math.sqrt(query.shape[-1]), -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-    return jnp.einsum("bhts,bhsd->bhtd", weights, values)
-
-
-def _attend_causally(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Attends from each position to itself and those before it, ``[B, T, heads, head_width]`` all.
-
-    Half of a causal sequence's scores are masked. Where the sequence is cut into parts, most of these are
-    never computed: a part attends to the keys up to its own end.
-    """
-    query, key, value = (part.swapaxes(1, 2) for part in (query, key, value))  # (B, heads, T, head_width)
-    length = query.shape[2]
-    size = -(-length // ATTENTION_PARTS)
-    parts = []
-    for start in range(0, length, size):
-        end = min(start + size, length)
-        seen = jnp.arange(end)[None] <= jnp.arange(start, end)[:, None]  # (end - start, end)
-        parts.append(_attend(query[:, :, start:end], key[:, :, :end], value[:, :, :end], seen))
-    return jnp.concatenate(parts, axis=2).swapaxes(1, 2)
-
-
-def _implementation(dtype: DTypeLike, head_width: int) -> Literal["cudnn"] | None:
-    """Returns cuDNN's fused attention where it exists.
-
-    That is on NVIDIA GPUs, for 16-bit types and the widths of heads that it knows on all of them.
-    """
-    is_known = jnp.dtype(dtype).itemsize == 2 and head_width % 8 == 0 and head_width <= 128
-    return "cudnn" if is_known and "NVIDIA" in jax.devices()[0].device_kind else None
+from vqgan.prior.text import Text
 
 
 class FeedForward(nnx.Module):
@@ -170,16 +53,16 @@ class Block(nnx.Module):
         self.feed_forward = FeedForward(config, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
 
-    def __call__(self, x: jax.Array, angles: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, positions: Positions) -> jax.Array:
         """Transforms whole sequences, ``[B, T, D]`` to the same shape."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), angles))
+        x = x + self.dropout(self.attention(self.attention_norm(x), positions))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
     def call_cached(
-        self, x: jax.Array, angles: jax.Array | None, start: jax.Array, cache: LayerCache
+        self, x: jax.Array, positions: Positions, start: jax.Array, cache: LayerCache
     ) -> tuple[jax.Array, LayerCache]:
         """Transforms positions from ``start`` on, the ones before being in the cache."""
-        attended, cache = self.attention.call_cached(self.attention_norm(x), angles, start, cache)
+        attended, cache = self.attention.call_cached(self.attention_norm(x), positions, start, cache)
         x = x + attended
         return x + self.feed_forward(self.feed_forward_norm(x)), cache
 
@@ -215,9 +98,14 @@ class PriorTransformer(nnx.Module):
             dot_general=product,
             rngs=rngs,
         )
+        self.text = TextEmbedding(config, dtype=dtype, rngs=rngs) if config.text_length else None
 
     def __call__(
-        self, tokens: jax.Array, labels: jax.Array | None = None, condition: jax.Array | None = None
+        self,
+        tokens: jax.Array,
+        labels: jax.Array | None = None,
+        condition: jax.Array | None = None,
+        text: Text | None = None,
     ) -> jax.Array:
         """Returns the logits of every token of the grid.
 
@@ -228,25 +116,35 @@ class PriorTransformer(nnx.Module):
           tokens: int32 ``[B, L]``.
           labels: int32 ``[B]`` in ``[0, classes]``; ``classes`` is no class, which None means for all.
           condition: int32 ``[B, Lc]`` tokens of the condition grid, where the prior has one.
+          text: of a prior with texts; None for none.
 
         Returns:
           float32 ``[B, L, K]``.
         """
-        prefix = self.prefix_inputs(len(tokens), labels, condition)
+        text = self.complete_text(text, len(tokens))
+        prefix = self.prefix_inputs(len(tokens), labels, condition, text)
         read = tokens[:, :-1] if self.config.is_causal else tokens  # nothing follows the last one
         x = jnp.concatenate([prefix, self.token_inputs(read, 0)], axis=1)  # (B, T, D)
         x = self.dropout(x)
-        angles = self._angles(0, x.shape[1])
+        positions = self._positions(0, x.shape[1], x.shape[1], text)
         for block in self.blocks:
-            x = nnx.remat(Block.__call__)(block, x, angles) if self.remat else block(x, angles)
+            x = nnx.remat(Block.__call__)(block, x, positions) if self.remat else block(x, positions)
         # A causal position predicts the token after it: the prefix's last one predicts the grid's first.
         first = self.config.prefix - 1 if self.config.is_causal else self.config.prefix
         return self.logits(x[:, first:])
 
+    def complete_text(self, text: Text | None, batch: int) -> Text | None:
+        """Returns texts as the other methods take them: rows without any have what stands for none."""
+        return None if self.text is None else self.text.complete(text, batch)
+
     def prefix_inputs(
-        self, batch: int, labels: jax.Array | None = None, condition: jax.Array | None = None
+        self,
+        batch: int,
+        labels: jax.Array | None = None,
+        condition: jax.Array | None = None,
+        text: Text | None = None,
     ) -> jax.Array:
-        """Returns inputs of the positions before the first token, ``[B, P, D]``.
+        """Returns inputs of the positions before the first token, ``[B, P, D]``; of texts that are complete.
 
         Raises:
           ValueError: the prior has a condition grid and none is given, or the other way round.
@@ -255,6 +153,8 @@ class PriorTransformer(nnx.Module):
             given = "no condition" if condition is None else "a condition"
             raise ValueError(f"{given} given to a prior that is made otherwise")
         parts = []
+        if text is not None and self.text is not None:
+            parts.append(self.text(text))  # (B, T, D)
         if condition is not None and self.condition_embedding is not None:
             parts.append(jnp.take(self.condition_embedding[...], condition, axis=0))  # (B, Lc, D)
         if labels is None:
@@ -275,21 +175,24 @@ class PriorTransformer(nnx.Module):
         empty = LayerCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
         return (empty,) * config.layers
 
-    def prefill(self, inputs: jax.Array, cache: PriorCache) -> tuple[jax.Array, PriorCache]:
+    def prefill(
+        self, inputs: jax.Array, cache: PriorCache, text: Text | None = None
+    ) -> tuple[jax.Array, PriorCache]:
         """Reads the beginning of an autoregressive sequence into a cache.
 
         Args:
           inputs: ``[B, T, D]`` of :meth:`prefix_inputs` and :meth:`token_inputs`, from position 0 on.
           cache: whatever it holds is overwritten, or not looked at.
+          text: complete, of a prior with texts.
 
         Returns:
           Features ``[B, T, D]``, of which :meth:`logits` makes those of the token after each position, for
           the few that are wanted; and the cache.
         """
-        return self._call_cached(inputs, jnp.asarray(0), cache)
+        return self._call_cached(inputs, jnp.asarray(0), cache, text)
 
     def decode_step(
-        self, inputs: jax.Array, start: int | jax.Array, cache: PriorCache
+        self, inputs: jax.Array, start: int | jax.Array, cache: PriorCache, text: Text | None = None
     ) -> tuple[jax.Array, PriorCache]:
         """Reads some more positions of an autoregressive sequence, usually one.
 
@@ -298,11 +201,12 @@ class PriorTransformer(nnx.Module):
           start: position of the first of them in the sequence, 0 for the prefix's first; those before it
             are in the cache. ``start + T`` is at most P + L.
           cache: of the positions before; what it holds of later ones is not looked at.
+          text: as for :meth:`prefill`.
 
         Returns:
           float32 ``[B, T, K]`` logits of the token after each position, and the cache with them.
         """
-        features, cache = self._call_cached(inputs, jnp.asarray(start), cache)
+        features, cache = self._call_cached(inputs, jnp.asarray(start), cache, text)
         return self.logits(features), cache
 
     def logits(self, features: jax.Array) -> jax.Array:
@@ -310,11 +214,13 @@ class PriorTransformer(nnx.Module):
         logits: jax.Array = self.head(self.norm(features)).astype(jnp.float32)
         return logits
 
-    def _call_cached(self, x: jax.Array, start: jax.Array, cache: PriorCache) -> tuple[jax.Array, PriorCache]:
-        angles = self._angles(start, x.shape[1])
+    def _call_cached(
+        self, x: jax.Array, start: jax.Array, cache: PriorCache, text: Text | None
+    ) -> tuple[jax.Array, PriorCache]:
+        positions = self._positions(start, x.shape[1], cache[0].keys.shape[2], text)
         layers = []
         for block, layer in zip(self.blocks, cache, strict=True):
-            x, layer = block.call_cached(x, angles, start, layer)
+            x, layer = block.call_cached(x, positions, start, layer)
             layers.append(layer)
         return x, tuple(layers)
 
@@ -325,7 +231,14 @@ class PriorTransformer(nnx.Module):
             x = x + rows[None]
         return x.astype(self.dtype)
 
-    def _angles(self, start: int | jax.Array, count: int) -> jax.Array | None:
-        if self.config.block != "llama":
-            return None
-        return jax.lax.dynamic_slice_in_dim(jnp.asarray(rotary_table(self.config)), start, count)
+    def _positions(self, start: int | jax.Array, count: int, keys: int, text: Text | None) -> Positions:
+        """Returns what attention knows of ``count`` positions that look at the first ``keys`` ones."""
+        angles = turned = known = None
+        if self.config.block == "llama":
+            table = jnp.asarray(rotary_table(self.config))
+            angles = jax.lax.dynamic_slice_in_dim(table, start, count)
+        if self.config.blank_prefix:
+            turned = ((start + jnp.arange(count)) >= self.config.prefix).astype(self.dtype)
+        if text is not None:
+            known = jnp.pad(text.mask, ((0, 0), (0, keys - text.mask.shape[1])), constant_values=True)
+        return Positions(angles, turned, known)

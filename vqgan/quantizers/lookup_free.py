@@ -5,6 +5,7 @@ Neither has a codebook. Digit 0 counts least.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,12 +65,9 @@ class FSQQuantizer(Quantizer):
 
     def _bound(self, latents: jax.Array) -> jax.Array:
         """Maps latents to numbers that round to ``-(L // 2) .. (L - 1) // 2``; about zero stays zero."""
-        levels = np.array(self.levels)
-        inverse, margin = (np.tan, -EPSILON) if self.bound == "tan" else (np.arctanh, EPSILON)
-        scale = (levels - 1) * (1 + margin) / 2
-        offset = np.where(levels % 2, 0.0, 0.5)
-        shifted = latents.astype(jnp.float32) + _per_digit(inverse(offset / scale), latents.ndim)
-        return jnp.tanh(shifted) * _per_digit(scale, latents.ndim) - _per_digit(offset, latents.ndim)
+        bounds = fsq_bounds(self.levels, self.bound)
+        shift, scale, offset = (_per_digit(values, latents.ndim) for values in bounds)
+        return jnp.tanh(latents.astype(jnp.float32) + shift) * scale - offset
 
     def _halves(self, rank: int) -> jax.Array:
         return _per_digit(np.array(self.levels) // 2, rank)
@@ -79,6 +77,23 @@ class FSQQuantizer(Quantizer):
         digits = jnp.nan_to_num(rounded + self._halves(rounded.ndim))
         top = _per_digit(np.array(self.levels) - 1, rounded.ndim)
         return join_digits(jnp.clip(digits, 0.0, top), self.levels)
+
+
+class FSQBounds(NamedTuple):
+    """How latents are bounded: ``tanh(latents + shift) * scale - offset``, ``[D]`` each."""
+
+    shift: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+
+
+def fsq_bounds(levels: Sequence[int], bound: str) -> FSQBounds:
+    """Returns the constants of :class:`FSQQuantizer`, for its numbers of levels and kind of bound."""
+    numbers = np.array(levels)
+    inverse, margin = (np.tan, -EPSILON) if bound == "tan" else (np.arctanh, EPSILON)
+    scale = (numbers - 1) * (1 + margin) / 2
+    offset = np.where(numbers % 2, 0.0, 0.5)
+    return FSQBounds(inverse(offset / scale), scale, offset)
 
 
 class LFQQuantizer(Quantizer):
@@ -127,18 +142,18 @@ class LFQQuantizer(Quantizer):
 
 def join_digits(digits: jax.Array, levels: Sequence[int]) -> jax.Array:
     """Turns ``[..., D]`` digits, i in ``[0, levels[i])``, into ``[...]`` int32 below the levels' product."""
-    places = _per_digit(_places(levels), digits.ndim, jnp.int32)
+    places = _per_digit(digit_places(levels), digits.ndim, jnp.int32)
     return jnp.sum(digits.astype(jnp.int32) * places, axis=-1, dtype=jnp.int32)
 
 
 def split_digits(tokens: jax.Array, levels: Sequence[int]) -> jax.Array:
     """Turns ``[...]`` numbers into their digits ``[..., D]`` int32; undoes :func:`join_digits`."""
     rank = tokens.ndim + 1
-    places, bases = (_per_digit(values, rank, jnp.int32) for values in (_places(levels), levels))
+    places, bases = (_per_digit(values, rank, jnp.int32) for values in (digit_places(levels), levels))
     return tokens.astype(jnp.int32)[..., None] // places % bases
 
 
-def _places(levels: Sequence[int]) -> list[int]:
+def digit_places(levels: Sequence[int]) -> list[int]:
     """Returns what one unit of each digit is worth."""
     return [math.prod(levels[:index]) for index in range(len(levels))]
 

@@ -39,7 +39,7 @@ def test_other_channels_on_either_side_are_refused(data: dict[str, Any], refused
 def test_transformers_are_rgb(refused: Refused) -> None:
     from vqgan.token_layouts import ViTConfig
 
-    with refused("model.vit: only RGB, with 3 channels"):
+    with refused("model.vit: only RGB without ranges"):
         dataclasses.replace(
             TOY,
             channels=ChannelsConfig(1),

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from jax.typing import DTypeLike
 
-from vqgan.prior import transformer
+from vqgan.prior import attention
 from vqgan.prior.building_blocks import EPSILON, LayerNorm, gelu, product
 from vqgan.prior.losses import _most_probable
 
@@ -100,7 +100,7 @@ def test_causal_attention_in_parts(length: int) -> None:
 
     arguments = [normal(2, length, 3, 8, seed=seed) for seed in range(3)]
     assert_alike(
-        values_and_gradients(transformer._attend_causally, *arguments),
+        values_and_gradients(attention._attend_causally, *arguments),
         values_and_gradients(plain, *arguments),
     )
 

@@ -31,6 +31,7 @@ _FIELDS = {
     "embed_dim": "embed_dim",
     "n_embed": "codebook_size",
     "resamp_with_conv": "resamp_with_conv",
+    "input_range": "input_range",  # of our own export
 }
 # Settings that change what the network computes, and their values that are supported.
 _ONLY: Mapping[str, tuple[Any, ...]] = {

@@ -54,8 +54,8 @@ class SamplingConfig:
       top_k: only the k most probable tokens are drawn; 0 for all.
       top_p: only the most probable tokens are drawn, as few as reach this probability together
         (arXiv 1904.09751); 1 for all.
-      guidance: scale s of classifier-free guidance (arXiv 2207.12598): logits without a class plus s times
-        their difference to those with it; 1 for none.
+      guidance: scale s of classifier-free guidance (arXiv 2207.12598): logits without class and text plus
+        s times their difference to those with them; 1 for none.
       guidance_schedule: ``constant``, or rising from 1 to ``guidance`` along the sequence.
       guidance_from: share of the sequence (of the steps, in a masked prior) before which there is no
         guidance.

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.text import Text
+from vqgan.prior.transformer import PriorTransformer
 
 
 class LogitsParams(NamedTuple):
@@ -42,7 +44,8 @@ class LogitsParams(NamedTuple):
 class SamplingVariant:
     """What of the settings decides which computation is needed: another variant compiles anew.
 
-    With guidance, the model's batch is twice the samples': the second half is the same without a class.
+    With guidance, the model's batch is twice the samples': the second half is the same without classes
+    and texts.
 
     Attributes:
       is_guided: whether logits without a class are computed too.
@@ -63,6 +66,14 @@ class SamplingVariant:
         if self.is_guided:
             labels = jnp.concatenate([labels, jnp.full_like(labels, no_class)])
         return labels, None if condition is None else self.double(condition)
+
+    def double_text(self, prior: PriorTransformer, text: Text | None, batch: int) -> Text | None:
+        """Returns complete texts for every row of the model's batch: the second half has none."""
+        text = prior.complete_text(text, batch)
+        if text is None or prior.text is None or not self.is_guided:
+            return text
+        without = prior.text.drop(text, jnp.ones(batch, bool))
+        return jax.tree.map(lambda *halves: jnp.concatenate(halves), text, without)
 
     def guide(self, logits: jax.Array, scale: jax.Array) -> jax.Array:
         """Merges the model's logits, ``[B or 2B, ..., K]``, to those of the samples, ``[B, ..., K]``."""

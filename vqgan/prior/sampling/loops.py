@@ -30,6 +30,7 @@ from vqgan.prior.sampling.logits import (
     sample_tokens,
 )
 from vqgan.prior.sampling.request import BATCH_AXIS, SampleInputs
+from vqgan.prior.text import Text
 from vqgan.prior.transformer import PriorCache, PriorTransformer
 
 
@@ -65,21 +66,22 @@ class AutoregressiveLoop:
 
     def __call__(self, prior: PriorTransformer, inputs: SampleInputs, numbers: RasterNumbers) -> jax.Array:
         """Decodes a batch, int32 ``[B, L]``."""
-        seeds, labels, condition, tokens = jax.tree.map(jnp.asarray, inputs)
+        seeds, labels, condition, tokens, text = jax.tree.map(jnp.asarray, inputs)
+        text = self.variant.double_text(prior, text, len(tokens))
         keys, given = sample_keys(seeds), self.given
         # Prefix and given tokens are read at once. The cache is made inside the compiled function: XLA
         # changes it in place, and there is none to donate.
-        prefix = self.prefix_inputs(prior, labels, condition)  # (B or 2B, P, D)
+        prefix = self.prefix_inputs(prior, labels, condition, text)  # (B or 2B, P, D)
         beginning = prior.token_inputs(self.variant.double(tokens[:, :given]), 0)
         x = jnp.concatenate([prefix, beginning], axis=1)  # (B or 2B, P + n, D)
-        features, cache = prior.prefill(x, prior.empty_cache(len(x)))
+        features, cache = prior.prefill(x, prior.empty_cache(len(x)), text)
         first = self.next_tokens(prior.logits(features[:, -1]), keys, given, numbers)
 
         def step(k: jax.Array, state: tuple[jax.Array, PriorCache]) -> tuple[jax.Array, PriorCache]:
             tokens, cache = state
             previous = jax.lax.dynamic_slice_in_dim(tokens, k - 1, 1, axis=1)  # (B, 1)
             x = prior.token_inputs(self.variant.double(previous), k - 1)  # (B or 2B, 1, D)
-            logits, cache = prior.decode_step(x, prefix.shape[1] + k - 1, cache)
+            logits, cache = prior.decode_step(x, prefix.shape[1] + k - 1, cache, text)
             return tokens.at[:, k].set(self.next_tokens(logits[:, 0], keys, k, numbers)), cache
 
         tokens = tokens.at[:, given].set(first)
@@ -87,11 +89,14 @@ class AutoregressiveLoop:
         return tokens
 
     def prefix_inputs(
-        self, prior: PriorTransformer, labels: jax.Array, condition: jax.Array | None
+        self, prior: PriorTransformer, labels: jax.Array, condition: jax.Array | None, text: Text | None
     ) -> jax.Array:
-        """Returns inputs ``[B or 2B, P, D]`` before the first token; the second half is without a class."""
+        """Returns inputs ``[B or 2B, P, D]`` before the first token; the second half is without a class.
+
+        The text is of the model's batch already.
+        """
         labels, condition = self.variant.double_conditions(labels, condition, prior.config.classes)
-        return prior.prefix_inputs(len(labels), labels, condition)
+        return prior.prefix_inputs(len(labels), labels, condition, text)
 
     def next_tokens(
         self, logits: jax.Array, keys: jax.Array, k: int | jax.Array, numbers: RasterNumbers
@@ -144,11 +149,12 @@ class MaskedLoop:
     def __call__(self, prior: PriorTransformer, inputs: SampleInputs, numbers: MaskedNumbers) -> jax.Array:
         """Decodes a batch, int32 ``[B, L]``."""
         variant = self.variant
-        seeds, labels, condition, known = jax.tree.map(jnp.asarray, inputs)
+        seeds, labels, condition, known, text = jax.tree.map(jnp.asarray, inputs)
         labels, condition = variant.double_conditions(labels, condition, prior.config.classes)
+        text = variant.double_text(prior, text, len(known))
 
         def predict(tokens: jax.Array, scale: jax.Array) -> jax.Array:
-            return variant.guide(prior(variant.double(tokens), labels, condition), scale)  # (B, L, K)
+            return variant.guide(prior(variant.double(tokens), labels, condition, text), scale)  # (B, L, K)
 
         tokens = jnp.where(known < 0, prior.config.codebook_size, known)
         return fill_in(predict, tokens, seeds, *numbers, truncates=variant.truncates)

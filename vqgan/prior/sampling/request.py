@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vqgan.errors import UserError
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.text import Text, check_text
 
 BATCH_AXIS = "batch"
 """Name of the axis of devices among which the rows of a batch are divided."""
@@ -25,12 +26,14 @@ class Request(NamedTuple):
       labels: integers ``[B]``, the classes; -1, or None for all, is no class.
       condition: integers ``[B, Lc]``, tokens of the condition grid, for a prior that has one.
       known: integers ``[B, L]``, tokens that are given; -1 where they are to be sampled, None for all.
+      text: of a prior with texts; None, or a row without any, is no text.
     """
 
     seeds: np.ndarray
     labels: np.ndarray | None = None
     condition: np.ndarray | None = None
     known: np.ndarray | None = None
+    text: Text | None = None
 
 
 class SampleInputs(NamedTuple):
@@ -41,12 +44,14 @@ class SampleInputs(NamedTuple):
       labels: int32 ``[B]`` in ``[0, classes]``; ``classes`` is no class.
       condition: int32 ``[B, Lc]``, or None for a prior without a condition grid.
       known: int32 ``[B, L]``; -1 where to be sampled.
+      text: of a prior with texts; None for none.
     """
 
     seeds: np.ndarray
     labels: np.ndarray
     condition: np.ndarray | None
     known: np.ndarray
+    text: Text | None = None
 
 
 def check_request(config: PriorConfig, request: Request) -> None:
@@ -61,6 +66,7 @@ def check_request(config: PriorConfig, request: Request) -> None:
     if request.labels is not None:
         _check_labels(config, request.labels, count)
     _check_condition(config, request.condition, count)
+    check_text(config, request.text, count)
     if request.known is not None:
         _check_integers(
             "known tokens", request.known, (count, config.length), UNKNOWN, config.codebook_size - 1
@@ -71,8 +77,8 @@ def check_settings(config: PriorConfig, settings: SamplingConfig) -> None:
     """Refuses settings that mean nothing to a prior.
 
     Raises:
-      UserError: guidance without classes, since it compares a class with no class; or a masked prior's
-        settings for an autoregressive one.
+      UserError: guidance without classes and texts, since it compares what is asked for with nothing; or a
+        masked prior's settings for an autoregressive one.
     """
     changed = [
         f"{field.name} is {value!r}"
@@ -84,10 +90,10 @@ def check_settings(config: PriorConfig, settings: SamplingConfig) -> None:
             f"sampling.masked: {', '.join(changed)}, but this prior is autoregressive and draws token after "
             "token: leave steps, mask schedule and choice temperature out"
         )
-    if settings.is_guided and not config.classes:
+    if settings.is_guided and not config.is_guidable:
         raise UserError(
-            f"sampling.guidance is {settings.guidance}, but this prior was trained without classes: "
-            "leave it at 1"
+            f"sampling.guidance is {settings.guidance}, but this prior was trained without classes and "
+            "texts: leave it at 1"
         )
 
 
@@ -117,7 +123,7 @@ def full_batches(config: PriorConfig, request: Request, size: int) -> Iterator[t
     count = len(request.seeds)
     labels = np.full(count, UNKNOWN) if request.labels is None else np.asarray(request.labels)
     known = np.full((count, config.length), UNKNOWN) if request.known is None else request.known
-    condition = request.condition
+    condition, text = request.condition, request.text
     for start in range(0, count, size):
         rows = slice(start, start + size)
         inputs = SampleInputs(
@@ -125,6 +131,7 @@ def full_batches(config: PriorConfig, request: Request, size: int) -> Iterator[t
             _take_rows(np.where(labels < 0, config.classes, labels), rows, size, np.int32),
             None if condition is None else _take_rows(condition, rows, size, np.int32),
             _take_rows(known, rows, size, np.int32),
+            None if text is None else Text(*(_take_rows(v, rows, size, np.asarray(v).dtype) for v in text)),
         )
         yield inputs, min(size, count - start)
 
@@ -162,7 +169,7 @@ def _check_integers(name: str, values: np.ndarray, shape: tuple[int, ...], least
         )
 
 
-def _take_rows(values: np.ndarray, rows: slice, size: int, dtype: type) -> np.ndarray:
+def _take_rows(values: np.ndarray, rows: slice, size: int, dtype: Any) -> np.ndarray:
     """Takes some rows in the type, the last of them repeated up to ``size``."""
     part: np.ndarray = np.asarray(values)[rows].astype(dtype)
     return np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1), mode="edge")

@@ -19,6 +19,7 @@ from vqgan.errors import UserError
 from vqgan.functional import Arrays, take_apart
 from vqgan.prior.checkpoint import PriorInfo, load_prior_weights
 from vqgan.prior.config import PriorConfig
+from vqgan.prior.losses import log_likelihoods
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.logits import SamplingVariant
 from vqgan.prior.sampling.loops import AutoregressiveLoop, MaskedLoop
@@ -96,6 +97,7 @@ class PriorSampler:
         self._mesh = Mesh(np.array(devices), (BATCH_AXIS,))
         self._structure = take_apart(lambda: PriorTransformer(config, dtype=dtype, rngs=nnx.Rngs(0)))
         self._compiled = jax.jit(self._decode, static_argnames="loop")
+        self._scored = jax.jit(self._score)
         self.replace_params(params)
 
     def replace_params(self, params: Mapping[str, jax.Array | np.ndarray]) -> None:
@@ -164,6 +166,26 @@ class PriorSampler:
                 tokens = np.asarray(self._compiled(self._params, inputs, numbers, loop=loop))
             parts.append(tokens[:count])
         return np.concatenate(parts).reshape(-1, *config.grid)
+
+    def log_likelihoods(self, request: Request) -> np.ndarray:
+        """Computes the log-likelihood of known tokens under an autoregressive prior: nats, float32 ``[B]``.
+
+        Raises:
+          UserError: a request that this prior cannot serve, or a token that is not known.
+        """
+        check_request(self.config, request)
+        if request.known is None or np.min(request.known, initial=0) < 0:
+            raise UserError("the likelihood is that of whole grids: give all tokens")
+        parts = [np.zeros(0, np.float32)]
+        for inputs, count in full_batches(self.config, request, self.batch_size):
+            parts.append(np.asarray(self._scored(self._params, inputs))[:count])
+        return np.concatenate(parts)
+
+    def _score(self, params: Arrays, inputs: SampleInputs) -> jax.Array:
+        prior = self._structure.bind(params, {})
+        prior.eval()
+        _, labels, condition, known, text = jax.tree.map(jnp.asarray, inputs)
+        return log_likelihoods(prior, known, labels, condition, text)
 
     def _loop_for(self, config: PriorConfig, request: Request, settings: SamplingConfig) -> DecodingLoop[Any]:
         variant = SamplingVariant(settings.is_guided, settings.truncates)

@@ -19,6 +19,7 @@ from vqgan.prior.config import PriorConfig
 from vqgan.prior.sampling.logits import sample_keys
 from vqgan.prior.sampling.loops import AutoregressiveLoop, RasterNumbers
 from vqgan.prior.sampling.request import SampleInputs
+from vqgan.prior.text import Text
 from vqgan.prior.transformer import PriorCache, PriorTransformer
 
 
@@ -99,7 +100,8 @@ class SlidingWindowLoop(AutoregressiveLoop):
     def __call__(self, prior: PriorTransformer, inputs: SampleInputs, numbers: RasterNumbers) -> jax.Array:
         """Decodes a batch, int32 ``[B, H * W]``."""
         window, length = prior.config.grid, prior.config.length
-        seeds, labels, condition, known = jax.tree.map(jnp.asarray, inputs)
+        seeds, labels, condition, known, text = jax.tree.map(jnp.asarray, inputs)
+        text = self.variant.double_text(prior, text, len(known))
         keys = sample_keys(seeds)
         # Shapes are fixed when compiling, so a moved window is read up to one of two lengths. Most tokens are
         # on the window's middle row: what is above and beside them is enough. Near the bottom border the
@@ -110,8 +112,8 @@ class SlidingWindowLoop(AutoregressiveLoop):
             place = place_window(k, self.grid, window)
             logits, cache = jax.lax.switch(
                 _branch(place, state.place, counts),
-                [partial(self._decode_step, prior, state, place, k)]
-                + [partial(self._prefill, prior, state, place, labels, condition, n) for n in counts],
+                [partial(self._decode_step, prior, state, place, k, text)]
+                + [partial(self._prefill, prior, state, place, labels, condition, text, n) for n in counts],
             )
             token = self.next_tokens(logits, keys, k, numbers)
             return WindowState(state.tokens.at[:, k].set(token), place, cache)
@@ -122,7 +124,12 @@ class SlidingWindowLoop(AutoregressiveLoop):
         return jax.lax.fori_loop(self.given, known.shape[1], step, first).tokens
 
     def _decode_step(
-        self, prior: PriorTransformer, state: WindowState, place: WindowPlace, k: jax.Array
+        self,
+        prior: PriorTransformer,
+        state: WindowState,
+        place: WindowPlace,
+        k: jax.Array,
+        text: Text | None,
     ) -> tuple[jax.Array, PriorCache]:
         """Returns logits ``[B or 2B, K]`` of token k, whose window is that of the token before.
 
@@ -130,7 +137,7 @@ class SlidingWindowLoop(AutoregressiveLoop):
         """
         previous = jax.lax.dynamic_slice_in_dim(state.tokens, k - 1, 1, axis=1)  # (B, 1)
         x = prior.token_inputs(self.variant.double(previous), place.local - 1)
-        logits, cache = prior.decode_step(x, prior.config.prefix + place.local - 1, state.cache)
+        logits, cache = prior.decode_step(x, prior.config.prefix + place.local - 1, state.cache, text)
         return logits[:, 0], cache
 
     def _prefill(
@@ -140,6 +147,7 @@ class SlidingWindowLoop(AutoregressiveLoop):
         place: WindowPlace,
         labels: jax.Array,
         condition: jax.Array | None,
+        text: Text | None,
         count: int,
     ) -> tuple[jax.Array, PriorCache]:
         """Returns logits ``[B or 2B, K]`` of a token whose window is new, of which ``count`` tokens are read.
@@ -152,9 +160,9 @@ class SlidingWindowLoop(AutoregressiveLoop):
         window = _cut_window(state.tokens, self.grid, place.top, place.left, config.grid)  # (B, h * w)
         # Those of them that are not drawn yet (-1) come after the token, so that nothing depends on them.
         seen = jnp.maximum(window[:, :count], 0)
-        prefix = self.prefix_inputs(prior, labels, condition)  # (B or 2B, P, D)
+        prefix = self.prefix_inputs(prior, labels, condition, text)  # (B or 2B, P, D)
         x = jnp.concatenate([prefix, prior.token_inputs(self.variant.double(seen), 0)], axis=1)
-        features, cache = prior.prefill(x, state.cache)  # (B or 2B, P + count, D)
+        features, cache = prior.prefill(x, state.cache, text)  # (B or 2B, P + count, D)
         last = config.prefix - 1 + place.local  # the position before the token
         return prior.logits(jax.lax.dynamic_index_in_dim(features, last, axis=1, keepdims=False)), cache
 

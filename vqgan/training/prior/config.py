@@ -7,11 +7,11 @@ import dataclasses
 
 from vqgan.data import VIEW_CHOICES
 from vqgan.errors import UserError
-from vqgan.prior.config import ObjectiveConfig, PriorConfig, check_objective
+from vqgan.prior.config import TEXT_SIZES, ObjectiveConfig, PriorConfig, check_objective
 from vqgan.training.loop_config import LoopConfig, OptimizerConfig, check_choice, check_least
 
 PRIOR_METRICS = ("loss", "bits")
-FITTED = ("codebook_size", "grid", "classes", "condition_codebook_size", "condition_grid")
+FITTED = ("codebook_size", "grid", "classes", "condition_codebook_size", "condition_grid", *TEXT_SIZES)
 """Fields of ``model`` that follow from the token set."""
 
 

@@ -142,7 +142,7 @@ class PriorLearner:
             prior.train()
             own = jax.random.fold_in(key, OBJECTIVE_STREAM)
             objective = training_loss(
-                prior, batch.tokens, batch.labels, batch.condition, own, self._config.objective
+                prior, batch.tokens, batch.labels, batch.condition, own, self._config.objective, batch.text
             )
             return objective.loss, objective
 

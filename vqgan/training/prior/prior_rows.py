@@ -4,7 +4,7 @@ No JAX is imported here.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from vqgan import filesystems
 from vqgan.data.token_batches import TokenBatches
 from vqgan.data.tokens import TokenBatch, TokenSet
 from vqgan.errors import UserError
+from vqgan.prior.text import Text
 from vqgan.shards import open_shard
 
 NO_CLASS = -1
@@ -28,16 +29,27 @@ class PriorRows(NamedTuple):
       tokens: int32 ``[B, L]``.
       labels: int32 ``[B]``; -1 is no class.
       condition: int32 ``[B, Lc]`` tokens of the condition grid; None for a prior without one.
+      text: of a prior with texts, a row without for an image without a caption; None for others.
     """
 
     tokens: Any
     labels: Any
     condition: Any = None
+    text: Text | None = None
 
     def take(self, at: np.ndarray) -> "PriorRows":
         """Returns some of them, by number or by a mask."""
         condition = None if self.condition is None else self.condition[at]
-        return PriorRows(self.tokens[at], self.labels[at], condition)
+        text = None if self.text is None else self.text.take(at)
+        return PriorRows(self.tokens[at], self.labels[at], condition, text)
+
+
+class TextLookup(Protocol):
+    """Finds the captions of rows; see :class:`vqgan.training.prior.caption_rows.CaptionRows`."""
+
+    def of(self, batch: TokenBatch, seed: tuple[int, ...] | None = None) -> Text:
+        """Returns the texts of a batch; of several captions of an image a seed draws one."""
+        ...
 
 
 class ConditionLookup:
@@ -53,7 +65,7 @@ class ConditionLookup:
     def __init__(self, tokens: TokenSet):
         self.tokens = tokens
         self._numbers: dict[tuple[str, int], int] = {}
-        for number, name in enumerate(_all_names(tokens)):
+        for number, name in enumerate(all_names(tokens)):
             if self._numbers.setdefault(name, number) != number:
                 raise UserError(
                     f"{tokens.path}: more than one row has {_called(name)}, so it is not clear which is the "
@@ -84,7 +96,7 @@ class ConditionLookup:
 
     def _numbers_of(self, tokens: TokenSet) -> np.ndarray:
         """Returns the condition of each row of a whole data set, int64 ``[N]``."""
-        names = list(_all_names(tokens))
+        names = list(all_names(tokens))
         missing = [name for name in names if name not in self._numbers]
         if missing:
             raise UserError(
@@ -107,16 +119,31 @@ class PriorBatches:
       batches: of the token sets.
       labelled: whether classes are learned; if not, every row is without.
       conditions: conditions, for a prior with a condition grid.
+      captions: texts, for a prior with texts.
+      seed: decides, with the position, on one of several captions.
     """
 
-    def __init__(self, batches: TokenBatches, labelled: bool, conditions: ConditionLookup | None = None):
+    def __init__(
+        self,
+        batches: TokenBatches,
+        labelled: bool,
+        conditions: ConditionLookup | None = None,
+        captions: TextLookup | None = None,
+        seed: int = 0,
+    ):
         self._batches, self._labelled, self._conditions = batches, labelled, conditions
+        self._captions, self._seed = captions, seed
 
     def __iter__(self) -> Iterator[PriorRows]:
         return self
 
     def __next__(self) -> PriorRows:
-        return as_rows(next(self._batches), self._labelled, self._conditions)
+        position = int(self._batches.get_state()["position"])
+        batch = next(self._batches)
+        rows = as_rows(batch, self._labelled, self._conditions)
+        if self._captions is None:
+            return rows
+        return rows._replace(text=self._captions.of(batch, (self._seed, position)))
 
     def get_state(self) -> dict[str, Any]:
         """Returns the position."""
@@ -131,10 +158,16 @@ class PriorBatches:
         self._batches.set_state(state)
 
 
-def as_rows(batch: TokenBatch, labelled: bool, conditions: ConditionLookup | None) -> PriorRows:
-    """Makes a batch of token sets one that a prior takes."""
+def as_rows(
+    batch: TokenBatch,
+    labelled: bool,
+    conditions: ConditionLookup | None,
+    captions: TextLookup | None = None,
+) -> PriorRows:
+    """Makes a batch of token sets one that a prior takes; of several captions with the first one."""
     labels = batch.labels if labelled else np.full_like(batch.labels, NO_CLASS)
-    return PriorRows(batch.tokens, labels, None if conditions is None else conditions.of(batch))
+    condition = None if conditions is None else conditions.of(batch)
+    return PriorRows(batch.tokens, labels, condition, None if captions is None else captions.of(batch))
 
 
 def spread_rows(
@@ -143,10 +176,11 @@ def spread_rows(
     length: int,
     labelled: bool,
     conditions: ConditionLookup | None = None,
+    captions: TextLookup | None = None,
 ) -> PriorRows:
     """Reads at most ``limit`` rows of several token sets, from each by its size; else 0 of ``length``."""
     parts = zip(sets, share_out([len(tokens) for tokens in sets], limit), strict=True)
-    found = [spaced_rows(tokens, share, labelled, conditions) for tokens, share in parts if share]
+    found = [spaced_rows(tokens, share, labelled, conditions, captions) for tokens, share in parts if share]
     return join_rows(found, length)
 
 
@@ -157,10 +191,14 @@ def share_out(sizes: Sequence[int], limit: int) -> list[int]:
 
 
 def spaced_rows(
-    tokens: TokenSet, count: int, labelled: bool, conditions: ConditionLookup | None = None
+    tokens: TokenSet,
+    count: int,
+    labelled: bool,
+    conditions: ConditionLookup | None = None,
+    captions: TextLookup | None = None,
 ) -> PriorRows:
     """Reads ``count`` rows of a token set, evenly spaced over it; at least one, and no more than it has."""
-    return as_rows(tokens.take(np.arange(count) * len(tokens) // count), labelled, conditions)
+    return as_rows(tokens.take(np.arange(count) * len(tokens) // count), labelled, conditions, captions)
 
 
 def join_rows(parts: Sequence[PriorRows], length: int) -> PriorRows:
@@ -168,10 +206,12 @@ def join_rows(parts: Sequence[PriorRows], length: int) -> PriorRows:
     if not parts:
         return PriorRows(np.zeros((0, length), np.int32), np.zeros(0, np.int32))
     conditions = [part.condition for part in parts if part.condition is not None]
+    texts = [part.text for part in parts if part.text is not None]
     return PriorRows(
         np.concatenate([part.tokens for part in parts]),
         np.concatenate([part.labels for part in parts]),
         np.concatenate(conditions) if conditions else None,
+        Text(*map(np.concatenate, zip(*texts, strict=True))) if texts else None,
     )
 
 
@@ -188,7 +228,7 @@ def _names(batch: TokenBatch) -> list[tuple[str, int]]:
     return [(str(key), int(view)) for key, view in zip(keys, views, strict=True)]
 
 
-def _all_names(tokens: TokenSet) -> Iterator[tuple[str, int]]:
+def all_names(tokens: TokenSet) -> Iterator[tuple[str, int]]:
     """Yields key and view of each row of a whole data set, in the order of its rows; no token is read."""
     for entry in tokens.manifest["shards"]:
         with open_shard(filesystems.join(tokens.folder, entry["name"])) as shard:

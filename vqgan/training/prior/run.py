@@ -49,6 +49,7 @@ class PriorRun(TrainingRun):
       codec: whose tokens they are.
       histogram: ``[K]`` how often each code occurs in the data.
       class_names: in the order of labels, perhaps none.
+      words: vocabulary of a prior whose texts are words.
       tokens: where the tokens were read from, for people.
       decoder: codec for grids of samples; None for no grids.
     """
@@ -57,6 +58,7 @@ class PriorRun(TrainingRun):
     codec: CodecIdentity
     histogram: np.ndarray
     class_names: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
     decoder: Codec | None = None
 
@@ -81,6 +83,7 @@ def fit_prior(run: PriorRun, batches: ResumableBatches, validation: PriorRows) -
             {name: np.asarray(value, np.float32) for name, value in jax.device_get(params).items()},
             codec=run.codec,
             class_names=run.class_names,
+            words=run.words,
             card=run.exported_card(done, metrics, len(validation.tokens), REFERENCES[run.config.model.kind]),
         )
 
@@ -142,7 +145,7 @@ def make_prior_evaluation(
     @jax.jit
     def measure(params: Arrays, part: PriorRows, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
         bound = prior.bind(sharding.gathered(params, mesh), {})
-        return validation_loss(bound, part.tokens, part.labels, part.condition, valid)
+        return validation_loss(bound, part.tokens, part.labels, part.condition, valid, part.text)
 
     def evaluate(params: Arrays) -> Evaluation:
         nats = tokens = 0.0
@@ -169,7 +172,8 @@ def make_sample_grid(model: PriorConfig, codec: Codec, rows: PriorRows, count: i
     seeds = ((seed + numbers) % (1 << 32)).astype(np.uint32)
     labels = (numbers * model.classes // count).astype(np.int32) if model.classes else None
     condition = None if rows.condition is None else rows.condition[numbers % len(rows.condition)]
-    request = Request(seeds, labels, condition, None)
+    text = None if rows.text is None else rows.text.take(numbers % len(rows.text.mask))
+    request = Request(seeds, labels, condition, None, text)
     sampler = PriorSampler(model, {}, batch_size=count)  # one: it compiles once
 
     def grid(params: Arrays) -> np.ndarray:

@@ -1,0 +1,104 @@
+"""ONNX Runtime on exported models beside JAX and OpenVINO: processor time, and how far results agree.
+
+The codecs are those of ``benchmarks/engines.py``: taming-transformers' f16 shape with random weights, and
+``tiny``.
+
+    python benchmarks/exported.py --ch 128 --batch-size 2
+"""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+from common import (
+    Figure,
+    add_output,
+    figure,
+    installed,
+    parser,
+    random_codec,
+    say,
+    scratch,
+    write_results,
+)
+from engines import compare, open_ways, photographs
+
+from pipelines.importing import export_codec
+from vqgan import Codec
+from vqgan.config import ModelConfig
+from vqgan.engines.agreement import compare_pixels, compare_tokens
+
+ONNX_RUNTIME = "onnx runtime float32"
+
+
+class ExportedModels:
+    """A folder of ONNX models, with uint8 images at its borders as a codec has them."""
+
+    def __init__(self, folder: Path) -> None:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        # Threads that wait for work would count as processor time.
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._encoder, self._decoder = (
+            onnxruntime.InferenceSession(folder / f"{name}.onnx", settings) for name in ("encoder", "decoder")
+        )
+        said = self._encoder.get_modelmeta().custom_metadata_map
+        self._low, self._high = json.loads(said["vqgan_input_range"])
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Makes tokens ``[B, h, w]`` of ``[B, H, W, 3]`` images."""
+        scaled = images.astype(np.float32) * np.float32((self._high - self._low) / 255) + np.float32(
+            self._low
+        )
+        (tokens,) = self._encoder.run(None, {"images": scaled.transpose(0, 3, 1, 2)})
+        return np.asarray(tokens)
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Makes ``[B, H, W, 3]`` images of tokens ``[B, h, w]``."""
+        (images,) = self._decoder.run(None, {"tokens": tokens})
+        levels = (images.transpose(0, 2, 3, 1) - self._low) * (255 / (self._high - self._low))
+        return np.asarray(np.rint(levels).astype(np.uint8))
+
+
+def measure(label: str, name: str, folder: Path, images: np.ndarray, rounds: int) -> list[Figure]:
+    """Prints and returns what was measured of one codec."""
+    say(export_codec(name, str(folder), "onnx"))
+    ways = {way: codec for way, codec in open_ways(name, images).items() if "bfloat16" not in way}
+    reference, exported = ways["jax"], ExportedModels(folder)
+    assert isinstance(reference, Codec)
+    tokens = exported.encode(images)
+    agreement, pixels = compare_tokens(reference, images, tokens), exported.decode(tokens)
+    say(f"{label}, {ONNX_RUNTIME}: {agreement}; pixels: {compare_pixels(reference, tokens, pixels)}")
+    runs = {**ways, ONNX_RUNTIME: exported}
+    encode = {way: functools.partial(each.encode, images) for way, each in runs.items()}
+    decode = {way: functools.partial(each.decode, tokens) for way, each in runs.items()}
+    figures = compare(f"{label}, encode", encode, len(images), rounds)
+    figures += compare(f"{label}, decode", decode, len(images), rounds)
+    share = 100 * agreement.equal / agreement.tokens
+    return [*figures, figure(f"{label}, {ONNX_RUNTIME}: tokens that are JAX's", [share], "%")]
+
+
+def main() -> None:
+    """Measures both codecs."""
+    flags = parser("ONNX Runtime on exported models beside the engines of a codec.")
+    flags.add_argument("--ch", type=int, default=64, help="channels of the f16 codec")
+    flags.add_argument("--size", type=int, default=256)
+    flags.add_argument("--batch-size", type=int, default=4)
+    flags.add_argument("--rounds", type=int, default=3)
+    add_output(flags)
+    args = flags.parse_args()
+    if not installed("onnxruntime", "ONNX Runtime"):
+        return
+    images = photographs(args.batch_size, args.size)
+    with scratch() as place:
+        f16 = random_codec(Path(place) / "f16", ModelConfig(ch=args.ch, codebook_size=1024))
+        label = f"f16, ch {args.ch}, {args.size} px"
+        figures = measure(label, f16, Path(place) / "f16-onnx", images, args.rounds)
+        figures += measure(f"tiny, {args.size} px", "tiny", Path(place) / "tiny-onnx", images, args.rounds)
+    write_results(args.output, figures, batch_size=args.batch_size, rounds=args.rounds)
+
+
+if __name__ == "__main__":
+    main()
