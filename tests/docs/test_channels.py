@@ -12,6 +12,11 @@ from tests.docs.standins import PHOTOS, small_training
 DOCUMENT = Document(
     "docs/channels.md",
     (
+        Change(
+            "vqgan train --preset tiny --input rgba/ --output run-rgba/ --set model.channels.count=4",
+            None,
+            "tests/pipelines/test_channels.py does it",
+        ),
         small_training("--preset tiny"),
         Change("--image-size 64", "--image-size 32", "takes long"),
         Change("(2, 64, 64, 6)", "(2, 32, 32, 6)", "takes long"),
