@@ -1,6 +1,6 @@
 """Small codecs of 1, 4 and 6 channels, trained for a minute on versions of photographs: PSNR and a picture.
 
-python benchmarks/channels.py docs/channels.jpg
+python benchmarks/channels.py channels.jpg
 
 Grey; RGB with a round alpha; and six bands of 16 bits: red, green, blue and three mixtures of them, which
 stand for a multispectral camera's. The photographs are those that the codecs learn from: the figures show
