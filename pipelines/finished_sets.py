@@ -128,6 +128,7 @@ def checked_config(finished: FinishedSet, config: TokenizeConfig) -> TokenizeCon
       UserError: other settings than the data set was made with.
     """
     info, identity = read_info(config.codec), finished.identity
+    config = config.for_codec(info)
     finished.engine.check_installed()
     mine = {
         "codec": {"fingerprint": info.fingerprint, "config": to_dict(info.config)},

@@ -15,6 +15,7 @@ from pipelines.given_tokens import (
     open_text,
 )
 from pipelines.settings import DTYPES, check_at_least_one
+from transforms.decoding.image_format import ImageFormat
 from transforms.sampling.job import SampleJob
 from transforms.sampling.shard import (
     GRID_FILE,
@@ -246,6 +247,7 @@ def _codec(config: SampleConfig, prior: PriorInfo) -> CodecInfo:
     require_codec(prior, codec.fingerprint, name)
     if config.images:
         codec.require_decoder("give --no-images, or one of the same tokens that has one with --codec")
+        ImageFormat().check_channels(codec.config.channels)
     return codec
 
 
