@@ -1,9 +1,9 @@
 """Captions of images from a column of a Parquet file: texts, or sequences of vectors of any encoder.
 
 A row belongs to the image of its ``key``, as token shards have it. Rows of one key, or a list in one row,
-are several captions of the image; a row without a key is none's. A column of texts is ``string`` or ``list<string>``. One of vectors is a
-list of numbers (a caption of one vector), a list of such (a caption), or a list of those (several captions);
-lists may be of fixed size. No JAX is imported here.
+are several captions of the image; a row without a key is left out. A column of texts is ``string`` or
+``list<string>``. One of vectors is a list of numbers (a caption of one vector), a list of such (a caption),
+or a list of those (several captions); lists may be of fixed size. No JAX is imported here.
 """
 
 import hashlib
@@ -133,7 +133,9 @@ def _texts(address: str, keys: list[str], values: pa.Array) -> Captions:
             f"{address}: this column is {values.type}; captions as texts are string or list<string>, and "
             "those as vectors are for --condition-embeddings"
         )
-    found = [(owner, text) for owner, text in zip(owners, values.to_pylist(), strict=True) if (text or "").strip()]
+    found = [
+        (owner, text) for owner, text in zip(owners, values.to_pylist(), strict=True) if (text or "").strip()
+    ]
     texts = [text for _, text in found]
     return Captions(address, _by_key(address, keys, [int(owner) for owner, _ in found]), texts=texts)
 
