@@ -101,7 +101,7 @@ def run_demo(output: str, images: str | None) -> None:
     )
     new = read_new_digits(folder / "samples")
     task = replay_task(tokens, require_manifest(tokens), photos, CODEC)
-    write_demo_report(folder, sample_pairs(task, load_codec(CODEC, BATCH_SIZE, "float32")), new)
+    write_demo_report(folder, sample_pairs([task], load_codec(CODEC, BATCH_SIZE, "float32")), new)
     right = sum(digit.asked == digit.read for digit in new)
     say(
         f"{right} of {len(new)} new digits are read as the digit that was asked for "

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines import additions
 from tests.pipelines.test_tokenize_images import rejects_of, rows_of, shards
-from transforms.tokenizing import parts
+from transforms.tokenizing import parts, report
 from vqgan.data.tokens import open_tokens
 from vqgan.errors import UserError
 
@@ -83,6 +83,22 @@ def test_a_grown_source(
     assert tokenize(few, "--append").code == 0  # nothing is new
     assert (grown / "manifest.json").read_bytes() == finished
     assert shards(grown) == after
+
+
+def test_the_report_is_of_all_parts(
+    grown: Path, tokenize: Vqgan, few: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, before = manifest(grown)["throughput"], set(keys_of(grown))
+    monkeypatch.setattr(report, "SHARE_OF_RUN", 1)
+    assert tokenize(few, "--append", "--report").code == 0
+    page = (grown / "report.html").read_text()
+    new = set(keys_of(grown)) - before
+    shown = {key for key in keys_of(grown) if f"original of {key}" in page}
+    assert shown & new
+    assert shown - new
+    after = manifest(grown)["throughput"]
+    assert after["images"] == first["images"] + 2
+    assert after["worker_seconds"] > first["worker_seconds"]
 
 
 def test_an_append_is_continued(

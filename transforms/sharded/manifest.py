@@ -49,13 +49,18 @@ def common_parts(
         "shards": by_name(totals.shards),
         "rejects": by_name(totals.rejects),
         "reject_reasons": dict(sorted(totals.reasons.items(), key=lambda item: (-item[1], item[0]))),
-        "throughput": {
-            "images": totals.new_images,
-            "worker_seconds": round(totals.seconds, 3),
-            "images_per_second": round(totals.new_images / totals.seconds, 3) if totals.seconds else 0.0,
-        },
+        "throughput": describe_throughput(totals.new_images, totals.seconds),
         "versions": versions(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def describe_throughput(images: int, seconds: float) -> dict[str, float]:
+    """Returns how fast so many images were made in so many seconds of workers."""
+    return {
+        "images": images,
+        "worker_seconds": round(seconds, 3),
+        "images_per_second": round(images / seconds, 3) if seconds else 0.0,
     }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from transforms.sharded import rejects
+from transforms.sharded.manifest import describe_throughput
 from transforms.sharded.plan import Plan, plan_folder
 from transforms.sharded.rejects import RejectRow
 from transforms.tokenizing.job import TokenizeJob
@@ -139,7 +140,11 @@ def join_manifests(
         "rejects": [entry for manifest in kept for entry in manifest["rejects"]],
         "reject_reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         **token_statistics(histogram, shards, token_bytes),
-        **{name: manifests[-1][name] for name in ("throughput", "versions", "finished")},
+        "throughput": describe_throughput(
+            sum(manifest["throughput"]["images"] for manifest in manifests),
+            sum(manifest["throughput"]["worker_seconds"] for manifest in manifests),
+        ),
+        **{name: manifests[-1][name] for name in ("versions", "finished")},
     }
 
 

@@ -1,5 +1,6 @@
 """``report.html``: one self-contained page to see what a run has made."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +12,7 @@ from transforms.tokenizing.replay import StoredRow, stored_rows
 from transforms.tokenizing.shard import TokenizeTask
 from vqgan import filesystems, html_page
 from vqgan.errors import counted
-from vqgan.manifest import REPORT_FILE
+from vqgan.manifest import REPORT_FILE, manifest_fields, parts_of
 from vqgan.metrics.image import psnr
 
 if TYPE_CHECKING:
@@ -39,11 +40,20 @@ class Pair(NamedTuple):
 def write_token_report(task: TokenizeTask, manifest: Mapping[str, Any], codec: "Codec") -> None:
     """Publishes ``report.html`` in the task's output."""
     images = min(SAMPLE_IMAGES, max(REPORT_BATCH_SIZE, manifest["counts"]["images"] // SHARE_OF_RUN))
-    rendered = render_token_page(manifest, sample_pairs(task, codec, images))
+    rendered = render_token_page(manifest, sample_pairs(tasks_of_parts(task, manifest), codec, images))
     filesystems.write_bytes(filesystems.join(task.output, REPORT_FILE), rendered.encode())
 
 
-def sample_pairs(task: TokenizeTask, codec: "Codec", images: int = SAMPLE_IMAGES) -> list[Pair]:
+def tasks_of_parts(task: TokenizeTask, manifest: Mapping[str, Any]) -> list[TokenizeTask]:
+    """Returns the tasks that have made the parts of a data set, of which one is given."""
+    parts = enumerate(parts_of(manifest_fields(task.output, manifest)))
+    return [
+        dataclasses.replace(task, part=number, plan_hash=part.plan_hash, slices=part.slices)
+        for number, part in parts
+    ]
+
+
+def sample_pairs(tasks: Sequence[TokenizeTask], codec: "Codec", images: int = SAMPLE_IMAGES) -> list[Pair]:
     """Returns a few images, taken evenly from the slices, decoded from the tokens that the shards hold.
 
     There are none where the codec has no decoder.
@@ -51,7 +61,9 @@ def sample_pairs(task: TokenizeTask, codec: "Codec", images: int = SAMPLE_IMAGES
     if not codec.config.has_decoder:
         return []
     rows: list[StoredRow] = []
-    for number, wanted in spread(images, task.slices):
+    slices = [(task, number) for task in tasks for number in range(task.slices)]
+    for place, wanted in spread(images, len(slices)):
+        task, number = slices[place * len(slices) // min(images, len(slices))]
         rows += [row for row in stored_rows(task, number, wanted) if row.view == 0]
     if not rows:
         return []

@@ -86,7 +86,7 @@ def test_page(made: TokenizeConfig, codec: Codec) -> None:
 
 
 def test_samples_come_from_all_slices(made: TokenizeConfig, codec: Codec) -> None:
-    pairs = sample_pairs(plan_tokenize(made).task, codec, images=6)
+    pairs = sample_pairs([plan_tokenize(made).task], codec, images=6)
     assert len({pair.key for pair in pairs}) == 6
 
 
