@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.given_tokens import GivenText, check_can_complete, missing_tokens, open_text
-from pipelines.sample_prior import check_drawing, knows_no_class
+from pipelines.given_tokens import (
+    GivenText,
+    check_can_complete,
+    check_drawing,
+    knows_no_class,
+    missing_tokens,
+    open_text,
+)
 from pipelines.settings import check_at_least_one
 from transforms.decoding.image_format import EXTENSIONS, ImageFormat
 from transforms.images.crops import Geometry

@@ -1,6 +1,7 @@
 """What samples start from or are conditional on: token data sets, and texts."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ import numpy as np
 from vqgan.data.captions import read_captions
 from vqgan.data.tokens import TokenSet, all_batches, called, open_tokens
 from vqgan.errors import UserError
-from vqgan.prior.checkpoint import PriorInfo
+from vqgan.model_card import ModelCard
+from vqgan.prior.checkpoint import NO_CLASS, PriorInfo
 from vqgan.prior.config import PriorConfig
-from vqgan.prior.sampling.request import UNKNOWN
+from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.request import UNKNOWN, check_settings
 from vqgan.prior.text import Text, encode_prompts, pad_texts
 from vqgan.token_layouts import GRID, layout_of
 
@@ -211,3 +214,36 @@ def first_rows(tokens: TokenSet, count: int) -> np.ndarray:
         if sum(map(len, found)) >= count:
             break
     return np.concatenate(found)[:count].astype(np.int32)
+
+
+def check_drawing(info: PriorInfo, settings: SamplingConfig, classes: Sequence[str], text: GivenText) -> None:
+    """Refuses settings that mean nothing to a prior.
+
+    Raises:
+      UserError: as :func:`vqgan.prior.sampling.request.check_settings`; guidance towards a text that is not
+        given; or an answer to "no class" or "no text" is needed of a prior that has never learned one.
+    """
+    check_settings(info.config, settings)
+    takes_text = info.config.text_length > 0
+    flag = "--prompt" if info.config.text_words else "--condition-embeddings"
+    if takes_text and settings.is_guided and not text.is_given:
+        raise UserError(f"--guidance {settings.guidance:g}: there is no text to lead to; give {flag}")
+    if knows_no_class(info):
+        return
+    if settings.is_guided or NO_CLASS in classes:
+        what = "--guidance" if settings.is_guided else f"--class {NO_CLASS}"
+        raise UserError(
+            f"{what}: this prior was trained with objective.class_dropout=0 and has never learned from "
+            "images without a class or text; leave it out, or train one with class_dropout=0.1"
+        )
+    if takes_text and not text.is_given:
+        raise UserError(
+            f"this prior has never learned from images without a text (class_dropout=0): give {flag}"
+        )
+
+
+def knows_no_class(prior: PriorInfo) -> bool:
+    """Tells whether a prior can be asked for no class or text: it has none, or has learned without one."""
+    objective = ModelCard.from_json(prior.card).configuration.get("objective")
+    dropout = objective.get("class_dropout") if isinstance(objective, Mapping) else None
+    return not prior.config.is_guidable or dropout != 0

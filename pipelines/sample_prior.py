@@ -1,13 +1,14 @@
 """``vqgan sample``: token shards drawn from a prior, their images, and an image grid."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipelines.beam_runs import write_record
 from pipelines.given_tokens import (
     GivenText,
     GivenTokens,
+    check_drawing,
     first_rows,
     known_tokens,
     open_condition,
@@ -43,10 +44,8 @@ from vqgan.config import to_dict
 from vqgan.data.tokens import TokenSet
 from vqgan.engines.choice import EngineChoice, resolve_engine
 from vqgan.errors import UserError, counted
-from vqgan.model_card import ModelCard
-from vqgan.prior.checkpoint import NO_CLASS, PriorInfo, class_numbers, read_prior, require_codec
+from vqgan.prior.checkpoint import PriorInfo, class_numbers, read_prior, require_codec
 from vqgan.prior.sampling.config import SamplingConfig
-from vqgan.prior.sampling.request import check_settings
 from vqgan.shards import DATA_FOLDER, ShardMetadata
 from vqgan.token_layouts import GRID, layout_of
 
@@ -292,39 +291,6 @@ def _check_grid(config: SampleConfig, prior: PriorInfo) -> None:
             f"--grid {config.grid[0]}x{config.grid[1]}: larger images are for autoregressive priors, "
             "without --given and --condition; leave those out, or the grid"
         )
-
-
-def check_drawing(info: PriorInfo, settings: SamplingConfig, classes: Sequence[str], text: GivenText) -> None:
-    """Refuses settings that mean nothing to a prior.
-
-    Raises:
-      UserError: as :func:`vqgan.prior.sampling.request.check_settings`; guidance towards a text that is not
-        given; or an answer to "no class" or "no text" is needed of a prior that has never learned one.
-    """
-    check_settings(info.config, settings)
-    takes_text = info.config.text_length > 0
-    flag = "--prompt" if info.config.text_words else "--condition-embeddings"
-    if takes_text and settings.is_guided and not text.is_given:
-        raise UserError(f"--guidance {settings.guidance:g}: there is no text to lead to; give {flag}")
-    if knows_no_class(info):
-        return
-    if settings.is_guided or NO_CLASS in classes:
-        what = "--guidance" if settings.is_guided else f"--class {NO_CLASS}"
-        raise UserError(
-            f"{what}: this prior was trained with objective.class_dropout=0 and has never learned from "
-            "images without a class or text; leave it out, or train one with class_dropout=0.1"
-        )
-    if takes_text and not text.is_given:
-        raise UserError(
-            f"this prior has never learned from images without a text (class_dropout=0): give {flag}"
-        )
-
-
-def knows_no_class(prior: PriorInfo) -> bool:
-    """Tells whether a prior can be asked for no class or text: it has none, or has learned without one."""
-    objective = ModelCard.from_json(prior.card).configuration.get("objective")
-    dropout = objective.get("class_dropout") if isinstance(objective, Mapping) else None
-    return not prior.config.is_guidable or dropout != 0
 
 
 GRID_SAMPLES = 64
