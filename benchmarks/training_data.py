@@ -1,4 +1,4 @@
-"""Gathers photographs and paintings with clear licences, from which the shipped codec's decoder has learned.
+"""Gathers photographs and paintings with clear licences, to train on.
 
 They are what Debian 12 packages carry; nothing is installed. On a Debian machine:
 
