@@ -23,6 +23,7 @@ from transforms.tokenizing.replay import replay_task
 from vqgan.caching import LatestResults
 from vqgan.codec_checkpoint import read_info
 from vqgan.errors import UserError
+from vqgan.image_grid import displayed
 from vqgan.token_layouts import GRID
 
 T = TypeVar("T")
@@ -281,9 +282,9 @@ def token_colors(tokens: np.ndarray) -> np.ndarray:
 
 def as_png(pixels: np.ndarray) -> bytes:
     """Encodes uint8 ``[H, W, 3]`` without loss."""
-    return ImageFormat(encoding="png").encode(np.ascontiguousarray(pixels))
+    return ImageFormat(encoding="png").encode(np.ascontiguousarray(displayed(pixels)))
 
 
 def as_jpeg(pixels: np.ndarray) -> bytes:
     """Encodes uint8 ``[H, W, 3]`` to be looked at."""
-    return ImageFormat(encoding="jpeg", quality=90).encode(pixels)
+    return ImageFormat(encoding="jpeg", quality=90).encode(displayed(pixels))

@@ -186,6 +186,7 @@ def plan_decode(config: DecodeTokensConfig) -> PlannedDecode:
     codec.require_decoder("give one of the same tokens that has one with --codec")
     engine = resolve_engine(config.engine, codec.config)
     config.form.check_size(*codec.config.image_shape(tokens.grid))
+    config.form.check_channels(codec.config.channels)
     parts = plan_parts(tokens, manifest["shards"], config.views, config.limit)
     settings = {
         "kind": IMAGES_KIND,

@@ -22,6 +22,7 @@ from pipelines.evaluation_metrics import (
     LoadedMetrics,
     MetricChoice,
     Scores,
+    common_channels,
     load_metrics,
     merge_optional,
     summarise,
@@ -46,6 +47,7 @@ from transforms.sharded.slices import check_keys, collect, entries_of
 from transforms.sources import Source, SourceConfig, open_source
 from transforms.tokenizing.shard import Batch, Item, TokenizeTask, batches, read_and_decode
 from vqgan import filesystems
+from vqgan.channels import ChannelsConfig
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config import RUN_FILE
 from vqgan.data.splits import is_validation, key_hash
@@ -78,6 +80,7 @@ class EvaluateConfig:
       output: folder or URI for the results; None to write nothing.
       quiet: no progress.
       engine: what runs the codecs' networks.
+      colour: what becomes of colour images where codecs take grey.
       protocol: fixes how images become squares, and how many there are.
     """
 
@@ -93,6 +96,7 @@ class EvaluateConfig:
     output: str | None = None
     quiet: bool = False
     engine: str = "jax"
+    colour: str = DecodeConfig.colour
     protocol: Protocol | None = None
 
     def __post_init__(self) -> None:
@@ -121,14 +125,15 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
       UserError: no codec, no usable image, or a metric asked for by name that is not available.
     """
     infos = [read_info(name) for name in config.codecs]
-    job = _job(config, _image_size(config, infos))
+    channels = common_channels([info.config.channels for info in infos])
+    job = _job(config, _image_size(config, infos), channels)
     for info in infos:
         info.require_decoder("give one that has one to measure reconstructions")
         info.config.grid(*job.geometry.shape)
     engine = resolve_engine(config.engine, *(info.config for info in infos))
-    source = open_source(config.source)
+    source = open_source(job.source)
     source.fields()
-    metrics = load_metrics(config.choice, job.geometry.image_size)
+    metrics = load_metrics(config.choice, job.geometry.image_size, channels)
     entries = select(collect(source.list(), source.fields()), config)
     if config.protocol is not None:
         config.protocol.check_run(metrics.network, len(entries), config.source.input)
@@ -154,13 +159,15 @@ def _write(folder: str, name: str, text: str) -> None:
     filesystems.write_bytes(filesystems.join(folder, name), text.encode("utf-8", "backslashreplace"))
 
 
-def _job(config: EvaluateConfig, image_size: ImageSize) -> TokenizeTask:
+def _job(config: EvaluateConfig, image_size: ImageSize, channels: ChannelsConfig) -> TokenizeTask:
     """Returns the settings of reading and decoding, as :mod:`transforms.tokenizing.shard` takes them."""
     protocol = config.protocol
+    if protocol is not None:
+        channels.require_rgb(f"--protocol {protocol.name}")
     return TokenizeTask(
         output="",
-        source=config.source,
-        decode=protocol.decode if protocol else DecodeConfig(),
+        source=dataclasses.replace(config.source, arrays=not channels.is_rgb),
+        decode=protocol.decode if protocol else DecodeConfig(colour=config.colour, channels=channels),
         geometry=protocol.geometry if protocol else Geometry(image_size=image_size),
         codec="",
         batch_size=config.batch_size,
@@ -188,9 +195,7 @@ def select(entries: pa.Table, config: EvaluateConfig) -> pa.Table:
 
     The split is that of ``vqgan train``, see :mod:`vqgan.data.splits`. The limit keeps those whose
     hashes are lowest: a random sample that does not depend on the order of files.
-
-    Raises:
-      UserError: keys occur twice, or nothing is left.
+    Raises UserError where keys occur twice, or nothing is left.
     """
     if not len(entries):
         raise UserError(f"{config.source.input}: there are no images in it")
@@ -243,11 +248,7 @@ class CodecEvaluation:
         self._source = source
 
     def measure(self, entries: pa.Table) -> None:
-        """Encodes, decodes and compares every entry.
-
-        Raises:
-          UserError: not one of them is usable.
-        """
+        """Encodes, decodes and compares every entry. Raises UserError where not one of them is usable."""
         self.chosen = len(entries)
         progress = Progress(len(entries), quiet=self.config.quiet)
         try:
@@ -317,7 +318,7 @@ class CodecEvaluation:
         if not rows:
             return []
         keys = [self.keys[row] for row in rows]
-        images = np.stack([originals[key] for key in keys])  # (N, H, W, 3)
+        images = np.stack([originals[key] for key in keys])  # (N, H, W, C)
         captions = [", ".join(f"{name} {values[name][row]:.4g}" for name in values) for row in rows]
         return list(map(ExamplePair, keys, images, codec.decode(codec.encode(images)), captions))
 

@@ -1,13 +1,14 @@
 """The metrics of ``vqgan evaluate``: their choice, their weights, sums over batches, and summaries."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vqgan.channels import RGB, ChannelsConfig
 from vqgan.errors import UserError
 from vqgan.image_sizes import ImageSize, describe_size, shape_of_size
 from vqgan.metrics.codebook_usage import codebook_usage
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from vqgan.features import FeatureNetwork
 
 PerImage = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Originals and reconstructions, uint8 ``[N, S, S, 3]``, to one value for each, ``[N]``."""
+"""Originals and reconstructions, uint8 ``[N, S, S, C]``, to one value for each, ``[N]``."""
 Metric = dict[str, Any]
 """A metric's ``value``, ``unit``, which way is ``better``, and the number of ``images``; JSON data."""
 
@@ -93,13 +94,31 @@ class LoadedMetrics:
         """
         if self.network is None:
             return None
-        features = np.asarray(self.network.features(images))[:count]
+        rgb = images if images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)  # grey
+        features = np.asarray(self.network.features(rgb))[:count]
         _check_finite(FRECHET, features)
         return feature_statistics(features)
 
 
-def load_metrics(choice: MetricChoice, image_size: ImageSize) -> LoadedMetrics:
-    """Finds weights and sees that images of a size in pixels are large enough.
+def common_channels(found: Sequence[ChannelsConfig]) -> ChannelsConfig:
+    """Returns the channels of the images that all codecs take.
+
+    Raises:
+      UserError: they take different ones.
+    """
+    kinds = list({channels.of_files(): None for channels in found})
+    if len(kinds) > 1:
+        raise UserError(
+            f"these codecs take {', '.join(kind.describe() for kind in kinds)}, or samples of other ranges: "
+            "measure them apart, since they do not see the same images"
+        )
+    return kinds[0]
+
+
+def load_metrics(
+    choice: MetricChoice, image_size: ImageSize, channels: ChannelsConfig = RGB
+) -> LoadedMetrics:
+    """Finds weights and sees that images of a size in pixels are large enough, of channels that suit.
 
     Raises:
       UserError: a metric that was asked for by name is not available.
@@ -107,6 +126,8 @@ def load_metrics(choice: MetricChoice, image_size: ImageSize) -> LoadedMetrics:
     metrics = LoadedMetrics({}, {}, None, {})
     for name in choice.metrics or METRICS:
         try:
+            if name in LPIPS or name == FRECHET:
+                channels.require_perception(name, "leave it out")
             if name in LPIPS:
                 metrics.on_device[name] = _load_lpips(name, choice, image_size)
             elif name == FRECHET:
@@ -179,7 +200,7 @@ class Scores:
         """Measures the first ``count`` of a batch; the rest is padding.
 
         Args:
-          images: uint8 ``[B, S, S, 3]``.
+          images: uint8 ``[B, S, S, C]``.
           reconstructions: the same shape.
           tokens: ``[B, h, w]``.
           count: 1 to B.

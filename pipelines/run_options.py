@@ -13,7 +13,7 @@ from pipelines.options import Options, PathLike, flag, read_image_size, read_pat
 from pipelines.protocols import PROTOCOLS
 from pipelines.settings import DTYPES
 from transforms.decoding.image_format import EXTENSIONS, FORMATS
-from transforms.images.config import TRUNCATED, DecodeConfig
+from transforms.images.config import COLOUR, TRUNCATED, DecodeConfig
 from transforms.images.crops import FILTERS, RESIZES, VIEWS, Geometry
 from transforms.sources.base import KINDS, SourceConfig
 from vqgan.engines.choice import ENGINES
@@ -113,6 +113,7 @@ class ImageOptions(Options):
       max_bytes: largest file in bytes
       jpeg_draft: let the decoder reduce large JPEGs; without, they are decoded at full size before resizing
       on_truncated: JPEGs that lack pixels
+      colour: colour images, for a codec of grey ones
     """
 
     title: ClassVar[str] = "images"
@@ -136,6 +137,7 @@ class ImageOptions(Options):
     max_bytes: int = DecodeConfig.max_bytes
     jpeg_draft: bool = DecodeConfig.jpeg_draft
     on_truncated: str = field(default=DecodeConfig.on_truncated, metadata=flag(choices=TRUNCATED))
+    colour: str = field(default=DecodeConfig.colour, metadata=flag(choices=COLOUR))
 
     def geometry(self, image_size: ImageSize) -> Geometry:
         """Returns crop, resize and views for images of a size."""
@@ -144,7 +146,7 @@ class ImageOptions(Options):
 
     def decode_config(self) -> DecodeConfig:
         """Returns what is accepted as an image."""
-        names = [each.name for each in dataclasses.fields(DecodeConfig)]
+        names = [each.name for each in dataclasses.fields(DecodeConfig) if each.name != "channels"]
         return DecodeConfig(**{name: getattr(self, name) for name in names})
 
 
@@ -342,6 +344,7 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
       threads: readers and decoders
       quiet: print errors only
       engine: runs the codecs' networks, as for tokenize
+      colour: colour images, for codecs of grey ones
       protocol: a published way to measure, which fixes crop, size, images and FID, and gives a line to cite
     """
 
@@ -368,20 +371,16 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
     threads: int | None = field(default=None, metadata=flag(shown=ONE_PER_CORE))
     quiet: bool = field(default=False, metadata=flag(recorded=False))
     engine: str = field(default="jax", metadata=flag(choices=ENGINES))
+    colour: str = field(default=DecodeConfig.colour, metadata=flag(choices=COLOUR))
     protocol: str | None = field(default=None, metadata=flag(choices=tuple(PROTOCOLS)))
 
     def config(self) -> "EvaluateConfig":
-        """Returns the settings as the run takes them.
-
-        Raises:
-          UserError: a value out of range, an unknown metric, or one that the protocol contradicts.
-        """
+        """Returns the settings as the run takes them. Raises UserError where they cannot be."""
         from pipelines.evaluating import EvaluateConfig
         from pipelines.evaluation_metrics import MetricChoice
 
         protocol = None if self.protocol is None else PROTOCOLS[self.protocol]
-        given = self.image_size, self.features
-        image_size, features = given if protocol is None else protocol.fixed_of(vars(self))
+        image_size, features = protocol.fixed_of(vars(self)) if protocol else (self.image_size, self.features)
         weights = (self.features_weights, self.lpips_heads, self.lpips_backbone)
         return EvaluateConfig(
             source=self.source(self.input),
@@ -396,5 +395,6 @@ class EvaluateOptions(CompilingOptions, SourceOptions):
             output=optional_path(self.output),
             quiet=self.quiet,
             engine=self.engine,
+            colour=self.colour,
             protocol=protocol,
         )

@@ -51,7 +51,13 @@ def apply_settings(presets: Mapping[str, T], preset: str, settings: Sequence[str
         section, field, text = split_setting(setting)
         if section not in data:
             raise UserError(f"--set {setting}: there is no section {section!r}; known: {', '.join(data)}")
-        data[section][field] = _value(text)
+        *parents, name = field.split(".")
+        place = data[section]
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--set {setting}: write SECTION.FIELD=VALUE, such as train.steps=1000")
+        place[name] = _value(text)
     return from_dict(type(chosen), data, where="--set")
 
 
@@ -63,7 +69,7 @@ def split_setting(setting: str) -> tuple[str, str, str]:
     """
     name, equals, text = setting.partition("=")
     section, dot, field = name.partition(".")
-    if not equals or not dot or "." in field:
+    if not equals or not dot:
         raise UserError(f"--set {setting}: write SECTION.FIELD=VALUE, such as train.steps=1000")
     return section, field, text
 

@@ -86,6 +86,15 @@ class TokenizeConfig:
         if self.max_reject_rate is not None and not 0 <= self.max_reject_rate <= 1:
             raise UserError(f"--max-reject-rate {self.max_reject_rate}: it must lie in [0, 1]")
 
+    def for_codec(self, codec: CodecInfo) -> "TokenizeConfig":
+        """Returns the settings with images of the codec's channels."""
+        channels = codec.config.channels.of_files()
+        return dataclasses.replace(
+            self,
+            source=dataclasses.replace(self.source, arrays=not channels.is_rgb),
+            decode=dataclasses.replace(self.decode, channels=channels),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class PlannedTokenize:
@@ -215,10 +224,11 @@ def plan_tokenize(config: TokenizeConfig, known: Collection[str] = ()) -> Planne
 def list_input(config: TokenizeConfig, known: Collection[str] = ()) -> ListedInput:
     """Reads the codec's description, lists the source; arguments and errors are :func:`plan_tokenize`'s."""
     codec = read_info(config.codec)
+    config = config.for_codec(codec)
     codec.config.grid(*config.geometry.shape)
     engine = resolve_engine(config.engine, codec.config)
     _check_apart(config.source.input, config.output)
-    kind = config.source.kind or recognise(config.source.input)
+    kind = config.source.kind or recognise(config.source.input, config.source.arrays)
     config = dataclasses.replace(config, source=dataclasses.replace(config.source, kind=kind))
     source = open_source(config.source)
     if note := left_out(config.source.input, kind):

@@ -94,7 +94,7 @@ def _train(
     folder, (training, validation) = Path(request.output), sets
     batches = _WatchedBatches(training, config, folder)
     try:
-        images = validation_images(validation, config.data)
+        images = validation_images(validation, config.data, config.model.channels.count)
         _check_usable(training, config.data, folder)
         say(f"{counted(len(training), 'image')} to train on, {len(images)} for validation")
         job = _codec_run(request, config, sets, images, record)
@@ -141,8 +141,8 @@ def configure_codec_training(preset: str, settings: Sequence[str]) -> CodecTrain
     return apply_settings(CODEC_TRAINING_PRESETS, preset, settings)
 
 
-def validation_images(images: ImageDataset, config: DataConfig) -> np.ndarray:
-    """Reads validation images, centre-cropped and resized, uint8 ``[N, H, W, 3]``, but for unusable ones."""
+def validation_images(images: ImageDataset, config: DataConfig, channels: int = 3) -> np.ndarray:
+    """Reads validation images, centre-cropped and resized, uint8 ``[N, H, W, C]``, but for unusable ones."""
     from vqgan.data.image_crops import center_crop_resize
 
     size, found = config.evaluated_size, []
@@ -152,22 +152,25 @@ def validation_images(images: ImageDataset, config: DataConfig) -> np.ndarray:
         image = images[number]
         if image is not None:
             found.append(center_crop_resize(image, size))
-    return np.stack(found) if found else np.zeros((0, *shape_of_size(size), 3), np.uint8)
+    return np.stack(found) if found else np.zeros((0, *shape_of_size(size), channels), np.uint8)
 
 
 def _training_and_validation(
     request: TrainRequest, config: CodecTrainConfig
 ) -> tuple[ImageDataset, ImageDataset]:
-    training = open_images(request.source, config.data)
+    training = open_images(request.source, config)
     if request.validation is not None:
-        return training, open_images(request.validation, config.data).uncached()
+        return training, open_images(request.validation, config).uncached()
     training, validation = split(training, config.data.holdout)
     return training, validation.uncached()
 
 
-def open_images(source: SourceConfig, data: DataConfig) -> ImageDataset:
-    """Opens the images of a source that are large enough to crop."""
-    return ImageDataset(source, DecodeConfig(), data.max_short_side, data.crop_size, data.cache_mib << 20)
+def open_images(source: SourceConfig, config: CodecTrainConfig) -> ImageDataset:
+    """Opens the images of a source that are large enough to crop, with the model's channels."""
+    data, channels = config.data, config.model.channels.of_files()
+    source = dataclasses.replace(source, arrays=not channels.is_rgb)
+    decode = DecodeConfig(colour=data.colour, channels=channels)
+    return ImageDataset(source, decode, data.max_short_side, data.crop_size, data.cache_mib << 20)
 
 
 def open_crop_batches(images: ImageDataset, config: CodecTrainConfig) -> "CropBatches":

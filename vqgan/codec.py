@@ -113,8 +113,8 @@ class Codec:
         """Turns images into token grids.
 
         Args:
-          images: uint8 ``[N, H, W, 3]``, or video ``[N, T, H, W, 3]`` taken frame by frame; sides
-            are multiples of the codec's downsampling. Or float, with a ``value_range``.
+          images: uint8 ``[N, H, W, C]``, or video ``[N, T, H, W, C]`` taken frame by frame; sides
+            are multiples of the codec's downsampling, C is its channels. Or float, with a ``value_range``.
           value_range: lower and upper end of float images, such as ``(0, 1)``. They are rounded to 8 bits,
             as files hold them, so that one compiled program serves all; :meth:`functions` rounds nothing.
 
@@ -221,7 +221,7 @@ class Codec:
             whose layout is no grid ``[N, L]``, also as one row ``[N, 1, L]``, or video ``[N, T, L]``.
 
         Returns:
-          uint8 ``[N, H, W, 3]`` (or ``[N, T, H, W, 3]``).
+          uint8 ``[N, H, W, C]`` (or ``[N, T, H, W, C]``).
 
         Raises:
           UserError: a token outside the codebook, or a codec without a decoder.
@@ -229,7 +229,7 @@ class Codec:
         self.info.require_decoder()
         tokens, axes = self._checked_tokens(tokens)
         grids = tokens.reshape(-1, *tokens.shape[-axes:]).astype(np.int32)
-        size = (*self.config.image_shape(tokens.shape[-2:]), 3)
+        size = (*self.config.image_shape(tokens.shape[-2:]), self.config.channels.count)
         parts = [self.decode_batch(batch) for batch in self._batches(grids)]
         return _join(parts, tokens.shape[:-axes], size, np.uint8)
 
@@ -240,9 +240,11 @@ class Codec:
         images = np.asarray(images)
         if value_range is not None and np.issubdtype(images.dtype, np.floating):
             images = to_levels(images, value_range)
-        if images.dtype != np.uint8 or images.ndim not in (4, 5) or images.shape[-1] != 3:
+        channels = self.config.channels.count
+        if images.dtype != np.uint8 or images.ndim not in (4, 5) or images.shape[-1] != channels:
             raise ValueError(
-                "images must be uint8 [N, H, W, 3] or [N, T, H, W, 3], or float with a value_range, "
+                f"images must be uint8 [N, H, W, {channels}] or [N, T, H, W, {channels}], or float with a "
+                "value_range, "
                 f"got {images.dtype} {images.shape}"
             )
         return images, self.config.grid(*images.shape[-3:-1])
@@ -269,7 +271,7 @@ class Codec:
         """Turns images into tokens as JAX finds them, whatever the engine, and tells how clear each is.
 
         Args:
-          images: uint8 ``[N, H, W, 3]``, at least one.
+          images: uint8 ``[N, H, W, C]``, at least one.
 
         Returns:
           int32 tokens ``[N, h, w]`` and float32 margins ``[N, h, w]``, as
@@ -283,7 +285,7 @@ class Codec:
         """Starts encoding one full batch and returns at once.
 
         Args:
-          images: uint8 ``[batch_size, H, W, 3]``; not to be changed until the result was read.
+          images: uint8 ``[batch_size, H, W, C]``; not to be changed until the result was read.
 
         Returns:
           int32 ``[batch_size, h, w]``, or ``[batch_size, L]``, still being computed; ``np.asarray`` waits.

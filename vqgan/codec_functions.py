@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from vqgan.codec_checkpoint import module_state
 from vqgan.config import UNTRAINED_QUANTIZERS, ModelConfig
 from vqgan.errors import UserError
-from vqgan.model.vqgan import TokenDecoder, TokenEncoder
+from vqgan.model.vqgan import TokenDecoder, TokenEncoder, network_range
 from vqgan.quantizers import make_quantizer
 from vqgan.quantizers.base import straight_through
 
@@ -56,7 +56,7 @@ class CodecFunctions:
     ((1, 8, 8), (1, 8, 8, 8))
 
     Each takes ``weights`` first: :attr:`weights`, or arrays in their place that were moved, cut over devices
-    or trained. Images are float ``[N, H, W, 3]`` in :attr:`value_range`; sides are multiples of the
+    or trained. Images are float ``[N, H, W, C]`` in :attr:`value_range`; sides are multiples of the
     downsampling.
 
     Attributes:
@@ -71,13 +71,13 @@ class CodecFunctions:
     modules: Mapping[str, nnx.Module] = dataclasses.field(repr=False)
 
     def encode(self, weights: PartWeights, images: jax.Array) -> Encoded:
-        """Turns float images ``[N, H, W, 3]`` into tokens, code vectors and latents.
+        """Turns float images ``[N, H, W, C]`` into tokens, code vectors and latents.
 
         Gradients of ``codes`` reach images and weights as in training, straight through the quantizer; the
         codes themselves have none. So do those of a codec that cannot be trained here.
         """
         latents = self._part(weights, "encoder")(
-            self._scaled(images, self.value_range, self.config.input_range)
+            self._scaled(images, self.value_range, network_range(self.config))
         )
         latents = latents.astype(jnp.float32)
         quantizer = self._part(weights, "quantizer")
@@ -88,7 +88,7 @@ class CodecFunctions:
         return Encoded(tokens, straight_through(latents, quantizer.lookup(tokens)), latents)
 
     def decode(self, weights: PartWeights, codes: jax.Array) -> jax.Array:
-        """Turns code vectors ``[N, h, w, D]``, or others in their place, into float images ``[N, H, W, 3]``.
+        """Turns code vectors ``[N, h, w, D]``, or others in their place, into float images ``[N, H, W, C]``.
 
         For tokens, look them up first.
 
@@ -96,7 +96,7 @@ class CodecFunctions:
           UserError: a codec without a decoder.
         """
         images = self._part(weights, "decoder")(codes)
-        return self._scaled(images, self.config.input_range, self.value_range)
+        return self._scaled(images, network_range(self.config), self.value_range)
 
     def quantize(self, weights: PartWeights, latents: jax.Array) -> jax.Array:
         """Turns latents ``[N, h, w, D]`` into int32 tokens ``[N, h, w]``."""
@@ -115,7 +115,7 @@ class CodecFunctions:
         return nnx.merge(nnx.graphdef(module), module_state(module, weights[name], f"functions, {name}"))
 
     @staticmethod
-    def _scaled(images: jax.Array, given: tuple[float, float], wanted: tuple[float, float]) -> jax.Array:
+    def _scaled(images: jax.Array, given: tuple[Any, Any], wanted: tuple[Any, Any]) -> jax.Array:
         """Maps float images from one range to another."""
         (low, high), (start, end) = given, wanted
         return (images.astype(jnp.float32) - low) * ((end - start) / (high - low)) + start

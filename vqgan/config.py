@@ -11,6 +11,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from vqgan.channels import RGB, ChannelsConfig
 from vqgan.errors import UserError
 from vqgan.image_sizes import ImageSize, describe_pixels, describe_size, read_size, sizes_that_fit
 from vqgan.token_layouts import GRID, SCALES, SEQUENCE, ScalesConfig, ViTConfig
@@ -94,10 +95,10 @@ class ModelConfig:
       haar_patch: side in pixels of the patches that wavelets turn into channels before the first convolution,
         and back after the last; 1 for none.
       halvings: levels that halve, the first ones; all but the last if None.
-      decoder_attn_levels: the decoder's levels with attention, 0 the highest, where ``attn_resolutions`` does
-        not say it.
+      decoder_attn_levels: the decoder's levels with attention, 0 the highest, where not the encoder's.
       scales: for quantizer ``scales``, the grids that residuals are quantized on.
       vit: transformers in the place of encoder and decoder, for tokens that are a sequence.
+      channels: of images, with ranges by channel.
     """
 
     resolution: int = 256
@@ -138,13 +139,13 @@ class ModelConfig:
     decoder_attn_levels: tuple[int, ...] | None = _added(None)
     scales: ScalesConfig | None = dataclasses.field(default=None, metadata={"left_out": None})
     vit: ViTConfig | None = dataclasses.field(default=None, metadata={"left_out": None})
+    channels: ChannelsConfig = dataclasses.field(default=RGB, metadata={"left_out": RGB})
 
     def __post_init__(self) -> None:
         for name in ("ch_mult", "attn_resolutions", "fsq_levels"):
             if len(getattr(self, name)) > _MOST_VALUES:
                 raise UserError(f"model.{name} has {len(getattr(self, name))} values: at most {_MOST_VALUES}")
-        positive = ("resolution", "ch", "num_res_blocks", "z_channels", "embed_dim", "norm_groups")
-        for name in positive:
+        for name in ("resolution", "ch", "num_res_blocks", "z_channels", "embed_dim", "norm_groups"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
         if not self.ch_mult or min(self.ch_mult) < 1:
@@ -219,6 +220,7 @@ class ModelConfig:
             return
         if self.quantizer not in ("nearest", "cosine") or self.quant_conv or self.haar_patch > 1:
             raise UserError("model.vit goes with quantizer nearest or cosine, without quant_conv and patches")
+        self.channels.require_rgb("model.vit")
         self.vit.check_patches(self.resolution, len(self.ch_mult))
 
     def _check_grid_of_codes(self) -> None:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from vqgan.image_grid import displayed
+
 
 class Tile(NamedTuple):
     """A number of a page, large; all plain text.
@@ -114,13 +116,13 @@ def _cells(kind: str, texts: Iterable[str]) -> str:
 
 
 def data_uri(pixels: np.ndarray, most_bytes: int | None = None) -> str:
-    """Encodes an image, uint8 ``[H, W, 3]``, to stand in the page itself.
+    """Encodes an image, uint8 ``[H, W, C]``, to stand in the page itself.
 
     Args:
-      pixels: the image.
+      pixels: the image, of which :func:`vqgan.image_grid.displayed` shows some channels.
       most_bytes: a PNG that is larger becomes a JPEG, of less quality and then of less size until it fits.
     """
-    image = Image.fromarray(pixels)
+    image = Image.fromarray(np.ascontiguousarray(displayed(pixels)))
     data = _encoded(image, "PNG", optimize=True)
     if most_bytes is None or len(data) <= most_bytes:
         return "data:image/png;base64," + base64.b64encode(data).decode()

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqgan import codec_checkpoint, folders
+from vqgan.channels import ChannelsConfig
 from vqgan.codec_checkpoint import (
     PARTS,
     codec_fingerprint,
@@ -41,6 +42,7 @@ Weights = dict[str, Any]
 FINGERPRINT_SCRIPT = """
 import numpy as np
 from vqgan.codec_checkpoint import codec_fingerprint
+from vqgan.channels import ChannelsConfig
 from vqgan.config import ModelConfig
 encoder = {"b.kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.ones(3, np.float32)}
 quantizer = {"codebook": np.linspace(0, 1, 8, dtype=np.float32).reshape(4, 2)}
@@ -143,6 +145,7 @@ def test_fingerprint_sees_names_and_shapes(toy_config: ModelConfig) -> None:
 
 
 CHANGES: dict[str, Any] = {
+    "channels": ChannelsConfig(3, input_ranges=((0, 1), (0, 1), (-1, 1))),
     "resolution": 32,
     "ch": 16,
     "ch_mult": (1, 4),

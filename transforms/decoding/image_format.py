@@ -4,19 +4,23 @@ import dataclasses
 import io
 from typing import TYPE_CHECKING, Any
 
+from vqgan.channels import ChannelsConfig
 from vqgan.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
 
 VIEWS = ("all", "first")
-FORMATS = ("png", "webp", "jpeg", "tar", "parquet")
-"""Of ``vqgan decode``; the first three are a file for each image."""
+FORMATS = ("png", "webp", "jpeg", "npy", "tar", "parquet")
+"""Of ``vqgan decode``; the first four are a file for each image."""
 CONTAINERS = ("files", "tar", "parquet")
-EXTENSIONS = {"png": "png", "webp": "webp", "jpeg": "jpg"}
+EXTENSIONS = {"png": "png", "webp": "webp", "jpeg": "jpg", "npy": "npy"}
+HELD_CHANNELS = {"png": (1, 2, 3, 4), "webp": (3,), "jpeg": (1, 3)}
+"""Channels that the files hold; NumPy's arrays hold any."""
 DEFAULT_QUALITY = {"webp": 90, "jpeg": 95}
-LARGEST_SIDE = {"png": 1 << 20, "webp": 16383, "jpeg": 65500}
+LARGEST_SIDE = {"png": 1 << 20, "webp": 16383, "jpeg": 65500, "npy": 1 << 30}
 # Photographs have few repeated strings for deflate to find: run lengths alone (zlib's strategy 3) give
 # the size of level 6 in a fifth of its time.
 _PNG: dict[str, Any] = {"compress_level": 1, "compress_type": 3}
@@ -30,8 +34,8 @@ class ImageFormat:
 
     Attributes:
       container: ``files`` (a file each), ``tar`` (WebDataset) or ``parquet`` (a column).
-      encoding: ``png``, ``webp`` or ``jpeg``.
-      quality: of webp and jpeg, 1 to 100; None for the encoding's default. PNG loses nothing.
+      encoding: ``png``, ``webp``, ``jpeg`` or ``npy``.
+      quality: of webp and jpeg, 1 to 100; None for the encoding's default. The others lose nothing.
     """
 
     container: str = "files"
@@ -45,9 +49,10 @@ class ImageFormat:
             raise UserError(f"image format {self.encoding!r}: known are {', '.join(EXTENSIONS)}")
         if self.quality is None:
             object.__setattr__(self, "quality", DEFAULT_QUALITY.get(self.encoding))
-        elif self.encoding == "png":
+        elif self.encoding not in DEFAULT_QUALITY:
             raise UserError(
-                f"--quality {self.quality}: png loses nothing; leave it out, or choose webp or jpeg"
+                f"--quality {self.quality}: {self.encoding} loses nothing; leave it out, or choose webp "
+                "or jpeg"
             )
         elif not 1 <= self.quality <= 100:
             raise UserError(f"--quality {self.quality}: it must lie between 1 and 100")
@@ -67,12 +72,30 @@ class ImageFormat:
         if max(height, width) > limit:
             raise UserError(f"images of {width}x{height}: {self.encoding} ends at {limit} a side; choose png")
 
-    def encode(self, pixels: "np.ndarray") -> bytes:
-        """Returns uint8 ``[H, W, 3]`` as a file's bytes; the same pixels give the same bytes."""
-        from PIL import Image
+    def check_channels(self, channels: ChannelsConfig) -> None:
+        """Refuses images of channels that the encoding does not hold.
 
+        Raises:
+          UserError: it holds others.
+        """
+        held = HELD_CHANNELS.get(self.encoding, (channels.count,))
+        if channels.count not in held:
+            better = "png or npy" if channels.count in HELD_CHANNELS["png"] else "npy"
+            raise UserError(
+                f"images of {channels.describe()}: {self.encoding} does not hold them; choose {better}"
+            )
+
+    def encode(self, pixels: "np.ndarray") -> bytes:
+        """Returns uint8 ``[H, W, C]`` as a file's bytes; the same pixels give the same bytes.
+
+        NumPy's files take any type.
+        """
         sink = io.BytesIO()
-        image = Image.fromarray(pixels)
+        if self.encoding == "npy":
+            from transforms.images.npy import write_array
+
+            return write_array(pixels)
+        image = picture_of(pixels)
         if self.encoding == "png":
             image.save(sink, "PNG", **_PNG)
         elif self.encoding == "webp":
@@ -80,3 +103,10 @@ class ImageFormat:
         else:
             image.save(sink, "JPEG", quality=self.quality, **_JPEG)
         return sink.getvalue()
+
+
+def picture_of(pixels: "np.ndarray") -> "Image.Image":
+    """Returns uint8 ``[H, W, C]`` as Pillow's image: grey, grey and alpha, RGB or RGBA, C being 1 to 4."""
+    from PIL import Image
+
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -9,11 +9,16 @@ import numpy as np
 from PIL import Image
 
 from transforms.decoding.image_files import stored_images
+from transforms.images.npy import ARRAY_PREFIX, ArrayImage
+from transforms.images.samples import levels_of
 from transforms.sharded.manifest import layout_tile
 from transforms.sharded.plan import spread
 from vqgan import filesystems, html_page
+from vqgan.channels import ChannelsConfig
+from vqgan.config import ModelConfig, from_dict
 from vqgan.errors import counted
-from vqgan.manifest import REPORT_FILE
+from vqgan.image_grid import displayed_note
+from vqgan.manifest import MANIFEST_FILE, REPORT_FILE
 
 SAMPLE_IMAGES = 24
 MOST_BYTES = 200_000
@@ -30,21 +35,29 @@ class Shown(NamedTuple):
 
 def write_image_report(output: str, manifest: Mapping[str, Any]) -> None:
     """Publishes ``report.html`` in the output."""
-    rendered = render_image_page(manifest, sample_images(output, manifest["shards"]))
+    channels = from_dict(ModelConfig, manifest["codec"]["config"], MANIFEST_FILE).channels
+    rendered = render_image_page(manifest, sample_images(output, manifest["shards"], channels))
     filesystems.write_bytes(filesystems.join(output, REPORT_FILE), rendered.encode())
 
 
 def sample_images(
-    output: str, shards: Sequence[Mapping[str, Any]], images: int = SAMPLE_IMAGES
+    output: str, shards: Sequence[Mapping[str, Any]], channels: ChannelsConfig, images: int = SAMPLE_IMAGES
 ) -> list[Shown]:
     """Returns the first images of the slices, as many of each."""
     shown = []
     for number, wanted in spread(images, len(shards)):
         for row, data in islice(stored_images(output, shards[number]["name"]), wanted):
             title = row.key if row.view == 0 else f"{row.key}, view {row.view}"
-            with Image.open(io.BytesIO(data)) as image:
-                shown.append(Shown(title, row.label, np.asarray(image.convert("RGB"))))
+            shown.append(Shown(title, row.label, _pixels(data, channels)))
     return shown
+
+
+def _pixels(data: bytes, channels: ChannelsConfig) -> np.ndarray:
+    """Decodes an image of the output to uint8 ``[H, W, C]``."""
+    if data.startswith(ARRAY_PREFIX):
+        return np.stack(levels_of(ArrayImage(data).samples, channels, top=255), axis=-1)
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> str:
@@ -71,7 +84,7 @@ def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> st
     rejected = [(name, f"{count:,}") for name, count in manifest["reject_reasons"].items()]
     sections = [
         html_page.tiles(numbers),
-        html_page.section("Images", _image_grid(shown), "grid"),
+        html_page.section(f"Images{_shown_channels(shown)}", _image_grid(shown), "grid"),
         html_page.section(
             "Rejects by reason",
             html_page.table(("stage: error", "rows"), rejected)
@@ -82,6 +95,10 @@ def render_image_page(manifest: Mapping[str, Any], shown: Sequence[Shown]) -> st
     ]
     subtitle = f"finished {manifest['finished']} · plan {manifest['plan_hash'][:12]}"
     return html_page.document(f"{counted(counts['images'], 'image')} from tokens", subtitle, sections, STYLE)
+
+
+def _shown_channels(shown: Sequence[Shown]) -> str:
+    return displayed_note(shown[0].pixels.shape[-1]) if shown else ""
 
 
 def _image_grid(shown: Sequence[Shown]) -> str:

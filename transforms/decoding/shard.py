@@ -18,6 +18,7 @@ from transforms.decoding.image_files import EncodedImage, Writer, open_writer
 from transforms.decoding.image_format import ImageFormat
 from transforms.decoding.index import IndexMetadata, IndexRow, IndexWriter, index_name
 from transforms.decoding.plan import Part, TokenInput, read_part, read_parts
+from transforms.images.npy import to_values
 from transforms.sharded import rejects
 from transforms.sharded.batching import fill, in_order, on_device, threads_here
 from transforms.sharded.job import ProgressCallback
@@ -130,7 +131,8 @@ def encoded_images(
 
     def encode(pair: tuple[TokenRow, np.ndarray]) -> EncodedImage:
         row, pixels = pair
-        data = task.form.encode(pixels)
+        is_array = task.form.encoding == "npy"
+        data = task.form.encode(to_values(pixels, codec.config.channels) if is_array else pixels)
         height, width = pixels.shape[:2]
         digest = hashlib.sha256(data).hexdigest()
         name = writer.name(row.key, row.view)

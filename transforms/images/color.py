@@ -15,6 +15,7 @@ F                                      times 255 if all values lie in [0, 1], el
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
@@ -130,11 +131,11 @@ def read_orientation(image: Image.Image) -> int:
     return int(value) if whole else 1
 
 
-def turn_upright(image: Image.Image, extent: Extent, orientation: int) -> tuple[Image.Image, Extent]:
+def turn_upright(image: Any, extent: Extent, orientation: int) -> tuple[Any, Extent]:
     """Turns stored pixels, and an extent in them, upright. The given image is closed if it is replaced.
 
     Args:
-      image: pixels as stored.
+      image: pixels as stored, Pillow's or channels.
       extent: a box in ``image``.
       orientation: 1 to 8.
     """

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+from vqgan.channels import RGB, ChannelsConfig
 from vqgan.errors import UserError
 
 TRUNCATED = ("reject", "decode")
+COLOUR = ("reject", "grey")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,8 @@ class DecodeConfig:
       on_truncated: what becomes of a JPEG that lacks pixels: ``reject`` it, or ``decode`` what is there; the
         rest is grey, or coarse if it is progressive. Written down only where it is not ``reject``, so
         that data sets made before it existed can be resumed.
+      colour: what becomes of a colour image where grey is wanted: ``reject`` it, or make it ``grey``.
+      channels: of the codec, where they are not RGB.
     """
 
     max_pixels: int = 178_956_970
@@ -31,6 +35,8 @@ class DecodeConfig:
     max_aspect: float | None = None
     jpeg_draft: bool = True
     on_truncated: str = dataclasses.field(default="reject", metadata={"left_out": "reject"})
+    colour: str = dataclasses.field(default="reject", metadata={"left_out": "reject"})
+    channels: ChannelsConfig = dataclasses.field(default=RGB, metadata={"left_out": RGB})
 
     def __post_init__(self) -> None:
         for name in ("max_pixels", "max_bytes", "min_side", "max_area"):
@@ -41,5 +47,7 @@ class DecodeConfig:
             raise UserError(
                 f"decode.on_truncated is {self.on_truncated!r}: give one of {', '.join(TRUNCATED)}"
             )
+        if self.colour not in COLOUR:
+            raise UserError(f"decode.colour is {self.colour!r}: give one of {', '.join(COLOUR)}")
         if self.max_aspect is not None and not self.max_aspect >= 1:
             raise UserError(f"decode.max_aspect is {self.max_aspect}: longer over shorter side is at least 1")

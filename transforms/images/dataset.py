@@ -116,7 +116,7 @@ class ImageDataset:
         return len(self._entries)
 
     def __getitem__(self, number: int) -> np.ndarray | None:
-        """An image, uint8 ``[H, W, 3]``, not writable; None for one that cannot be used.
+        """An image, uint8 ``[H, W, C]``, not writable; None for one that cannot be used.
 
         Raises:
           IndexError: there is no such number.

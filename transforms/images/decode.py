@@ -11,7 +11,7 @@ What is decoded, and how, is the same everywhere:
   lacks nothing but its end is whole; see :mod:`transforms.images.jpeg`.
 * *Extras*: HEIF and JPEG XL; see :mod:`transforms.images.extra_formats`.
 * *Layouts*: those that are proven. TIFF and PSD are read by :mod:`transforms.images.layouts`, and what Pillow
-  gets wrong in PNG and JPEG 2000 is corrected.
+  gets wrong in PNG and JPEG 2000 is corrected. *Channels* other than RGB: :mod:`transforms.images.samples`.
 
 Everything here may run in many threads at once, whose pixels are kept within a budget. That memory does not
 suffice is no reject: it is raised as :class:`vqgan.faults.MachineError`, like every fault of the machine.
@@ -35,7 +35,9 @@ from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry, View, views, wanted_side
 from transforms.images.extra_formats import is_heif, is_jxl, name_unread, open_heif, open_jxl
 from transforms.images.layouts import LayoutImage, with_tga_alpha
-from transforms.images.resize import render
+from transforms.images.npy import ARRAY_PREFIX, ArrayImage
+from transforms.images.resize import Picture, render
+from transforms.images.samples import to_planes
 from vqgan.errors import UserError
 from vqgan.faults import MachineError, raise_machine_fault
 
@@ -76,17 +78,17 @@ class Reject(Exception):  # noqa: N818 -- a verdict on one image rather than a f
 
 
 class Decoded(NamedTuple):
-    """Upright RGB pixels and what part of the source they show.
+    """Upright pixels and what part of the source they show.
 
     Attributes:
-      image: mode RGB; smaller than the source by 1, 2, 4 or 8 if a JPEG was reduced in decoding.
+      image: mode RGB, or channels; smaller than the source by 1, 2, 4 or 8 if a JPEG was reduced in decoding.
       width: of the upright source.
       height: of the upright source.
       extent: left, top, right, bottom of the source's content in ``image``, in its pixels. The last
         pixel of a reduced image may lie partly outside.
     """
 
-    image: Image.Image
+    image: Picture
     width: int
     height: int
     extent: Extent
@@ -96,7 +98,7 @@ class Prepared(NamedTuple):
     """One image, ready for the encoder.
 
     Attributes:
-      pixels: uint8 ``[V, S, S, 3]``, one square per view.
+      pixels: uint8 ``[V, S, S, C]``, one square per view.
       views: what each square shows, in the same order.
       width: of the upright source, in pixels.
       height: likewise.
@@ -234,14 +236,16 @@ def open_image(data: bytes, config: DecodeConfig) -> Image.Image:
         raise Reject("read", "FileTooLarge", f"{len(data):,} bytes; the limit is {config.max_bytes:,}")
     configure(config)
     with rejecting("decode"):
-        image = _open(data)
+        image = _open(data, config)
     _check_size(*image.size, config)
     _check_tiles(image, config)
     return image
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, config: DecodeConfig) -> Image.Image:
     data = png.unwrapped(data)
+    if data.startswith(ARRAY_PREFIX) and not config.channels.is_rgb:
+        return ArrayImage(data)
     if data.startswith(tiff.PREFIXES):
         return tiff.open_tiff(data)
     if data.startswith(psd.PREFIX):
@@ -322,32 +326,28 @@ def _open_for(data: bytes, config: DecodeConfig, wanted: int | None) -> _Opened:
         image, draft = _drafted(image, data, config, wanted)
         whole = image.info.get("progressive")  # the coefficients of all pixels are kept until the last scan
         width, height = size if whole else image.size
-        return _Opened(image, data, size, draft, width * height)
+        return _Opened(image, data, size, draft, width * height * -(-config.channels.count // 3))
 
 
 def _decode(opened: _Opened, config: DecodeConfig) -> Decoded:
-    image, size, draft = _load(opened.image, opened.data), opened.size, opened.draft
+    size, draft, raw = opened.size, opened.draft, isinstance(opened.image, (ArrayImage, LayoutImage))
+    image = opened.image if raw and not config.channels.is_rgb else _load(opened.image, opened.data)
     if draft is None and image.size != size:  # an icon's directory told another size
         size = image.size
         _check_size(*size, config)
     extent = draft[1] if draft else (0.0, 0.0, float(size[0]), float(size[1]))
     orientation = read_orientation(image)
-    rgb = to_rgb(image)
+    rgb = to_rgb(image) if config.channels.is_rgb else to_planes(image, opened.data, config)
     if rgb is not image:
         image.close()
     upright, extent = turn_upright(rgb, extent, orientation)
-    width, height = size if orientation < 5 else size[::-1]
-    return Decoded(upright, width, height, extent)
+    return Decoded(upright, *(size if orientation < 5 else size[::-1]), extent)
 
 
 def _drafted(
     image: Image.Image, data: bytes, config: DecodeConfig, wanted: int | None
 ) -> tuple[Image.Image, tuple[str, Extent] | None]:
-    """Has a large JPEG reduced in decoding.
-
-    Returns:
-      The image, opened anew if its file had to be mended, and what ``draft`` says of a reduced one.
-    """
+    """Has a large JPEG reduced in decoding; returns it, perhaps opened anew, and what ``draft`` says."""
     if image.format in ("JPEG", "MPO"):
         # Pillow takes what stands in place of missing data, zeros for example, for the data.
         mended = jpeg.with_end(data, config.on_truncated == "decode")
@@ -373,20 +373,19 @@ def _load(image: Image.Image, data: bytes) -> Image.Image:
 def _check_size(width: int, height: int, config: DecodeConfig) -> None:
     """Limits and filters; all are the same for an image and its transpose."""
     area, short, long = width * height, min(width, height), max(width, height)
+    size = f"{width}x{height} pixels"
     if area > config.max_pixels:
-        limit = f"max_pixels is {config.max_pixels:,}"
-        raise Reject("decode", "DecompressionBombError", f"{width}x{height} pixels; {limit}")
+        raise Reject("decode", "DecompressionBombError", f"{size}; max_pixels is {config.max_pixels:,}")
     if long > _LONGEST_SIDE:
-        limit = f"no side may have more than {_LONGEST_SIDE:,}"
-        raise Reject("decode", "DecompressionBombError", f"{width}x{height} pixels; {limit}")
-    if short < config.min_side:
-        raise Reject("filter", "TooSmall", f"{width}x{height} pixels; min_side is {config.min_side}")
-    if config.max_area is not None and area > config.max_area:
-        raise Reject("filter", "TooLarge", f"{width}x{height} pixels; max_area is {config.max_area:,}")
-    if config.max_aspect is not None and long > config.max_aspect * short:
         raise Reject(
-            "filter", "TooElongated", f"{width}x{height} pixels; max_aspect is {config.max_aspect:g}"
+            "decode", "DecompressionBombError", f"{size}; no side may have more than {_LONGEST_SIDE:,}"
         )
+    if short < config.min_side:
+        raise Reject("filter", "TooSmall", f"{size}; min_side is {config.min_side}")
+    if config.max_area is not None and area > config.max_area:
+        raise Reject("filter", "TooLarge", f"{size}; max_area is {config.max_area:,}")
+    if config.max_aspect is not None and long > config.max_aspect * short:
+        raise Reject("filter", "TooElongated", f"{size}; max_aspect is {config.max_aspect:g}")
 
 
 def _check_tiles(image: Image.Image, config: DecodeConfig) -> None:

@@ -186,6 +186,12 @@ def read_layout(data: bytes, layout: Layout) -> Image.Image:
     return result
 
 
+def read_samples(data: bytes, layout: Layout) -> np.ndarray:
+    """Returns the samples of an image as stored, ``[H, W, samples]``; raises as :func:`read_layout`."""
+    planes = [_decompress(data, layout, plane) for plane in range(layout.planes)]
+    return np.concatenate([samples for _, samples in _bands(layout, planes)])
+
+
 def _decompress(data: bytes, layout: Layout, plane: int) -> np.ndarray:
     """Returns the bytes of one plane, ``[height, blocks * block_bytes]``, read as a grey TIFF of 8 bits."""
     part = slice(plane * layout.plane_blocks, (plane + 1) * layout.plane_blocks)

@@ -7,6 +7,9 @@ import numpy as np
 from PIL import Image
 
 from transforms.images.crops import FILTERS, Box, Geometry, View, halvings, in_source, lay_out, resized_size
+from transforms.images.samples import Planes
+
+Picture = Image.Image | Planes
 
 # An image that becomes at most this many times what is wanted of it is resized whole, as torchvision does; of
 # a longer one only the crops are, since 1x100000 pixels at size 256 would become 256x25600000.
@@ -14,7 +17,7 @@ _WHOLE = 8
 
 
 def render(
-    image: Image.Image,
+    image: Picture,
     source_size: tuple[int, int],
     geometry: Geometry,
     views: list[View],
@@ -23,18 +26,18 @@ def render(
     """Returns the pixels of some or all views of an image.
 
     Args:
-      image: upright, mode RGB; may be smaller than the source if the decoder reduced it, as far as
-        :func:`~transforms.images.crops.wanted_side` allows.
+      image: upright, mode RGB or channels; may be smaller than the source if the decoder reduced it, as far
+        as :func:`~transforms.images.crops.wanted_side` allows.
       source_size: width and height of the source, in pixels.
       geometry: as given to :func:`views`.
       views: what :func:`views` gave, or some of them.
       extent: part of ``image`` that the source covers, in its pixels; None for all of it.
 
     Returns:
-      uint8 ``[len(views), H, W, 3]``.
+      uint8 ``[len(views), H, W, C]``.
     """
     canvas = _Canvas(image, source_size, extent or (0.0, 0.0, float(image.width), float(image.height)))
-    out = np.empty((len(views), *geometry.shape, 3), np.uint8)
+    out = np.empty((len(views), *geometry.shape, len(image.getbands())), np.uint8)
     for pixels, view, crop in zip(out, views, _crops(canvas, geometry, views), strict=True):
         cropped = np.asarray(crop)
         pixels[:] = cropped[:, ::-1] if view.mirrored else cropped
@@ -44,11 +47,11 @@ def render(
 class _Canvas(NamedTuple):
     """An image whose pixels are addressed in those of its source."""
 
-    image: Image.Image
+    image: Picture
     source_size: tuple[int, int]
     extent: Box
 
-    def resize(self, size: tuple[int, int], resample: Image.Resampling, box: Box) -> Image.Image:
+    def resize(self, size: tuple[int, int], resample: Image.Resampling, box: Box) -> Picture:
         """Resizes ``box``, in pixels of the source."""
         left, top, right, bottom = self.extent
         x, y = (right - left) / self.source_size[0], (bottom - top) / self.source_size[1]
@@ -61,7 +64,7 @@ class _Canvas(NamedTuple):
         return self.image.resize(size, resample, inside)
 
 
-def _crops(canvas: _Canvas, geometry: Geometry, chosen: list[View]) -> list[Image.Image]:
+def _crops(canvas: _Canvas, geometry: Geometry, chosen: list[View]) -> list[Picture]:
     """Returns the pixels of the chosen views, not yet mirrored."""
     (height, width), resample = geometry.shape, Image.Resampling(FILTERS[geometry.filter])
     if geometry.views == "random-crops":
@@ -88,7 +91,10 @@ def _halved(canvas: _Canvas, target: tuple[int, int]) -> _Canvas:
     return canvas
 
 
-def _centred_on_white(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _centred_on_white(image: Picture, size: tuple[int, int]) -> Picture:
+    corner = (size[0] - image.width) // 2, (size[1] - image.height) // 2
+    if isinstance(image, Planes):
+        return image.padded(size, corner)
     white = Image.new("RGB", size, (255, 255, 255))
-    white.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    white.paste(image, corner)
     return white

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from transforms.decoding.image_format import picture_of
 from transforms.sharded.job import ProgressCallback
 from transforms.sharded.plan import read_slice
 from transforms.sharded.slices import collect
@@ -244,9 +245,9 @@ def image_name(key: str) -> str:
 
 
 def write_png(path: str, pixels: np.ndarray) -> None:
-    """Publishes an image, uint8 ``[H, W, 3]``."""
+    """Publishes an image, uint8 ``[H, W, C]``, C being 1 to 4."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    picture_of(pixels).save(buffer, "PNG")
     filesystems.write_bytes(path, buffer.getvalue())
 
 

@@ -30,6 +30,7 @@ class SourceConfig:
       label_column: column or feature that holds the class: an integer or, in tables and lists, its name.
       columns: further columns to pass through to the shards.
       whole_names: members of a tar belong together up to the last dot of their names, not the first.
+      arrays: NumPy's ``.npy`` files of a folder are images, as for codecs of other channels than RGB.
     """
 
     input: str
@@ -40,6 +41,7 @@ class SourceConfig:
     label_column: str | None = None
     columns: tuple[str, ...] = ()
     whole_names: bool = False
+    arrays: bool = False
 
 
 class Entry(NamedTuple):

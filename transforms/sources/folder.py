@@ -15,7 +15,7 @@ import pyarrow as pa
 from transforms.sources.base import Entry, Example, Loader, Names
 from transforms.sources.columns import check_label, is_text, names_of_texts, require, to_number
 from transforms.sources.locations import Found, LocatedSource, Location, to_file, to_key, to_text
-from transforms.sources.names import no_image
+from transforms.sources.names import is_array, no_image
 from transforms.sources.reading import open_planned, read_exact, seen
 from transforms.sources.tables import Table, check_encoding, open_table, storable
 from vqgan.errors import UserError
@@ -86,7 +86,7 @@ class FolderSource(LocatedSource):
         nothing = dict.fromkeys(self.config.columns)
         for found in location.walk():
             if found.name not in METADATA_NAMES:
-                entry = _entry(found, classes)
+                entry = _entry(found, classes, self.config.arrays)
                 label, columns = described.pop("/".join(found.parts), (None, nothing))
                 yield entry._replace(label=entry.label if classes else label, columns=columns or None)
         for path in described if not location.globs.patterns else ():
@@ -137,9 +137,9 @@ class FolderSource(LocatedSource):
         return {file: dict(zip(names, values, strict=True)) for file, values in rows if file in wanted}
 
 
-def _entry(found: Found, classes: dict[str, int]) -> Entry:
+def _entry(found: Found, classes: dict[str, int], arrays: bool) -> Entry:
     label = classes.get(to_key(found.parts[0])) if len(found.parts) > 1 else None
-    error = found.error or no_image(found.name)
+    error = found.error or (None if arrays and is_array(found.name) else no_image(found.name))
     entry = Entry(found.key or ".", found.file, size=found.size, label=label, error=error)
     return seen(entry, found)
 

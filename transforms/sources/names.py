@@ -124,6 +124,11 @@ def is_image(name: str) -> bool:
     return extension(name) in _IMAGE_NAMES
 
 
+def is_array(name: str) -> bool:
+    """Tells whether a file name is one of a NumPy array, an image for some codecs."""
+    return extension(name) == "npy"
+
+
 def is_list_name(name: str) -> bool:
     """Tells whether a file name is one of a list, compressed or not."""
     return _LIST_NAME.search(uncompressed_name(name)) is not None

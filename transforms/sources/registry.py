@@ -45,7 +45,7 @@ def open_source(config: SourceConfig) -> Source:
     """
     if config.kind is not None and config.kind not in SOURCES:
         raise UserError(f"unknown kind of source {config.kind!r}; known are {', '.join(SOURCES)}")
-    kind = config.kind or recognise(config.input)
+    kind = config.kind or recognise(config.input, config.arrays)
     _check_options(config, kind)
     _check_input(config, kind)
     source: Source = SOURCES[kind](config)
@@ -79,8 +79,8 @@ _HEAD_BYTES = 512
 _NAMED_AT_MOST = 3
 
 
-def recognise(text: str) -> str:
-    """Returns the name in the registry for what lies at ``text``.
+def recognise(text: str, arrays: bool = False) -> str:
+    """Returns the name in the registry for what lies at ``text``, where NumPy's arrays may be images.
 
     Raises:
       UserError: nothing is there, or it is something that no source reads.
@@ -90,6 +90,8 @@ def recognise(text: str) -> str:
     location = locate(text)
     location.check()
     sample = _sample(location)
+    if arrays and all(names.is_array(file.name) or names.is_image(file.name) for file in sample):
+        return "folder"
     single = len(sample) == 1 and _is_single(location, sample[0])
     kind = _kind_of_file(location, sample[0]) if single else _kind_of_many(location, sample)
     if kind == "array_record":

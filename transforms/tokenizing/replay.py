@@ -148,7 +148,7 @@ class StoredRow(NamedTuple):
     Attributes:
       key, view: which row.
       tokens: int32 ``[h, w]``.
-      pixels: uint8 ``[S, S, 3]``.
+      pixels: uint8 ``[S, S, C]``.
     """
 
     key: str

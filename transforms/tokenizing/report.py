@@ -12,6 +12,7 @@ from transforms.tokenizing.replay import StoredRow, stored_rows
 from transforms.tokenizing.shard import TokenizeTask
 from vqgan import filesystems, html_page
 from vqgan.errors import counted
+from vqgan.image_grid import displayed_note
 from vqgan.manifest import REPORT_FILE, manifest_fields, parts_of
 from vqgan.metrics.image import psnr
 
@@ -29,7 +30,7 @@ HISTOGRAM_BARS = 128
 
 
 class Pair(NamedTuple):
-    """An original beside its reconstruction, uint8 ``[S, S, 3]`` each, and their PSNR in dB."""
+    """An original beside its reconstruction, uint8 ``[S, S, C]`` each, and their PSNR in dB."""
 
     key: str
     original: np.ndarray
@@ -108,13 +109,19 @@ def render_token_page(manifest: Mapping[str, Any], pairs: Sequence[Pair]) -> str
     ]
     sections = [
         html_page.tiles(numbers),
-        html_page.section("Originals and reconstructions", _image_grid(pairs, manifest), "grid"),
+        html_page.section(
+            f"Originals and reconstructions{_shown_channels(pairs)}", _image_grid(pairs, manifest), "grid"
+        ),
         html_page.section("Codebook", _histogram(np.array(codebook["histogram"])), "plot"),
         html_page.section("Rejects by reason", _reasons(manifest["reject_reasons"])),
         html_page.section("Configuration", _details(manifest)),
     ]
     subtitle = f"finished {manifest['finished']} · plan {manifest['plan_hash'][:12]}"
     return html_page.document(f"{counted(counts['images'], 'image')} as tokens", subtitle, sections, STYLE)
+
+
+def _shown_channels(pairs: Sequence[Pair]) -> str:
+    return displayed_note(pairs[0].original.shape[-1]) if pairs else ""
 
 
 def _image_grid(pairs: Sequence[Pair], manifest: Mapping[str, Any]) -> str:

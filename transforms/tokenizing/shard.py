@@ -104,14 +104,14 @@ class Row(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One example, decoded: a row for each view with its pixels ``[V, S, S, 3]``."""
+    """One example, decoded: a row for each view with its pixels ``[V, S, S, C]``."""
 
     rows: list[Row]
     pixels: np.ndarray
 
 
 class Batch(NamedTuple):
-    """A full batch of pixels ``[batch_size, S, S, 3]``; ``rows`` are the first of them, the rest padding."""
+    """A full batch of pixels ``[batch_size, S, S, C]``; ``rows`` are the first of them, the rest padding."""
 
     rows: list[Row]
     pixels: np.ndarray

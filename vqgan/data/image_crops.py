@@ -37,7 +37,7 @@ class ImageSequence(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, number: int, /) -> np.ndarray | None:
-        """uint8 ``[H, W, 3]``; None for an image that cannot be used, which is then skipped."""
+        """uint8 ``[H, W, C]``; None for an image that cannot be used, which is then skipped."""
         ...
 
 
@@ -83,12 +83,12 @@ def random_crop(image: np.ndarray, crop: CropConfig, rng: np.random.Generator) -
     """Returns a random part of an image, of the aspect of ``crop.size``, resized (Lanczos) to it.
 
     Args:
-      image: uint8 ``[H, W, 3]``.
+      image: uint8 ``[H, W, C]``.
       crop: what crops are drawn.
       rng: source of randomness.
 
     Returns:
-      uint8, of height and width ``crop.shape``, with 3 channels.
+      uint8, of height and width ``crop.shape``, of the image's channels.
 
     Raises:
       ValueError: a side of the image is shorter than that of ``crop.size``, and ``upsample`` is off.
@@ -106,11 +106,11 @@ def center_crop_resize(image: np.ndarray, size: ImageSize) -> np.ndarray:
     """Returns the largest centred part of an image of a size's aspect, resized (Lanczos): for validation.
 
     Args:
-      image: uint8 ``[H, W, 3]``.
+      image: uint8 ``[H, W, C]``.
       size: side of the result, or its height and width; a smaller image is enlarged.
 
     Returns:
-      uint8, of that height and width, with 3 channels.
+      uint8, of that height and width, of the image's channels.
     """
     height, width = image.shape[:2]
     rows, columns = largest_inside(height, width, size)
@@ -168,7 +168,7 @@ def crop_batches(
 
 
 class CropBatches:
-    """Endless iterator over uint8 ``[B, H, W, 3]``, whose position can be saved and set."""
+    """Endless iterator over uint8 ``[B, H, W, C]``, whose position can be saved and set."""
 
     def __init__(self, crops: "_Crops", batch_size: int, threads: int, identity: tuple[int, ...]) -> None:
         grain = _grain()
@@ -295,6 +295,13 @@ def _sides(most_side: int, crop: CropConfig) -> tuple[float, float]:
 def _resized(part: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if part.shape[:2] == shape:
         return part
+    if part.shape[-1] != 3:  # Pillow would mix the others: colours with alpha, for one
+        planes = (_resized_plane(part[..., number], shape) for number in range(part.shape[-1]))
+        return np.stack(list(planes), axis=-1)
+    return _resized_plane(part, shape)
+
+
+def _resized_plane(part: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     # A box filter first where the part is large: half the time, and no visible difference.
     return np.asarray(Image.fromarray(part).resize(shape[::-1], Image.Resampling.LANCZOS, reducing_gap=2.0))
 

@@ -1,4 +1,4 @@
-"""Discriminators: one file each, ``[B, H, W, 3]`` images in [-1, 1] to logits.
+"""Discriminators: one file each, ``[B, H, W, C]`` images in [-1, 1] to logits.
 
 Their losses are in ``vqgan.losses``, how they are trained in ``vqgan.training.codec``. Importing this package
 loads no JAX, so that a launcher can check a configuration.
@@ -19,12 +19,13 @@ __all__ = ["DiscriminatorConfig", "make_discriminator"]
 
 
 def make_discriminator(
-    config: DiscriminatorConfig, *, dtype: "DTypeLike" = "float32", rngs: "nnx.Rngs"
+    config: DiscriminatorConfig, *, channels: int = 3, dtype: "DTypeLike" = "float32", rngs: "nnx.Rngs"
 ) -> "PatchDiscriminator | StyleGANDiscriminator":
     """Builds the discriminator that a configuration asks for, in training mode.
 
     Args:
       config: its architecture.
+      channels: of images.
       dtype: type that convolutions compute in. Parameters, statistics and logits are float32.
       rngs: source of the weights.
     """
@@ -35,4 +36,4 @@ def make_discriminator(
         "patch": PatchDiscriminator,
         "stylegan": StyleGANDiscriminator,
     }
-    return kinds[config.kind](config, dtype=dtype, rngs=rngs)
+    return kinds[config.kind](config, channels=channels, dtype=dtype, rngs=rngs)

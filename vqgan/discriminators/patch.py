@@ -129,7 +129,7 @@ _conv = functools.partial(
 
 
 class PatchDiscriminator(nnx.Module):
-    """``[B, H, W, 3]`` images in [-1, 1] to ``[B, h, w, 1]`` logits, one per patch.
+    """``[B, H, W, C]`` images in [-1, 1] to ``[B, h, w, 1]`` logits, one per patch.
 
     4x4 convolutions: ``layers`` that halve height and width, then two that take one row and one column
     each, so h is H / 2^layers - 2. The inner ones have BatchNorm. In training mode it normalises by the
@@ -137,10 +137,17 @@ class PatchDiscriminator(nnx.Module):
     averages, which it normalises by after ``eval()``. With spectral normalisation there is no BatchNorm.
     """
 
-    def __init__(self, config: DiscriminatorConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: DiscriminatorConfig,
+        *,
+        channels: int = 3,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         widths = level_widths(config.channels, config.layers)
         common: dict[str, Any] = {"spectral_norm": config.spectral_norm, "dtype": dtype, "rngs": rngs}
-        first = PatchBlock(3, widths[0], stride=2, norm=False, **common)
+        first = PatchBlock(channels, widths[0], stride=2, norm=False, **common)
         inner = [
             PatchBlock(
                 widths[level - 1],

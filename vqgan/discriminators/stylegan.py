@@ -28,21 +28,28 @@ _LINEAR = nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class StyleGANDiscriminator(nnx.Module):
-    """``[B, R, R, 3]`` images in [-1, 1] to ``[B, 1]`` logits, R being the configured resolution.
+    """``[B, R, R, C]`` images in [-1, 1] to ``[B, 1]`` logits, R being the configured resolution.
 
     Residual blocks halve the images until 4 pixels are left; then the spread within groups of images
     joins as a channel, so that a lack of variety shows, and a 4x4 convolution sees all that is left.
     Without spectral normalisation there is no state beside parameters.
     """
 
-    def __init__(self, config: DiscriminatorConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: DiscriminatorConfig,
+        *,
+        channels: int = 3,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         conv = functools.partial(
             DiscriminatorConv, spectral_norm=config.spectral_norm, dtype=dtype, rngs=rngs
         )
         halvings = (config.resolution // LAST_SIDE).bit_length() - 1
         widths = level_widths(config.channels, halvings)
         last = widths[-1]
-        self.stem = conv(3, widths[0], 1, kernel_init=_HE)
+        self.stem = conv(channels, widths[0], 1, kernel_init=_HE)
         self.blocks = nnx.List(
             StyleGANBlock(
                 widths[i], widths[i + 1], spectral_norm=config.spectral_norm, dtype=dtype, rngs=rngs

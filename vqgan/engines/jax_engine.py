@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, module_state
 from vqgan.codec_functions import CodecFunctions, abstract_parts, inference_config, merge_parts
 from vqgan.engines.choice import PendingArray
-from vqgan.model.vqgan import denormalize, normalize
+from vqgan.model.vqgan import denormalize, network_range, normalize
 from vqgan.quantizers import Quantizer
 
 BATCH_AXIS = "batch"
@@ -113,7 +113,7 @@ class JAXEngine:
         return self._program(
             ("quantizer", "decoder"),
             lambda parts, tokens: denormalize(
-                parts["decoder"](parts["quantizer"].lookup(tokens)), self._config.input_range
+                parts["decoder"](parts["quantizer"].lookup(tokens)), network_range(self._config)
             ),
         )
 
@@ -127,7 +127,8 @@ class JAXEngine:
 
     def _encoding(self, choose: Callable[[Quantizer, jax.Array], Any]) -> Program:
         def encode(parts: dict[str, Any], images: jax.Array) -> Any:
-            return choose(parts["quantizer"], parts["encoder"](normalize(images, self._config.input_range)))
+            pixels = normalize(images, network_range(self._config))
+            return choose(parts["quantizer"], parts["encoder"](pixels))
 
         return self._program(("encoder", "quantizer"), encode)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vqgan.channels import RGB
 from vqgan.config import ModelConfig, from_dict, typed_fields
 from vqgan.errors import UserError
 from vqgan.importers.layout import Fields, KeyLayout, Probe, check_same, parse_parameter, width_fields
@@ -130,6 +131,7 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
         "quantizer": "gumbel" if probe("projection.kernel") else "nearest",
         **_codebook(width, known, z_channels),
         **_around_the_quantizer(probe),
+        **_channels(width("encoder.conv_in.kernel", 2), known.get("haar_patch", 1)),
     }
     halvings, has_decoder = known.get("halvings"), known.get("has_decoder", True)
     if levels > 1 and halvings is None:
@@ -146,6 +148,12 @@ def fields_from_shapes(probe: Probe, levels: int, blocks: int, known: Mapping[st
     if has_decoder and (opposite != attended or halvings is not None):
         fields["decoder_attn_levels"] = tuple(opposite)
     return fields
+
+
+def _channels(inputs: int, patch: int) -> Fields:
+    """Reads the channels of images, where they are not RGB."""
+    count = inputs // patch**2
+    return {} if count == RGB.count else {"channels": {"count": count}}
 
 
 def _codebook(width: Callable[[str, int], int], known: Mapping[str, Any], z_channels: int) -> Fields:

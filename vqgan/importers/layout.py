@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from vqgan.channels import MOST_CHANNELS, RGB
 from vqgan.errors import UserError
 from vqgan.importers.interpolation import ResolvedMapping
 from vqgan.importers.tensors import Tensor, shown
@@ -247,3 +248,19 @@ class KeyLayout:
     prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
     rename: Callable[[str, int, int], tuple[str, ...]] | None = None
     infer: Callable[[Mapping[str, Tensor], Fields, str], Fields] | None = None
+
+
+def check_image_channels(
+    where: str, data: Mapping[str, Any], names: tuple[str, str] = ("in_channels", "out_ch")
+) -> None:
+    """Checks that a configuration is of a model from images to images of the same channels, RGB by default.
+
+    Raises:
+      UserError: it gives other channels than it takes, or has too many.
+    """
+    taken, given = (data.get(name, RGB.count) for name in names)
+    if type(taken) is not int or taken != given or not 1 <= taken <= MOST_CHANNELS:
+        raise UserError(
+            f"{where}: {names[0]} is {shown(taken)} and {names[1]} {shown(given)}; only images of the same "
+            f"1 to {MOST_CHANNELS} channels on both sides are supported"
+        )

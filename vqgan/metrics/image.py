@@ -1,12 +1,14 @@
 """Distances between images and their reconstructions: PSNR, L1, SSIM.
 
-All are of uint8 ``[N, H, W, 3]`` and computed in float64, one value for each image. A model's output is
+All are of uint8 ``[N, H, W, C]`` and computed in float64, one value for each image. A model's output is
 rounded to uint8 before it is measured, as a file of it would be.
 """
 
 import math
 
 import numpy as np
+
+from vqgan.channels import MOST_CHANNELS
 
 SSIM_WINDOW = 11
 """Side of SSIM's window in pixels, and the smallest side of an image that it is defined for."""
@@ -16,7 +18,7 @@ def psnr(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     """Computes the peak signal-to-noise ratio of each image, in dB, for uint8 values with peak 255.
 
     Args:
-      images: uint8 ``[N, H, W, 3]``.
+      images: uint8 ``[N, H, W, C]``.
       reconstructions: the same shape.
 
     Returns:
@@ -34,7 +36,7 @@ def mean_absolute_error(images: np.ndarray, reconstructions: np.ndarray) -> np.n
     Divide by 255 for values in [0, 1], by 127.5 for values in [-1, 1].
 
     Args:
-      images: uint8 ``[N, H, W, 3]``.
+      images: uint8 ``[N, H, W, C]``.
       reconstructions: the same shape.
 
     Returns:
@@ -51,10 +53,10 @@ def ssim(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     As the paper has it: a Gaussian window of 11x11 with standard deviation 1.5 and sum 1, weighted
     moments without Bessel's correction, K1 = 0.01, K2 = 0.03, data range 255. Windows that reach over
     the border are left out, images are not reduced first. The paper is about grey images: here each of
-    the channels R, G and B is compared by itself, and the image's value is the mean of the three.
+    the channels, such as R, G and B, is compared by itself, and the image's value is the mean over them.
 
     Args:
-      images: uint8 ``[N, H, W, 3]``, sides at least 11.
+      images: uint8 ``[N, H, W, C]``, sides at least 11.
       reconstructions: the same shape.
 
     Returns:
@@ -71,7 +73,7 @@ def ssim(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
 
 
 def _ssim(image: np.ndarray, reconstruction: np.ndarray) -> float:
-    """Returns SSIM of ``[H, W, 3]``."""
+    """Returns SSIM of ``[H, W, C]``."""
     x, y = image.astype(np.float64), reconstruction.astype(np.float64)
     mean_x, mean_y = _windowed(x), _windowed(y)
     product, squares = mean_x * mean_y, mean_x**2 + mean_y**2
@@ -83,7 +85,7 @@ def _ssim(image: np.ndarray, reconstruction: np.ndarray) -> float:
 
 
 def _windowed(values: np.ndarray) -> np.ndarray:
-    """Returns means under the Gaussian window, ``[H, W, 3]`` to ``[H - 10, W - 10, 3]``."""
+    """Returns means under the Gaussian window, ``[H, W, C]`` to ``[H - 10, W - 10, C]``."""
     radius = SSIM_WINDOW // 2
     weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * 1.5**2))
     weights /= weights.sum()
@@ -102,8 +104,8 @@ def _windowed(values: np.ndarray) -> np.ndarray:
 
 def _check_images(images: np.ndarray, reconstructions: np.ndarray) -> None:
     for array in (images, reconstructions):
-        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
-            raise ValueError(f"images must be uint8 [N, H, W, 3], got {array.dtype} {array.shape}")
+        if array.dtype != np.uint8 or array.ndim != 4 or not 1 <= array.shape[-1] <= MOST_CHANNELS:
+            raise ValueError(f"images must be uint8 [N, H, W, C], got {array.dtype} {array.shape}")
     if images.shape != reconstructions.shape:
         raise ValueError(f"images {images.shape} and reconstructions {reconstructions.shape} differ in shape")
 

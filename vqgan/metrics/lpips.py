@@ -139,7 +139,7 @@ def distance(
 
     Args:
       weights: from :func:`load_lpips`.
-      x: ``[B, H, W, 3]`` in [-1, 1].
+      x: ``[B, H, W, 3]`` in [-1, 1], or grey ``[B, H, W, 1]``, which counts as repeated.
       y: the same shape.
       precision: of the convolutions' products. ``DEFAULT`` lets an accelerator multiply in fewer bits,
         which is several times faster and good enough for a loss.

@@ -191,7 +191,9 @@ def _encoder_part(config: ModelConfig) -> Named:
         return
     width = config.ch * config.ch_mult[-1]
     outputs = config.z_channels * (2 if config.double_z else 1)
-    yield from _conv("encoder.conv_in", 3 * config.haar_patch**2, config.stem, 3, config.bias)
+    yield from _conv(
+        "encoder.conv_in", config.channels.count * config.haar_patch**2, config.stem, 3, config.bias
+    )
     yield from _levels("encoder", list(range(len(config.ch_mult))), config.stem, config)
     yield from _middle("encoder.middle", width, config)
     yield from _norm("encoder.norm_out", width, config)
@@ -225,4 +227,4 @@ def _decoder_part(config: ModelConfig) -> Named:
     yield from _middle("decoder.middle", widest, config)
     yield from _levels("decoder", list(reversed(range(len(config.ch_mult)))), widest, config)
     yield from _norm("decoder.norm_out", narrowest, config)
-    yield from _conv("decoder.conv_out", narrowest, 3 * config.haar_patch**2, 3)
+    yield from _conv("decoder.conv_out", narrowest, config.channels.count * config.haar_patch**2, 3)

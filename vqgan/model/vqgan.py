@@ -1,10 +1,11 @@
 """The VQGAN: encoder, quantizer and decoder, each with its weights apart, and all as one module."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -133,12 +134,12 @@ class Middle(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Images ``[B, H, W, 3]`` in the configuration's input range to ``[B, h, w, z_channels]``."""
+    """Images ``[B, H, W, C]`` in the configuration's input range to ``[B, h, w, z_channels]``."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, remat: bool = False, rngs: nnx.Rngs):
         widths = [config.ch * multiple for multiple in config.ch_mult]
         self.haar_patch = config.haar_patch
-        pixels = 3 * config.haar_patch**2
+        pixels = config.channels.count * config.haar_patch**2
         self.conv_in = conv(pixels, config.stem, 3, dtype=dtype, rngs=rngs, use_bias=config.bias)
         levels, channels, side = [], config.stem, config.resolution // config.haar_patch
         for index, width in enumerate(widths):
@@ -174,7 +175,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Latents ``[B, h, w, z_channels]`` to images ``[B, H, W, 3]`` in the input range, not clipped.
+    """Latents ``[B, h, w, z_channels]`` to images ``[B, H, W, C]`` in the input range, not clipped.
 
     Norms of a MoVQ read the codes ``[B, h, w, D]`` as well; other decoders do not need them.
     """
@@ -207,7 +208,9 @@ class Decoder(nnx.Module):
             levels.append(Level(blocks, attentions, resample, remat, adaptive))
         self.levels = nnx.List(levels)  # in order of execution: lowest resolution first
         self.norm_out = make_norm(channels, config.norm_groups, code_channels, dtype=dtype, rngs=rngs)
-        self.conv_out = conv(channels, 3 * config.haar_patch**2, 3, dtype=dtype, rngs=rngs)
+        self.conv_out = conv(
+            channels, config.channels.count * config.haar_patch**2, 3, dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, z: jax.Array, codes: jax.Array | None = None) -> jax.Array:
         return haar_merge(self.conv_out(self.features(z, codes)), self.haar_patch)
@@ -225,7 +228,7 @@ class Reconstruction(NamedTuple):
     """Result of a forward pass.
 
     Attributes:
-      images: ``[B, H, W, 3]`` in the input range, not clipped.
+      images: ``[B, H, W, C]`` in the input range, not clipped.
       quantized: tokens, codes and losses of the quantizer.
     """
 
@@ -273,14 +276,14 @@ class TokenDecoder(nnx.Module):
         self.pixels = PatchPixels(vit, dtype=dtype, rngs=rngs) if vit and not vit.pixel_codes else None
         if self.pixels is None:
             self.decoder = Decoder(config, dtype=dtype, remat=remat, rngs=rngs)
-        self.clip = config.input_range if config.clip_output else None
+        self.clip = config if config.clip_output else None
 
     def __call__(self, codes: jax.Array) -> jax.Array:
         if self.vit is not None and self.pixels is not None:
             images = self.pixels(self.vit(codes))
         else:
-            images = self.decoder(self._latents(codes), codes)  # (B, H, W, 3)
-        return images if self.clip is None else jnp.clip(images, *self.clip)
+            images = self.decoder(self._latents(codes), codes)  # (B, H, W, C)
+        return images if self.clip is None else jnp.clip(images, *network_range(self.clip))
 
     def features(self, codes: jax.Array) -> jax.Array:
         """Turns ``[B, h, w, D]`` code vectors into what the last layer reads, ``[B, H, W, ch]``."""
@@ -313,18 +316,27 @@ class VQGAN(nnx.Module):
         self.decoder = TokenDecoder(config, dtype=dtype, remat=remat, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> Reconstruction:
-        """Reconstructs ``[B, H, W, 3]`` images in the input range."""
+        """Reconstructs ``[B, H, W, C]`` images in the input range."""
         quantized = self.quantizer(self.encoder(images))
         return Reconstruction(self.decoder(quantized.codes), quantized)
 
 
-def normalize(images: jax.Array, input_range: tuple[float, float]) -> jax.Array:
+def network_range(config: ModelConfig) -> tuple[Any, Any]:
+    """Returns the network's values for levels 0 and 255: two numbers, or ``[1, 1, 1, C]``."""
+    pairs = config.channels.input_ranges
+    if not pairs:
+        return config.input_range
+    low, high = np.asarray(pairs, np.float32).T[:, None, None, None]
+    return low, high
+
+
+def normalize(images: jax.Array, input_range: tuple[Any, Any]) -> jax.Array:
     """Maps uint8 images to float32 in ``input_range``: 0 becomes the lower end, 255 the upper."""
     low, high = input_range
     return images.astype(jnp.float32) * ((high - low) / 255.0) + low
 
 
-def denormalize(images: jax.Array, input_range: tuple[float, float]) -> jax.Array:
+def denormalize(images: jax.Array, input_range: tuple[Any, Any]) -> jax.Array:
     """Maps images in ``input_range`` to uint8, clipped and rounded to the nearest value."""
     low, high = input_range
     scaled = (images.astype(jnp.float32) - low) * (255.0 / (high - low))

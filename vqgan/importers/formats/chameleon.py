@@ -17,6 +17,7 @@ from vqgan.importers.layout import (
     KeyLayout,
     NativeConfig,
     ParameterPlace,
+    check_image_channels,
     check_known,
     declared_classes,
 )
@@ -57,11 +58,7 @@ def _part(native: NativeConfig) -> Mapping[str, Any] | None:
 def _read_part(native: NativeConfig, part: Mapping[str, Any]) -> Fields:
     where = f"{native.path}: vq_config"
     check_known(where, part, _KNOWN)
-    for name in ("in_channels", "out_channels"):
-        if part.get(name, 3) != 3:
-            raise UserError(
-                f"{where}: {name} is {shown(part[name])}; only RGB, with 3 channels, is supported"
-            )
+    check_image_channels(where, part, ("in_channels", "out_channels"))
     return {ours: part[theirs] for theirs, ours in _FIELDS.items() if theirs in part}
 
 

@@ -15,6 +15,7 @@ from vqgan.importers.layout import (
     KeyLayout,
     NativeConfig,
     ParameterPlace,
+    check_image_channels,
     check_known,
     dotted,
     torch_leaf,
@@ -70,9 +71,9 @@ def _native(native: NativeConfig, norm_type: str = "group") -> Fields:
     _require(native, "_class_name", "VQModel", "VQModel")
     _require(native, "norm_type", "group", norm_type)
     check_known(str(native.path), data, _KNOWN)
-    for name, known in (("act_fn", ("silu", "swish")), ("in_channels", (3,)), ("out_channels", (3,))):
-        if name in data and data[name] not in known:
-            raise UserError(f"{native.path}: {name} is {data[name]!r}; only {known[0]!r} is supported")
+    check_image_channels(str(native.path), data, ("in_channels", "out_channels"))
+    if data.get("act_fn", "silu") not in ("silu", "swish"):
+        raise UserError(f"{native.path}: act_fn is {data['act_fn']!r}; only 'silu' is supported")
     fields: Fields = {
         ours: data[theirs]
         for theirs, ours in (

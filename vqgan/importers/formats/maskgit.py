@@ -15,6 +15,7 @@ from vqgan.importers.layout import (
     KeyLayout,
     NativeConfig,
     ParameterPlace,
+    check_image_channels,
     check_known,
     dotted,
     torch_leaf,
@@ -142,8 +143,7 @@ def _torch_native(native: NativeConfig) -> Fields:
     if "hidden_channels" not in data:
         return {}
     check_known(str(native.path), data, _TORCH_KNOWN)
-    if data.get("num_channels", 3) != 3:
-        raise UserError(f"{native.path}: num_channels is {shown(data['num_channels'])}; only 3 is supported")
+    check_image_channels(str(native.path), data, ("num_channels", "num_channels"))
     return {ours: data[theirs] for theirs, ours in _TORCH_FIELDS.items() if theirs in data}
 
 

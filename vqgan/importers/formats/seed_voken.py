@@ -21,6 +21,7 @@ from vqgan.importers.layout import (
     KeyLayout,
     NativeConfig,
     ParameterPlace,
+    check_image_channels,
     check_known,
     dotted,
     find_params,
@@ -58,7 +59,7 @@ def _read_magvit2(native: NativeConfig) -> Fields:
     taming.check_whole(native, params)
     check_known(str(native.path), params, _PARAMS_KNOWN)
     check_known(where, dd, re.compile("|".join(_MAGVIT2_DD) + "|in_channels|out_ch|double_z"))
-    taming.check_images(where, dd)
+    check_image_channels(where, dd)
     _refuse(native, target, params, "remap", "token_factorization")
     fields = {name: dd[name] for name in _MAGVIT2_DD if name in dd}
     return fields | {ours: params[theirs] for theirs, ours in taming.PARAMS.items() if theirs in params}

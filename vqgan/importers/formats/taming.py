@@ -18,13 +18,14 @@ from vqgan.importers.layout import (
     KeyLayout,
     NativeConfig,
     ParameterPlace,
+    check_image_channels,
     check_known,
     declared_classes,
     dotted,
     find_params,
     torch_leaf,
 )
-from vqgan.importers.tensors import Tensor, shown
+from vqgan.importers.tensors import Tensor
 
 _LAYERS = {
     "shortcut": ("nin_shortcut",),
@@ -128,7 +129,7 @@ def read_params(native: NativeConfig, params: Mapping[str, Any], known: re.Patte
     check_whole(native, params)
     check_known(str(native.path), params, known)
     check_known(where, dd, _DD_KNOWN)
-    check_images(where, dd)
+    check_image_channels(where, dd)
     for name in ("tanh_out", "give_pre_end"):
         if dd.get(name):
             raise UserError(f"{where}: {name} is set; that is not supported")
@@ -167,17 +168,6 @@ def _lacking(native: NativeConfig, missing: Sequence[str]) -> UserError:
         f"{native.path}: it lacks {', '.join(missing)}, without which no such model is made; get the whole "
         "file, or name another one with config=PATH"
     )
-
-
-def check_images(where: str, dd: Mapping[str, Any]) -> None:
-    """Checks that a ``ddconfig`` is of a model from RGB to RGB.
-
-    Raises:
-      UserError: it has other channels.
-    """
-    for name in ("in_channels", "out_ch"):
-        if dd.get(name, 3) != 3:
-            raise UserError(f"{where}: {name} is {shown(dd[name])}; only RGB, with 3 channels, is supported")
 
 
 def has_taming_names(names: Collection[str]) -> bool:

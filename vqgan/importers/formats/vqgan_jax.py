@@ -10,7 +10,14 @@ from typing import Any
 
 from vqgan.errors import UserError
 from vqgan.importers.formats.taming import layer_names, tree_name
-from vqgan.importers.layout import Fields, KeyLayout, NativeConfig, ParameterPlace, dotted
+from vqgan.importers.layout import (
+    Fields,
+    KeyLayout,
+    NativeConfig,
+    ParameterPlace,
+    check_image_channels,
+    dotted,
+)
 from vqgan.importers.tensors import shown
 
 _FIELDS = {
@@ -43,8 +50,7 @@ def _names(place: ParameterPlace, levels: int, _blocks: int) -> tuple[str, ...]:
 
 def _native(native: NativeConfig) -> Fields:
     data = native.data
-    if data.get("in_channels", 3) != 3 or data.get("out_ch", 3) != 3:
-        raise UserError(f"{native.path}: the model takes {data.get('in_channels')} channels; only RGB works")
+    check_image_channels(str(native.path), data)
     for name, known in _ONLY.items():
         if data.get(name, known[0]) not in known:
             raise UserError(f"{native.path}: {name} is {shown(data[name])}; only {known[0]!r} is supported")

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from vqgan.config import CODEBOOK_QUANTIZERS
 from vqgan.functional import Arrays, Functional
-from vqgan.model.vqgan import VQGAN
+from vqgan.model.vqgan import VQGAN, network_range
 from vqgan.quantizers.nearest import NearestQuantizer, nearest_code
 from vqgan.training import sharding
 from vqgan.training.codec.config import CodecTrainConfig
@@ -139,7 +139,7 @@ class CodebookCare:
         """Returns latents ``[B, h, w, D]`` of uint8 images, as the quantizer compares them."""
         model = self._vqgan.bind(params, others)
         model.eval()
-        low, high = self._config.model.input_range
+        low, high = network_range(self._config.model)
         latents = model.encoder(batch.astype(jnp.float32) * ((high - low) / 255) + low)
         return _codebook_of(model).comparable(latents)
 

@@ -33,6 +33,7 @@ class DataConfig:
       threads: threads that decode and crop.
       cache_mib: memory for decoded images.
       max_rejects: share of the images that may be unusable before the run stops.
+      colour: what becomes of colour images where ``model.channels`` wants grey: ``reject``, or ``grey``.
     """
 
     crop_size: ImageSize = 256
@@ -44,10 +45,12 @@ class DataConfig:
     threads: int = 4
     cache_mib: int = 1024
     max_rejects: float = 0.1
+    colour: str = dataclasses.field(default="reject", metadata={"left_out": "reject"})
 
     def __post_init__(self) -> None:
         check_least("data", self, ("validation_limit", "threads"), 1)
         check_least("data", self, ("holdout", "cache_mib"), 0)
+        check_choice("data", self, "colour", ("reject", "grey"))
         for name in ("crop_size", "validation_size"):
             if (size := getattr(self, name)) is not None:
                 check_image_size(f"data.{name}", size, MOST_RESOLUTION)
@@ -233,6 +236,8 @@ class CodecTrainConfig:
     def _check_perceptual(self, size: ImageSize) -> None:
         network = "alex" if self.loss.perceptual_alex else self.loss.perceptual_network
         least = LEAST_SIDE[network]
+        if self.loss.perceptual:
+            self.model.channels.require_perception("LPIPS", "set loss.perceptual=0")
         if self.loss.perceptual and min(shape_of_size(size)) < least:
             raise UserError(
                 f"images of {describe_size(size)} pixels are too small for LPIPS over {network}, which takes "

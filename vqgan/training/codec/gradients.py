@@ -17,7 +17,7 @@ from vqgan import losses
 from vqgan.functional import Arrays, Functional, Scalars
 from vqgan.losses import LecamState
 from vqgan.metrics.lpips import Lpips, distance
-from vqgan.model.vqgan import VQGAN
+from vqgan.model.vqgan import VQGAN, network_range
 from vqgan.quantizers import Quantized, QuantizeOptions
 from vqgan.quantizers.nearest import NearestQuantizer
 from vqgan.training.codec.config import AdversarialConfig, CodecTrainConfig
@@ -31,7 +31,7 @@ class Forward(NamedTuple):
     """What a forward pass leaves beside its losses.
 
     Attributes:
-      reconstruction: ``[B, H, W, 3]`` float32 in [-1, 1], not clipped.
+      reconstruction: ``[B, H, W, C]`` float32 in [-1, 1], not clipped.
       latents: ``[B, h, w, D]``.
       tokens: ``[B, h, w]`` int32.
       scalars: losses by name.
@@ -73,7 +73,7 @@ class GeneratorLoss:
         Args:
           params: all of the VQGAN's.
           others: its other variables.
-          images: ``[B, H, W, 3]`` in [-1, 1].
+          images: ``[B, H, W, C]`` in [-1, 1].
           draws: randomness of the step.
           phase: whether to quantize.
           discriminator: images in [-1, 1] to its logits; None before it comes in.
@@ -87,7 +87,7 @@ class GeneratorLoss:
             latents = model.encoder(self._to_input(images))  # (B, h, w, D)
             quantized = self._quantize(model, latents, draws)
             codes = quantized.codes if phase.quantize else _comparable(model, latents)
-            features = model.decoder.features(codes)  # (B, H, W, C), before the last layer
+            features = model.decoder.features(codes)  # (B, H, W, ch), before the last layer
             vq = self._quantizer_loss(quantized) if phase.quantize else jnp.zeros(())
             return (self._image(model, features), vq), (latents, quantized, features)
 
@@ -105,7 +105,7 @@ class GeneratorLoss:
 
         gradient, scalars = self._at_image(
             reconstruction, images, last_layer, params[LAST_KERNEL], discriminator
-        )  # (B, H, W, 3)
+        )  # (B, H, W, C)
         # The quantizer's loss is not one of the image: its cotangent is 1.
         (by_learned,) = pull_back((gradient, jnp.ones_like(vq)))
         if phase.quantize:
@@ -137,9 +137,9 @@ class GeneratorLoss:
         kernel: jax.Array,
         discriminator: Callable[[jax.Array], jax.Array] | None,
     ) -> tuple[jax.Array, Scalars]:
-        """Returns the gradient of all losses of the image by the image ``[B, H, W, 3]``."""
+        """Returns the gradient of all losses of the image by the image ``[B, H, W, C]``."""
         by_image = jax.grad(self.reconstruction, has_aux=True)
-        reconstruction_grad, scalars = by_image(reconstruction, images)  # (B, H, W, 3)
+        reconstruction_grad, scalars = by_image(reconstruction, images)  # (B, H, W, C)
         if discriminator is None:
             return reconstruction_grad, scalars
         settings = self.config.adversarial
@@ -178,12 +178,12 @@ class GeneratorLoss:
         return weights.codebook * codes + weights.entropy * quantized.entropy_loss
 
     def _to_input(self, images: jax.Array) -> jax.Array:
-        low, high = self.config.model.input_range
+        low, high = network_range(self.config.model)
         return (images + 1) * ((high - low) / 2) + low
 
     def _image(self, model: VQGAN, features: jax.Array) -> jax.Array:
         """Gives the last layer's image in [-1, 1]. A pixel that is clipped would never learn to come back."""
-        low, high = self.config.model.input_range
+        low, high = network_range(self.config.model)
         images = model.decoder.decoder.conv_out(features).astype(jnp.float32)
         return (images - low) * (2 / (high - low)) - 1
 
@@ -214,7 +214,7 @@ class DiscriminatorLoss:
           params: of the discriminator.
           others: its other variables.
           lecam: averages of its logits.
-          images: ``[B, H, W, 3]`` in [-1, 1].
+          images: ``[B, H, W, C]`` in [-1, 1].
           reconstruction: the same shape.
 
         Returns:

@@ -111,7 +111,7 @@ class CodecLearner:
         return state, "discriminator starts" if starts else None
 
     def step(self, step: int, state: CodecTrainState, batch: np.ndarray) -> tuple[CodecTrainState, Scalars]:
-        """Does one update from uint8 ``[B, H, W, 3]`` crops."""
+        """Does one update from uint8 ``[B, H, W, C]`` crops."""
         return self._update(state, *self._inputs(step, batch), phase=self.phase(step))
 
     def flops(self, step: int, state: CodecTrainState, batch: np.ndarray) -> float:
@@ -154,7 +154,7 @@ class CodecLearner:
         phase: Phase,
     ) -> tuple[CodecTrainState, Scalars]:
         self._compilations += 1  # this line runs when JAX traces, not when the step runs
-        images = batch.astype(jnp.float32) * (2 / 255) - 1  # (B, H, W, 3) in [-1, 1]
+        images = batch.astype(jnp.float32) * (2 / 255) - 1  # (B, H, W, C) in [-1, 1]
         loss = GeneratorLoss(self._config, self.vqgan, *perceptual)
         generator, reconstruction, scalars = self._generator_step(loss, state, images, draws, phase)
         discriminator = state.discriminator
@@ -168,7 +168,7 @@ class CodecLearner:
     def _generator_step(
         self, loss: GeneratorLoss, state: CodecTrainState, images: jax.Array, draws: StepDraws, phase: Phase
     ) -> tuple[GeneratorState, jax.Array, Scalars]:
-        """Returns the autoencoder after one update, its reconstruction ``[B, H, W, 3]``, and scalars."""
+        """Returns the autoencoder after one update, its reconstruction ``[B, H, W, C]``, and scalars."""
         side, other = state.generator, state.discriminator
         critic = DiscriminatorLoss(self._config.adversarial, self._discriminator)
         logits = functools.partial(critic.logits, other.params, other.others) if phase.adversarial else None
@@ -229,4 +229,5 @@ def build_vqgan(config: CodecTrainConfig) -> VQGAN:
 
 def _build_discriminator(config: CodecTrainConfig) -> Any:
     dtype = jnp.dtype(config.train.dtype)
-    return make_discriminator(config.discriminator, dtype=dtype, rngs=nnx.Rngs(config.train.seed + 1))
+    rngs, channels = nnx.Rngs(config.train.seed + 1), config.model.channels.count
+    return make_discriminator(config.discriminator, channels=channels, dtype=dtype, rngs=rngs)

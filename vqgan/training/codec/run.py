@@ -19,7 +19,7 @@ from vqgan.metrics.codebook_usage import codebook_usage
 from vqgan.metrics.image import mean_absolute_error, mean_psnr, psnr
 from vqgan.metrics.lpips import Lpips, distance, load_lpips
 from vqgan.model.parameters import codec_parameter_shapes
-from vqgan.model.vqgan import VQGAN, denormalize, normalize
+from vqgan.model.vqgan import VQGAN, denormalize, network_range, normalize
 from vqgan.training.codec.config import CodecTrainConfig, LossConfig
 from vqgan.training.codec.learner import CodecLearner, build_vqgan
 from vqgan.training.codec.state import CodecTrainState
@@ -58,8 +58,8 @@ def fit_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) 
 
     Args:
       run: configuration and folder.
-      batches: uint8 ``[B, S, S, 3]`` crops.
-      validation: uint8 ``[N, S, S, 3]`` images, perhaps none.
+      batches: uint8 ``[B, S, S, C]`` crops.
+      validation: uint8 ``[N, S, S, C]`` images, perhaps none.
 
     Raises:
       UserError: weights that are unavailable, a folder of another run, a loss that is not finite, or a
@@ -177,7 +177,7 @@ def make_codec_evaluation(
       vqgan: structure of the model.
       config: its architecture.
       perceptual: weights for ``lpips``, left out without them.
-      images: uint8 ``[N, H, W, 3]``; none give no metrics.
+      images: uint8 ``[N, H, W, C]``; none give no metrics.
     """
     others = vqgan.initial_others()
 
@@ -187,10 +187,10 @@ def make_codec_evaluation(
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         model = vqgan.bind(params, others)
         model.eval()
-        latents = model.encoder(normalize(batch, config.input_range))
+        latents = model.encoder(normalize(batch, network_range(config)))
         tokens = model.quantizer.tokens(latents)
         decoded = model.decoder(model.quantizer.lookup(tokens))
-        rounded = denormalize(decoded, config.input_range)
+        rounded = denormalize(decoded, network_range(config))
         one, other = (normalize(pixels, (-1.0, 1.0)) for pixels in (rounded, batch))
         lpips = jnp.zeros(len(batch)) if perceptual is None else distance(perceptual, one, other)
         return rounded, tokens, lpips
