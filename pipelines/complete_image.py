@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.given_tokens import check_can_complete, missing_tokens
+from pipelines.given_tokens import GivenText, check_can_complete, missing_tokens, open_text
 from pipelines.sample_prior import check_drawing, knows_no_class
 from pipelines.settings import check_at_least_one
 from transforms.decoding.image_format import EXTENSIONS, ImageFormat
@@ -18,11 +18,12 @@ from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig, Reject, prepare
 from vqgan import filesystems
 from vqgan.errors import UserError, counted, first_line
-from vqgan.image_grid import GREY, tile_images
+from vqgan.image_grid import GREY, tile_images, tiled_size
 from vqgan.image_sizes import ImageSize
 from vqgan.prior.checkpoint import NO_CLASS, PriorInfo, class_numbers, read_prior
 from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.request import UNKNOWN
+from vqgan.prior.text import Text
 
 if TYPE_CHECKING:
     from vqgan.prior.inference import Prior
@@ -47,6 +48,7 @@ class CompleteConfig:
       draws: how many.
       classes: names or numbers, taken in turn; empty for no class, or for all where the prior has never
         learned without.
+      text: prompts or vectors, taken in turn.
       seed: of the first draw; the others follow.
       settings: how tokens are drawn.
     """
@@ -59,6 +61,7 @@ class CompleteConfig:
     inpaint: tuple[int, int, int, int] | None = None
     draws: int = 4
     classes: tuple[str, ...] = ()
+    text: GivenText = dataclasses.field(default_factory=GivenText)
     seed: int = 0
     settings: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
 
@@ -79,31 +82,45 @@ def complete_image(config: CompleteConfig) -> str:
     Raises:
       UserError: the picture cannot be used, or the prior cannot complete such a picture.
     """
+    _check_output(config.output)
     info = read_prior(config.prior)
-    _check(config, info)
+    text = _check(config, info)
     missing = _missing(config, info.config.grid)
     original = read_picture(config.image, info.codec.image_size)
-    prior = _open(config, info)
-    drawn = _draw(config, prior, original, missing)
-    tiles = np.stack([original, hide_tokens(original, missing), *drawn])
     file = ImageFormat(encoding=SUFFIXES[PurePath(config.output).suffix.lower()])
+    _, height, width, _ = enlarge(original[None], LEAST_SIDE).shape
+    file.check_size(*tiled_size(2 + config.draws, height, width, COLUMNS))
+    prior = _open(config, info)
+    drawn = _draw(config, prior, original, missing, text)
+    tiles = np.stack([original, hide_tokens(original, missing), *drawn])
     sheet = tile_images(enlarge(tiles, LEAST_SIDE), COLUMNS)
-    file.check_size(*sheet.shape[:2])
     filesystems.write_bytes(config.output, file.encode(sheet))
     given = f"{missing.size - missing.sum()} of {missing.size} tokens given"
     return f"{config.output}: the original, what was given of it, {counted(config.draws, 'draw')}; {given}"
 
 
-def _check(config: CompleteConfig, info: PriorInfo) -> None:
-    """Refuses what the prior cannot do, before the picture is read."""
+def _check_output(output: str) -> None:
+    """Refuses, before anything is drawn, a place where no file can be written."""
+    if "://" in output:
+        return
+    if filesystems.exists(output) and not filesystems.file_info(output).is_file:
+        raise UserError(f"--output {output}: is a folder; give the name of a file")
+    folder = str(PurePath(output).parent)
+    if not filesystems.exists(folder) or filesystems.file_info(folder).is_file:
+        raise UserError(f"--output {output}: there is no folder {folder}; create it, or choose another place")
+
+
+def _check(config: CompleteConfig, info: PriorInfo) -> Text | None:
+    """Refuses what the prior cannot do, before the picture is read; returns the texts."""
     check_can_complete(info, config.inpaint is not None, f"--prior {config.prior}")
     if info.config.condition_length:
         raise UserError(
             f"--prior {config.prior}: it needs a condition grid beside the picture; tokenize both, and use "
             "vqgan sample with --given and --condition"
         )
-    check_drawing(info, config.settings, config.classes)
+    check_drawing(info, config.settings, config.classes, config.text)
     class_numbers(info, config.classes)
+    return open_text(config.text, info)
 
 
 def _missing(config: CompleteConfig, grid: tuple[int, int]) -> np.ndarray:
@@ -146,14 +163,27 @@ def _open(config: CompleteConfig, info: PriorInfo) -> "Prior":
     return prior
 
 
-def _draw(config: CompleteConfig, prior: "Prior", original: np.ndarray, missing: np.ndarray) -> np.ndarray:
+def _draw(
+    config: CompleteConfig, prior: "Prior", original: np.ndarray, missing: np.ndarray, text: Text | None
+) -> np.ndarray:
     """Returns the draws, uint8 ``[N, H, W, 3]``, all of it decoded from tokens."""
     tokens = prior.codec.encode(original[None])
     classes = config.classes
     if not classes and prior.config.classes and knows_no_class(prior.info):
         classes = (NO_CLASS,)
     given = np.where(missing, UNKNOWN, tokens)
-    drawn = prior.sample(config.draws, labels=classes, seed=config.seed, config=config.settings, given=given)
+    vectors: list[np.ndarray] = []
+    if text is not None and config.text.embeddings is not None:
+        vectors = [values[mask] for values, mask in zip(*text, strict=True)]
+    drawn = prior.sample(
+        config.draws,
+        labels=classes,
+        seed=config.seed,
+        config=config.settings,
+        given=given,
+        prompts=config.text.prompts,
+        vectors=vectors,
+    )
     return prior.images(drawn)
 
 

@@ -35,6 +35,7 @@ from vqgan.manifest import (
     manifest_fields,
     parts_of,
     read_manifest,
+    refuse_buckets,
 )
 
 
@@ -84,6 +85,7 @@ def open_finished(output: str) -> FinishedSet:
     """
     manifest, plan = read_manifest(output), read_plan(output)
     if manifest is None or plan is None:
+        refuse_buckets(output)
         raise UserError(f"{output}: no finished data set there (no manifest.json); finish it first")
     check_tokens(output, manifest)
     check_parts(output, manifest)

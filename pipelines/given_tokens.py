@@ -163,6 +163,11 @@ class GivenText:
         """Returns the number of prompts, by which columns of an image grid are made."""
         return len(self.prompts)
 
+    @property
+    def is_given(self) -> bool:
+        """Returns whether there is any text; prompts that are all empty are none."""
+        return any(prompt.strip() for prompt in self.prompts) or self.embeddings is not None
+
 
 def open_text(given: GivenText, prior: PriorInfo) -> Text | None:
     """Returns the texts, in the order of prompts or of the file; None where none are given.

@@ -8,12 +8,14 @@ from pipelines.run_options import optional_path
 from pipelines.tool_options import ImportPriorOptions
 from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, read_info, save_codec
 from vqgan.config import to_dict
+from vqgan.downloads import is_hub
 from vqgan.errors import UserError
 from vqgan.image_sizes import shape_of_size
 from vqgan.importers.source import with_options
 from vqgan.model.parameters import codec_parameter_count
+from vqgan.presets import pretrained_names
 from vqgan.prior import import_llamagen, import_taming
-from vqgan.prior.checkpoint import CodecIdentity, PriorInfo, read_prior, save_prior
+from vqgan.prior.checkpoint import CodecIdentity, PriorInfo, find_prior, read_prior, save_prior
 from vqgan.prior.config import prior_parameter_count
 
 PRIOR_FORMATS = ("llama", "gpt2")
@@ -70,6 +72,7 @@ def export_codec(codec: str, output: str, to: str) -> str:
     Raises:
       UserError: no such codec, the format cannot express it, or there is something at ``output`` already.
     """
+    _check_kind(codec, to)
     if to in PRIOR_FORMATS:
         return _export_prior(codec, output, to)
     info = read_info(codec)
@@ -82,6 +85,16 @@ def export_codec(codec: str, output: str, to: str) -> str:
 
     info.require_decoder()
     return f"{export_checkpoint(output, to, info.config, load_weights(info, PARTS), info.card)}: {size}"
+
+
+def _check_kind(path: str, to: str) -> None:
+    """Refuses a prior where the format is one of codecs, and the other way round."""
+    is_prior = not is_hub(path) and find_prior(path) is not None
+    if is_prior and to not in PRIOR_FORMATS:
+        raise UserError(f"{path}: is a prior, and --to {to} is for codecs; give --to llama or gpt2")
+    is_codec = path in pretrained_names() or (Path(path) / "codec.json").is_file()
+    if is_codec and to in PRIOR_FORMATS:
+        raise UserError(f"{path}: is a codec, and --to {to} is for priors; give another format")
 
 
 def _export_prior(prior: str, output: str, to: str) -> str:

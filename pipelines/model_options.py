@@ -318,6 +318,8 @@ class CompleteOptions(CompilingOptions, DrawingOptions):
       inpaint: region of the grid that is drawn anew (masked priors): top, left, bottom, right
       draws: how many
       classes: name or number; several are taken in turn
+      prompt: text in words that the prior was trained on; several are taken in turn
+      condition_embeddings: texts as vectors, taken in turn
       seed: of the first draw; the others follow
     """
 
@@ -331,6 +333,8 @@ class CompleteOptions(CompilingOptions, DrawingOptions):
     inpaint: tuple[int, int, int, int] | None = field(default=None, metadata=_INPAINT)
     draws: int = 4
     classes: tuple[str, ...] = field(default=(), metadata=flag(name="class", shown="no class"))
+    prompt: tuple[str, ...] = ()
+    condition_embeddings: str | None = field(default=None, metadata=flag(metavar=CAPTIONS))
     seed: int = 0
 
     def config(self) -> "CompleteConfig":
@@ -339,7 +343,7 @@ class CompleteOptions(CompilingOptions, DrawingOptions):
         Raises:
           UserError: a value out of range, or two that contradict each other.
         """
-        from pipelines.complete_image import CompleteConfig
+        from pipelines.complete_image import CompleteConfig, GivenText
 
         return CompleteConfig(
             image=os.fspath(self.image),
@@ -350,6 +354,7 @@ class CompleteOptions(CompilingOptions, DrawingOptions):
             inpaint=self.inpaint,
             draws=self.draws,
             classes=self.classes,
+            text=GivenText(self.prompt, self.condition_embeddings),
             seed=self.seed,
             settings=self.sampling(),
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry
 from vqgan.errors import UserError
-from vqgan.image_sizes import ImageSize
+from vqgan.image_sizes import ImageSize, describe_size
 
 if TYPE_CHECKING:
     from vqgan.features import FeatureNetwork
@@ -46,24 +46,33 @@ class Protocol:
         """Returns image size and feature network, once no setting says otherwise.
 
         Args:
-          given: values by setting: ``image_size``, ``split``, ``limit``, ``features`` and ``metrics`` among
-            them, None where there is none.
+          given: values by setting: ``image_size``, ``split``, ``limit``, ``features``, ``features_weights``
+            and ``metrics`` among them, None where there is none.
 
         Raises:
-          UserError: names the flag.
+          UserError: names the flag, or the one that is missing.
         """
         size = self.geometry.image_size
         fixed = {"image_size": size, "split": "all", "limit": None, "features": self.features}
         for name, value in fixed.items():
             if given[name] not in (None, value):
                 says = "takes all images" if value is None else f"fixes it at {value}"
-                flag = f"--{name.replace('_', '-')} {given[name]}"
+                shown = describe_size(given[name]) if name == "image_size" else given[name]
+                flag = f"--{name.replace('_', '-')} {shown}"
                 raise UserError(f"{flag}: --protocol {self.name} {says}; leave it out")
         if given["metrics"] is not None and "frechet" not in given["metrics"]:
             raise UserError(
                 f"--metrics {','.join(given['metrics'])}: --protocol {self.name} is about FID; add frechet"
             )
+        if given["features_weights"] is None:
+            raise self._without_weights()
         return size, self.features
+
+    def _without_weights(self) -> UserError:
+        return UserError(
+            f"--protocol {self.name}: FID needs the weights of pytorch-fid; give them with "
+            "--features-weights pt_inception-2015-12-05-6726825d.pth"
+        )
 
     def check_run(self, network: "FeatureNetwork | None", count: int, data: str) -> None:
         """Refuses, before an image is read, what would end without a number to cite.
@@ -77,10 +86,7 @@ class Protocol:
           UserError: another network than FID's, or another number of images.
         """
         if network is None or network.distance != "FID":
-            raise UserError(
-                f"--protocol {self.name}: FID needs the weights of pytorch-fid; give them with "
-                "--features-weights pt_inception-2015-12-05-6726825d.pth"
-            )
+            raise self._without_weights()
         if count != self.images:
             raise UserError(
                 f"{data}: has {count:,} images, and --protocol {self.name} is over {self.images:,}: give the "

@@ -27,6 +27,7 @@ from vqgan.manifest import (
     load_token_manifest,
     manifest_fields,
     parts_of,
+    refuse_buckets,
 )
 from vqgan.model_card import render_codec_card
 from vqgan.prior.checkpoint import (
@@ -329,6 +330,7 @@ def _recognise(path: str) -> Callable[[str], Upload]:
         raise UserError(f"{path}: only what lies on this machine can be uploaded; copy it to a local folder")
     if any((Path(path) / name).is_file() for name in (MANIFEST_FILE, PLAN_FILE)):  # finished or not
         return token_upload
+    refuse_buckets(path)
     return codec_upload if find_prior(path) is None else prior_upload
 
 

@@ -205,7 +205,7 @@ def plan_sample(config: SampleConfig) -> PlannedSample:
     codec = _codec(config, prior)
     engine = resolve_engine(config.engine, codec.config)
     _check_grid(config, prior)
-    check_drawing(prior, config.settings, config.classes)
+    check_drawing(prior, config.settings, config.classes, config.text)
     given = None if config.given is None else open_given(config.given, prior)
     condition = open_condition(config.condition, prior)
     known = None
@@ -294,19 +294,29 @@ def _check_grid(config: SampleConfig, prior: PriorInfo) -> None:
         )
 
 
-def check_drawing(prior: PriorInfo, settings: SamplingConfig, classes: Sequence[str]) -> None:
+def check_drawing(info: PriorInfo, settings: SamplingConfig, classes: Sequence[str], text: GivenText) -> None:
     """Refuses settings that mean nothing to a prior.
 
     Raises:
-      UserError: as :func:`vqgan.prior.sampling.request.check_settings`, or an answer to "no class" is needed
-        of a prior that has never learned one.
+      UserError: as :func:`vqgan.prior.sampling.request.check_settings`; guidance towards a text that is not
+        given; or an answer to "no class" or "no text" is needed of a prior that has never learned one.
     """
-    check_settings(prior.config, settings)
-    if not knows_no_class(prior) and (settings.is_guided or NO_CLASS in classes):
+    check_settings(info.config, settings)
+    takes_text = info.config.text_length > 0
+    flag = "--prompt" if info.config.text_words else "--condition-embeddings"
+    if takes_text and settings.is_guided and not text.is_given:
+        raise UserError(f"--guidance {settings.guidance:g}: there is no text to lead to; give {flag}")
+    if knows_no_class(info):
+        return
+    if settings.is_guided or NO_CLASS in classes:
         what = "--guidance" if settings.is_guided else f"--class {NO_CLASS}"
         raise UserError(
             f"{what}: this prior was trained with objective.class_dropout=0 and has never learned from "
             "images without a class or text; leave it out, or train one with class_dropout=0.1"
+        )
+    if takes_text and not text.is_given:
+        raise UserError(
+            f"this prior has never learned from images without a text (class_dropout=0): give {flag}"
         )
 
 

@@ -59,13 +59,17 @@ def displayed_note(channels: int) -> str:
     return f" (channels 1 to 3 of {channels})" if channels > 3 else f" (channel 1 of {channels}, as grey)"
 
 
+def tiled_size(count: int, height: int, width: int, columns: int = 8, gap: int = MARGIN) -> tuple[int, int]:
+    """Returns height and width of ``count`` images of one size tiled, ``gap`` pixels between the rows."""
+    across = min(count, columns)
+    return -(-count // across) * (height + gap) - gap, across * (width + MARGIN) - MARGIN
+
+
 def _tiled(tiles: np.ndarray, columns: int, gap: int) -> np.ndarray:
     """Tiles ``[N, H, W, 3]`` in rows, ``gap`` pixels between the rows."""
     count, height, width, _ = tiles.shape
     across = min(count, columns)
-    down = -(-count // across)
-    size = (down * (height + gap) - gap, across * (width + MARGIN) - MARGIN, 3)
-    grid = np.full(size, GREY, np.uint8)
+    grid = np.full((*tiled_size(count, height, width, columns, gap), 3), GREY, np.uint8)
     for index, tile in enumerate(tiles):
         row, column = divmod(index, across)
         top, left = row * (height + gap), column * (width + MARGIN)

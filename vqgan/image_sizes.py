@@ -110,8 +110,14 @@ def parse_buckets(name: str, value: Any) -> tuple[ImageSize, ...]:
     """
     if value is None:
         return ()
-    items = value.split(",") if isinstance(value, str) else list(value)
-    sizes = tuple(read_size(name, item) for item in items)
+    items = value.split(",") if isinstance(value, str) else value
+    items = list(items) if isinstance(items, (list, tuple)) else [items]
+    if len(items) > 1 and items[-1] == "":
+        items.pop()  # after a comma at the end
+    try:
+        sizes = tuple(read_size(name, item) for item in items)
+    except UserError as error:
+        raise UserError(f"{error}; and a comma between sizes") from error
     if len(sizes) > MOST_BUCKETS:
         raise UserError(f"{name}: {len(sizes)} sizes; give at most {MOST_BUCKETS}")
     for number, size in enumerate(sizes):

@@ -83,6 +83,17 @@ def bucket_names(output: str) -> list[str]:
     return [] if found is None else list(found.get("data_sets", found["buckets"]))
 
 
+def refuse_buckets(path: str) -> None:
+    """Refuses a folder of buckets where one data set is meant.
+
+    Raises:
+      UserError: names one of its data sets.
+    """
+    if names := bucket_names(resolve_dataset(path)):
+        one = filesystems.join(path, names[0])
+        raise UserError(f"{path}: holds a data set for each size; give one of them, such as {one}")
+
+
 def read_buckets(output: str) -> dict[str, Any] | None:
     """Reads what a folder says that holds a data set for each of several sizes; None where it is none.
 
@@ -315,11 +326,7 @@ def load_token_manifest(path: str) -> TokenManifest:
     if document is None:
         if not filesystems.exists(folder):
             raise UserError(f"{path}: nothing there; give a folder that vqgan tokenize or sample has written")
-        if names := bucket_names(folder):
-            first = names[0]
-            raise UserError(
-                f"{path}: holds a data set for each size; give one of them, such as {path}/{first}"
-            )
+        refuse_buckets(path)
         raise UserError(
             f"{path}: not a finished data set (no {MANIFEST_FILE}); run the command that writes it again"
         )

@@ -142,13 +142,14 @@ def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     options = VerifyOptions(**given_options(VerifyOptions, args))
     if not options.repair and (options.codec is None) != (options.input is None):
         raise UserError("--codec and --input go together: give both to re-encode a sample")
+    from vqgan import filesystems
     from vqgan.manifest import bucket_names
 
     path = os.fspath(options.path)
     codes = []
     for name in bucket_names(path):
         print(f"{name}:")
-        codes.append(_verify_one(dataclasses.replace(options, path=f"{path}/{name}")))
+        codes.append(_verify_one(dataclasses.replace(options, path=filesystems.join(path, name))))
     return max(codes) if codes else _verify_one(options)
 
 

@@ -89,6 +89,26 @@ def test_classes_and_seeds_decide(complete: Vqgan, tmp_path: Path, prior: Path) 
     np.testing.assert_array_equal(tiles(tmp_path / "out.png")[2], first[3])
 
 
+def test_a_text_decides(complete: Vqgan, tmp_path: Path, codec_path: str) -> None:
+    card = {"training": {"objective": {"class_dropout": 0}}}
+    worded = save_random_prior(tmp_path / "worded", codec_path, classes=0, words=("red", "car"))
+    always = save_random_prior(tmp_path / "always", codec_path, classes=0, words=("red", "car"), card=card)
+    found = []
+    for prompt in ("red car", "car"):
+        result = complete("--prior", worded, "--draws", 1, "--prompt", prompt)
+        assert result.code == 0, result.err
+        found.append(tiles(tmp_path / "out.png"))
+    assert (found[0][2:] != found[1][2:]).any()
+    np.testing.assert_array_equal(found[0][:2], found[1][:2])
+    for prior, flags, said in [
+        (worded, ["--prompt", "blue"], "without the word 'blue'"),
+        (worded, ["--guidance", 2], "--guidance 2: there is no text to lead to; give --prompt"),
+        (always, ["--prompt", ""], "without a text (class_dropout=0): give --prompt"),
+    ]:
+        result = complete("--prior", prior, *flags)
+        assert (result.code, said in result.line) == (2, True), result.err
+
+
 def test_many_draws_take_several_rows(complete: Vqgan, tmp_path: Path) -> None:
     assert complete("--draws", 17, "--keep-rows", 3).code == 0
     with Image.open(tmp_path / "out.png") as opened:
@@ -102,6 +122,7 @@ def test_many_draws_take_several_rows(complete: Vqgan, tmp_path: Path) -> None:
         (["--keep-rows", 2, "--inpaint", "0,0,1,1"], "leave one out"),
         (["--inpaint", "0,0,1,1"], "only continues from the top"),
         (["--output", "out.gif"], "give the name of a file in .png, .webp, .jpg"),
+        (["--output", "out.jpg", "--draws", 4100], "images of 1038x66688: jpeg ends at 65500 a side"),
         (["--draws", 0], "--draws 0: it must be at least 1"),
         (["--class", "bird"], "bird"),
         (["--choice-temperature", 1], "autoregressive"),
@@ -111,6 +132,19 @@ def test_mistakes(complete: Vqgan, flags: list[Any], said: str) -> None:
     result = complete(*flags)
     assert result.code == 2
     assert said in result.line
+
+
+def test_places_where_no_file_can_be_written(complete: Vqgan, tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
+    for name, said in [
+        ("folder.png", "folder.png: is a folder; give the name of a file"),
+        ("none/out.png", "there is no folder"),
+        ("file/out.png", "there is no folder"),
+    ]:
+        result = complete("--prior", tmp_path / "none", "--output", tmp_path / name)
+        assert (result.code, said in result.line) == (2, True), result.err
+    assert not any((tmp_path / "folder.png").iterdir())
 
 
 def test_unusable_pictures(complete: Vqgan, tmp_path: Path, masked: Path) -> None:

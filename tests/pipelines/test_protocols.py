@@ -85,6 +85,10 @@ def test_rejects_leave_nothing_to_cite(evaluate: Vqgan, few: Path) -> None:
     ("flags", "said"),
     [
         (["--image-size", 128], "--image-size 128: --protocol imagenet-50k fixes it at 32; leave it out"),
+        (
+            ["--image-size", "32x64"],
+            "--image-size 32x64: --protocol imagenet-50k fixes it at 32",
+        ),
         (["--split", "validation"], "--split validation: --protocol imagenet-50k fixes it at all"),
         (["--limit", 5], "--limit 5: --protocol imagenet-50k takes all images"),
         (["--features", "efficientnet-lite0"], "fixes it at inception"),
@@ -111,6 +115,14 @@ def test_the_wrong_images_or_weights(
     assert result.code == 2
     assert "has 9 images, and --protocol imagenet-50k is over 10" in result.line
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_are_asked_for_before_anything_is_loaded(
+    vqgan: Vqgan, few: Path, codec_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqgan.features.load_features", lambda *_: pytest.fail("loaded"))
+    result = vqgan("evaluate", "--codec", codec_path, "--input", few, "--protocol", NAME)
+    assert (result.code, "--features-weights pt_inception" in result.line) == (2, True)
 
 
 def test_the_published_one() -> None:

@@ -244,6 +244,25 @@ def test_each_image_is_in_the_bucket_nearest_to_it(
         open_tokens(str(bucketed))
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("decode", "--output", "out", "--tokens"),
+        ("merge", "other", "--output", "out"),
+        ("push", "owner/name"),
+        ("retry",),
+        ("train-prior", "--output", "out", "--tokens"),
+    ],
+)
+def test_where_one_data_set_is_meant_a_bucket_is_named(
+    bucketed: Path, vqgan: Vqgan, command: tuple[str, ...]
+) -> None:
+    first = command[0] in ("merge", "push")
+    result = vqgan(command[0], *([bucketed, *command[1:]] if first else [*command[1:], bucketed]))
+    assert result.code == 2
+    assert f"{bucketed}: holds a data set for each size; give one of them, such as" in result.line
+
+
 def test_a_killed_run_is_continued_to_the_same_bytes(
     bucketed: Path, images: Path, codec_path: str, vqgan: Vqgan, tmp_path: Path
 ) -> None:

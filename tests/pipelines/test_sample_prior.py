@@ -1,5 +1,6 @@
 """``vqgan sample``: what it writes, that seeds decide it, that it goes on, and what it refuses."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -28,9 +29,13 @@ GRID = (4, 4)
 NAMES = ("cat", "dog", "fish")
 
 
-def save_random_prior(folder: Path, codec_path: str, kind: str = "autoregressive", classes: int = 3) -> Path:
-    """A prior with random weights, large enough to tell inputs apart."""
+def save_random_prior(
+    folder: Path, codec_path: str, kind: str = "autoregressive", classes: int = 3, **more: Any
+) -> Path:
+    """A prior with random weights, large enough to tell inputs apart; ``more`` as ``save_prior`` takes it."""
     config = PriorConfig(kind=kind, codebook_size=64, grid=GRID, classes=classes, layers=1, heads=2, width=16)
+    if words := more.get("words"):
+        config = dataclasses.replace(config, text_length=2, text_words=len(words) + 1)
     rng = np.random.default_rng(0)
     weights = {
         name: rng.normal(size=shape).astype(np.float32)
@@ -38,7 +43,7 @@ def save_random_prior(folder: Path, codec_path: str, kind: str = "autoregressive
     }
     info = read_info(codec_path)
     codec = CodecIdentity(info.fingerprint, codec_path, to_dict(info.config), 8)
-    save_prior(folder, config, weights, codec=codec, class_names=NAMES[:classes])
+    save_prior(folder, config, weights, codec=codec, class_names=NAMES[:classes], **more)
     return folder
 
 

@@ -111,6 +111,15 @@ def test_crops_too_small_for_lpips() -> None:
         configure_codec_training("cpu-64", ["data.crop_size=28", "data.validation_size=32"])
     with pytest.raises(UserError, match="too small for LPIPS"):
         configure_codec_training("cpu-64", ["data.validation_size=28"])
+    with pytest.raises(UserError, match="too small for LPIPS over alex"):
+        configure_codec_training("f8-1024", ["data.crop_size=24", "loss.perceptual_alex=1"])
+
+
+def test_alexnet_stands_beside_vgg_alone() -> None:
+    configure_codec_training("f8-1024", ["loss.perceptual_alex=0.5"])
+    for preset in ("cpu-64", "tiny"):  # over AlexNet already, and without LPIPS
+        with pytest.raises(UserError, match=r"loss\.perceptual_alex is 0\.5: it goes beside LPIPS over vgg"):
+            configure_codec_training(preset, ["loss.perceptual_alex=0.5"])
 
 
 def test_entropy_loss_needs_a_quantizer_that_has_one() -> None:

@@ -94,10 +94,13 @@ def test_of_two_buckets_equally_near_the_first_is_taken() -> None:
         ("64x64,128", "64x64 and 128x128 have one aspect ratio"),
         ("64x96,96x64,128x192", "64x96 and 128x192 have one aspect ratio"),
         ("64,wide", "--buckets 'wide': give the side"),
+        ("64x96 96x64", "such as 256x384; and a comma between sizes"),
+        ("", "--buckets '': give the side"),
+        ({"64": 1}, "give the side"),
         (",".join(f"1x{n}" for n in range(1, 66)), "65 sizes; give at most 64"),
     ],
 )
-def test_buckets_that_are_refused(value: str, says: str, refused: Any) -> None:
+def test_buckets_that_are_refused(value: Any, says: str, refused: Any) -> None:
     with refused(says):
         parse_buckets("--buckets", value)
 
@@ -109,3 +112,5 @@ def test_buckets_are_read_from_texts_and_lists() -> None:
         == (64, (64, 96))
     )
     assert parse_buckets("--buckets", None) == ()
+    assert parse_buckets("--buckets", "64,64x96,") == (64, (64, 96))
+    assert parse_buckets("--buckets", 64) == (64,)  # as a configuration may have it

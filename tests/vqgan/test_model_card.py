@@ -82,15 +82,15 @@ def test_the_card_of_a_training_run() -> None:
 
 
 def test_an_older_card() -> None:
-    """``tiny`` was trained before cards had their present form."""
-    info = read_info("tiny")
+    """``tiny-v1`` was trained before cards had their present form."""
+    info = read_info("tiny-v1")
     card = ModelCard.from_json(info.card)
     assert card.steps == 6000
     assert card.training_images == 249
     assert card.metrics["used_codes"] == Metric(982.0, 32, "validation images")
     text = render_codec_card(info.card, info.config, info.fingerprint)
     assert yaml_of(text)["license"] == "apache-2.0"
-    assert "# tiny\n" in text
+    assert "# tiny-v1\n" in text
     assert "| psnr | 23.6672 | 32 | validation images |" in text
     assert "- **Images**: 249 training images, 32 for validation" in text
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from vqgan.codec_checkpoint import read_info
 from vqgan.config import ModelConfig
 from vqgan.model.vqgan import VQGAN
 from vqgan.presets import PRESETS, PRETRAINED_DIR, pretrained_names
@@ -28,5 +29,12 @@ def test_name_tells_downsampling_and_codes(name: str) -> None:
 
 
 def test_pretrained_names_are_folders_with_a_codec() -> None:
-    assert pretrained_names() == ["tiny"]
+    assert pretrained_names() == ["tiny", "tiny-v1"]
     assert (PRETRAINED_DIR / "tiny" / "codec.json").is_file()
+
+
+def test_both_shipped_codecs_give_the_same_tokens() -> None:
+    """``tiny`` has another decoder for the tokens of ``tiny-v1``."""
+    now, before = read_info("tiny"), read_info("tiny-v1")
+    assert (now.fingerprint, now.quantizer_sha256) == (before.fingerprint, before.quantizer_sha256)
+    assert now.decoder_sha256 != before.decoder_sha256

@@ -24,6 +24,7 @@ from vqgan.manifest import (
     manifest_fields,
     parts_of,
     read_manifest,
+    refuse_buckets,
     resolve_dataset,
 )
 from vqgan.shards import open_shard
@@ -90,6 +91,7 @@ def read_token_manifest(path: str) -> dict[str, Any]:
     if manifest is None and read_plan(folder) is not None:
         raise UserError(f"{path}: not finished (no manifest.json); run the command that makes it again")
     if manifest is None:
+        refuse_buckets(path)
         raise UserError(f"{path}: no token data set there (no manifest.json); give a finished one")
     check_tokens(path, manifest)
     return manifest

@@ -1,9 +1,9 @@
 """Captions of images from a column of a Parquet file: texts, or sequences of vectors of any encoder.
 
 A row belongs to the image of its ``key``, as token shards have it. Rows of one key, or a list in one row,
-are several captions of the image. A column of texts is ``string`` or ``list<string>``. One of vectors is a
-list of numbers (a caption of one vector), a list of such (a caption), or a list of those (several captions);
-lists may be of fixed size. No JAX is imported here.
+are several captions of the image; a row without a key is left out. A column of texts is ``string`` or
+``list<string>``. One of vectors is a list of numbers (a caption of one vector), a list of such (a caption),
+or a list of those (several captions); lists may be of fixed size. No JAX is imported here.
 """
 
 import hashlib
@@ -103,25 +103,39 @@ def _read_columns(path: str, column: str) -> tuple[list[str], pa.Array]:
         raise UserError(
             f"{path}: cannot be read as Parquet ({first_line(error)}); give such a file"
         ) from error
-    keys = table.column(key).cast(pa.string()).to_pylist()
-    return [str(each) for each in keys], _whole(table.column(column))
+    table = table.filter(pc.is_valid(table.column(key)))
+    try:
+        keys = table.column(key).cast(pa.string()).to_pylist()
+    except pa.ArrowException as error:
+        raise UserError(
+            f"{path}: its column {key} is {table.schema.field(key).type} and no text ({first_line(error)}); "
+            "give the keys of the tokens"
+        ) from error
+    return keys, _decoded(_whole(table.column(column)))
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
+def _decoded(values: pa.Array) -> pa.Array:
+    """Returns values by themselves where a column has them by number, as pandas' categories are written."""
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
 def _texts(address: str, keys: list[str], values: pa.Array) -> Captions:
     owners = np.arange(len(values))
     if _is_list(values.type):
         owners = np.repeat(owners, np.diff(_ends(values)))
-        values = values.flatten()
+        values = _decoded(values.flatten())
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise UserError(
             f"{address}: this column is {values.type}; captions as texts are string or list<string>, and "
             "those as vectors are for --condition-embeddings"
         )
-    found = [(owner, text) for owner, text in zip(owners, values.to_pylist(), strict=True) if text]
+    found = [
+        (owner, text) for owner, text in zip(owners, values.to_pylist(), strict=True) if (text or "").strip()
+    ]
     texts = [text for _, text in found]
     return Captions(address, _by_key(address, keys, [int(owner) for owner, _ in found]), texts=texts)
 
@@ -150,7 +164,9 @@ def _vectors(address: str, keys: list[str], values: pa.Array) -> Captions:
 def _matrix(address: str, rows: pa.Array) -> np.ndarray:
     """Returns lists of numbers of one length as an array ``[M, E]``."""
     widths = np.unique(np.diff(_ends(rows)))
-    if len(widths) > 1 or (len(widths) == 1 and not widths[0]):
+    if len(widths) == 1 and not widths[0]:
+        raise UserError(f"{address}: vectors of no numbers; encode the captions again")
+    if len(widths) > 1:
         raise UserError(f"{address}: vectors of {widths[0]} and of {widths[-1]} numbers; all must be alike")
     flat = rows.flatten()
     if flat.null_count or not np.isfinite(flat.to_numpy(zero_copy_only=False)).all():

@@ -82,6 +82,8 @@ def write_transformers(folder: Path, info: PriorInfo, to: str) -> None:
 
 def lacks_in_transformers(config: PriorConfig, to: str) -> str | None:
     """Returns why a prior cannot be that class, and what would be one; None where it can."""
+    if config.text_length:
+        return "it reads texts, which have no place there"
     for field in dataclasses.fields(config):
         if field.name not in _EXPRESSED and getattr(config, field.name) != field.default:
             return f"model.{field.name} is {getattr(config, field.name)}"

@@ -52,7 +52,7 @@ def export_checkpoint(
     if config.quantizer == "ema":  # the averages act in training only
         config = dataclasses.replace(config, quantizer="nearest")
     if lacking := form.lacks(config):
-        raise UserError(f"--to {to} cannot express this codec: {', '.join(lacking)}")
+        raise UserError(f"--to {to} cannot express this codec: {', '.join(dict.fromkeys(lacking))}")
     with new_folder(path) as new:
         tensors = _tensors(form, config, weights)
         if to == "llamagen":

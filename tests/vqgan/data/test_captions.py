@@ -62,6 +62,23 @@ def test_texts_in_lists_and_in_rows_of_one_key(tmp_path: Path) -> None:
     assert found.longest == 0
 
 
+def test_categories_are_texts(tmp_path: Path) -> None:
+    found = read_captions(
+        write(tmp_path, ["a", "b", "a", None], pa.dictionary(pa.int8(), pa.string())), vectors=False
+    )
+    assert found.texts == ["a", "b", "a"]
+
+
+def test_keys_that_are_missing_or_no_texts(tmp_path: Path) -> None:
+    path = tmp_path / "captions.parquet"
+    pq.write_table(pa.table({"key": ["x", None], "caption": ["a", "b"]}), path)
+    assert dict(read_captions(f"{path}:caption", vectors=False).numbers) == {"x": [0]}
+    for keys, kind in [([{"a": 1}], "struct<a: int64>"), ([b"\xff"], "binary")]:
+        pq.write_table(pa.table({"key": keys, "caption": ["a"]}), path)
+        with pytest.raises(UserError, match=f"its column key is {kind} and no text .* give the keys"):
+            read_captions(f"{path}:caption", vectors=False)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=5))
 def test_any_ragged_captions(tmp_path_factory: pytest.TempPathFactory, lengths: list[list[int]]) -> None:
@@ -90,7 +107,8 @@ def test_the_sum_is_of_what_it_says(tmp_path: Path) -> None:
         (pa.list_(FLOAT, 1), [[1.0]], False, "captions as texts are string or"),
         (pa.list_(pa.list_(FLOAT)), [[[1.0], [1.0, 2.0]]], True, "vectors of 1 and of 2 numbers"),
         (pa.list_(pa.list_(FLOAT)), [[[1.0, float("nan")]]], True, "missing or not finite"),
-        (pa.string(), [None, ""], False, "no caption in it"),
+        (pa.list_(FLOAT), [[], []], True, "vectors of no numbers"),
+        (pa.string(), [None, "", "  "], False, "no caption in it"),
         (pa.list_(pa.list_(FLOAT, 2)), [None, []], True, "no caption in it"),
     ],
 )

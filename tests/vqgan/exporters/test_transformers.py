@@ -183,6 +183,7 @@ def test_a_llama_reads_piece_by_piece_what_it_reads_at_once() -> None:
     ("to", "config", "says"),
     [
         ("llama", LLAMA, "model.rotary is grid, query_key_norm True; train one with model.rotary=sequence"),
+        ("llama", dataclasses.replace(TRUE_LLAMA, text_length=2, text_words=3), "it reads texts, which have"),
         ("llama", GPT, "its blocks are gpt; give --to gpt2$"),
         ("gpt2", TRUE_LLAMA, "its blocks are llama; give --to llama$"),
         ("llama", dataclasses.replace(TRUE_LLAMA, kind="masked"), "it is masked, and does not predict one"),
@@ -193,6 +194,17 @@ def test_what_they_cannot_be_is_said(
 ) -> None:
     with refused(f"^--to {to} cannot express this prior: {says}"):
         export_codec(str(write(tmp_path, config)), str(tmp_path / "out"), to)
+    assert not (tmp_path / "out").exists()
+
+
+def test_formats_of_codecs_are_not_those_of_priors(tmp_path: Path, refused: Any) -> None:
+    prior = write(tmp_path, GPT)
+    for path, to, says in [
+        (str(prior), "onnx", "is a prior, and --to onnx is for codecs; give --to llama or gpt2"),
+        ("tiny", "llama", "is a codec, and --to llama is for priors; give another format"),
+    ]:
+        with refused(f"^{path}: {says}"):
+            export_codec(path, str(tmp_path / "out"), to)
     assert not (tmp_path / "out").exists()
 
 

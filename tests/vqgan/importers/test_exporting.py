@@ -12,7 +12,9 @@ from pipelines.importing import export_codec
 from tests.vqgan.importers.foreign import random_weights
 from vqgan import Codec, codec_checkpoint
 from vqgan.config import ModelConfig
+from vqgan.errors import UserError
 from vqgan.importers.export_formats import FORMATS
+from vqgan.importers.exporting import export_checkpoint
 
 LLAMAGEN = ModelConfig(
     resolution=16, ch_mult=(1, 1), attn_resolutions=(8,), z_channels=16, embed_dim=8, codebook_size=64,
@@ -106,6 +108,13 @@ def test_what_llamagen_asks_for_stands_in_the_folder(tmp_path: Path) -> None:
 def test_what_a_format_lacks_is_named(to: str, fields: dict[str, Any], says: str) -> None:
     config = dataclasses.replace(LLAMAGEN if to == "llamagen" else VQGAN_JAX, **fields)
     assert any(says in lacking for lacking in FORMATS[to].lacks(config))
+
+
+def test_what_is_lacking_is_said_once(tmp_path: Path) -> None:
+    config = dataclasses.replace(LLAMAGEN, quantizer="inner_product")
+    with pytest.raises(UserError) as caught:
+        export_checkpoint(str(tmp_path / "out"), "llamagen", config, {}, {})
+    assert str(caught.value).count("inner_product") == 1
 
 
 def test_a_refusal_leaves_nothing_and_what_is_there_stays(tmp_path: Path, refused: Any) -> None:

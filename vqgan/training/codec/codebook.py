@@ -111,6 +111,7 @@ class CodebookCare:
         return (
             self._has_codebook
             and settings.revive_every > 0
+            and not settings.keep_tokens
             and since > 0
             and since % settings.revive_every == 0
             and step < settings.revive_until * self._config.train.steps

@@ -14,7 +14,7 @@ from vqgan.presets import PRESETS
 from vqgan.training.loop_config import LoopConfig, OptimizerConfig, check_choice, check_least
 
 PERCEPTUAL_NETWORKS = ("vgg", "alex")
-WEIGHTS = ("l1", "l2", "perceptual", "codebook", "commitment", "divergence", "entropy")
+WEIGHTS = ("l1", "l2", "perceptual", "perceptual_alex", "codebook", "commitment", "divergence", "entropy")
 LEAST_SIDE = {"vgg": 16, "alex": 31}  # of an image, in pixels, for LPIPS
 ADVERSARIAL_LOSSES = ("hinge", "vanilla", "non-saturating")
 
@@ -78,6 +78,7 @@ class LossConfig:
       l2: mean squared difference.
       perceptual: LPIPS (arXiv 1801.03924); 0 trains without it and needs no weights of it.
       perceptual_network: ``vgg``, or ``alex``, which costs a tenth.
+      perceptual_alex: LPIPS over AlexNet beside that over VGG, for a tenth of its cost; 0 for none.
       perceptual_heads: file of LPIPS heads in torch's layout; the default ones are fetched if None.
       perceptual_backbone: file of the network in torchvision's layout, with ``perceptual_heads``.
       codebook: the quantizer's losses altogether.
@@ -93,6 +94,7 @@ class LossConfig:
     l2: float = 0.0
     perceptual: float = 1.0
     perceptual_network: str = "vgg"
+    perceptual_alex: float = 0.0
     perceptual_heads: str | None = None
     perceptual_backbone: str | None = None
     codebook: float = 1.0
@@ -109,6 +111,11 @@ class LossConfig:
             raise UserError(f"loss.entropy_temperature is {self.entropy_temperature}: it must be above 0")
         if not self.l1 + self.l2 + self.perceptual > 0:
             raise UserError("loss.l1, l2 and perceptual are all 0: nothing draws images to their originals")
+        if self.perceptual_alex and not (self.perceptual and self.perceptual_network == "vgg"):
+            raise UserError(
+                f"loss.perceptual_alex is {self.perceptual_alex}: it goes beside LPIPS over vgg; set "
+                "loss.perceptual and loss.perceptual_network=vgg, or perceptual_network=alex alone"
+            )
         if (self.perceptual_heads is None) != (self.perceptual_backbone is None):
             raise UserError("loss.perceptual_heads and loss.perceptual_backbone go together: give both")
 
@@ -123,6 +130,8 @@ class CodebookConfig:
       revive_every: steps between searches for unused codes, which move onto latents; 0 for never.
       revive_until: share of the run after which no code is moved any more.
       least_share: a code chosen less often than this share of an even use counts as unused.
+      keep_tokens: the decoder alone learns, perhaps one of another size. Encoder and codebook stay those of
+        the codec that the run starts from, so that tokens made with it are decoded by the new one.
       rotation: the rotation trick (arXiv 2410.06424) instead of the straight-through estimator.
       ema_decay: decay of the ``ema`` quantizer's averages.
       start_temperature: Gumbel softmax's temperature at the first step.
@@ -134,6 +143,7 @@ class CodebookConfig:
     revive_every: int = 100
     revive_until: float = 0.8
     least_share: float = 0.1
+    keep_tokens: bool = False
     rotation: bool = False
     ema_decay: float = 0.99
     start_temperature: float = 1.0
@@ -224,7 +234,7 @@ class CodecTrainConfig:
             )
 
     def _check_perceptual(self, size: ImageSize) -> None:
-        network = self.loss.perceptual_network
+        network = "alex" if self.loss.perceptual_alex else self.loss.perceptual_network
         least = LEAST_SIDE[network]
         if self.loss.perceptual:
             self.model.channels.require_perception("LPIPS", "set loss.perceptual=0")

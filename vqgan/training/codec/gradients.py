@@ -51,11 +51,13 @@ class GeneratorLoss:
       config: of the run.
       vqgan: structure of the model.
       perceptual: weights of LPIPS, or None to go without.
+      alex: weights of LPIPS over AlexNet that stands beside it, or None.
     """
 
     config: CodecTrainConfig
     vqgan: Functional[VQGAN]
     perceptual: Lpips | None
+    alex: Lpips | None = None
 
     def gradients(
         self,
@@ -66,10 +68,10 @@ class GeneratorLoss:
         phase: Phase,
         discriminator: Callable[[jax.Array], jax.Array] | None,
     ) -> tuple[Arrays, Forward]:
-        """Returns gradients by the autoencoder's parameters; nothing of the discriminator changes.
+        """Returns gradients by the parameters that learn; nothing of the discriminator changes.
 
         Args:
-          params: of the VQGAN.
+          params: all of the VQGAN's.
           others: its other variables.
           images: ``[B, H, W, C]`` in [-1, 1].
           draws: randomness of the step.
@@ -78,9 +80,10 @@ class GeneratorLoss:
         """
 
         def forward(
-            params: Arrays,
+            learned: Arrays,
         ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, Quantized, jax.Array]]:
-            model = self.vqgan.bind(params, others, draws.key)
+            # What is kept is a constant here: nothing goes back through an encoder that does not learn.
+            model = self.vqgan.bind({**params, **learned}, others, draws.key)
             latents = model.encoder(self._to_input(images))  # (B, h, w, D)
             quantized = self._quantize(model, latents, draws)
             codes = quantized.codes if phase.quantize else _comparable(model, latents)
@@ -90,7 +93,9 @@ class GeneratorLoss:
 
         # Forward through encoder, quantizer and decoder; the pull-back waits until the gradient at the image
         # is known, so that the network is gone back through once, not once for each loss.
-        (reconstruction, vq), pull_back, aux = jax.vjp(forward, params, has_aux=True)
+        (reconstruction, vq), pull_back, aux = jax.vjp(
+            forward, learned_params(self.config, params), has_aux=True
+        )
         latents, quantized, features = aux
 
         def last_layer(kernel: jax.Array) -> jax.Array:
@@ -102,10 +107,10 @@ class GeneratorLoss:
             reconstruction, images, last_layer, params[LAST_KERNEL], discriminator
         )  # (B, H, W, C)
         # The quantizer's loss is not one of the image: its cotangent is 1.
-        (by_params,) = pull_back((gradient, jnp.ones_like(vq)))
+        (by_learned,) = pull_back((gradient, jnp.ones_like(vq)))
         if phase.quantize:
             scalars |= {"quantizer": vq, "commitment": quantized.commitment_loss}
-        return by_params, Forward(reconstruction, latents, quantized.tokens, scalars)
+        return by_learned, Forward(reconstruction, latents, quantized.tokens, scalars)
 
     def reconstruction(self, reconstruction: jax.Array, images: jax.Array) -> tuple[jax.Array, Scalars]:
         """Returns the pixel and perceptual loss of images in [-1, 1], with its parts."""
@@ -117,8 +122,12 @@ class GeneratorLoss:
             pixel += weights.l2 * losses.l2(reconstruction, images)
         if self.perceptual is None:
             return pixel, {"pixel": pixel}
-        perceptual = jnp.mean(distance(self.perceptual, reconstruction, images, jax.lax.Precision.DEFAULT))
-        return pixel + weights.perceptual * perceptual, {"pixel": pixel, "perceptual": perceptual}
+        perceptual = _lpips(self.perceptual, reconstruction, images)
+        loss, scalars = pixel + weights.perceptual * perceptual, {"pixel": pixel, "perceptual": perceptual}
+        if self.alex is not None:
+            scalars["perceptual_alex"] = _lpips(self.alex, reconstruction, images)
+            loss += weights.perceptual_alex * scalars["perceptual_alex"]
+        return loss, scalars
 
     def _at_image(
         self,
@@ -230,6 +239,17 @@ class DiscriminatorLoss:
 
         gradients, (others, lecam, scalars) = jax.grad(loss, has_aux=True)(params)
         return gradients, others, lecam, scalars
+
+
+def _lpips(network: Lpips, one: jax.Array, other: jax.Array) -> jax.Array:
+    return jnp.mean(distance(network, one, other, jax.lax.Precision.DEFAULT))
+
+
+def learned_params(config: CodecTrainConfig, params: Arrays) -> Arrays:
+    """Returns those parameters that learn: all, or the decoder's where tokens are to stay."""
+    if not config.codebook.keep_tokens:
+        return params
+    return {name: value for name, value in params.items() if name.startswith("decoder.")}
 
 
 def _comparable(model: VQGAN, latents: jax.Array) -> jax.Array:

@@ -22,8 +22,11 @@ from vqgan.model.vqgan import VQGAN
 from vqgan.training import optimizers, sharding
 from vqgan.training.codec.codebook import CodebookCare
 from vqgan.training.codec.config import CodecTrainConfig
-from vqgan.training.codec.gradients import DiscriminatorLoss, GeneratorLoss
+from vqgan.training.codec.gradients import DiscriminatorLoss, GeneratorLoss, learned_params
 from vqgan.training.codec.state import CodecTrainState, DiscriminatorState, GeneratorState, Phase, StepDraws
+
+PerceptualPair = tuple[Lpips | None, Lpips | None]
+"""LPIPS over the network that is trained with, and over AlexNet beside it."""
 
 REVIVAL_STREAM = 1 << 20  # far from the numbers of a batch's parts
 
@@ -34,11 +37,16 @@ class CodecLearner:
     Args:
       config: of the run.
       perceptual: weights of LPIPS; None where ``config.loss.perceptual`` is 0.
-      initial_params: parameters to start from instead of random ones.
+      initial_params: parameters to start from instead of random ones; those of the decoder may be missing.
+      alex: weights of LPIPS over AlexNet; None where ``config.loss.perceptual_alex`` is 0.
     """
 
     def __init__(
-        self, config: CodecTrainConfig, perceptual: Lpips | None, initial_params: Arrays | None = None
+        self,
+        config: CodecTrainConfig,
+        perceptual: Lpips | None,
+        initial_params: Arrays | None = None,
+        alex: Lpips | None = None,
     ):
         self._config = config
         self._mesh = sharding.data_mesh()
@@ -50,7 +58,7 @@ class CodecLearner:
         self._optimizer = optimizers.make_optimizer(config.optimizer, steps)
         self._learning_rate = optimizers.make_schedule(config.optimizer, steps)
         self._discriminator_optimizer = optimizers.make_optimizer(config.discriminator_optimizer, steps)
-        self._perceptual = sharding.replicate(perceptual, self._mesh)
+        self._perceptual = sharding.replicate((perceptual, alex), self._mesh)
         self._codebook = CodebookCare(config, self.vqgan, self._mesh)
         self._compilations = 0
         # The state that a step is given is not needed after it: its memory is used again.
@@ -64,12 +72,13 @@ class CodecLearner:
     def initial(self) -> CodecTrainState:
         """Returns random weights, or those to start from; averages equal to them."""
         params, others = self.vqgan.initial()
-        params = params if self._initial_params is None else self._initial_params
+        params = params | (self._initial_params or {})
         d_params, d_others = self._discriminator.initial()
         zero = jnp.zeros((), jnp.int32)
         usage = jnp.zeros((self._config.model.codebook_size,), jnp.int32)
         average = jax.tree.map(jnp.copy, params)
-        generator = GeneratorState(params, average, others, self._optimizer.init(params), usage, zero)
+        optimizer = self._optimizer.init(learned_params(self._config, params))
+        generator = GeneratorState(params, average, others, optimizer, usage, zero)
         discriminator = DiscriminatorState(
             d_params,
             d_others,
@@ -118,7 +127,7 @@ class CodecLearner:
         """Returns the averaged weights, where there is an average."""
         return state.generator.average if self._config.train.ema_decay else state.generator.params
 
-    def _inputs(self, step: int, batch: np.ndarray) -> tuple[Lpips | None, jax.Array, StepDraws]:
+    def _inputs(self, step: int, batch: np.ndarray) -> tuple[PerceptualPair, jax.Array, StepDraws]:
         """Returns what an update takes beside the state."""
         draws = StepDraws(self._key(step), jnp.asarray(self._temperature(step), jnp.float32))
         return self._perceptual, sharding.shard(batch, self._mesh), draws
@@ -138,7 +147,7 @@ class CodecLearner:
     def _whole_step(
         self,
         state: CodecTrainState,
-        perceptual: Lpips | None,
+        perceptual: PerceptualPair,
         batch: jax.Array,
         draws: StepDraws,
         *,
@@ -146,7 +155,7 @@ class CodecLearner:
     ) -> tuple[CodecTrainState, Scalars]:
         self._compilations += 1  # this line runs when JAX traces, not when the step runs
         images = batch.astype(jnp.float32) * (2 / 255) - 1  # (B, H, W, C) in [-1, 1]
-        loss = GeneratorLoss(self._config, self.vqgan, perceptual)
+        loss = GeneratorLoss(self._config, self.vqgan, *perceptual)
         generator, reconstruction, scalars = self._generator_step(loss, state, images, draws, phase)
         discriminator = state.discriminator
         if phase.adversarial:
@@ -171,12 +180,13 @@ class CodecLearner:
 
         (gradients, scalars), forward = optimizers.accumulate(part, images, self._config.train.accumulate)
         reconstruction, latents, tokens = forward
-        params, optimizer = optimizers.apply_gradients(
-            self._optimizer, gradients, side.optimizer, side.params
+        learned, optimizer = optimizers.apply_gradients(
+            self._optimizer, gradients, side.optimizer, learned_params(self._config, side.params)
         )
-        others, usage = side.others, side.usage
+        params, others, usage = side.params | learned, side.others, side.usage
         if phase.quantize:
-            params, others = self._observed(params, others, latents, tokens)
+            if not self._config.codebook.keep_tokens:
+                params, others = self._observed(params, others, latents, tokens)
             counts = jnp.bincount(jnp.ravel(tokens), length=usage.shape[0])
             usage = usage + counts.astype(jnp.int32)
         average = optimizers.update_average(side.average, params, side.updates, self._config.train.ema_decay)

@@ -45,7 +45,8 @@ class CodecRun(TrainingRun):
 
     Attributes:
       init: codec to start from, of the same architecture. Its codebook is kept: there is no autoencoder
-        phase, and nothing is placed.
+        phase, and nothing is placed. With ``codebook.keep_tokens`` the decoder may be another, which then
+        starts from random weights.
     """
 
     config: CodecTrainConfig
@@ -64,8 +65,12 @@ def fit_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) 
       UserError: weights that are unavailable, a folder of another run, a loss that is not finite, or a
         place that cannot be written to.
     """
+    keep_tokens = run.config.codebook.keep_tokens
+    if keep_tokens and run.init is None:
+        raise UserError("codebook.keep_tokens is on: name with --init the codec whose tokens are to stay")
     perceptual = load_perceptual(run.config.loss)
-    initial = None if run.init is None else initial_params(run.init, run.config.model)
+    alex = load_lpips("alex") if run.config.loss.perceptual_alex else None
+    initial = None if run.init is None else initial_params(run.init, run.config.model, keep_tokens)
     if initial is not None:
         kept = dataclasses.replace(run.config.codebook, autoencoder_steps=0)
         run = dataclasses.replace(run, config=dataclasses.replace(run.config, codebook=kept))
@@ -82,7 +87,7 @@ def fit_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) 
         save_codec(run.folder / CODEC_FOLDER, config.model, split_parts(params), card=card)
 
     return run.carry_out(
-        CodecLearner(config, perceptual, initial),
+        CodecLearner(config, perceptual, initial, alex),
         make_codec_evaluation(vqgan, config.model, perceptual, validation),
         export,
         batches,
@@ -110,21 +115,28 @@ def load_perceptual(config: LossConfig) -> Lpips | None:
         ) from error
 
 
-def initial_params(codec: str, config: ModelConfig) -> Arrays:
+def initial_params(codec: str, config: ModelConfig, other_decoder: bool = False) -> Arrays:
     """Reads the parameters of a codec to start from.
+
+    Args:
+      codec: path or name.
+      config: architecture that starts from them.
+      other_decoder: its decoder may differ, and is then left out.
 
     Raises:
       UserError: it is of another architecture, or has numbers that are not finite.
     """
     info = read_info(codec)
-    if codec_parameter_shapes(info.config) != codec_parameter_shapes(config):
+    there, here = codec_parameter_shapes(info.config), codec_parameter_shapes(config)
+    parts = [part for part in PARTS if part != "decoder" or not other_decoder or there[part] == here[part]]
+    if any(there[part] != here[part] for part in parts):
         raise UserError(f"--init {codec}: another architecture ({_differences(info.config, config)})")
     if info.config.quantizer in UNTRAINED_QUANTIZERS:
         raise UserError(f"--init {codec}: its quantizer {info.config.quantizer} is not trained here")
     if info.config.symmetric_downsample != config.symmetric_downsample:
         raise UserError(f"--init {codec}: set model.symmetric_downsample={info.config.symmetric_downsample}")
-    weights = load_weights(info, PARTS)
-    params = {f"{part}.{name}": value for part in PARTS for name, value in weights[part].items()}
+    weights = load_weights(info, parts)
+    params = {f"{part}.{name}": value for part in parts for name, value in weights[part].items()}
     broken = [name for name, value in params.items() if not np.isfinite(value).all()]
     if broken:
         raise UserError(

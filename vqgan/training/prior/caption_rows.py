@@ -37,12 +37,12 @@ class CaptionRows:
           training: of those that are trained on.
 
         Raises:
-          UserError: none of the images has a caption, or one is too long.
+          UserError: no image that is trained on has a caption, or one is too long.
         """
         self.captions = captions
         self.images = len(keys)
         self.missing = sum(1 for found in caption_numbers(captions, keys) if not found)
-        if self.missing == self.images:
+        if not any(caption_numbers(captions, training)):
             raise UserError(
                 f"{captions.address}: no caption of any image that is trained on: its keys are such as "
                 f"{next(iter(captions.numbers))!r}, those of the tokens such as {keys[0]!r}; make them agree"

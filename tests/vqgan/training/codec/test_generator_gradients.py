@@ -11,7 +11,7 @@ import pytest
 from vqgan import losses
 from vqgan.functional import Arrays
 from vqgan.quantizers import Quantized
-from vqgan.training.codec.config import CodecTrainConfig
+from vqgan.training.codec.config import CodecTrainConfig, DataConfig, LossConfig
 from vqgan.training.codec.gradients import LAST_KERNEL, GeneratorLoss, StepDraws
 from vqgan.training.codec.learner import CodecLearner
 from vqgan.training.codec.state import Phase
@@ -137,4 +137,23 @@ def test_images_of_another_range(
     np.testing.assert_allclose(result.reconstruction, direct, rtol=1e-4, atol=1e-5)
     assert float(result.scalars["pixel"]) == pytest.approx(
         float(jnp.mean(jnp.abs(direct - images))), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("alex", [None, 100.0])
+def test_lpips_over_alexnet_stands_beside_that_over_vgg(
+    alex: float | None, learner: CodecLearner, toy: CodecTrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With networks whose distance is a known multiple of the mean difference."""
+    name = "vqgan.training.codec.gradients.distance"
+    monkeypatch.setattr(
+        name, lambda factor, one, other, _: factor * jnp.mean(jnp.abs(one - other), (1, 2, 3))
+    )
+    weights = LossConfig(l1=1.0, perceptual=2.0, perceptual_alex=3.0 if alex else 0.0)
+    config = dataclasses.replace(toy, data=DataConfig(crop_size=32), loss=weights)
+    loss = GeneratorLoss(config, learner.vqgan, 10.0, alex)  # type: ignore[arg-type]
+    value, scalars = loss.reconstruction(jnp.zeros((2, 4, 4, 3)), jnp.full((2, 4, 4, 3), 0.5))
+    assert value == pytest.approx(0.5 * (1 + 2 * 10 + (3 * 100 if alex else 0)))
+    assert {name: float(part) for name, part in scalars.items()} == pytest.approx(
+        {"pixel": 0.5, "perceptual": 5.0, **({"perceptual_alex": 50.0} if alex else {})}
     )

@@ -225,7 +225,7 @@ def test_gradient_checkpointing_changes_nothing(
     one, plain = learner.step(2, copied(start), crops[0])
     _, saved = again.step(2, copied(start), crops[0])
     assert float(saved["gradient_norm"]) == pytest.approx(float(plain["gradient_norm"]), rel=1e-5)
-    text = str(jax.make_jaxpr(lambda s: again._update(s, None, jnp.asarray(crops[0]), _draws(again),
+    text = str(jax.make_jaxpr(lambda s: again._update(s, (None, None), jnp.asarray(crops[0]), _draws(again),
                                                       phase=Phase(True, False)))(start))  # fmt: skip
     assert "remat" in text or "checkpoint" in text
     del one

@@ -1,5 +1,6 @@
 """Metrics during training are those of the codec that is exported at that moment."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 
 from vqgan.codec import Codec
 from vqgan.codec_checkpoint import save_codec
+from vqgan.errors import UserError
 from vqgan.metrics.codebook_usage import codebook_usage
 from vqgan.metrics.image import psnr
-from vqgan.training.codec.config import CodecTrainConfig
+from vqgan.model.parameters import codec_parameter_shapes
+from vqgan.training.codec.config import AdversarialConfig, CodebookConfig, CodecTrainConfig
 from vqgan.training.codec.learner import CodecLearner
-from vqgan.training.codec.run import initial_params, make_codec_evaluation, split_parts
+from vqgan.training.codec.run import CodecRun, fit_codec, initial_params, make_codec_evaluation, split_parts
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,49 @@ def test_parameters_survive_the_codec(toy: CodecTrainConfig, params: Any, tmp_pa
     again = initial_params(str(path), toy.model)
     assert again.keys() == params.keys()
     assert all(np.array_equal(again[name], params[name]) for name in params)
+
+
+@pytest.mark.parametrize("quantizer", ["nearest", "ema"])
+def test_tokens_stay_where_the_decoder_alone_learns(
+    quantizer: str, toy: CodecTrainConfig, params: Any, crops: np.ndarray
+) -> None:
+    config = dataclasses.replace(
+        toy,
+        model=dataclasses.replace(toy.model, quantizer=quantizer),
+        codebook=CodebookConfig(revive_every=1, least_share=1.0, keep_tokens=True),
+        adversarial=AdversarialConfig(weight=0.0),
+    )
+    learner = CodecLearner(config, None, params)
+    state = learner.initial()
+    for step in range(3):
+        state, _ = learner.before_step(step, state, iter(crops[step:]))
+        state, _ = learner.step(step, state, crops[step])
+    for after in (state.generator.params, state.generator.average):
+        changed = {name for name, value in after.items() if not np.array_equal(value, params[name])}
+        assert changed == {name for name in params if name.startswith("decoder.")}
+
+
+def test_another_decoder_for_the_same_tokens(toy: CodecTrainConfig, params: Any, tmp_path: Path) -> None:
+    path = str(save_codec(tmp_path / "codec", toy.model, split_parts(params)).path)
+    deeper = dataclasses.replace(toy.model, decoder_res_blocks=toy.model.decoder_blocks + 1)
+    with pytest.raises(UserError, match="decoder_res_blocks is"):
+        initial_params(path, deeper)
+    kept = initial_params(path, deeper, other_decoder=True)
+    assert {name.split(".")[0] for name in kept} == {"encoder", "quantizer"}
+    assert initial_params(path, toy.model, other_decoder=True).keys() == params.keys()
+    config = dataclasses.replace(toy, model=deeper)
+    begun = CodecLearner(config, None, kept).initial().generator.params
+    assert {part: weights.keys() for part, weights in split_parts(begun).items()} == {
+        part: shapes.keys() for part, shapes in codec_parameter_shapes(deeper).items()
+    }
+    assert all(np.array_equal(begun[name], params[name]) for name in kept)
+
+
+def test_no_tokens_to_keep(toy: CodecTrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(toy, codebook=CodebookConfig(keep_tokens=True))
+    run = CodecRun(config=config, folder=tmp_path / "run", data="0", card={})
+    with pytest.raises(UserError, match="keep_tokens is on: name with --init the codec"):
+        fit_codec(run, iter(()), np.zeros((0, 16, 16, 3), np.uint8))  # type: ignore[arg-type]
 
 
 def test_no_validation_images(learner: CodecLearner, toy: CodecTrainConfig, params: Any) -> None:

@@ -107,3 +107,8 @@ def test_refused(tmp_path: Path) -> None:
     long = captions(tmp_path, [["x " * 1025]], pa.list_(pa.string()))
     with pytest.raises(UserError, match="a text of 1,025 positions; at most 1,024: shorten it"):
         CaptionRows(long, KEYS, KEYS)
+
+
+def test_captions_of_validation_alone_teach_nothing(tmp_path: Path, refused: Any) -> None:
+    with refused("no caption of any image that is trained on"):
+        CaptionRows(captions(tmp_path, [["red"]], pa.list_(pa.string())), KEYS, KEYS[1:])
