@@ -240,9 +240,8 @@ def _codec(config: SampleConfig, prior: PriorInfo) -> CodecInfo:
     except UserError as error:
         if config.codec:
             raise
-        raise UserError(
-            f"{config.prior} names a codec that is unavailable ({error}); give --codec"
-        ) from error
+        unavailable = f"{config.prior} names a codec that is unavailable ({error}); give --codec"
+        raise UserError(unavailable) from error
     require_codec(prior, codec.fingerprint, name)
     if config.images:
         codec.require_decoder("give --no-images, or one of the same tokens that has one with --codec")

@@ -127,7 +127,7 @@ def _explained(section: str, config: Any, fitted: Sequence[str]) -> str:
     for field in dataclasses.fields(config):
         if field.name not in fitted:
             value = to_dict(config).get(field.name, getattr(config, field.name))
-            value = value if isinstance(value, str) else json.dumps(value)
+            value = value if isinstance(value, str) else json.dumps(value, default=to_dict)
             lines.append(f"  {section}.{field.name}={value}  ({_type_name(hints[field.name])})")
             lines.append(
                 textwrap.fill(

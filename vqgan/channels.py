@@ -35,10 +35,9 @@ class ChannelsConfig:
         if not 1 <= self.count <= MOST_CHANNELS:
             raise UserError(f"model.channels.count is {self.count}: it must lie in 1 to {MOST_CHANNELS}")
         for name in ("ranges", "input_ranges"):
-            pairs = getattr(self, name)
-            if len(pairs) == 1:
-                object.__setattr__(self, name, pairs * self.count)
-            elif len(pairs) not in (0, self.count):
+            pairs = tuple((float(low), float(high)) for low, high in getattr(self, name))  # as JSON has them
+            object.__setattr__(self, name, pairs * self.count if len(pairs) == 1 else pairs)
+            if len(pairs) not in (0, 1, self.count):
                 raise UserError(
                     f"model.channels.{name} has {len(pairs)} pairs: give one, or one for each of the "
                     f"{self.count} channels"

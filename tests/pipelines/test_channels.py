@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -84,7 +83,7 @@ def test_from_images_to_images(tmp_path: Path, vqgan: Vqgan, channels: int) -> N
     assert manifest["identity"]["preprocessing"]["decode"]["channels"]["count"] == channels
     verified = vqgan("verify", tokens, "--codec", codec, "--input", images)
     assert verified.code == 0
-    assert "100.00%" in verified.out
+    assert "100.0000% of tokens agree" in verified.out
     form = "png" if channels <= 4 else "npy"
     decode = ["decode", "--tokens", tokens, "--codec", codec, "--output", out, "--quiet", "--format"]
     other = "webp" if channels == 1 else "jpeg"
@@ -132,4 +131,4 @@ def test_discriminators_take_the_channels() -> None:
     for kind in ("patch", "stylegan"):
         config = DiscriminatorConfig(kind=kind, channels=4, layers=1, resolution=16)
         network = make_discriminator(config, channels=5, rngs=nnx.Rngs(0))
-        assert jax.eval_shape(network, jnp.zeros((2, 16, 16, 5))).shape[0] == 2
+        assert network(jnp.zeros((2, 16, 16, 5))).shape[0] == 2
