@@ -45,5 +45,5 @@ def test_what_it_says_holds(reader: Reader) -> None:
     assert decoded.shape == (32, 32, 6)
     assert decoded.dtype == np.float32
     assert 0 <= decoded.min() <= decoded.max() <= 10000
-    with Image.open(next((reader.folder / "grey-decoded" / "images").iterdir())) as image:
+    with Image.open(reader.folder / "grey-decoded" / "images" / "0.jpg.png") as image:
         assert image.mode == "L"
