@@ -150,6 +150,18 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return Source(root / "in", root / "codec")
 
 
+@pytest.fixture(scope="session")
+def two_shapes(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """The same, and five images twice as wide as high."""
+    folder = tmp_path_factory.mktemp("cluster-shapes") / "in"
+    shutil.copytree(source.images, folder)
+    rng = np.random.default_rng(1)
+    for number in range(5):
+        pixels = rng.integers(0, 256, (20, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"wide-{number}.png")
+    return Source(folder, source.codec)
+
+
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     made = Processes(tmp_path_factory.mktemp("processes"))

@@ -7,6 +7,8 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
+
 from transforms.sharded.worker_reports import read_reports
 
 from .conftest import (
@@ -21,6 +23,7 @@ from .conftest import (
 )
 
 SLICES = 8
+BUCKETS = ("--buckets", "16x16,16x32")
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -53,6 +56,35 @@ def test_tokenize_after_the_launcher_was_killed(
     assert (manifest["counts"]["rows"], manifest["counts"]["rejects"]) == (15, 1)
     assert manifest["throughput"]["images"] >= 1
     assert not (tmp_path / "out" / "progress.json").exists()
+
+
+@pytest.fixture(scope="session")
+def buckets(two_shapes: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What FnApiRunner makes of two buckets in one process."""
+    root = tmp_path_factory.mktemp("buckets")
+    here = Processes(root)
+    here.finish(here.start(*tokenize_command(two_shapes, root / "out", BUCKETS)))
+    return root / "out"
+
+
+def test_buckets_after_the_launcher_was_killed(
+    engine: Engine, processes: Processes, two_shapes: Source, buckets: Path, tmp_path: Path
+) -> None:
+    """It dies in the second of two data sets."""
+    command = tokenize_command(two_shapes, tmp_path / "out", (*BUCKETS, *engine.flags))
+    processes.hold("tokens-00001-of-00003")
+    launcher = processes.start(*command)
+    processes.held(launcher)
+    processes.kill(launcher)
+    processes.gate.unlink()
+    assert not (tmp_path / "out" / "16x32" / "manifest.json").exists()
+    processes.finish(processes.start(*command))
+    for name in ("16x16", "16x32"):
+        assert sums(tmp_path / "out" / name) == sums(buckets / name)
+    document = json.loads((tmp_path / "out" / "buckets.json").read_text())
+    assert document == json.loads((buckets / "buckets.json").read_text())
+    assert (document["counts"]["images"], document["counts"]["rejects"]) == (20, 1)
+    assert document["data_sets"]["16x32"]["images"] == 5
 
 
 def test_decode(engine: Engine, processes: Processes, reference: Reference, tmp_path: Path) -> None:
