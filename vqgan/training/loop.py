@@ -107,7 +107,7 @@ class Outcome(Generic[S]):
       step: updates done.
       best_step: step of the exported model; None before the first evaluation.
       metrics: those of the exported model.
-      finished: whether all steps were done, not stopped by a signal.
+      finished: whether all steps were done, or as many as were of use; not stopped by a signal.
       checkpoint: step of the newest checkpoint, where the same command goes on; None if there is none.
     """
 
@@ -171,7 +171,7 @@ class TrainingLoop(Generic[S]):
             if self._is_evaluation_due() and self._evaluated != self._done:
                 self._evaluate()  # the run was asked to stop where one was due
             watch = _Stopwatch(self._done, config.batch_size)
-            while self._done < config.steps and not stopping.asked:
+            while not self._is_finished() and not stopping.asked:
                 scalars = self._one_step(watch)
                 if self._done % config.log_every == 0 or self._done == config.steps:
                     self._log(scalars, watch)
@@ -182,6 +182,9 @@ class TrainingLoop(Generic[S]):
                 if self._is_save_due and not self._is_skipping():
                     self._save()
                     watch.pause(self._done)
+            if self._is_finished() and self._done < config.steps:
+                waited = f"{config.patience} evaluations"
+                self._progress.say(f"no better {config.best} in {waited}: ended after step {self._done}")
             if not self._is_skipping():
                 self._save()
         except jax.errors.JaxRuntimeError as error:
@@ -195,9 +198,15 @@ class TrainingLoop(Generic[S]):
             self._progress.close()
             self._logs.close()
             self._checkpoints.close()
-        finished = self._done >= config.steps
         step, best, newest = self._done, self._best_step, self._checkpoints.latest
-        return Outcome(self._state, step, best, self._best_metrics, finished, newest)
+        return Outcome(self._state, step, best, self._best_metrics, self._is_finished(), newest)
+
+    def _is_finished(self) -> bool:
+        """Tells whether all steps are done, or evaluations were no better for as long as patience lasts."""
+        patience = self._config.patience * self._config.evaluate_every
+        waited = (self._evaluated or 0) - (self._best_step or 0)
+        is_over = 0 < patience <= waited and self._best_step is not None
+        return self._done >= self._config.steps or (is_over and self._evaluated == self._done)
 
     def _one_step(self, watch: "_Stopwatch") -> Mapping[str, jax.Array]:
         self._state, event = self._learner.before_step(self._done, self._state, self._batches)

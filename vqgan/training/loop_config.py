@@ -42,6 +42,7 @@ class LoopConfig:
       keep: checkpoints that are kept, the newest.
       best: metric of the evaluation by which the best model is chosen: ``psnr``, ``lpips``, ``l1``,
         ``perplexity`` or ``used_codes`` of a codec, ``loss`` or ``bits`` of a prior.
+      patience: evaluations in a row without a better ``best`` after which the run ends; 0 for all steps.
       max_skipped: consecutive steps with a loss or gradient that is not finite, after which the run stops.
     """
 
@@ -57,6 +58,7 @@ class LoopConfig:
     save_every: int = 1000
     keep: int = 2
     best: str = "psnr"
+    patience: int = 0
     max_skipped: int = 20
 
     def __post_init__(self) -> None:
@@ -64,7 +66,7 @@ class LoopConfig:
         check_least("train", self, at_least_one, 1)
         check_least("train", self, ("keep", "max_skipped"), 1)
         check_choice("train", self, "dtype", DTYPES)
-        check_least("train", self, ("seed",), 0)
+        check_least("train", self, ("seed", "patience"), 0)
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay is {self.ema_decay}: it must lie in [0, 1)")
         if self.batch_size % self.accumulate:

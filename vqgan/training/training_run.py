@@ -21,7 +21,8 @@ S = TypeVar("S")
 CONFIG_FILE = "config.json"
 REJECTS_FILE = "rejects.jsonl"
 FREE_FIELDS = frozenset(
-    f"train.{name}" for name in ("steps", "log_every", "evaluate_every", "save_every", "keep", "max_skipped")
+    f"train.{name}"
+    for name in ("steps", "log_every", "evaluate_every", "save_every", "keep", "patience", "max_skipped")
 ) | {"optimizer.learning_rate", "optimizer.clip_norm"}
 """Fields that may change when a run goes on: lengths, intervals, and what helps where a loss has blown up."""
 

@@ -1,6 +1,8 @@
 """The loop that trains all models: with a learner of three numbers, whose every step is known."""
 
+import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -100,9 +102,15 @@ class Never:
     asked = False
 
 
-def run(folder: Path, learner: Summing, config: LoopConfig = CONFIG, stopping: Any = Never) -> Outcome[State]:
+def run(
+    folder: Path,
+    learner: Summing,
+    config: LoopConfig = CONFIG,
+    stopping: Any = Never,
+    quiet: bool = True,
+) -> Outcome[State]:
     logs = {"quiet": True, "tensorboard": False}
-    progress = ProgressLine(quiet=True)
+    progress = ProgressLine(quiet=quiet)
     loop = TrainingLoop(learner, learner.evaluate, learner.export, Numbers(), config, folder, progress, logs)
     return loop.run(stopping)
 
@@ -121,6 +129,24 @@ def test_every_step_once_and_the_best_is_exported(tmp_path: Path) -> None:
     assert float(outcome.state.total) == expected(12)
     assert learner.written == [3, 6]  # 9 and 12 are worse
     assert (outcome.best_step, outcome.metrics, outcome.finished) == (6, {"psnr": 24.0}, True)
+
+
+def test_patience(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = dataclasses.replace(CONFIG, steps=100, patience=2)
+    learner = Summing(metrics={**PSNR, 15: 25.0, 18: 1.0, 21: math.nan, 24: 30.0, 25: 0.0})
+    outcome = run(tmp_path, learner, config, quiet=False)
+    assert learner.steps == list(range(12))  # 6 is the best, 9 and 12 are worse
+    assert (outcome.step, outcome.best_step, outcome.finished, outcome.checkpoint) == (12, 6, True, 12)
+    assert "no better psnr in 2 evaluations: ended after step 12" in capsys.readouterr().err
+    again = run(tmp_path, learner, config)
+    assert (again.step, again.finished, len(learner.steps)) == (12, True, 12)
+    longer = run(tmp_path, learner, dataclasses.replace(config, patience=3, steps=25))
+    assert (longer.step, longer.best_step) == (25, 24)  # 15 was better in time, and then 24
+
+
+def test_without_patience_all_steps_are_done(tmp_path: Path) -> None:
+    falling = {step: -float(step) for step in range(3, 13, 3)}
+    assert run(tmp_path, Summing(metrics=falling)).step == 12
 
 
 def test_log(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def _adam(learning_rate: float, warmup_steps: int, b2: float = 0.95, decay: floa
 _TINY = PriorTrainConfig(
     model=PriorConfig(layers=4, heads=4, width=128, dropout=0.1),
     train=PriorLoopConfig(
-        steps=600, batch_size=16, ema_decay=0.99, log_every=10, evaluate_every=100, save_every=100
+        steps=600, batch_size=16, ema_decay=0.99, log_every=10, evaluate_every=100, save_every=100, patience=3
     ),
     optimizer=_adam(1e-3, 50),
 )
@@ -105,7 +105,7 @@ _TINY = PriorTrainConfig(
 # About seven million; one accelerator.
 _SMALL = PriorTrainConfig(
     model=PriorConfig(layers=8, heads=8, width=256, dropout=0.1),
-    train=PriorLoopConfig(steps=20_000, batch_size=64, ema_decay=0.999, dtype="bfloat16"),
+    train=PriorLoopConfig(steps=20_000, batch_size=64, ema_decay=0.999, dtype="bfloat16", patience=3),
     optimizer=_adam(6e-4, 500),
 )
 
