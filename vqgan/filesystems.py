@@ -309,7 +309,7 @@ def publish(
             filesystem.move(temporary, final)
             if not one_of_many:
                 _sync_folder(filesystem, folder)
-                if not has_come(lambda: exists(str(path))):
+                if not has_come(lambda: filesystem.get_file_info(final).type != fs.FileType.NotFound):
                     raise OSError(errno.ETIMEDOUT, "it was written and cannot be seen")
         except BaseException:
             with suppress(OSError):
