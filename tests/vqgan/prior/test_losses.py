@@ -39,7 +39,10 @@ class Spelling:
         self.config = config
         self.logits = logits
 
-    def __call__(self, tokens: jax.Array, labels: jax.Array, condition: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, tokens: jax.Array, labels: jax.Array, condition: jax.Array | None, text: Any
+    ) -> jax.Array:
+        assert text is None
         self.seen = Seen(tokens, labels, condition)
         return self.logits
 
