@@ -104,7 +104,9 @@ def test_only_equal_shapes_of_bytes(figure: Callable[[np.ndarray, np.ndarray], n
     with pytest.raises(ValueError, match="must be uint8"):
         figure(images, images.astype(np.float32))
     with pytest.raises(ValueError, match="must be uint8"):
-        figure(images[..., :1], images[..., :1])
+        figure(images[..., :0], images[..., :0])
+    with pytest.raises(ValueError, match="must be uint8"):
+        figure(np.zeros((2, 16, 16, 17), np.uint8), np.zeros((2, 16, 16, 17), np.uint8))
 
 
 def test_usage_by_hand() -> None:
