@@ -17,7 +17,7 @@ DOCUMENT = Document(
     "docs/exporting.md",
     (
         small_prior("vqgan train-prior --tokens tokens/ --output run/"),
-        Change("CODEC --to FORMAT --output DIR", "codec/ --to safetensors --output any", "names for any"),
+        Change("MODEL --to FORMAT --output DIR", "codec/ --to safetensors --output any", "names for any"),
         Change("CODEC --to diffusers --output DIR", "codec/ --to diffusers --output other", "names for any"),
     ),
 )
