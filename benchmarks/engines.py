@@ -10,7 +10,7 @@ ways take turns in one process. Processor time is what a shared machine leaves c
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +92,22 @@ def compare(label: str, ways: dict[str, Callable[[], Any]], images: int, rounds:
     return figures
 
 
+def compare_directions(
+    label: str, runs: Mapping[str, Any], images: np.ndarray, tokens: np.ndarray, rounds: int
+) -> list[Figure]:
+    """Compares what encodes and decodes by each of some ways, in both directions."""
+    encode = {way: functools.partial(run.encode, images) for way, run in runs.items()}
+    decode = {way: functools.partial(run.decode, tokens) for way, run in runs.items()}
+    figures = compare(f"{label}, encode", encode, len(images), rounds)
+    return figures + compare(f"{label}, decode", decode, len(images), rounds)
+
+
 def measure(label: str, name: str, images: np.ndarray, rounds: int) -> list[Figure]:
     """Prints and returns what was measured of one codec."""
     codecs = open_ways(name, images)
     reference = codecs["jax"]
     tokens = reference.encode(images)
-    encode = {way: functools.partial(codec.encode, images) for way, codec in codecs.items()}
-    decode = {way: functools.partial(codec.decode, tokens) for way, codec in codecs.items()}
-    figures = compare(f"{label}, encode", encode, len(images), rounds)
-    figures += compare(f"{label}, decode", decode, len(images), rounds)
+    figures = compare_directions(label, codecs, images, tokens, rounds)
     for way in list(codecs)[1:]:
         agreement = compare_tokens(reference, images, codecs[way].encode(images))
         say(f"{label}, {way}: {agreement}")

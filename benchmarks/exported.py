@@ -6,7 +6,6 @@ The codecs are those of ``benchmarks/engines.py``: taming-transformers' f16 shap
     python benchmarks/exported.py --ch 128 --batch-size 2
 """
 
-import functools
 import json
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from common import (
     scratch,
     write_results,
 )
-from engines import compare, open_ways, photographs
+from engines import compare_directions, open_ways, photographs
 
 from pipelines.importing import export_codec
 from vqgan import Codec
@@ -72,10 +71,7 @@ def measure(label: str, name: str, folder: Path, images: np.ndarray, rounds: int
     agreement, pixels = compare_tokens(reference, images, tokens), exported.decode(tokens)
     say(f"{label}, {ONNX_RUNTIME}: {agreement}; pixels: {compare_pixels(reference, tokens, pixels)}")
     runs = {**ways, ONNX_RUNTIME: exported}
-    encode = {way: functools.partial(each.encode, images) for way, each in runs.items()}
-    decode = {way: functools.partial(each.decode, tokens) for way, each in runs.items()}
-    figures = compare(f"{label}, encode", encode, len(images), rounds)
-    figures += compare(f"{label}, decode", decode, len(images), rounds)
+    figures = compare_directions(label, runs, images, tokens, rounds)
     share = 100 * agreement.equal / agreement.tokens
     return [*figures, figure(f"{label}, {ONNX_RUNTIME}: tokens that are JAX's", [share], "%")]
 

@@ -6,7 +6,6 @@ them that every data set is there.
 """
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from pipelines.tokenize_images import (
     plan_listed,
 )
 from transforms.sharded.batching import threads_here
+from transforms.sharded.manifest import by_count
 from transforms.sharded.plan import read_plan, read_slices
 from transforms.sharded.run import check_same_plan, speaker
 from transforms.tokenizing.buckets import assign_buckets
@@ -31,7 +31,7 @@ from vqgan import filesystems
 from vqgan.codec_checkpoint import read_info
 from vqgan.errors import UserError, counted
 from vqgan.image_sizes import ImageSize, describe_bucket, shape_of_size
-from vqgan.manifest import BUCKETS_FILE, FORMAT_VERSION, read_buckets
+from vqgan.manifest import BUCKETS_FILE, FORMAT_VERSION, read_buckets, write_buckets
 
 
 def tokenize_buckets(
@@ -60,10 +60,10 @@ def tokenize_buckets(
     filesystems.make_folder(config.output)
     listed: dict[str, Any] = {"version": FORMAT_VERSION, "buckets": list(map(describe_bucket, buckets))}
     if read_buckets(config.output) is None:
-        _write(config.output, listed)
+        write_buckets(config.output, listed)
     manifests = {name: carry_out(run, beam_args, record) for name, run in planned.items()}
     document = {**listed, **_sums(manifests)}
-    _write(config.output, document)
+    write_buckets(config.output, document)
     counts = document["counts"]
     speaker(config.quiet)(
         f"{config.output}: {counted(counts['images'], 'image')} in {counted(len(manifests), 'bucket')}, "
@@ -149,10 +149,5 @@ def _sums(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             for name, manifest in manifests.items()
         },
         "counts": dict(counts),
-        "reject_reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        "reject_reasons": by_count(reasons),
     }
-
-
-def _write(output: str, document: Mapping[str, Any]) -> None:
-    text = json.dumps(document, indent=1) + "\n"
-    filesystems.write_bytes(filesystems.join(output, BUCKETS_FILE), text.encode())

@@ -51,8 +51,17 @@ def resolve_dataset(path: str) -> str:
 
 def write_manifest(output: str, manifest: Mapping[str, Any]) -> None:
     """Publishes the manifest."""
-    text = json.dumps(manifest, indent=1) + "\n"
-    filesystems.write_bytes(filesystems.join(output, MANIFEST_FILE), text.encode())
+    _write(output, MANIFEST_FILE, manifest)
+
+
+def write_buckets(output: str, document: Mapping[str, Any]) -> None:
+    """Publishes what a folder says that holds a data set for each of several sizes."""
+    _write(output, BUCKETS_FILE, document)
+
+
+def _write(output: str, name: str, document: Mapping[str, Any]) -> None:
+    text = json.dumps(document, indent=1) + "\n"
+    filesystems.write_bytes(filesystems.join(output, name), text.encode())
 
 
 def read_manifest(output: str) -> dict[str, Any] | None:
@@ -76,10 +85,12 @@ def read_manifest(output: str) -> dict[str, Any] | None:
 def bucket_names(output: str) -> list[str]:
     """Returns the folders of data sets below a folder of buckets; none where it is no such folder.
 
+    On the Hub there is none: an address there is of one data set.
+
     Raises:
       UserError: its list of buckets is damaged.
     """
-    found = read_buckets(output)
+    found = None if is_dataset(output) else read_buckets(output)
     return [] if found is None else list(found.get("data_sets", found["buckets"]))
 
 
@@ -89,7 +100,7 @@ def refuse_buckets(path: str) -> None:
     Raises:
       UserError: names one of its data sets.
     """
-    if names := bucket_names(resolve_dataset(path)):
+    if names := bucket_names(path):
         one = filesystems.join(path, names[0])
         raise UserError(f"{path}: holds a data set for each size; give one of them, such as {one}")
 

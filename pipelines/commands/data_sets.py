@@ -143,9 +143,9 @@ def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     if not options.repair and (options.codec is None) != (options.input is None):
         raise UserError("--codec and --input go together: give both to re-encode a sample")
     from vqgan import filesystems
-    from vqgan.manifest import bucket_names, resolve_dataset
+    from vqgan.manifest import bucket_names
 
-    path = resolve_dataset(os.fspath(options.path))
+    path = os.fspath(options.path)
     codes = []
     for name in bucket_names(path):
         print(f"{name}:")

@@ -48,7 +48,7 @@ def common_parts(
         },
         "shards": by_name(totals.shards),
         "rejects": by_name(totals.rejects),
-        "reject_reasons": dict(sorted(totals.reasons.items(), key=lambda item: (-item[1], item[0]))),
+        "reject_reasons": by_count(totals.reasons),
         "throughput": describe_throughput(totals.new_images, totals.seconds),
         "versions": versions(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -89,6 +89,11 @@ def check_complete(plan: Plan, totals: SliceTotals) -> None:
 def by_name(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns JSON entries of files in the order of their names."""
     return sorted(entries, key=lambda entry: entry["name"])
+
+
+def by_count(reasons: Mapping[str, int]) -> dict[str, int]:
+    """Returns how often each reason occurs, the most frequent first, equal ones by name."""
+    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
 def versions() -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from transforms.sharded import rejects
-from transforms.sharded.manifest import describe_throughput
+from transforms.sharded.manifest import by_count, describe_throughput
 from transforms.sharded.plan import Plan, plan_folder
 from transforms.sharded.rejects import RejectRow
 from transforms.tokenizing.job import TokenizeJob
@@ -138,7 +138,7 @@ def join_manifests(
         },
         "shards": shards,
         "rejects": [entry for manifest in kept for entry in manifest["rejects"]],
-        "reject_reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        "reject_reasons": by_count(reasons),
         **token_statistics(histogram, shards, token_bytes),
         "throughput": describe_throughput(
             sum(manifest["throughput"]["images"] for manifest in manifests),
