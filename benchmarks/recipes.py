@@ -144,11 +144,11 @@ def train_and_measure(arm: Arm, seed: int, data: str, folder: Path) -> dict[str,
     codes = f"model.codebook_size={arm.codes}"
     settings = (*SHARED, codes, *arm.settings, *lengths, f"train.seed={seed}")
     started = time.process_time()
-    run_codec_training(
-        TrainRequest(
-            source=SourceConfig(data), output=str(folder), preset=PRESET, settings=settings, quiet=True
-        )
+    request = TrainRequest(
+        source=SourceConfig(data), output=str(folder), preset=PRESET, settings=settings, quiet=True
     )
+    if not run_codec_training(request).finished:
+        raise SystemExit("stopped by a signal: the same command starts this run anew")
     seconds = time.process_time() - started
     shutil.rmtree(folder / "checkpoints")
     return {**arm.key(seed), "seconds": round(seconds, 1), **measure(str(folder), data)}
