@@ -87,7 +87,7 @@ def describe_codec(path: str) -> dict[str, Any]:
         "path": str(info.path),
         **{name: origin[name] for name in ("format", "assumed") if name in origin},
         "parameters": codec_parameter_count(info.config),
-        "input range": list(info.config.input_range),
+        "input range": list(info.config.channels.input_ranges or info.config.input_range),
         "codebook": f"{info.config.codebook_size} codes of {info.config.embed_dim}, {info.config.quantizer}",
         **({"training step": origin["training_step"]} if "training_step" in origin else {}),
         "fingerprint": info.fingerprint,
