@@ -373,7 +373,7 @@ def _plain(value: Any) -> Any:
 def _typed(hint: Any, value: Any, where: str) -> Any:
     """Gives ``value`` its field's type: lists to tuples, integers to floats, mappings to dataclasses."""
     if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)  # type: ignore[arg-type]
+        return value if isinstance(value, hint) else from_dict(hint, value, where)  # type: ignore[arg-type]
     args = typing.get_args(hint)
     if set(args) >= set(typing.get_args(ImageSize)):
         return None if value is None and type(None) in args else read_size(where, value)
