@@ -29,7 +29,7 @@ KNOWN_FIELDS = frozenset(
         *("dropout", "norm_groups", "input_range", "clip_output", "bias", "shortcut_from_branch"),
         *("resamp_with_conv", "pool_downsample", "mid_blocks", "decoder_res_blocks", "stem_channels"),
         *("encoder_out_kernel", "has_decoder", "symmetric_downsample", "depth_to_space", "adaptive_norm"),
-        *("fsq_bound", "channels"),
+        *("fsq_bound", "channels", "decoder_ch", "decoder_added_blocks"),
     }
 )
 """Fields of a configuration that :mod:`vqgan.model.network_graph`, or a quantizer beside it, knows."""

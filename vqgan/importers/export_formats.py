@@ -16,6 +16,7 @@ from vqgan.importers.layout import KeyLayout
 _OTHERS_ONLY = (
     "shortcut_from_branch", "pool_downsample", "symmetric_downsample", "depth_to_space", "adaptive_norm",
     "spatial_norm", "scales", "vit", "decoder_attn_levels", "haar_patch", "halvings", "quant_conv_kernel",
+    "decoder_ch",
 )  # fmt: skip
 # What is fixed in the published classes of LlamaGen and vqgan-jax.
 _LLAMAGEN = {"ch": 128, "num_res_blocks": 2, "norm_groups": 32, "input_range": (-1.0, 1.0)}
