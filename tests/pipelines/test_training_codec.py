@@ -25,6 +25,7 @@ from vqgan.errors import UserError
 from vqgan.training.codec.config import CODEC_TRAINING_PRESETS, DataConfig
 from vqgan.training.codec.learner import CodecLearner
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 Vqgan = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 TOY_SETTINGS = (

@@ -33,6 +33,7 @@ from vqgan.errors import UserError
 from vqgan.model.parameters import codec_parameter_shapes
 from vqgan.model.vqgan import VQGAN, network_range
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 ROOT = Path(__file__).parents[3]
 INSTALLED = importlib.util.find_spec("openvino") is not None
 with_openvino = pytest.mark.skipif(not INSTALLED, reason="NOT CHECKED: openvino is not installed (extra cpu)")

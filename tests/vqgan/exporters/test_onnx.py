@@ -3,11 +3,9 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,6 +22,7 @@ from vqgan.engines.agreement import compare_tokens
 from vqgan.exporters.onnx_codec import check_onnx, encoder_model
 from vqgan.token_layouts import ScalesConfig
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 onnx = pytest.importorskip("onnx", reason="NOT CHECKED: onnx is not installed (extra export)")
 onnxruntime = pytest.importorskip("onnxruntime", reason="NOT CHECKED: onnxruntime is not installed")
 
@@ -69,14 +68,6 @@ def assert_same(codec: Codec, exported: Exported, images: np.ndarray) -> None:
     off = np.abs(exported.decode(tokens).astype(int) - codec.decode(tokens))
     assert off.max() <= 1
     assert (off == 0).mean() > 0.99
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast() -> Iterator[None]:
-    """Many programs are compiled, and each runs once, on little data."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
