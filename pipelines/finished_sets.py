@@ -117,7 +117,7 @@ def config_of(output: str, given: Mapping[str, Any]) -> TokenizeConfig:
     if not filesystems.exists(path):
         raise UserError(
             f"{output}: there is no {PLAN_FOLDER}/{RUN_FILE} that tells how it was made; merged data sets "
-            "have none: do this with those that were merged"
+            "have none: do this with those that were merged, remove what is damaged here, and merge again"
         )
     settings = parse_settings(TokenizeOptions, filesystems.read_bytes(path), path)
     settings |= {name: value for name, value in given.items() if value is not None}

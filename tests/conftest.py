@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from tests.faulty import KILLS
 from vqgan.config import ModelConfig
 from vqgan.errors import UserError
 
@@ -31,10 +33,17 @@ Refused = Callable[[str], AbstractContextManager[None]]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says which faults were injected, and how many blocks and commands of the documents were run."""
+    """Says what was killed, which faults were injected, and which blocks of the documents were run."""
     reports = [report for group in terminalreporter.stats.values() for report in group]
     calls = [report for report in reports if getattr(report, "when", "") == "call"]
     properties = [pair for report in calls for pair in report.user_properties]
+    killed = Counter[str]()
+    for report in reports:  # of a test's end, when all are counted
+        if getattr(report, "when", "") == "teardown":
+            killed.update(*(value for name, value in report.user_properties if name == "kills"))
+    if killed:
+        terminalreporter.section("Processes ended by SIGKILL")
+        terminalreporter.line(f"{killed.total()}: " + ", ".join(f"{n} {who}" for who, n in killed.items()))
     if faults := [str(value) for name, value in properties if name == "faults"]:
         terminalreporter.section("Faults and damage")
         for value in faults:
@@ -52,6 +61,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     )
     for value in sorted(changed + marked):
         terminalreporter.line(value)
+
+
+@pytest.fixture(autouse=True)
+def _kills_are_told(record_property: Callable[[str, object], None]) -> Iterator[None]:
+    yield
+    if KILLS:
+        record_property("kills", dict(KILLS))
+        KILLS.clear()
 
 
 @pytest.fixture(scope="session")

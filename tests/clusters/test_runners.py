@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faulty import KILLS
 from transforms.sharded.worker_reports import read_reports
 from transforms.tokenizing.buckets import describe_buckets
 
@@ -101,6 +102,7 @@ def test_killed_worker(
     launcher = processes.start(*command)
     worker = processes.held(launcher)
     os.kill(worker, signal.SIGKILL)
+    KILLS["launchers" if worker == launcher.pid else "workers"] += 1
     processes.gate.unlink()
     if engine.when_a_worker_dies == "ends":
         said = processes.finish(launcher, code=2)

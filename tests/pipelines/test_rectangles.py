@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pipelines import additions, tokenize
-from tests.faulty import MORTAL_PROGRAM, contents
+from tests.faulty import KILLS, MORTAL_PROGRAM, contents
 from transforms.tokenizing.buckets import describe_buckets
 from vqgan import Codec, open_tokens
 from vqgan.config import RUN_FILE
@@ -270,6 +270,7 @@ def test_a_killed_run_is_continued_to_the_same_bytes(
     for files in (8, 12):  # in the first bucket, and in a later one
         died = [sys.executable, "-c", MORTAL_PROGRAM, str(files), "0", *map(str, command)]
         assert subprocess.run(died, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+        KILLS["launchers"] += 1
         assert "data_sets" not in buckets_of(output)
     assert (output / "24x36").is_dir()
     assert vqgan(*command).code == 0
