@@ -72,21 +72,22 @@ def _nearest_by_parts(latents: jax.Array, codebook: jax.Array, squares: jax.Arra
     of tied columns the lowest code wins, as in ``argmin``.
     """
     codes = codebook.shape[0]
-    missing = -codes % CODES_AT_ONCE
-    padded = jnp.pad(codebook, ((0, missing), (0, 0))).reshape(-1, CODES_AT_ONCE, codebook.shape[1])
-    squares = jnp.pad(squares, (0, missing), constant_values=jnp.inf).reshape(-1, CODES_AT_ONCE)
+    width = min(codes, CODES_AT_ONCE)
+    missing = -codes % width
+    padded = jnp.pad(codebook, ((0, missing), (0, 0))).reshape(-1, width, codebook.shape[1])
+    squares = jnp.pad(squares, (0, missing), constant_values=jnp.inf).reshape(-1, width)
 
     def compare(best: tuple[jax.Array, jax.Array], part: Any) -> tuple[tuple[jax.Array, jax.Array], None]:
         least, parts = best
-        distances = _shifted_distances(latents, part[0], part[1])  # (N, CODES_AT_ONCE)
+        distances = _shifted_distances(latents, part[0], part[1])  # (N, width)
         nearer = distances < least
         return (jnp.where(nearer, distances, least), jnp.where(nearer, part[2], parts)), None
 
     numbers = jnp.arange(len(padded), dtype=jnp.int32)
-    shape = (latents.shape[0], CODES_AT_ONCE)
+    shape = (latents.shape[0], width)
     start = (jnp.full(shape, jnp.inf), jnp.zeros(shape, jnp.int32))
     (least, parts), _ = jax.lax.scan(compare, start, (padded, squares, numbers))
-    candidates = parts * CODES_AT_ONCE + jnp.arange(CODES_AT_ONCE, dtype=jnp.int32)[None, :]
+    candidates = parts * width + jnp.arange(width, dtype=jnp.int32)[None, :]
     is_least = least == jnp.min(least, axis=1, keepdims=True)
     return jnp.min(jnp.where(is_least, candidates, codes - 1), axis=1)
 
