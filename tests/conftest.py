@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
 
-# What commands compile is kept for the next run of the tests, inside of the checkout.
+# What tests compile is kept for the other worker and the next run, inside of the checkout.
 os.environ.setdefault(
     "VQGAN_COMPILATION_CACHE", str(Path(__file__).parent.parent / ".pytest_cache" / "compiled")
 )
@@ -82,6 +82,27 @@ def refused() -> Refused:
         assert "\n" not in str(caught.value)
 
     return expect
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_programs() -> None:
+    """Has JAX take what other tests, or an earlier run of them, have compiled."""
+    from vqgan.compilation_cache import enable_compilation_cache
+
+    enable_compilation_cache()
+
+
+@pytest.fixture(scope="module")
+def few_optimizations() -> Iterator[None]:
+    """For modules that compile much and run it little: XLA optimizes less, in child processes too."""
+    import jax
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        before = jax.config.values["jax_disable_most_optimizations"]
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,6 +21,8 @@ from vqgan.training.codec.config import CodecTrainConfig
 from vqgan.training.codec.state import GeneratorState
 
 LATENTS_PER_CODE = 32
+MOST_LATENTS = 1 << 17  # from here on fewer for a code: all are compared with all codes, ten times
+LEAST_PER_CODE = 8
 K_MEANS_ROUNDS = 10
 
 
@@ -73,6 +75,21 @@ def unused_codes(usage: jax.Array, least_share: float) -> jax.Array:
     return (counts <= least_share * jnp.mean(counts)) & (jnp.sum(counts) > 0)
 
 
+def latents_to_place(codes: int) -> int:
+    """Returns how many latents k-means takes for so many codes."""
+    return min(LATENTS_PER_CODE * codes, max(MOST_LATENTS, LEAST_PER_CODE * codes))
+
+
+def within_supply(mask: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the first ``count`` codes of a mask, ``[K]`` bool, and their numbers among them, ``[K]`` int32.
+
+    Of two codes at one place the second is never chosen: where a batch has fewer latents than there are
+    unused codes, the rest of them wait.
+    """
+    numbers = jnp.cumsum(mask.astype(jnp.int32)) - 1
+    return mask & (numbers < count), jnp.clip(numbers, 0, count - 1)
+
+
 def random_latents(latents: jax.Array, codes: int, key: jax.Array) -> jax.Array:
     """Draws ``[codes, D]`` from latents ``[B, h, w, D]``, each once where there are enough of them."""
     flat = latents.reshape(-1, latents.shape[-1])
@@ -120,7 +137,7 @@ class CodebookCare:
     def place(self, step: int, side: GeneratorState, batches: Iterator[np.ndarray]) -> GeneratorState:
         """Places all codes by k-means over the latents of some batches."""
         points: list[np.ndarray] = []
-        while sum(map(len, points)) < LATENTS_PER_CODE * self._config.model.codebook_size:
+        while sum(map(len, points)) < latents_to_place(self._config.model.codebook_size):
             batch = sharding.shard(next(batches), self._mesh)
             latents = np.asarray(self._encode(side.params, side.others, batch))
             points.append(latents.reshape(-1, latents.shape[-1]))
@@ -149,7 +166,11 @@ class CodebookCare:
     def _revived(self, side: GeneratorState, batch: jax.Array, key: jax.Array) -> GeneratorState:
         mask = unused_codes(side.usage, self._config.codebook.least_share)  # (K,)
         latents = self._latents(side.params, side.others, batch)
-        return self._replaced(side, mask, random_latents(latents, mask.shape[0], key))
+        codes, count = mask.shape[0], latents.size // latents.shape[-1]
+        if codes <= count:
+            return self._replaced(side, mask, random_latents(latents, codes, key))
+        mask, numbers = within_supply(mask, count)
+        return self._replaced(side, mask, random_latents(latents, count, key)[numbers])
 
     def _replaced(self, side: GeneratorState, mask: jax.Array, codes: jax.Array) -> GeneratorState:
         """Codes moved in the parameters and in their average; counting starts anew."""

@@ -38,3 +38,16 @@ def test_random_latents_are_latents() -> None:
     drawn = np.asarray(codebook.random_latents(latents, 50, jax.random.key(0)))
     rows = {tuple(row) for row in np.asarray(latents).reshape(-1, 3).tolist()}
     assert {tuple(row) for row in drawn.tolist()} == rows
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 20))
+def test_no_two_codes_move_to_one_latent(unused: list[bool], latents: int) -> None:
+    mask, numbers = map(np.asarray, codebook.within_supply(jnp.asarray(unused), latents))
+    first = np.flatnonzero(unused)[:latents]
+    assert np.flatnonzero(mask).tolist() == first.tolist()
+    assert numbers[mask].tolist() == list(range(len(first)))
+
+
+def test_large_codebooks_are_placed_by_fewer_latents_for_a_code() -> None:
+    codes = (512, 1024, 4096, 16_384, 262_144)
+    assert [codebook.latents_to_place(count) // count for count in codes] == [32, 32, 32, 8, 8]
