@@ -70,7 +70,7 @@ def single_layers(rounds: int) -> list[Figure]:
         )
     )
     folded = jax.jit(
-        lambda x, kernel: convolutions.convolve(
+        lambda x, kernel: convolutions.convolve_images(
             x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=convolutions.LAYOUT
         )
     )

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from common import PHOTOS, parser, read_photos, say, scratch
 from PIL import Image, ImageDraw
 
-from pipelines import tokenize, train_prior
+from pipelines import tokenize, train, train_prior
 from pipelines.complete_image import enlarge, hide_tokens
 from pipelines.demo import DIGIT_SIZE, DIGITS, PRIOR_SETTINGS
 from vqgan import Codec, Prior, open_tokens
@@ -42,6 +42,21 @@ MODEST = (
     "data.holdout=10",
     "data.samples=0",
 )
+# Codecs of three downsamplings, trained alike: minutes each.
+LEVELS = {4: [1, 2, 4], 8: [1, 2, 3, 4], 16: [1, 2, 3, 4, 4]}
+SHORT_TRAINING = {
+    "train.steps": 400,
+    "train.batch_size": 8,
+    "train.evaluate_every": 400,
+    "train.save_every": 100,
+    "train.ema_decay": 0.97,
+    "train.best": "lpips",
+    "data.validation_size": 64,
+    "data.validation_limit": 16,
+    "loss.perceptual": 0.5,
+    "loss.perceptual_network": "alex",
+    "codebook.autoencoder_steps": 40,
+}
 
 
 class Studio:
@@ -50,10 +65,11 @@ class Studio:
     Args:
       codec: name or path of the codec.
       folder: to work in; what is finished there is taken as it is.
+      pictures: training pictures for codecs, where some are to be trained.
     """
 
-    def __init__(self, codec: str, folder: Path):
-        self.name, self.folder = codec, folder
+    def __init__(self, codec: str, folder: Path, pictures: str = ""):
+        self.name, self.folder, self.pictures = codec, folder, pictures
         self.codec = Codec.load(codec, batch_size=16)
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -65,6 +81,13 @@ class Studio:
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """Returns images after their tokens alone."""
         return self.codec.decode(self.codec.encode(images))
+
+    def trained(self, downsampling: int) -> Codec:
+        """Trains a codec on the pictures for a short time, or goes on where that was stopped."""
+        output = str(self.folder / f"f{downsampling}")
+        settings = {"model.ch_mult": LEVELS[downsampling], **SHORT_TRAINING}
+        train(input=self.pictures, output=output, preset="tiny", set=settings)
+        return Codec.load(output, batch_size=5)
 
     def tokens(self, name: str, source: Path, size: int, **more: object) -> str:
         """Makes a token data set; returns its folder."""
@@ -143,6 +166,14 @@ def reconstructions(studio: Studio) -> np.ndarray:
     """Five photographs; below them the same from 1,024, 256 and 64 tokens."""
     photos = studio.photos[:5]
     decoded = [studio.reconstruct(_shrunk(photos, size)) for size in (256, 128, 64)]
+    return tile_images(np.concatenate([_shrunk(images, 144) for images in (photos, *decoded)]), len(photos))
+
+
+def downsamplings(studio: Studio) -> np.ndarray:
+    """Five photographs; below them the same by codecs of 4, 8 and 16 pixels a token, trained alike."""
+    photos = studio.photos[:5]
+    codecs = [studio.trained(downsampling) for downsampling in LEVELS]
+    decoded = [codec.decode(codec.encode(photos)) for codec in codecs]
     return tile_images(np.concatenate([_shrunk(images, 144) for images in (photos, *decoded)]), len(photos))
 
 
@@ -252,8 +283,8 @@ def failures(studio: Studio) -> np.ndarray:
 PICTURES: Mapping[str, Callable[[Studio], np.ndarray]] = {
     make.__name__: make
     for make in (
-        reconstructions, failures, codebook, usage, interpolation, guidance, completion, inpainting, outlines,
-        photographs, wide,
+        reconstructions, downsamplings, failures, codebook, usage, interpolation, guidance, completion,
+        inpainting, outlines, photographs, wide,
     )
 }  # fmt: skip
 
@@ -317,11 +348,15 @@ def main() -> None:
     flags.add_argument("output", type=Path, help="folder for the pictures")
     flags.add_argument("--codec", default="tiny")
     flags.add_argument("--only", nargs="+", choices=list(PICTURES), default=list(PICTURES), metavar="NAME")
+    flags.add_argument("--pictures", help="those of benchmarks/training_data.py, for codecs that are trained")
     flags.add_argument("--work", type=Path, help="folder to work in, kept; a temporary one by default")
     args = flags.parse_args()
+    if "downsamplings" in args.only and args.pictures is None:
+        say("downsamplings: left out, as it trains codecs; name the --pictures")
+        args.only.remove("downsamplings")
     args.output.mkdir(parents=True, exist_ok=True)
     with scratch() as temporary:
-        studio = Studio(args.codec, args.work or Path(temporary))
+        studio = Studio(args.codec, args.work or Path(temporary), args.pictures or "")
         for name in args.only:
             write_picture(args.output / f"{name}.jpg", PICTURES[name](studio))
     say(f"made on {jax.default_backend()} from {studio.codec.fingerprint[:12]}")

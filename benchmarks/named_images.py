@@ -1,6 +1,6 @@
 """Whether a prior obeys the names of coloured images: right names against wrong ones, and what it draws.
 
-Trains a prior on token sets and captions (Parquet: ``key``, ``caption`` with a list of them, ``group``), on
+Trains a prior on token sets and captions (Parquet: ``key``, ``caption`` with one or a list, ``group``), on
 words, or on vectors that ``examples/embed_captions.py`` makes. Then compares, for images of validation, the
 likelihood of the tokens under the right caption, the first and the last one, with that under wrong ones:
 those of other such images, and those of another group. Words that no image to train on has are left out;
@@ -79,9 +79,9 @@ def held_back(args: argparse.Namespace) -> tuple[np.ndarray, list[str]]:
 
 
 def known_name(prior: Prior, name: str) -> str:
-    """The words of a name that the prior knows; all of them for a prior of vectors."""
-    words = split_words(name)
-    return " ".join(word for word in words if not prior.info.words or word in prior.info.words)
+    """The words of a name that the prior knows, as many as it takes; for a prior of vectors all of them."""
+    known = [word for word in split_words(name) if not prior.info.words or word in prior.info.words]
+    return " ".join(known[: prior.config.text_length])
 
 
 def draw_pairs(names: list[str], groups: list[str], wrong: int, across: bool, seed: int) -> np.ndarray:
@@ -145,7 +145,8 @@ def main() -> None:
     prior = Prior.load(train_prior(args), batch_size=64)
     tokens, keys = held_back(args)
     table = pq.read_table(args.captions)
-    captions = dict(zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True))
+    said = [[caption] if isinstance(caption, str) else caption for caption in table["caption"].to_pylist()]
+    captions = dict(zip(table["key"].to_pylist(), said, strict=True))
     groups = dict(zip(table["key"].to_pylist(), table["group"].to_pylist(), strict=True))
     say("| what the right name is compared with | images | pairs | right one likelier |\n|---|---|---|---|")
     for number, what in ((0, "name"), (-1, "name and group")):

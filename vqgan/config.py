@@ -236,7 +236,7 @@ class ModelConfig:
             raise UserError(f"model.fsq_levels is {levels}: quantizer fsq needs at least 2 levels in each")
         if len(levels) != self.embed_dim:
             raise UserError(
-                f"model.embed_dim is {self.embed_dim}: give {len(levels)}, as fsq_levels is {levels}"
+                f"model.embed_dim is {self.embed_dim}: it must be {len(levels)}, as fsq_levels is {levels}"
             )
         if math.prod(levels) != self.codebook_size:
             raise UserError(

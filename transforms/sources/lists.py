@@ -36,8 +36,6 @@ from vqgan.errors import UserError
 from vqgan.faults import GoneError, raise_machine_fault
 from vqgan.filesystems import check_scheme, plain_uri, resolve
 
-_LISTED = Entry._fields.index("file_size")  # fields before those that a look at the file fills in
-
 PATH_COLUMNS = (
     *("path", "file", "filepath", "file_path", "filename", "file_name"),
     *("image", "image_path", "img", "img_path", "url", "uri"),
@@ -257,7 +255,11 @@ def _seen(location: Location, entry: Entry, local: bool) -> Entry:
     except (OSError, ValueError) as error:  # reading will tell; its name may be written in another way
         raise_machine_fault(error, f"{location.text}: {entry.key!r} cannot be looked at")
         return entry
-    return Entry(*entry[:_LISTED], status.st_size, status.st_mtime_ns)  # _replace takes longer
+    # _replace takes longer
+    return Entry(
+        entry.key, entry.file, entry.offset, entry.size, entry.label, entry.members, entry.error,
+        status.st_size, status.st_mtime_ns,
+    )  # fmt: skip
 
 
 def _resolve(location: Location, file: str) -> tuple[fs.FileSystem, str | bytes]:

@@ -25,7 +25,7 @@ def on_processor() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def convolve(
+def convolve_images(
     x: jax.Array,
     kernel: jax.Array,
     strides: Sequence[int],

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from vqgan.config import SPATIAL_NORM_GROUPS
-from vqgan.model.convolutions import convolve, convolve_doubled, on_processor
+from vqgan.model.convolutions import convolve_doubled, convolve_images, on_processor
 
 GROUP_NORM_EPSILON = 1e-6
 
@@ -34,7 +34,7 @@ def conv(
         padding=size // 2,
         use_bias=use_bias,
         dtype=dtype,
-        conv_general_dilated=convolve,
+        conv_general_dilated=convolve_images,
         rngs=rngs,
     )
 

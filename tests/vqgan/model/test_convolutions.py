@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqgan.model import convolutions
-from vqgan.model.convolutions import convolve, convolve_doubled
+from vqgan.model.convolutions import convolve_doubled, convolve_images
 from vqgan.model.layers import Upsample, conv, repeat_pixels
 from vqgan.quantizers.nearest import nearest_code
 
@@ -35,7 +35,7 @@ def plain(x: jax.Array, kernel: jax.Array, **arguments: object) -> jax.Array:
 )
 def test_few_channels_are_convolved_to_the_same_values(inputs: int, outputs: int, width: int) -> None:
     x, kernel = arrays((2, 5, width, inputs), (3, 3, inputs, outputs))
-    found = convolve(x, kernel, (1, 1), SIDES, dimension_numbers=convolutions.LAYOUT)
+    found = convolve_images(x, kernel, (1, 1), SIDES, dimension_numbers=convolutions.LAYOUT)
     assert found.shape == (2, 5, width, outputs)
     np.testing.assert_allclose(found, plain(x, kernel), rtol=1e-5, atol=1e-5)
 
@@ -48,7 +48,7 @@ def test_neighbours_are_computed_as_one_where_channels_are_few(
 
     def program() -> str:
         def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            return convolve(x, kernel, (1, 1), SIDES, dimension_numbers=convolutions.LAYOUT)
+            return convolve_images(x, kernel, (1, 1), SIDES, dimension_numbers=convolutions.LAYOUT)
 
         return str(jax.make_jaxpr(run)(x, kernel))
 
@@ -63,7 +63,7 @@ def test_strides_other_edges_and_other_kernels_are_left_to_jax() -> None:
         expected = jax.lax.conv_general_dilated(
             x, kernel_, strides, padding, dimension_numbers=convolutions.LAYOUT
         )
-        found = convolve(x, kernel_, strides, padding, dimension_numbers=convolutions.LAYOUT)
+        found = convolve_images(x, kernel_, strides, padding, dimension_numbers=convolutions.LAYOUT)
         np.testing.assert_array_equal(found, expected)
 
 

@@ -193,6 +193,23 @@ def test_unused_codes_move_onto_latents(learner: CodecLearner, trained: Any, cro
         np.testing.assert_allclose(gaps, 0, atol=1e-5)
 
 
+def test_unused_codes_do_not_share_a_latent(make_learner: Any, toy: CodecTrainConfig) -> None:
+    """Of more unused codes than a batch has latents, as many move as there are places; the others wait."""
+    model = dataclasses.replace(toy.model, codebook_size=1024)
+    large = make_learner(model=model)
+    state = large.initial().generator
+    batch = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    places = 4 * (16 // model.downsampling) ** 2
+    assert places < 900
+    usage = jnp.zeros(1024, jnp.int32).at[:124].set(100)
+    before = np.asarray(state.params["quantizer.codebook"])
+    revived = large._codebook.revive(state._replace(usage=usage), batch, jax.random.key(0))
+    after = np.asarray(revived.params["quantizer.codebook"])
+    moved = np.flatnonzero(np.any(before != after, axis=1))
+    assert moved.tolist() == list(range(124, 124 + places))
+    assert len(np.unique(after[moved], axis=0)) == places
+
+
 def test_no_revival_late_in_the_run(learner: CodecLearner, trained: Any, crops: np.ndarray) -> None:
     for step in (16, 35):  # not due; due, but in the last fifth
         batches = iter(crops)
