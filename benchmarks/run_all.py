@@ -31,6 +31,7 @@ SCRIPTS = (
     "size",
     "memory",
     "plan",
+    "clusters",
     "import_checkpoint",
 )
 

@@ -4,6 +4,8 @@ They are what Debian 12 packages carry; nothing is installed. On a Debian machin
 
 python benchmarks/training_data.py photos/
 
+``--captions photos.parquet`` also writes what their files and folders are called: all that is said of them.
+
 Pictures that show the same, whatever their size, are kept once. Left out are line art, pictures with
 transparency, and all that looks like a picture of the tests or of the demo. The split into training and
 validation is that of ``vqgan train``, by a hash of the file's name.
@@ -16,6 +18,7 @@ import hashlib
 import io
 import itertools
 import re
+import struct
 import subprocess
 import tempfile
 import warnings
@@ -24,6 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from common import parser, say
 from PIL import Image
 
@@ -33,6 +38,7 @@ SHORT_SIDE = 384  # pixels of what is written: crops of 256-pixel scenes and of 
 LEAST_SIDE = 160
 SAME = 40  # bits of 512 in which two pictures' hashes may differ; unrelated ones differ in about 256
 PICTURES = re.compile(r"\.(jpe?g|png|webp)$", re.IGNORECASE)
+NO_WORDS = {"tex", "textures", "resource", "images", "image", "contents", "backgrounds", "default"}
 NO_SCENES = re.compile(r"_(norm|gloss|glow|bump|nm|gm|sm|rm|h)\.\w+$|(lightmap|screenshot|preview)[^/]*$")
 
 
@@ -76,6 +82,7 @@ def main() -> None:
     flags.add_argument("output", type=Path)
     flags.add_argument("--packages", type=Path, help="folder of .deb files; downloaded ones stay there")
     flags.add_argument("--textures", action="store_true", help="also photographed surfaces of games")
+    flags.add_argument("--captions", type=Path, help="Parquet for the words of the pictures' names, by key")
     flags.add_argument("--short-side", type=int, default=SHORT_SIDE)
     args = flags.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
@@ -86,6 +93,7 @@ def main() -> None:
 
 
 def _gather(args: argparse.Namespace, folder: Path) -> None:
+    captions: dict[str, list[str | list[str]]] = {"key": [], "caption": [], "group": []}
     seen = Likenesses()
     for path in sorted(path for held in HELD_BACK for path in held.rglob("*") if PICTURES.search(path.name)):
         picture = _open(path.read_bytes(), least=32)
@@ -94,15 +102,31 @@ def _gather(args: argparse.Namespace, folder: Path) -> None:
     total = 0
     for package in PACKAGES + TEXTURES * args.textures:
         archive, counts = _download(package.name, folder), collections.Counter[str]()
-        new = filter(seen.is_new, _pictures(archive, package, counts))
-        for picture in itertools.islice(new, package.most):
+        new = (found for found in _pictures(archive, package, counts) if seen.is_new(found[1]))
+        for name, picture in itertools.islice(new, package.most):
             counts["kept"] += 1
-            _write(picture, package.name, args)
+            said = name_words(name)
+            captions["key"].append(_write(picture, package.name, args))
+            captions["caption"].append([" ".join(said)])
+            captions["group"].append(said[0] if said else "")
         total += counts["kept"]
         version = archive.name.split("_")[1].replace("%3a", ":")
         found, kept = counts["looked at"], counts["kept"]
         say(f"| `{package.name}` | {version} | {found:,} | {kept:,} | {package.licences} |")
     say(f"\n{total:,} pictures")
+    if args.captions:
+        pq.write_table(pa.table(captions), args.captions)
+
+
+def name_words(name: str) -> list[str]:
+    """The words in the names of a picture's file and folder, the folder's first, without numbers.
+
+    >>> name_words("textures/tex_nature/dryGrass_01.jpg")
+    ['nature', 'dry', 'grass']
+    """
+    path = Path(name)
+    parts = re.sub(r"([a-z])([A-Z])", r"\1 \2", f"{path.parent.name} {path.stem}")
+    return [word for word in re.findall(r"[a-z]{3,}", parts.lower()) if word not in NO_WORDS]
 
 
 def _download(name: str, folder: Path) -> Path:
@@ -112,41 +136,67 @@ def _download(name: str, folder: Path) -> Path:
     return min(folder.glob(f"{name}_*.deb"))
 
 
-def _pictures(archive: Path, package: Package, counts: collections.Counter[str]) -> Iterator[Image.Image]:
-    """Opens the usable pictures of a package, the largest file of several first."""
+def _pictures(
+    archive: Path, package: Package, counts: collections.Counter[str]
+) -> Iterator[tuple[str, Image.Image]]:
+    """Opens the usable pictures of a package with their names, the largest file of several first."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["dpkg-deb", "-x", str(archive), folder], check=True)
         files = [path for path in Path(folder).rglob("*") if path.is_file() and not path.is_symlink()]
         for path in sorted(files, key=lambda path: (-path.stat().st_size, path)):
             if re.search(package.within, str(path)) and not NO_SCENES.search(str(path).lower()):
-                for data in _members(path):
+                for name, data in _members(path):
                     counts["looked at"] += 1
                     if (picture := _open(data)) is not None:
-                        yield picture
+                        yield name, picture
 
 
-def _members(path: Path) -> Iterator[bytes]:
-    """The bytes of a picture's file, or of all pictures within an archive."""
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of a picture's file, or of all pictures within an archive."""
     if PICTURES.search(path.name):
-        yield path.read_bytes()
+        yield str(path), path.read_bytes()
     elif path.suffix == ".pk3":  # a zip file
         with zipfile.ZipFile(path) as members:
             for name in sorted(members.namelist()):
                 if PICTURES.search(name) and not NO_SCENES.search(name.lower()):
-                    yield members.read(name)
+                    yield name, members.read(name)
     elif path.suffix == ".rcc":
         yield from _resources(path.read_bytes())
 
 
-def _resources(data: bytes) -> Iterator[bytes]:
-    """Pictures in a Qt resource file, which stores those that do not compress as they are.
+def _resources(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of the pictures in a Qt resource file, which stores what does not compress as it is.
 
     Each file's bytes follow their length as four bytes, big endian.
     """
-    for start in (match.start() for match in re.finditer(rb"\xff\xd8\xff|RIFF....WEBP", data, re.DOTALL)):
-        length = int.from_bytes(data[max(start - 4, 0) : start])
-        if start >= 4 and 1000 < length <= len(data) - start:
-            yield data[start : start + length]
+    start = int.from_bytes(data[12:16])
+    for place, name in sorted(_resource_names(data)):
+        content = start + place + 4
+        length = int.from_bytes(data[start + place : content])
+        if length > 1000 and re.match(rb"\xff\xd8\xff|RIFF....WEBP", data[content : content + 12], re.DOTALL):
+            yield name, data[content : content + length]
+
+
+def _resource_names(data: bytes) -> Iterator[tuple[int, str]]:
+    """Yields where the bytes of each file of a Qt resource file are, and its name with those of its folders.
+
+    They are the leaves of a tree of nodes, of 22 bytes from version 2 on: where the name is (its length as
+    two bytes, four of a hash, UTF-16), flags, of which 2 is a folder; of that how many nodes it has and which
+    is the first, of a file its language and where it is.
+    """
+    version, tree, _, names = struct.unpack(">4I", data[4:20])
+    nodes = [(0, "")]
+    while nodes:
+        number, above = nodes.pop()
+        at = tree + number * (14 if version < 2 else 22)
+        name, flags, first, second = struct.unpack(">IHII", data[at : at + 14])
+        at = names + name
+        length = int.from_bytes(data[at : at + 2])
+        path = f"{above}/{data[at + 6 : at + 6 + 2 * length].decode('utf-16-be')}" if number else ""
+        if flags & 2:
+            nodes += [(second + child, path) for child in range(first)]
+        else:
+            yield second, path
 
 
 def _open(data: bytes, least: int = LEAST_SIDE) -> Image.Image | None:
@@ -197,13 +247,14 @@ def _likeness(picture: Image.Image) -> np.ndarray:
     return np.concatenate([np.diff(gray[:16], axis=1).ravel() > 0, np.diff(gray[:, :16], axis=0).ravel() > 0])
 
 
-def _write(picture: Image.Image, package: str, args: argparse.Namespace) -> None:
-    """Writes a picture at the wanted shorter side, named by package and content."""
+def _write(picture: Image.Image, package: str, args: argparse.Namespace) -> str:
+    """Writes a picture at the wanted shorter side, named by package and content; returns that name."""
     scale = min(args.short_side / min(picture.size), 1.0)
     size = (round(picture.width * scale), round(picture.height * scale))
     small = picture.resize(size, Image.Resampling.LANCZOS)
-    name = hashlib.sha256(small.tobytes()).hexdigest()[:10]
-    small.save(args.output / f"{package}-{name}.jpg", quality=92)
+    name = f"{package}-{hashlib.sha256(small.tobytes()).hexdigest()[:10]}.jpg"
+    small.save(args.output / name, quality=92)
+    return name
 
 
 if __name__ == "__main__":

@@ -93,39 +93,69 @@ def append(config: TokenizeConfig, beam_args: Sequence[str]) -> dict[str, Any]:
     Raises:
       UserError: other settings, a file that has changed, no finished data set, or a run's own.
     """
-    finished, planned = plan_append(config)
-    part = _appended(finished, planned)
+    return append_planned(plan_all(config), beam_args)
+
+
+def append_planned(planned: PlannedTokenize, beam_args: Sequence[str]) -> dict[str, Any]:
+    """Adds to the finished data set at a run's output what the run has and it does not.
+
+    Args:
+      planned: the tokenizing of all that the source has.
+      beam_args: flags for Beam.
+
+    Returns:
+      The manifest, with the new part.
+
+    Raises:
+      UserError: as :func:`append`.
+    """
+    finished, new = only_new(planned)
+    output, quiet, part = planned.output, planned.quiet, _appended(finished, new)
     if part.plan.entries and _is_begun_otherwise(part):
         # The input has grown since: what was begun comes first.
-        keys = pa.concat_tables(read_slices(config.output, ["key"], part.number)).column("key")
-        entries = planned.slices.entries
-        begun = entries.filter(pc.is_in(entries.column("key"), keys.combine_chunks().cast(pa.large_string())))
-        earlier = _appended(finished, _of_entries(planned, begun))
+        earlier = _appended(finished, of_planned(new, output, part.number))
         if not _is_begun_otherwise(earlier):
-            _carry_out(earlier, planned.config, beam_args)
-            return append(config, beam_args)
+            _carry_out(earlier, new.config, beam_args)
+            return append_planned(planned, beam_args)
     if not part.plan.entries:
-        return _nothing_to_do(finished, "the input has nothing that is not in it", config.quiet)
-    speaker(config.quiet)(f"{counted(part.plan.entries, 'image')} that {config.output} does not have")
-    return _carry_out(part, planned.config, beam_args)
+        return _nothing_to_do(finished, "the input has nothing that is not in it", quiet)
+    speaker(quiet)(f"{counted(part.plan.entries, 'image')} that {output} does not have")
+    return _carry_out(part, new.config, beam_args)
 
 
-def plan_append(config: TokenizeConfig) -> tuple[FinishedSet, PlannedTokenize]:
-    """Returns a finished data set, and the tokenizing of what a source has and the data set does not.
+def plan_all(config: TokenizeConfig) -> PlannedTokenize:
+    """Plans the tokenizing of all that a source has, of which a finished data set has a part; writes nothing.
+
+    Raises:
+      UserError: as :func:`pipelines.tokenize_images.plan_tokenize`, or no finished data set.
+    """
+    finished = open_finished(config.output)
+    known = finished.entries(["key"]).column("key").to_pylist() if config.dedupe else []
+    return plan_tokenize(config, frozenset(known))
+
+
+def only_new(planned: PlannedTokenize) -> tuple[FinishedSet, PlannedTokenize]:
+    """Returns the finished data set at a run's output, and the tokenizing of what it does not have.
 
     Raises:
       UserError: other settings, a file that has changed, or no finished data set.
     """
-    finished = open_finished(config.output)
-    known = finished.entries(["key"]).column("key").to_pylist() if config.dedupe else []
-    planned = plan_tokenize(config, frozenset(known))
+    finished = open_finished(planned.output)
     before, now = (
         {**shared_settings(identity), "dedupe": identity.get("dedupe", False)}
         for identity in (finished.identity, planned.plan.identity)
     )
     if changed := differences(before, now):
-        raise UserError(f"{config.output}: other settings than it was made with ({'; '.join(changed)})")
+        raise UserError(f"{planned.output}: other settings than it was made with ({'; '.join(changed)})")
     return finished, _of_entries(planned, _new_entries(finished, planned.slices.entries))
+
+
+def of_planned(planned: PlannedTokenize, output: str, part: int) -> PlannedTokenize:
+    """Returns the tokenizing of those entries that a part's plan has, which was begun of fewer."""
+    keys = pa.concat_tables(read_slices(output, ["key"], part)).column("key")
+    entries = planned.slices.entries
+    begun = pc.is_in(entries.column("key"), keys.combine_chunks().cast(pa.large_string()))
+    return _of_entries(planned, entries.filter(begun))
 
 
 def _of_entries(planned: PlannedTokenize, entries: pa.Table) -> PlannedTokenize:

@@ -5,8 +5,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.additions import plan_append
+from pipelines.additions import only_new, plan_all
 from pipelines.beam_runs import measure_graph
+from pipelines.bucket_plans import new_in_bucket, plan_buckets
 from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig, plan_tokenize
 from transforms.images.crops import count_views
 from transforms.sharded.batching import load_codec
@@ -15,12 +16,16 @@ from transforms.sharded.slices import entries_of
 from transforms.sources import Entry, open_source
 from transforms.tokenizing.shard import Item, batches, encode, read_and_decode
 from vqgan.compilation_cache import enable_compilation_cache
+from vqgan.image_sizes import ImageSize, describe_bucket
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
 
 SAMPLE_BATCHES = 3
 OTHER_BYTES_PER_ROW = 64  # key, crop and the rest
+NOTHING = {"images": 0}
+MEGABYTES, SECONDS = "megabytes on disk, at most about", "seconds to expect"
+SUMMED = ("images", "slices", "rows", MEGABYTES, SECONDS)
 
 
 def estimate(config: TokenizeConfig, beam_args: Sequence[str] = (), append: bool = False) -> dict[str, Any]:
@@ -31,19 +36,35 @@ def estimate(config: TokenizeConfig, beam_args: Sequence[str] = (), append: bool
       beam_args: flags for Beam, known to be good; where there are some, the job graph is measured as well.
       append: only what the output does not have.
 
-    Args:
-      config: all settings.
-      append: only what the output does not have.
-
     Returns:
       Estimates as JSON data, in the order in which to print them.
 
     Raises:
       UserError: as a real run would.
     """
-    planned = plan_append(config)[1] if append else plan_tokenize(config)
+    return _estimate(only_new(plan_all(config))[1] if append else plan_tokenize(config), beam_args)
+
+
+def estimate_buckets(
+    config: TokenizeConfig, buckets: Sequence[ImageSize], beam_args: Sequence[str] = (), append: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Returns the estimates for each bucket by its name, and what can be summed of them as ``all``.
+
+    Arguments and errors are those of :func:`estimate` and :func:`pipelines.bucket_plans.plan_buckets`.
+    """
+    planned = plan_buckets(config, buckets, append)
+    found = {
+        name: _estimate(new_in_bucket(planned[name]), beam_args) if name in planned else NOTHING
+        for name in map(describe_bucket, buckets)
+    }
+    sums = {name: round(sum(each.get(name, 0) for each in found.values()), 2) for name in SUMMED}
+    return {**found, "all": sums}
+
+
+def _estimate(planned: PlannedTokenize, beam_args: Sequence[str]) -> dict[str, Any]:
+    config = planned.config
     if not planned.plan.entries:
-        return {"images": 0}
+        return dict(NOTHING)
     if config.compilation_cache:
         enable_compilation_cache()
     codec = load_codec(config.codec, planned.task.batch_size, config.dtype, planned.engine)
@@ -59,9 +80,9 @@ def estimate(config: TokenizeConfig, beam_args: Sequence[str] = (), append: bool
         "slices": planned.plan.slices,
         "rows": rows,
         "tokens per row": math.prod(grid),
-        "megabytes on disk, at most about": round(rows * _row_bytes(codec, grid, latents) / 1e6, 2),
+        MEGABYTES: round(rows * _row_bytes(codec, grid, latents) / 1e6, 2),
         "images per second": round(rate, 2),
-        "seconds to expect": round(planned.plan.entries / rate, 1),
+        SECONDS: round(planned.plan.entries / rate, 1),
         "images sampled": len(entries),
         "share of rejects in the sample": round(share, 4),
         **({"kilobytes of the job graph": _graph_kilobytes(planned)} if beam_args else {}),

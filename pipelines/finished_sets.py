@@ -27,6 +27,7 @@ from vqgan.codec_checkpoint import read_info
 from vqgan.config import RUN_FILE, to_dict
 from vqgan.engines.choice import EngineChoice, recorded_engine
 from vqgan.errors import UserError, counted
+from vqgan.image_sizes import read_size
 from vqgan.manifest import (
     DataSetPart,
     chain_hash,
@@ -116,7 +117,7 @@ def config_of(output: str, given: Mapping[str, Any]) -> TokenizeConfig:
     if not filesystems.exists(path):
         raise UserError(
             f"{output}: there is no {PLAN_FOLDER}/{RUN_FILE} that tells how it was made; merged data sets "
-            "have none: do this with those that were merged"
+            "have none: do this with those that were merged, remove what is damaged here, and merge again"
         )
     settings = parse_settings(TokenizeOptions, filesystems.read_bytes(path), path)
     settings |= {name: value for name, value in given.items() if value is not None}
@@ -130,7 +131,7 @@ def checked_config(finished: FinishedSet, config: TokenizeConfig) -> TokenizeCon
       UserError: other settings than the data set was made with.
     """
     info, identity = read_info(config.codec), finished.identity
-    config = config.for_codec(info)
+    config = _at_its_size(identity, config.for_codec(info))
     finished.engine.check_installed()
     mine = {
         "codec": {"fingerprint": info.fingerprint, "config": to_dict(info.config)},
@@ -141,6 +142,14 @@ def checked_config(finished: FinishedSet, config: TokenizeConfig) -> TokenizeCon
         raise UserError(f"{finished.output}: other settings than it was made with ({'; '.join(changed)})")
     source = dataclasses.replace(config.source, kind=identity["source"]["kind"])
     return dataclasses.replace(config, source=source)
+
+
+def _at_its_size(identity: Mapping[str, Any], config: TokenizeConfig) -> TokenizeConfig:
+    """Returns the settings of a data set that is one of several buckets, of which they tell all sizes."""
+    if "buckets" not in identity:
+        return config
+    size = read_size("image_size", identity["preprocessing"]["geometry"]["image_size"])
+    return dataclasses.replace(config, geometry=dataclasses.replace(config.geometry, image_size=size))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """``vqgan inspect``: what a codec, a prior, a data set or one shard is."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from transforms.decoding.index import index_folder
 from transforms.decoding.verify import ImageVerifier
 from transforms.sharded.plan import Plan, read_plan
 from transforms.sharded.verify import Verifier, require_manifest
+from transforms.tokenizing.buckets import describe_buckets
 from transforms.tokenizing.verify import SampleVerifier, TokenVerifier
 from transforms.tokenizing.verify_parts import unfinished_part, verify_parts
 from vqgan import filesystems
@@ -17,7 +17,15 @@ from vqgan.config import ModelConfig, to_dict
 from vqgan.downloads import is_dataset
 from vqgan.errors import UserError
 from vqgan.importers import is_foreign_source, looks_foreign
-from vqgan.manifest import IMAGES_KIND, check_parts, read_buckets, read_manifest, resolve_dataset
+from vqgan.manifest import (
+    BUCKETS_FILE,
+    IMAGES_KIND,
+    bucket_names,
+    check_parts,
+    read_buckets,
+    read_manifest,
+    resolve_dataset,
+)
 from vqgan.model.parameters import codec_parameter_count
 from vqgan.model_card import ModelCard
 from vqgan.prior.checkpoint import find_prior, read_prior
@@ -46,8 +54,8 @@ def describe(path: str) -> dict[str, Any]:
         return describe_prior(path)
     if read_plan(path) is not None:
         return describe_data_set(path)
-    if (buckets := read_buckets(path)) is not None:
-        return _describe_buckets(path, buckets)
+    if read_buckets(path) is not None:
+        return _describe_buckets(path)
     if looks_foreign(Path(path)):
         return describe_codec(path)
     raise UserError(
@@ -56,14 +64,11 @@ def describe(path: str) -> dict[str, Any]:
     )
 
 
-def _describe_buckets(path: str, buckets: Mapping[str, Any]) -> dict[str, Any]:
-    """Describes a folder of data sets of several sizes, by what it says itself."""
-    finished = "data_sets" in buckets
-    return {
-        "kind": "data sets of buckets" if finished else "unfinished data sets of buckets",
-        "path": path,
-        **{name: value for name, value in buckets.items() if name != "version"},
-    }
+def _describe_buckets(path: str) -> dict[str, Any]:
+    """Describes a folder of data sets of several sizes, by their manifests."""
+    found = describe_buckets(path)
+    kind = "data sets of buckets"
+    return {"kind": f"unfinished {kind}" if "unfinished" in found else kind, "path": path, **found}
 
 
 def _is_parquet(path: str) -> bool:
@@ -82,7 +87,7 @@ def describe_codec(path: str) -> dict[str, Any]:
         "path": str(info.path),
         **{name: origin[name] for name in ("format", "assumed") if name in origin},
         "parameters": codec_parameter_count(info.config),
-        "input range": list(info.config.input_range),
+        "input range": list(info.config.channels.input_ranges or info.config.input_range),
         "codebook": f"{info.config.codebook_size} codes of {info.config.embed_dim}, {info.config.quantizer}",
         **({"training step": origin["training_step"]} if "training_step" in origin else {}),
         "fingerprint": info.fingerprint,
@@ -233,6 +238,24 @@ def verify_data_set(output: str) -> tuple[list[str], str]:
     if plan.hash != manifest["plan_hash"]:
         problems.insert(0, "manifest.json and plan/plan.json are of different plans")
     return [*unfinished_part(output, manifest), *problems], summary
+
+
+def missing_buckets(output: str) -> dict[str, str]:
+    """Returns what is wrong with a folder of buckets beside its data sets, by the name of what is not there.
+
+    Raises:
+      UserError: its list of buckets is damaged.
+    """
+    is_listed = "data_sets" in (read_buckets(output) or {})
+    why = "problem: it is gone" if is_listed else "not begun, or no image is nearest to it"
+    found = {
+        name: why
+        for name in bucket_names(output)
+        if not filesystems.list_entries(filesystems.join(output, name))
+    }
+    if not is_listed:
+        found[BUCKETS_FILE] = "not finished; run the command that makes it again"
+    return found
 
 
 def _verifier_of(kind: str | None, plan: Plan) -> type[Verifier]:

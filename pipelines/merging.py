@@ -22,7 +22,7 @@ from transforms.sharded.plan import (
     read_slices,
     write_plan,
 )
-from transforms.sharded.run import LEFTOVER_SECONDS, speaker
+from transforms.sharded.run import LEFTOVER_SECONDS, missing_files, speaker
 from transforms.sharded.summary import describe_file
 from transforms.tokenizing.manifest import publish_token_manifest
 from transforms.tokenizing.parts import join_manifests, part_number, retried_file, shared_settings
@@ -49,7 +49,9 @@ class PartSource(NamedTuple):
 
 
 def merge(paths: Sequence[str], output: str, quiet: bool = False) -> dict[str, Any]:
-    """Joins finished token data sets; the same command continues a merge that was interrupted.
+    """Joins finished token data sets.
+
+    The same command continues a merge that was interrupted, and brings back files that the output has lost.
 
     Args:
       paths: folders or URIs of at least two.
@@ -72,13 +74,13 @@ def merge(paths: Sequence[str], output: str, quiet: bool = False) -> dict[str, A
     sources = [PartSource(each, n, part) for each in found for n, part in enumerate(each.parts)]
     expected = chain_hash([source.part.plan_hash for source in sources])
     existing = _check_output(output, sources, expected)
-    if existing is not None:
+    if existing is not None and not missing_files(output, existing):
         say(f"{output} is complete; nothing to do")
         return existing
     filesystems.make_folder(output)
     with owning(output) as alone:
         existing = _check_output(output, sources, expected)  # once more: another merge may have been here
-        if existing is not None:
+        if existing is not None and not missing_files(output, existing):
             return existing
         filesystems.delete_temporaries(output, 0.0 if alone else LEFTOVER_SECONDS, below=True)
         manifest = _copy_all(found, sources, output)

@@ -234,9 +234,8 @@ class TokenizeOptions(CompilingOptions, SourceOptions, ImageOptions, BeamOptions
         from pipelines.tokenize_images import TokenizeConfig
         from vqgan.codec_checkpoint import read_info
 
-        if self.buckets and (self.image_size is not None or self.append):
-            other = "--append" if self.append else "--image-size"
-            raise UserError(f"--buckets and {other} do not go together: leave one of them out")
+        if self.buckets and self.image_size is not None:
+            raise UserError("--buckets and --image-size do not go together: leave one of them out")
         codec = os.fspath(self.codec)
         size = next(iter(self.buckets), self.image_size)
         size = read_info(codec).config.resolution if size is None else size

@@ -73,21 +73,23 @@ def tokenize(options: TokenizeOptions) -> DataSetSummary:
     from pipelines.bucketed_runs import tokenize_buckets
     from pipelines.tokenize_images import run_tokenize
 
-    config = options.config()
-    if options.append:
-        return _summary(config.output, append(config, _beam_flags(options)))
+    config, flags = options.config(), _beam_flags(options)
     record = render_settings("tokenize", options.record())
     if options.buckets:
-        made = tokenize_buckets(config, options.buckets, _beam_flags(options), record)
-        return _summary(config.output, made)
-    return _summary(config.output, run_tokenize(config, _beam_flags(options), record))
+        made = tokenize_buckets(config, options.buckets, flags, record, options.append)
+    elif options.append:
+        made = append(config, flags)
+    else:
+        made = run_tokenize(config, flags, record)
+    return _summary(config.output, made)
 
 
 @takes(RetryOptions)
 def retry(options: RetryOptions) -> DataSetSummary:
     """Tries the rejects of a token data set again; what can be read now becomes further shards.
 
-    Keywords are the flags of ``vqgan retry``, see :class:`pipelines.tool_options.RetryOptions`.
+    Of a folder of buckets each data set has its turn, and the counts are those of all. Keywords are the flags
+    of ``vqgan retry``, see :class:`pipelines.tool_options.RetryOptions`.
 
     >>> from pipelines import retry
     >>> retry(path="tokens/", quiet=True).counts["rejects"]
@@ -98,9 +100,12 @@ def retry(options: RetryOptions) -> DataSetSummary:
       TypeError: an unknown or missing keyword.
     """
     from pipelines.additions import retry_rejects
+    from pipelines.bucketed_runs import retry_buckets
+    from vqgan.manifest import bucket_names
 
     path = os.fspath(options.path)
-    return _summary(path, retry_rejects(path, options.given(), _beam_flags(options)))
+    run = retry_buckets if bucket_names(path) else retry_rejects
+    return _summary(path, run(path, options.given(), _beam_flags(options)))
 
 
 @takes(DecodeOptions)

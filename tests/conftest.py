@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from tests.faulty import KILLS
 from vqgan.config import ModelConfig
 from vqgan.errors import UserError
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
 
-# What commands compile is kept for the next run of the tests, inside of the checkout.
+# What tests compile is kept for the other worker and the next run, inside of the checkout.
 os.environ.setdefault(
     "VQGAN_COMPILATION_CACHE", str(Path(__file__).parent.parent / ".pytest_cache" / "compiled")
 )
@@ -31,10 +33,17 @@ Refused = Callable[[str], AbstractContextManager[None]]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says which faults were injected, and how many blocks and commands of the documents were run."""
+    """Says what was killed, which faults were injected, and which blocks of the documents were run."""
     reports = [report for group in terminalreporter.stats.values() for report in group]
     calls = [report for report in reports if getattr(report, "when", "") == "call"]
     properties = [pair for report in calls for pair in report.user_properties]
+    killed = Counter[str]()
+    for report in reports:  # of a test's end, when all are counted
+        if getattr(report, "when", "") == "teardown":
+            killed.update(*(value for name, value in report.user_properties if name == "kills"))
+    if killed:
+        terminalreporter.section("Processes ended by SIGKILL")
+        terminalreporter.line(f"{killed.total()}: " + ", ".join(f"{n} {who}" for who, n in killed.items()))
     if faults := [str(value) for name, value in properties if name == "faults"]:
         terminalreporter.section("Faults and damage")
         for value in faults:
@@ -54,6 +63,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(value)
 
 
+@pytest.fixture(autouse=True)
+def _kills_are_told(record_property: Callable[[str, object], None]) -> Iterator[None]:
+    yield
+    if KILLS:
+        record_property("kills", dict(KILLS))
+        KILLS.clear()
+
+
 @pytest.fixture(scope="session")
 def refused() -> Refused:
     """A context that expects a :class:`UserError` of one line which matches a pattern."""
@@ -65,6 +82,27 @@ def refused() -> Refused:
         assert "\n" not in str(caught.value)
 
     return expect
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_programs() -> None:
+    """Has JAX take what other tests, or an earlier run of them, have compiled."""
+    from vqgan.compilation_cache import enable_compilation_cache
+
+    enable_compilation_cache()
+
+
+@pytest.fixture(scope="module")
+def few_optimizations() -> Iterator[None]:
+    """For modules that compile much and run it little: XLA optimizes less, in child processes too."""
+    import jax
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        before = jax.config.values["jax_disable_most_optimizations"]
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,8 +16,11 @@ from typing import Any, NamedTuple
 import pytest
 from pyarrow import fs
 
-from vqgan import filesystems
+from vqgan import faults, filesystems
 from vqgan.errors import UserError
+
+KILLS = Counter[str]()
+"""How many processes the running test has ended with SIGKILL, or has seen ended so, by what they were."""
 
 KILL = "kill"
 EIO = "EIO"
@@ -223,6 +226,7 @@ def put_in_place(disk: FaultyFileSystem) -> Iterator[FaultyFileSystem]:
     """Leads all of the product's paths to ``disk``, and its calls of ``os.fsync``, while the block lasts."""
     with leading_to(disk), pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: disk.step("fsync"))
+        patch.setattr(faults, "PAUSES", (0.0,) * len(faults.PAUSES))
         yield disk
 
 

@@ -23,8 +23,7 @@ QUANTIZERS = (
 )  # fmt: skip
 # Quantizers that choose the nearest code: placing and reviving codes and the rotation trick are for them.
 CODEBOOK_QUANTIZERS = ("nearest", "cosine", "ema")
-# Those of published tokenizers that are imported, not trained.
-UNTRAINED_QUANTIZERS = ("inner_product", "nearest_unit", "scales")
+UNTRAINED_QUANTIZERS = ("inner_product", "nearest_unit", "scales")  # of published codecs, which are imported
 ATTENTIONS = ("full", "linear")
 FSQ_BOUNDS = ("tan", "atanh")
 SPATIAL_NORM_GROUPS = 32
@@ -81,21 +80,19 @@ class ModelConfig:
       decoder_res_blocks: residual blocks per decoder level; one more than the encoder's if None.
       encoder_out_kernel: side of the encoder's last convolution.
       stem_channels: channels of the encoder's first convolution; ``ch`` if None.
-      fsq_levels: for ``fsq``, levels of each of the ``embed_dim`` dimensions; their product is the
-        codebook's size.
+      fsq_levels: for ``fsq``, levels of each of the ``embed_dim`` dimensions; their product: codebook's size.
       has_decoder: off for a codec of which only encoder and codebook are known: it makes tokens, no images.
       symmetric_downsample: the encoder's halving convolutions are padded on all sides, not on two.
       depth_to_space: double by a convolution to four pixels' channels, not by repetition.
-      adaptive_norm: decoder levels begin with a normalisation that is scaled and shifted by the codes'
-        deviation and mean over the image.
+      adaptive_norm: decoder levels begin with a normalisation by the codes' deviation and mean.
       fsq_bound: how ``fsq`` bounds latents: ``tan`` as its paper, or ``atanh``, where zero stays zero.
       quant_conv_kernel: side of the convolutions around the quantizer.
-      spatial_norm: the decoder's norms are scaled and shifted by the codes at each place (MoVQ, arXiv
-        2209.09002); they have 32 groups whatever ``norm_groups`` says.
-      haar_patch: side in pixels of the patches that wavelets turn into channels before the first convolution,
-        and back after the last; 1 for none.
+      spatial_norm: the decoder's norms, of 32 groups, are scaled and shifted by the codes in place (MoVQ).
+      haar_patch: side in pixels of the patches that are wavelets' channels in between; 1 for none.
       halvings: levels that halve, the first ones; all but the last if None.
       decoder_attn_levels: the decoder's levels with attention, 0 the highest, where not the encoder's.
+      decoder_ch: what ``ch`` is to the decoder, if not the same. Like the next it says nothing of tokens.
+      decoder_added_blocks: residual blocks per decoder level beyond ``decoder_res_blocks``, perhaps below 0.
       scales: for quantizer ``scales``, the grids that residuals are quantized on.
       vit: transformers in the place of encoder and decoder, for tokens that are a sequence.
       channels: of images, with ranges by channel.
@@ -137,6 +134,8 @@ class ModelConfig:
     haar_patch: int = _added(1)
     halvings: int | None = _added(None)
     decoder_attn_levels: tuple[int, ...] | None = _added(None)
+    decoder_ch: int | None = _added(None)
+    decoder_added_blocks: int = _added(0)
     scales: ScalesConfig | None = dataclasses.field(default=None, metadata={"left_out": None})
     vit: ViTConfig | None = dataclasses.field(default=None, metadata={"left_out": None})
     channels: ChannelsConfig = dataclasses.field(default=RGB, metadata={"left_out": RGB})
@@ -157,9 +156,7 @@ class ModelConfig:
         if self.codebook_size < 2:
             raise UserError(f"model.codebook_size is {self.codebook_size}: a codebook needs at least 2 codes")
         if self.codebook_size > 1 << 31:
-            raise UserError(
-                f"model.codebook_size is {self.codebook_size}: tokens are int32, so at most 2**31"
-            )
+            raise UserError(f"model.codebook_size is {self.codebook_size}: tokens are int32, at most 2**31")
         self._check_variants()
         self._check_grid_of_codes()
         self._check_layout()
@@ -173,7 +170,7 @@ class ModelConfig:
                 f"the downsampling of {len(self.ch_mult)} levels"
             )
         for groups in {self.norm_groups, SPATIAL_NORM_GROUPS if self.spatial_norm else 1}:
-            for width in {self.stem, *(self.ch * multiple for multiple in self.ch_mult)}:
+            for width in {self.stem, *(ch * n for ch in (self.ch, self.decoder_width) for n in self.ch_mult)}:
                 if width % groups:
                     raise UserError(
                         f"model.norm_groups is {groups}: it must divide every width, and {width} is one"
@@ -183,8 +180,8 @@ class ModelConfig:
         for name, known in (("quantizer", QUANTIZERS), ("attention", ATTENTIONS), ("fsq_bound", FSQ_BOUNDS)):
             if getattr(self, name) not in known:
                 raise UserError(f"model.{name} is {getattr(self, name)!r}: give one of {', '.join(known)}")
-        if self.mid_blocks < 1 or self.decoder_blocks < 1 or self.stem < 1:
-            raise UserError("model.mid_blocks, decoder_res_blocks and stem_channels must be at least 1")
+        if min(self.mid_blocks, self.decoder_blocks, self.stem, self.decoder_width) < 1:
+            raise UserError("model.mid_blocks, decoder_res_blocks, stem_channels, decoder_ch: at least 1")
         blocks = len(self.ch_mult) * (self.num_res_blocks + self.decoder_blocks) + 2 * self.mid_blocks
         if blocks > MOST_BLOCKS:
             raise UserError(
@@ -192,10 +189,9 @@ class ModelConfig:
                 f"decoder_res_blocks {self.decoder_blocks}: at {len(self.ch_mult)} levels these are {blocks} "
                 f"residual blocks, at most {MOST_BLOCKS}"
             )
-        if self.encoder_out_kernel not in (1, 3):
-            raise UserError(f"model.encoder_out_kernel is {self.encoder_out_kernel}: it must be 1 or 3")
-        if self.quant_conv_kernel not in (1, 3):
-            raise UserError(f"model.quant_conv_kernel is {self.quant_conv_kernel}: it must be 1 or 3")
+        for name in ("encoder_out_kernel", "quant_conv_kernel"):
+            if getattr(self, name) not in (1, 3):
+                raise UserError(f"model.{name} is {getattr(self, name)}: it must be 1 or 3")
         if not self.quant_conv and not self.z_channels == self.embed_dim and self.vit is None:
             raise UserError("model.quant_conv is off: z_channels and embed_dim must then be equal")
         if not self.quant_conv and self.double_z:
@@ -237,9 +233,7 @@ class ModelConfig:
         if self.quantizer != "fsq":
             return
         if not levels or min(levels) < 2:
-            raise UserError(
-                f"model.fsq_levels is {levels}: quantizer fsq needs at least 2 levels for each dimension"
-            )
+            raise UserError(f"model.fsq_levels is {levels}: quantizer fsq needs at least 2 levels in each")
         if len(levels) != self.embed_dim:
             raise UserError(
                 f"model.embed_dim is {self.embed_dim}: it must be {len(levels)}, as fsq_levels is {levels}"
@@ -258,7 +252,13 @@ class ModelConfig:
     @property
     def decoder_blocks(self) -> int:
         """Returns the residual blocks of one decoder level."""
-        return self.num_res_blocks + 1 if self.decoder_res_blocks is None else self.decoder_res_blocks
+        blocks = self.num_res_blocks + 1 if self.decoder_res_blocks is None else self.decoder_res_blocks
+        return blocks + self.decoder_added_blocks
+
+    @property
+    def decoder_width(self) -> int:
+        """Returns what ``ch`` is to the decoder."""
+        return self.ch if self.decoder_ch is None else self.decoder_ch
 
     @property
     def learned_downsampling(self) -> bool:
@@ -373,7 +373,7 @@ def _plain(value: Any) -> Any:
 def _typed(hint: Any, value: Any, where: str) -> Any:
     """Gives ``value`` its field's type: lists to tuples, integers to floats, mappings to dataclasses."""
     if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)  # type: ignore[arg-type]
+        return value if isinstance(value, hint) else from_dict(hint, value, where)  # type: ignore[arg-type]
     args = typing.get_args(hint)
     if set(args) >= set(typing.get_args(ImageSize)):
         return None if value is None and type(None) in args else read_size(where, value)

@@ -25,7 +25,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from vqgan.errors import UserError, first_line
-from vqgan.faults import has_come
+from vqgan.faults import MachineError, has_come, is_machine_fault
 
 SCHEMES = ("file", "gs", "gcs", "s3", "hdfs", "viewfs", "abfs", "abfss", "hf")
 """Of the URIs that pyarrow opens."""
@@ -247,10 +247,9 @@ def delete(path: str) -> None:
     """
     filesystem, inner = resolve(path)
     try:
-        filesystem.delete_file(inner)
-        _sync_folder(filesystem, os.path.dirname(inner))
-    except FileNotFoundError:
-        pass
+        with suppress(FileNotFoundError):
+            filesystem.delete_file(inner)
+            _sync_folder(filesystem, os.path.dirname(inner))
     except OSError as error:
         raise output_error(path, error) from error
 
@@ -269,7 +268,8 @@ def output_error(path: str | Path, error: OSError) -> UserError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"{path}: no permission to write there; choose another output or change it")
-    return UserError(f"{path}: cannot be written ({first_line(error)})")
+    kind = MachineError if is_machine_fault(error) else UserError  # the former's slice is made again
+    return kind(f"{path}: cannot be written ({first_line(error)})")
 
 
 def write_error(path: str | Path, error: OSError, advice: str = FREE_SPACE) -> UserError:

@@ -27,6 +27,9 @@ MOST_DOCUMENT_BYTES = 16 << 20
 MOST_EXPANSION = 100  # bytes of numbers for each byte of a file: constants compress further, weights do not
 FREE_BYTES = 64 << 20  # that anything may claim
 
+NOT_OF_TOKENS = ("dropout", "has_decoder", "decoder_ch", "decoder_added_blocks")
+"""Fields of a configuration that a fingerprint leaves out; others of the decoder have always been in it."""
+
 FULL = ("No space left", "File too large", "quota exceeded", "Permission denied", "Read-only file system")
 """How a system says that nothing can be written."""
 
@@ -347,9 +350,9 @@ def config_fingerprint(
 ) -> str:
     """Returns the sha256 over a model's configuration and weights, by which it is known.
 
-    Dropout acts in training only and is left out, and whether there is a decoder says nothing of tokens. So
-    are fields at their default: one that is added in a later release does not change the fingerprint of what
-    does not use it.
+    Dropout acts in training only and is left out, and whether there is a decoder, or how large it is, says
+    nothing of tokens. So are fields at their default: one that is added in a later release does not change
+    the fingerprint of what does not use it.
 
     Args:
       fields: the configuration as JSON data.
@@ -357,7 +360,7 @@ def config_fingerprint(
       weights: parts that count, in their order.
     """
     # A field that is not among the defaults is one that is left out at its own.
-    counting = {name: value for name, value in fields.items() if name not in ("dropout", "has_decoder")}
+    counting = {name: value for name, value in fields.items() if name not in NOT_OF_TOKENS}
     changed = {name: value for name, value in counting.items() if value != defaults.get(name)}
     prefix = json.dumps(changed, sort_keys=True, separators=(",", ":")).encode()
     return weights_sha256(*weights, prefix=prefix)

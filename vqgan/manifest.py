@@ -85,13 +85,18 @@ def read_manifest(output: str) -> dict[str, Any] | None:
 def bucket_names(output: str) -> list[str]:
     """Returns the folders of data sets below a folder of buckets; none where it is no such folder.
 
-    On the Hub there is none: an address there is of one data set.
+    They are those that it lists, and what a run has begun that is not finished; of a first run that is not
+    finished, those of all buckets. On the Hub there is none: an address there is of one data set.
 
     Raises:
       UserError: its list of buckets is damaged.
     """
     found = None if is_dataset(output) else read_buckets(output)
-    return [] if found is None else list(found.get("data_sets", found["buckets"]))
+    if found is None:
+        return []
+    listed = found.get("data_sets", found["buckets"])
+    there = lambda name: filesystems.exists(filesystems.join(output, name))  # noqa: E731
+    return [name for name in found["buckets"] if name in listed or there(name)]
 
 
 def refuse_buckets(path: str) -> None:
@@ -117,9 +122,12 @@ def read_buckets(output: str) -> dict[str, Any] | None:
     damaged = lambda reason: UserError(f"{path}: damaged ({reason}); {AGAIN}")  # noqa: E731
     fields = parse_document(filesystems.read_bytes(path), damaged)
     check_version(path, fields.integer("version"))
-    for name in (*fields.texts("buckets"), *fields.mapping("data_sets", {})):
+    buckets = fields.texts("buckets")
+    for name in (*buckets, *fields.texts("data_sets", ())):
         if re.fullmatch(r"\d+x\d+", name, re.ASCII) is None:
             raise damaged(f"{name!r} is no size")
+    if strangers := [name for name in fields.texts("data_sets", ()) if name not in buckets]:
+        raise damaged(f"{strangers[0]} is none of its buckets")
     return dict(fields.data)
 
 

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.flags import CommandParser, add_command, add_options, check_flags, given_options
 from vqgan.errors import UserError, counted
+from vqgan.faults import MachineError
 
 if TYPE_CHECKING:
     from pipelines.tool_options import VerifyOptions
+
+OK = "ok"
+PROBLEMS_SHOWN = 3
 
 
 def add_tokenize(commands: Any) -> None:
@@ -40,14 +44,16 @@ def _tokenize(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 
 
 def _dry_run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.dry_run import estimate
+    from pipelines.dry_run import estimate, estimate_buckets
+    from pipelines.inspecting import format_description
     from pipelines.run_options import TokenizeOptions
 
     options = TokenizeOptions(**given_options(TokenizeOptions, args, unknown))
-    if options.buckets:
-        raise UserError("--dry-run estimates one size: give --image-size in place of --buckets")
     flags = tuple(options.beam)
     check_flags(flags, args.parser, beam=True)  # those of --config, too
+    if options.buckets:
+        print(format_description(estimate_buckets(options.config(), options.buckets, flags, options.append)))
+        return 0
     for name, value in estimate(options.config(), flags, options.append).items():
         print(f"{name}: {value}")
     return 0
@@ -142,25 +148,56 @@ def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     options = VerifyOptions(**given_options(VerifyOptions, args))
     if not options.repair and (options.codec is None) != (options.input is None):
         raise UserError("--codec and --input go together: give both to re-encode a sample")
+    from vqgan.manifest import bucket_names
+
+    if bucket_names(os.fspath(options.path)):
+        return _verify_buckets(options)
+    said, problems = _verify_one(options)
+    for line in (*said, *(f"problem: {problem}" for problem in problems)):
+        print(line)
+    print("ok" if not problems else counted(len(problems), "problem"))
+    return 1 if problems else 0
+
+
+def _verify_buckets(options: "VerifyOptions") -> int:
+    """Prints a line for each bucket, whatever the state of the others."""
+    from pipelines.inspecting import missing_buckets
     from vqgan import filesystems
     from vqgan.manifest import bucket_names
 
-    path = os.fspath(options.path)
-    codes = []
-    for name in bucket_names(path):
-        print(f"{name}:")
-        codes.append(_verify_one(dataclasses.replace(options, path=filesystems.join(path, name))))
-    return max(codes) if codes else _verify_one(options)
+    root = os.fspath(options.path)
+    missing, bad = missing_buckets(root), 0
+    for name in bucket_names(root):
+        state = missing.pop(name, None) or _state(options, filesystems.join(root, name))
+        bad += not state.endswith(OK)
+        print(f"{name}: {state}", flush=True)
+    for name, state in missing.items():
+        print(f"{name}: {state}")
+    return 1 if bad or missing else 0
 
 
-def _verify_one(options: "VerifyOptions") -> int:
+def _state(options: "VerifyOptions", path: str) -> str:
+    """Returns what is found of one of several data sets, in one line."""
+    try:
+        said, problems = _verify_one(dataclasses.replace(options, path=path))
+    except MachineError:
+        raise
+    except UserError as error:
+        return f"problem: {str(error).removeprefix(f'{path}: ')}"
+    shown = [f"problem: {problem}" for problem in problems[:PROBLEMS_SHOWN]]
+    if len(problems) > len(shown):
+        shown.append(f"{counted(len(problems), 'problem')} in all, see vqgan verify {path}")
+    return "; ".join((*said, *(shown or [OK])))
+
+
+def _verify_one(options: "VerifyOptions") -> tuple[list[str], list[str]]:
+    """Returns what was checked, and problems, one line each."""
     from pipelines.inspecting import verify_data_set
 
     path = os.fspath(options.path)
     repaired = _repair(options) if options.repair else []
     problems, summary = verify_data_set(path)
-    print(summary)
-    problems = [*repaired, *problems]
+    said, problems = [summary], [*repaired, *problems]
     if options.codec is not None and options.input is not None and not problems:
         from transforms.tokenizing.replay import check_agreement, replay_engines
 
@@ -169,15 +206,12 @@ def _verify_one(options: "VerifyOptions") -> int:
         codec = os.fspath(options.codec)
         made, again = replay_engines(path, codec, options.engine)
         agreement = check_agreement(path, source, codec, options.sample, again)
-        print(f"{counted(agreement.images, 'image')} re-encoded: {agreement.share:.4%} of tokens agree")
+        said.append(f"{counted(agreement.images, 'image')} re-encoded: {agreement.share:.4%} of tokens agree")
         if again != made:
-            print(f"re-encoded by {again}, made by {made}: no other agreement is asked for")
+            said.append(f"re-encoded by {again}, made by {made}: no other agreement is asked for")
         elif agreement.share < options.min_agreement:
             problems.append(f"agreement {agreement.share:.4%} is below {options.min_agreement:.2%}")
-    for problem in problems:
-        print(f"problem: {problem}")
-    print("ok" if not problems else counted(len(problems), "problem"))
-    return 1 if problems else 0
+    return said, problems
 
 
 def _repair(options: "VerifyOptions") -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.faulty import KILLS
 from tests.toy_codec import TOY, toy_weights
 from vqgan.codec_checkpoint import save_codec
 
@@ -86,10 +87,11 @@ class Processes:
         assert process.returncode == code, self.log(process)
         return self.log(process)
 
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
-        """Kills one process, and none that it has started."""
+    def kill(self, process: subprocess.Popen[bytes], who: str = "launchers") -> None:
+        """Kills one process, and none that it has started; it is counted as one of ``who``."""
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE)
+        KILLS[who] += process.returncode == -signal.SIGKILL
 
     def end(self) -> None:
         self.gate.unlink(missing_ok=True)
@@ -236,10 +238,10 @@ def start_dask_scheduler(processes: Processes) -> str:
     return address
 
 
-def start_dask_worker(processes: Processes, address: str) -> "subprocess.Popen[bytes]":
+def start_dask_worker(processes: Processes, address: str, **environment: str) -> "subprocess.Popen[bytes]":
     """Starts a worker with one thread that nobody starts again; returns its process."""
     quiet = ("--no-nanny", "--no-dashboard", "--nthreads", 1)
-    return processes.start("-m", "distributed.cli.dask_worker", address, *quiet)
+    return processes.start("-m", "distributed.cli.dask_worker", address, *quiet, **environment)
 
 
 def dask(processes: Processes) -> Engine:

@@ -1,6 +1,7 @@
 """S3 and Google's storage, as emulators on this machine: input and output there, a kill, and a resume."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,25 @@ def test_decode_from_and_to(store: str, processes: Processes, reference: Referen
     assert filesystems.exists(uri(store, "out/manifest.json")), "the test above has made it"
     processes.finish(processes.start(*decode_command(uri(store, "out"), uri(store, "images"))))
     assert sums(store, "images") == local_sums(reference.images)
+
+
+def test_repair_and_retry(store: str, processes: Processes, source: Source, reference: Reference) -> None:
+    """A shard that was lost comes back to the same bytes; an image that was mended goes to one of its own."""
+    assert filesystems.exists(uri(store, "out/manifest.json")), "the test above has made it"
+    lost = min(name for name in sums(store, "out") if name.startswith("data/"))
+    filesystems.delete(uri(store, f"out/{lost}"))
+    run = ("-m", "pipelines.cli")
+    processes.finish(processes.start(*run, "verify", uri(store, "out")), code=1)
+    processes.finish(processes.start(*run, "verify", "--repair", uri(store, "out")))
+    assert sums(store, "out") == local_sums(reference.tokens)
+    mended = min(source.images.glob("*.png")).read_bytes()
+    filesystems.write_bytes(uri(store, "in/broken.jpg"), mended)
+    processes.finish(processes.start(*run, "retry", uri(store, "out")))
+    counts = json.loads(filesystems.read_bytes(uri(store, "out/manifest.json")))["counts"]
+    assert (counts["rows"], counts["rejects"]) == (16, 0)
+    made = sums(store, "out").keys() - local_sums(reference.tokens).keys()
+    assert made == {"data/tokens-00000-of-00001-part-001.parquet"}
+    assert "ok" in processes.finish(processes.start(*run, "verify", uri(store, "out")))
 
 
 def test_a_store_that_is_not_there(processes: Processes, source: Source) -> None:

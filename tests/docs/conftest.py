@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from tests.docs.blocks import Block
 from tests.docs.reading import PROPERTY, Reader
@@ -15,11 +14,7 @@ from tests.pipelines.fake_hub import Hub
 from vqgan.downloads import fetch_folder
 
 Typed = Callable[[Reader, Block], None]
-_FAST = {
-    "jax_disable_most_optimizations": True,
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-}
+_FAST = {"jax_disable_most_optimizations": True, "jax_persistent_cache_min_compile_time_secs": 0}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,11 +44,10 @@ def _load_datasets(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _fast() -> Iterator[None]:
     """A reader's many commands compile the same programs; most of them run once, on little data."""
-    changed = {**_FAST, "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled")}
-    before = {name: jax.config.values[name] for name in changed}
-    _configure(changed)
+    before = {name: jax.config.values[name] for name in _FAST}
+    _configure(_FAST)
     yield
     _configure(before)
 
@@ -61,7 +55,6 @@ def _fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _configure(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         jax.config.update(name, value)
-    compilation_cache.reset_cache()  # else it stays where it was, or off, for the rest of the process
 
 
 @pytest.fixture

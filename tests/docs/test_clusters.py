@@ -1,6 +1,8 @@
-"""Flags of runners that README and docs/clusters.md name: Beam knows them. No cluster is run."""
+"""What documents say of clusters: flags that Beam knows, figures that were measured. No cluster is run."""
 
+import json
 import re
+from typing import Any
 
 import pytest
 
@@ -27,3 +29,15 @@ def test_flags_are_known(flags: str) -> None:
     args, unknown = build_parser().parse_known_args(shell_words(line)[1:])
     assert unknown == flags.split()
     check_flags(unknown, args.parser, beam=True)
+
+
+def results(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    return found
+
+
+def test_figures_of_workers_are_those_measured() -> None:
+    text = (ROOT / "docs" / "clusters.md").read_text()
+    for row in results("clusters")["figures"]:
+        spread = "{low:.2f} to {high:.2f}".format(**row)
+        assert "| {what} | {value:.2f} {unit} | ".format(**row) + f"{spread} |" in text

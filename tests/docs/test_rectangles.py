@@ -1,6 +1,5 @@
 """docs/rectangles.md, as its reader types it."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from tests.docs.blocks import Block
 from tests.docs.conftest import Typed
 from tests.docs.reading import Change, Document, Reader
 from tests.docs.standins import PHOTOS, small_prior
+from transforms.tokenizing.buckets import describe_buckets
 
 SHORT = "takes long"
 DOCUMENT = Document(
@@ -45,7 +45,7 @@ def test_block(block: Block, reader: Reader, typed: Typed) -> None:
 def test_what_it_says_holds(reader: Reader) -> None:
     """Of what the blocks have left behind."""
     assert reader.names["images"].shape == (2, 32, 48, 3)
-    found = json.loads(Path(reader.folder, "buckets", "buckets.json").read_text())
+    found = describe_buckets(str(Path(reader.folder, "buckets")))
     assert {name: counts["images"] for name, counts in found["data_sets"].items()} == {
         "32x32": 8,
         "32x48": 8,

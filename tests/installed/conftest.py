@@ -19,6 +19,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = {".venv", ".git", "build", "dist", "demo-output", "shared", "src"}
 PYTHON_SETTINGS = ("PYTHON", "VIRTUAL_ENV", "HF_", "HUGGING_FACE_", "TFDS_", "VQGAN_")
+# Environments share what they compile, since their versions are the same; each program runs once or twice.
+COMPILING = {
+    "VQGAN_COMPILATION_CACHE": os.environ["VQGAN_COMPILATION_CACHE"],
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}
 PROBED = "packaging"  # small, and on every index
 
 
@@ -59,7 +64,7 @@ class Environment:
         done = subprocess.run(
             [self.python, *arguments],
             cwd=self.work,
-            env=plain | {"HOME": str(self.work), "PYTHONNOUSERSITE": "1"} | settings,
+            env=plain | {"HOME": str(self.work), "PYTHONNOUSERSITE": "1"} | COMPILING | settings,
             capture_output=True,
             text=True,
         )

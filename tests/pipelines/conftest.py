@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from pipelines import cli
+from tests.faulty import KILLS
 from tests.toy_codec import TOY, toy_weights
 from vqgan.codec_checkpoint import save_codec
 from vqgan.downloads import fetch_folder
@@ -65,6 +66,7 @@ def killed_before() -> Callable[..., None]:
         command = [sys.executable, "-c", KILLED, where, *map(str, argv)]
         done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
         assert done.returncode == -signal.SIGKILL, done.stderr
+        KILLS["launchers"] += 1
 
     return killed_before
 

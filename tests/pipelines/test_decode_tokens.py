@@ -16,7 +16,7 @@ import pytest
 
 from pipelines import decode_tokens
 from pipelines.decode_tokens import DecodeTokensConfig
-from tests.faulty import MORTAL_PROGRAM, contents
+from tests.faulty import KILLS, MORTAL_PROGRAM, contents
 from transforms.decoding.index import index_folder
 from transforms.sharded.beam_graph import MakeSlice, RunJob
 from transforms.sharded.plan import Plan
@@ -303,6 +303,7 @@ def test_killed_processes(finished: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     for files in (2, 9, 16):  # at the plan, inside the first slice, inside the second
         assert start(finished, output, files) == -signal.SIGKILL, "it was not killed at work"
+        KILLS["launchers"] += 1
     assert list(output.rglob("*.tmp"))
     decode_tokens.run_decode(config_of(finished, output), [])
     assert contents(output) == contents(tmp_path / "reference")

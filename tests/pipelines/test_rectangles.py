@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from pipelines import additions, tokenize
-from tests.faulty import MORTAL_PROGRAM, contents
+from tests.faulty import KILLS, MORTAL_PROGRAM, contents
+from transforms.tokenizing.buckets import describe_buckets
 from vqgan import Codec, open_tokens
 from vqgan.config import RUN_FILE
 from vqgan.dataset_card import CARD_FILE
@@ -135,8 +136,6 @@ def test_squares_are_written_as_one_number(images: Path, codec_path: str, tmp_pa
         (("--buckets", "12,18x12,13x12"), "13x12 pixels .* such as 12 or 14x12"),
         (("--buckets", "12,24"), "12x12 and 24x24 have one aspect ratio"),
         (("--buckets", "12,12x18", "--image-size", "12"), "--buckets and --image-size do not go together"),
-        (("--buckets", "12,12x18", "--append"), "--buckets and --append do not go together"),
-        (("--buckets", "12,12x18", "--dry-run"), "--dry-run estimates one size"),
     ],
 )
 def test_what_is_refused(
@@ -225,7 +224,7 @@ def test_each_image_is_in_the_bucket_nearest_to_it(
         "24x36": ["3.jpg", "6.jpg"],
         "36x24": ["0.jpg", "1.jpg", "4.jpg", "7.jpg"],  # the first as it is seen
     }
-    document = buckets_of(bucketed)
+    document = describe_buckets(str(bucketed))
     assert document["counts"] == {
         "planned": 10,
         "images": 9,
@@ -250,7 +249,7 @@ def test_each_image_is_in_the_bucket_nearest_to_it(
         ("decode", "--output", "out", "--tokens"),
         ("merge", "other", "--output", "out"),
         ("push", "owner/name"),
-        ("retry",),
+        ("browse",),
         ("train-prior", "--output", "out", "--tokens"),
     ],
 )
@@ -271,6 +270,7 @@ def test_a_killed_run_is_continued_to_the_same_bytes(
     for files in (8, 12):  # in the first bucket, and in a later one
         died = [sys.executable, "-c", MORTAL_PROGRAM, str(files), "0", *map(str, command)]
         assert subprocess.run(died, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+        KILLS["launchers"] += 1
         assert "data_sets" not in buckets_of(output)
     assert (output / "24x36").is_dir()
     assert vqgan(*command).code == 0

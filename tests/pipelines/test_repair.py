@@ -210,6 +210,23 @@ def test_data_sets_are_merged(
     assert json.loads((twice / "manifest.json").read_text())["plan_hash"] == whole["plan_hash"]
 
 
+def test_a_merged_data_set_is_mended_by_merging_again(
+    parts: Path, other: Path, vqgan: Vqgan, tmp_path: Path
+) -> None:
+    argv = ("merge", parts / "out", other, "--output", tmp_path / "joined", "--quiet")
+    assert vqgan(*argv).code == 0
+    before = shards(tmp_path / "joined")
+    flipped, lost = sorted(before)[:2]
+    flip(tmp_path / "joined" / flipped)
+    (tmp_path / "joined" / lost).unlink()
+    said = vqgan("verify", "--repair", tmp_path / "joined").line
+    assert "do this with those that were merged, remove what is damaged here, and merge again" in said
+    (tmp_path / "joined" / flipped).unlink()
+    assert vqgan(*argv).code == 0
+    assert shards(tmp_path / "joined") == before
+    assert vqgan("verify", tmp_path / "joined").code == 0
+
+
 def test_a_merge_is_continued(
     parts: Path, other: Path, vqgan: Vqgan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

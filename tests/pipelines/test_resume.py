@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faulty import MORTAL_PROGRAM, contents
+from tests.faulty import KILLS, MORTAL_PROGRAM, contents
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,10 +52,12 @@ def test_killed_processes(source: Path, codec_path: str, tmp_path: Path) -> None
             process = start(source, output, codec_path, "-c", MORTAL_PROGRAM, str(files), str(delay))
             process.communicate(timeout=300)
             assert process.returncode == -signal.SIGKILL, "it was not killed at work"
+            KILLS["launchers"] += 1
         process = start(source, output, codec_path)
         time.sleep(rng.uniform(0.1, 0.7) * lifetime)
         process.kill()
         process.communicate(timeout=60)
+        KILLS["launchers"] += process.returncode == -signal.SIGKILL  # else it had ended before
         finish_run(start(source, output, codec_path))
         assert contents(output) == contents(reference)
         assert (output / "report.html").exists()

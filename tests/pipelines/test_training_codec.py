@@ -25,6 +25,7 @@ from vqgan.errors import UserError
 from vqgan.training.codec.config import CODEC_TRAINING_PRESETS, DataConfig
 from vqgan.training.codec.learner import CodecLearner
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 Vqgan = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 TOY_SETTINGS = (
@@ -260,6 +261,17 @@ def test_what_a_run_leaves(trained: Path) -> None:
 def test_train_then_tokenize(tokenize: Vqgan, trained: Path, few: Path, tmp_path: Path) -> None:
     assert tokenize(few, "--codec", trained / "run").code == 0
     assert len(list((tmp_path / "out").glob("data/tokens-*"))) == 3
+
+
+def test_a_larger_decoder_for_the_same_tokens(vqgan: Vqgan, trained: Path, few: Path, tmp_path: Path) -> None:
+    settings = ("codebook.keep_tokens=true", "model.decoder_res_blocks=3", "adversarial.weight=0")
+    short = ("train.steps=1", "train.evaluate_every=1", "codebook.autoencoder_steps=0")
+    more = [part for setting in (*settings, *short) for part in ("--set", setting)]
+    result = vqgan(*command(few, tmp_path / "run", *more, "--init", trained / "run", "--quiet"))
+    assert result.code == 0, result.line
+    before, grown = read_info(trained / "run"), read_info(tmp_path / "run")
+    assert (grown.fingerprint, grown.quantizer_sha256) == (before.fingerprint, before.quantizer_sha256)
+    assert (grown.config.decoder_blocks, grown.config.decoder_res_blocks) == (3, None)
 
 
 def test_stopped_by_sigterm_and_continued(trained: Path, tmp_path: Path) -> None:

@@ -179,6 +179,8 @@ CHANGES: dict[str, Any] = {
     "haar_patch": 2,
     "halvings": 0,
     "decoder_attn_levels": (0,),
+    "decoder_ch": 16,
+    "decoder_added_blocks": 1,
     "scales": ScalesConfig((1, 2, 4)),
     "vit": ViTConfig(tokens=16, patch=8, decoder_patch=8),
 }
@@ -199,7 +201,7 @@ def test_fingerprint_sees_every_field_that_determines_tokens(
     config = dataclasses.replace(toy_config, **BESIDE.get(name, {}))
     changed = dataclasses.replace(config, **{name: CHANGES.get(name, 0.5)})
     differs = toy_fingerprint(changed, toy_weights) != toy_fingerprint(config, toy_weights)
-    assert differs == (name not in ("dropout", "has_decoder"))
+    assert differs == (name not in ("dropout", "has_decoder", "decoder_ch", "decoder_added_blocks"))
 
 
 def test_fingerprint_sees_the_order_of_levels(toy_config: ModelConfig, toy_weights: Weights) -> None:

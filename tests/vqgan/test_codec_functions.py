@@ -1,7 +1,6 @@
 """Latents, codes and pure functions of codecs, for every quantizer and layout, inside programs of others."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from vqgan.engines.choice import EngineChoice
 from vqgan.model.parameters import codec_parameter_shapes
 from vqgan.token_layouts import ScalesConfig, ViTConfig
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
+
 PLAIN = ModelConfig(
     resolution=16, ch=4, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), mid_attention=False,
     norm_groups=2, z_channels=4, embed_dim=4, codebook_size=32, mid_blocks=1,
@@ -39,14 +40,6 @@ SEQUENCE = ModelConfig(
 )  # fmt: skip
 CONFIGS = {name: dataclasses.replace(PLAIN, quantizer=name, **CHANGES.get(name, {})) for name in QUANTIZERS}
 CONFIGS["sequence"] = SEQUENCE
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast() -> Iterator[None]:
-    """Many programs are compiled, and each runs once, on little data."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

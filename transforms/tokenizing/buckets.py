@@ -5,7 +5,10 @@ duplicates. So a bucket's data set is planned, made, continued and verified like
 went does not depend on workers.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +16,14 @@ import pyarrow as pa
 from transforms.images.config import DecodeConfig
 from transforms.images.decode import upright_size
 from transforms.sharded.batching import in_order
+from transforms.sharded.manifest import by_count
+from transforms.sharded.plan import read_plan, read_slices
 from transforms.sharded.slices import entries_of
 from transforms.sources.base import Loader, Source
+from vqgan import filesystems
 from vqgan.faults import raise_machine_fault
 from vqgan.image_sizes import ImageSize, nearest_bucket
+from vqgan.manifest import bucket_names, check_parts, read_buckets, read_manifest
 
 MEASURED_AHEAD = 64
 
@@ -55,3 +62,61 @@ def _bucket(load: Loader, buckets: Sequence[ImageSize], decode: DecodeConfig) ->
     except Exception as error:  # noqa: BLE001 - the run says what is wrong with it
         raise_machine_fault(error, "the input cannot be read in search of sizes")
         return 0
+
+
+def planned_keys(output: str) -> pa.Table:
+    """Returns ``key`` and ``error`` of all that a data set has planned, of parts that were begun, too.
+
+    Args:
+      output: the data set; where there is none, the table is empty.
+
+    Raises:
+      UserError: a plan is damaged.
+    """
+    schema = pa.schema([("key", pa.string()), ("error", pa.string())])
+    parts = itertools.takewhile(lambda part: read_plan(output, part) is not None, itertools.count())
+    tables = (table for part in parts for table in read_slices(output, schema.names, part))
+    return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
+
+
+def describe_buckets(output: str) -> dict[str, Any]:
+    """Returns what the manifests below a folder of buckets say, and their sums.
+
+    Raises:
+      UserError: ``buckets.json`` or a manifest is damaged.
+    """
+    document = read_buckets(output) or {"buckets": []}
+    manifests, unfinished = dict[str, dict[str, Any]](), []
+    for name in bucket_names(output):
+        manifest = read_manifest(folder := filesystems.join(output, name))
+        if manifest is None:
+            unfinished.append(name)
+        else:
+            check_parts(folder, manifest)
+            manifests[name] = manifest
+    finished = "data_sets" in document and not unfinished
+    return {
+        "buckets": document["buckets"],
+        **({} if finished else {"unfinished": unfinished}),
+        **sum_manifests(manifests),
+    }
+
+
+def sum_manifests(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the counts of each data set by its bucket, and those of all together.
+
+    Args:
+      manifests: of the data sets, by the name of their bucket.
+    """
+    counts, reasons = Counter[str](), Counter[str]()
+    for manifest in manifests.values():
+        counts.update(manifest["counts"])
+        reasons.update(manifest["reject_reasons"])
+    return {
+        "data_sets": {
+            name: {"grid": list(manifest["grid"]), "plan_hash": manifest["plan_hash"], **manifest["counts"]}
+            for name, manifest in manifests.items()
+        },
+        "counts": dict(counts),
+        "reject_reasons": by_count(reasons),
+    }

@@ -29,7 +29,7 @@ KNOWN_FIELDS = frozenset(
         *("dropout", "norm_groups", "input_range", "clip_output", "bias", "shortcut_from_branch"),
         *("resamp_with_conv", "pool_downsample", "mid_blocks", "decoder_res_blocks", "stem_channels"),
         *("encoder_out_kernel", "has_decoder", "symmetric_downsample", "depth_to_space", "adaptive_norm"),
-        "fsq_bound",
+        *("fsq_bound", "channels", "decoder_ch", "decoder_added_blocks"),
     }
 )
 """Fields of a configuration that :mod:`vqgan.model.network_graph`, or a quantizer beside it, knows."""
@@ -101,10 +101,10 @@ class Engine(Protocol):
     """What runs a codec's networks, beside JAX itself."""
 
     def encode(self, images: "np.ndarray") -> PendingArray:
-        """Starts turning uint8 ``[B, H, W, 3]`` images into int32 ``[B, h, w]`` tokens; returns at once."""
+        """Starts turning uint8 ``[B, H, W, C]`` images into int32 ``[B, h, w]`` tokens; returns at once."""
 
     def decode(self, tokens: "np.ndarray") -> PendingArray:
-        """Starts turning int32 ``[B, h, w]`` tokens into uint8 ``[B, H, W, 3]`` images; returns at once."""
+        """Starts turning int32 ``[B, h, w]`` tokens into uint8 ``[B, H, W, C]`` images; returns at once."""
 
 
 def resolve_engine(name: str, *configs: ModelConfig) -> EngineChoice:

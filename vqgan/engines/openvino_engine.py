@@ -21,7 +21,7 @@ from vqgan.config import ModelConfig
 from vqgan.engines.choice import check_variant
 from vqgan.engines.openvino_graph import decoder_graph, encoder_graph, import_openvino
 from vqgan.errors import UserError
-from vqgan.model.vqgan import denormalize
+from vqgan.model.vqgan import denormalize, network_range
 from vqgan.quantizers import make_quantizer
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class OpenVINOEngine:
         """Starts decoding."""
         weights, quantizer = self._decoder
         run = self._run(decoder_graph, weights, np.asarray(quantizer.lookup(jnp.asarray(tokens)), np.float32))
-        return PendingResult(run, lambda images: _denormalize(images, self._config.input_range))
+        return PendingResult(run, lambda images: _levels(images, self._config))
 
     def _run(self, build: Callable[..., "Model"], weights: Weights, batch: np.ndarray) -> Any:
         """Starts a request over a copy of ``batch``."""
@@ -152,4 +152,6 @@ class JittedQuantizer:
         self.lookup = partial(jax.jit(lambda state, tokens: nnx.merge(graph, state).lookup(tokens)), state)
 
 
-_denormalize = jax.jit(denormalize, static_argnums=1)
+@partial(jax.jit, static_argnums=1)
+def _levels(images: jax.Array, config: ModelConfig) -> jax.Array:
+    return denormalize(images, network_range(config))

@@ -16,7 +16,7 @@ from vqgan.config import ModelConfig
 from vqgan.engines.choice import check_variant, graph_refusal
 from vqgan.errors import UserError
 from vqgan.model.layers import GROUP_NORM_EPSILON
-from vqgan.model.network_graph import NetworkGraph, Weights
+from vqgan.model.network_graph import NetworkGraph, Weights, pixel_range
 
 if TYPE_CHECKING:
     from openvino import Model, Node
@@ -48,7 +48,7 @@ def import_openvino() -> Any:
 
 
 def encoder_graph(config: ModelConfig, weights: Weights, shape: Sequence[int]) -> "Model":
-    """Builds the graph from uint8 images ``[B, H, W, 3]`` to float32 latents ``[B, h, w, D]``.
+    """Builds the graph from uint8 images ``[B, H, W, C]`` to float32 latents ``[B, h, w, D]``.
 
     Args:
       config: architecture.
@@ -59,18 +59,18 @@ def encoder_graph(config: ModelConfig, weights: Weights, shape: Sequence[int]) -
       UserError: a variant that has no graph here.
     """
     ops, graph = _start(config, weights)
-    low, high = config.input_range
+    low, high = pixel_range(config)
     images = ops.opset.parameter(list(shape), np.uint8)
     # As :func:`vqgan.model.vqgan.normalize` does.
     x = ops.transpose(ops.opset.convert(images, "f32"), TO_CHANNELS_FIRST)
-    x = ops.add(ops.multiply(x, np.float32((high - low) / 255.0)), np.float32(low))
+    x = ops.add(ops.multiply(x, np.asarray((high - low) / 255.0, np.float32)), np.asarray(low, np.float32))
     latents = ops.transpose(graph.encode(x), TO_CHANNELS_LAST)
     graph.check_used()
     return ops.model(images, latents)
 
 
 def decoder_graph(config: ModelConfig, weights: Weights, shape: Sequence[int]) -> "Model":
-    """Builds the graph from float32 code vectors ``[B, h, w, D]`` to float32 images ``[B, H, W, 3]``.
+    """Builds the graph from float32 code vectors ``[B, h, w, D]`` to float32 images ``[B, H, W, C]``.
 
     Args:
       config: architecture.
@@ -125,8 +125,8 @@ class OpenVINOOperations:
     def sqrt(self, x: "Node") -> "Node":
         return self.opset.sqrt(x)
 
-    def clamp(self, x: "Node", low: float, high: float) -> "Node":
-        return self.opset.clamp(x, low, high)
+    def clamp(self, x: "Node", low: np.ndarray, high: np.ndarray) -> "Node":
+        return self.opset.minimum(self.opset.maximum(x, low), high)
 
     def silu(self, x: "Node") -> "Node":
         return self.opset.swish(x)

@@ -21,7 +21,6 @@ from vqgan.quantizers.lookup_free import digit_places, fsq_bounds
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-IMAGES = GraphValue("images", np.float32, ("batch", 3, "height", "width"))
 TOKENS = GraphValue("tokens", np.int32, ("batch", "rows", "columns"))
 MOST_BYTES = (1 << 31) - (1 << 20)
 """Of one model: ONNX's files are protocol buffers, which end at 2 GiB."""
@@ -32,7 +31,7 @@ _LEAST_SQUARE = 1e-24  # of a length that is divided by, as in vqgan.quantizers.
 def encoder_model(
     config: ModelConfig, weights: Mapping[str, Weights], metadata: Mapping[str, str]
 ) -> "ModelProto":
-    """Builds the model from float32 images ``[B, 3, H, W]`` in the input range to int32 tokens ``[B, h, w]``.
+    """Builds the model from float32 images ``[B, C, H, W]`` in the input range to int32 tokens ``[B, h, w]``.
 
     Args:
       config: architecture.
@@ -43,18 +42,18 @@ def encoder_model(
       UserError: a variant that has no graph here, or more weights than a file takes.
     """
     check_onnx(config, weights["encoder"], weights["quantizer"])
-    ops = ONNXOperations()
+    ops, images = ONNXOperations(), _images(config)
     network = NetworkGraph(config, weights["encoder"], ops, GROUP_NORM_EPSILON)
-    latents = ops.transpose(network.encode(IMAGES.name), (0, 2, 3, 1))
+    latents = ops.transpose(network.encode(images.name), (0, 2, 3, 1))
     network.check_used()
     tokens = ops.cast(_TOKENS[config.quantizer](ops, config, weights["quantizer"], latents), np.int32)
-    return ops.model(IMAGES, TOKENS, tokens, "encoder", metadata)
+    return ops.model(images, TOKENS, tokens, "encoder", metadata)
 
 
 def decoder_model(
     config: ModelConfig, weights: Mapping[str, Weights], metadata: Mapping[str, str]
 ) -> "ModelProto":
-    """Builds the model from int32 tokens ``[B, h, w]`` to float32 images ``[B, 3, H, W]`` in the input range.
+    """Builds the model from int32 tokens ``[B, h, w]`` to float32 images ``[B, C, H, W]`` in the input range.
 
     Args:
       config: architecture.
@@ -72,7 +71,11 @@ def decoder_model(
     codes = _lookup(ops, config, weights["quantizer"], TOKENS.name)  # (B, h, w, D)
     images = network.decode(ops.transpose(codes, (0, 3, 1, 2)))
     network.check_used()
-    return ops.model(TOKENS, IMAGES, images, "decoder", metadata)
+    return ops.model(TOKENS, _images(config), images, "decoder", metadata)
+
+
+def _images(config: ModelConfig) -> GraphValue:
+    return GraphValue("images", np.float32, ("batch", config.channels.count, "height", "width"))
 
 
 def check_onnx(config: ModelConfig, *parts: Weights) -> None:

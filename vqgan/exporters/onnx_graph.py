@@ -118,8 +118,8 @@ class ONNXOperations:
     def sqrt(self, x: str) -> str:
         return self.node("Sqrt", x)
 
-    def clamp(self, x: str, low: float, high: float) -> str:
-        return self.node("Clip", x, np.array(low, np.float32), np.array(high, np.float32))
+    def clamp(self, x: str, low: np.ndarray, high: np.ndarray) -> str:
+        return self.node("Min", self.node("Max", x, low), high)
 
     def silu(self, x: str) -> str:
         return self.node("Mul", x, self.node("Sigmoid", x))

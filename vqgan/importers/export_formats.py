@@ -16,7 +16,7 @@ from vqgan.importers.layout import KeyLayout
 _OTHERS_ONLY = (
     "shortcut_from_branch", "pool_downsample", "symmetric_downsample", "depth_to_space", "adaptive_norm",
     "spatial_norm", "scales", "vit", "decoder_attn_levels", "haar_patch", "halvings", "quant_conv_kernel",
-    "channels",
+    "decoder_ch",
 )  # fmt: skip
 # What is fixed in the published classes of LlamaGen and vqgan-jax.
 _LLAMAGEN = {"ch": 128, "num_res_blocks": 2, "norm_groups": 32, "input_range": (-1.0, 1.0)}
@@ -70,7 +70,9 @@ def _lacks_in_diffusers(config: ModelConfig) -> list[str]:
 
 
 def _lacks_in_llamagen(config: ModelConfig) -> list[str]:
-    cannot = _lacks_anywhere(config) + _unlike(config, _LLAMAGEN)
+    cannot = _lacks_anywhere(config) + _unlike(config, _LLAMAGEN) + _lacks_ranges(config)
+    if config.channels.count != 3:
+        cannot.append(f"images have 3 channels there, not {config.channels.count}")
     if config.quantizer not in ("cosine", "nearest"):
         cannot.append(f"quantizer {config.quantizer}")
     attended = [level for level in range(len(config.ch_mult)) if _attends(config, level)]
@@ -82,7 +84,7 @@ def _lacks_in_llamagen(config: ModelConfig) -> list[str]:
 
 
 def _lacks_in_vqgan_jax(config: ModelConfig) -> list[str]:
-    cannot = _lacks_anywhere(config) + _unlike(config, _VQGAN_JAX)
+    cannot = _lacks_anywhere(config) + _unlike(config, _VQGAN_JAX) + _lacks_ranges(config)
     if config.quantizer != "nearest":
         cannot.append(f"quantizer {config.quantizer}")
     if not config.mid_attention or config.attention != "full":
@@ -90,6 +92,12 @@ def _lacks_in_vqgan_jax(config: ModelConfig) -> list[str]:
     if config.stem != config.ch:
         cannot.append("its first convolution has another width")
     return cannot
+
+
+def _lacks_ranges(config: ModelConfig) -> list[str]:
+    """Lists ranges that a format with a configuration of its own alone has no place for."""
+    names = [name for name in ("ranges", "input_ranges") if getattr(config.channels, name)]
+    return [f"channels.{name}: pixels have one range there, the network's" for name in names]
 
 
 def _unlike(config: ModelConfig, fixed: Mapping[str, Any]) -> list[str]:
@@ -123,8 +131,8 @@ def _diffusers_config(config: ModelConfig) -> dict[str, Any]:
         "block_out_channels": [config.ch * multiple for multiple in config.ch_mult],
         "down_block_types": [f"{'Attn' if one else ''}DownEncoderBlock2D" for one in attended],
         "up_block_types": [f"{'Attn' if one else ''}UpDecoderBlock2D" for one in reversed(attended)],
-        "in_channels": 3,
-        "out_channels": 3,
+        "in_channels": config.channels.count,
+        "out_channels": config.channels.count,
         "latent_channels": config.z_channels,
         "layers_per_block": config.num_res_blocks,
         "mid_block_add_attention": config.mid_attention,
@@ -156,8 +164,8 @@ def _vqgan_jax_config(config: ModelConfig) -> dict[str, Any]:
     return {
         "model_type": "vqgan",
         "ch": config.ch,
-        "out_ch": 3,
-        "in_channels": 3,
+        "out_ch": config.channels.count,
+        "in_channels": config.channels.count,
         "num_res_blocks": config.num_res_blocks,
         "resolution": config.resolution,
         "z_channels": config.z_channels,

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from vqgan.config import SPATIAL_NORM_GROUPS
+from vqgan.model.convolutions import convolve_doubled, convolve_images, on_processor
 
 GROUP_NORM_EPSILON = 1e-6
 
@@ -33,6 +34,7 @@ def conv(
         padding=size // 2,
         use_bias=use_bias,
         dtype=dtype,
+        conv_general_dilated=convolve_images,
         rngs=rngs,
     )
 
@@ -272,8 +274,12 @@ class Upsample(nnx.Module):
         self.conv = conv(channels, channels, 3, dtype=dtype, rngs=rngs) if with_conv else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = repeat_pixels(x, 2)
-        return x if self.conv is None else self.conv(x)
+        if self.conv is None or not on_processor():
+            x = repeat_pixels(x, 2)
+            return x if self.conv is None else self.conv(x)
+        bias = None if self.conv.bias is None else self.conv.bias[...]
+        x, kernel, bias = self.conv.promote_dtype((x, self.conv.kernel[...], bias), dtype=self.conv.dtype)
+        return convolve_doubled(x, kernel, bias)
 
 
 class SubPixelUpsample(nnx.Module):

@@ -12,6 +12,7 @@ import numpy as np
 
 from vqgan.config import ModelConfig
 from vqgan.errors import UserError
+from vqgan.model.vqgan import network_range
 
 Weights = Mapping[str, np.ndarray]
 """Parameters by dotted name."""
@@ -43,7 +44,7 @@ class GraphOperations(Protocol[Node]):
     def sqrt(self, x: Node) -> Node:
         """Takes square roots."""
 
-    def clamp(self, x: Node, low: float, high: float) -> Node:
+    def clamp(self, x: Node, low: np.ndarray, high: np.ndarray) -> Node:
         """Brings numbers into a range."""
 
     def silu(self, x: Node) -> Node:
@@ -150,7 +151,8 @@ class NetworkGraph(Generic[Node]):
             if level < len(config.ch_mult) - 1:
                 x, side = self._upsample(f"decoder.levels.{level}.resample", x), side * 2
         x = self._head("decoder", x)
-        return self._ops.clamp(x, *config.input_range) if config.clip_output else x
+        low, high = (np.asarray(end, np.float32) for end in pixel_range(config))
+        return self._ops.clamp(x, low, high) if config.clip_output else x
 
     def _level(self, name: str, x: Node, blocks: int, side: int) -> Node:
         for block in range(blocks):
@@ -241,6 +243,12 @@ class NetworkGraph(Generic[Node]):
         """Maps ``[B, D]`` to ``[B, C, 1, 1]``."""
         kernel, bias = (_float32(self._left.pop(f"{name}.{part}")) for part in ("kernel", "bias"))
         return self._ops.with_places(self._ops.add(self._ops.matmul(rows, kernel), bias))
+
+
+def pixel_range(config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the network's values for levels 0 and 255: two numbers, or float32 ``[1, C, 1, 1]`` each."""
+    low, high = (np.asarray(end) for end in network_range(config))
+    return (low, high) if low.ndim == 0 else (low.transpose(0, 3, 1, 2), high.transpose(0, 3, 1, 2))
 
 
 def _float32(values: np.ndarray) -> np.ndarray:

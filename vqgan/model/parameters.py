@@ -132,7 +132,7 @@ def _levels(name: str, levels: list[int], channels: int, config: ModelConfig) ->
     first = 0 if down else len(levels) - config.halved_levels  # of the levels that resample
     pixels = 4 if config.depth_to_space and not down else 1
     for index, level in enumerate(levels):
-        width = config.ch * config.ch_mult[level]
+        width = (config.ch if down else config.decoder_width) * config.ch_mult[level]
         if config.adaptive_norm and not down:
             for layer in ("gamma", "beta"):
                 yield from _linear(f"{name}.levels.{index}.adaptive.{layer}", config.z_channels, channels)
@@ -220,7 +220,7 @@ def _decoder_part(config: ModelConfig) -> Named:
         yield from _vit_decoder(config, config.vit)
         if not config.vit.pixel_codes:
             return
-    widest, narrowest = (config.ch * config.ch_mult[level] for level in (-1, 0))
+    widest, narrowest = (config.decoder_width * config.ch_mult[level] for level in (-1, 0))
     if config.quant_conv:
         yield from _conv("post_quant_conv", config.embed_dim, config.z_channels, config.quant_conv_kernel)
     yield from _conv("decoder.conv_in", config.z_channels, widest, 3)

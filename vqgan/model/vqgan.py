@@ -181,7 +181,7 @@ class Decoder(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, remat: bool = False, rngs: nnx.Rngs):
-        widths = [config.ch * multiple for multiple in config.ch_mult]
+        widths = [config.decoder_width * multiple for multiple in config.ch_mult]
         channels = widths[-1]
         attended = decoder_attention(config)
         self.spatial_norm = config.spatial_norm

@@ -1,33 +1,54 @@
-"""Imported by every Python that has this folder on its path: holds a worker at a file that a test names.
+"""Imported by every Python that has this folder on its path: holds a worker at a file, or fails a write.
 
 With ``VQGAN_TEST_GATE=PATH`` and a file at PATH that holds a part of a name, whoever has written a file of
 such a name leaves its process id in PATH.waiting and waits, before the file is renamed, until PATH is gone.
+
+With ``VQGAN_TEST_FAULTS=PATH`` one shard in so many fails with EIO when it was written; PATH grows by a byte.
 """
 
+import errno
 import os
+import random
 import time
 
 GATE = os.environ.get("VQGAN_TEST_GATE")
+FAULTS = os.environ.get("VQGAN_TEST_FAULTS")
+ONE_IN = 20
 
 
-def hold(gate):
+def after_sync(then):
+    """Has every file that was written pass through ``then``."""
     from vqgan import filesystems
 
     sync = filesystems._sync
 
-    def waiting(filesystem, path):
+    def followed(filesystem, path):
         sync(filesystem, path)
-        if os.path.exists(gate):
-            with open(gate) as file:
-                name = file.read()
-            if name in os.fsdecode(path):
-                with open(f"{gate}.waiting", "w") as file:
-                    file.write(str(os.getpid()))
-                while os.path.exists(gate):
-                    time.sleep(0.02)
+        then(os.fsdecode(path))
 
-    filesystems._sync = waiting
+    filesystems._sync = followed
+
+
+def hold(path):
+    if not os.path.exists(GATE):
+        return
+    with open(GATE) as file:
+        name = file.read()
+    if name in path:
+        with open(f"{GATE}.waiting", "w") as file:
+            file.write(str(os.getpid()))
+        while os.path.exists(GATE):
+            time.sleep(0.02)
+
+
+def fail(path):
+    if "/data/" in path and not os.path.isdir(path) and random.randrange(ONE_IN) == 0:
+        with open(FAULTS, "a") as file:
+            file.write("x")
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 if GATE:
-    hold(GATE)
+    after_sync(hold)
+if FAULTS:
+    after_sync(fail)

@@ -2,26 +2,27 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines.importing import export_codec
 from tests.toy_codec import TOY
-from tests.vqgan.engines.test_openvino_graph import BASE, VARIANTS, random_weights
+from tests.vqgan.engines.test_openvino_graph import BASE, VARIANTS, images_for, random_weights
 from tests.vqgan.importers import foreign
 from tests.vqgan.test_codec import PHOTOS
 from vqgan import Codec, codec_checkpoint
+from vqgan.channels import RGB, ChannelsConfig
 from vqgan.config import ModelConfig
 from vqgan.engines.agreement import compare_tokens
 from vqgan.exporters.onnx_codec import check_onnx, encoder_model
 from vqgan.token_layouts import ScalesConfig
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 onnx = pytest.importorskip("onnx", reason="NOT CHECKED: onnx is not installed (extra export)")
 onnxruntime = pytest.importorskip("onnxruntime", reason="NOT CHECKED: onnxruntime is not installed")
 
@@ -40,7 +41,7 @@ class Exported:
             onnxruntime.InferenceSession(folder / f"{name}.onnx") for name in ("encoder", "decoder")
         )
         said = self.encoder.get_modelmeta().custom_metadata_map
-        self.low, self.high = json.loads(said["vqgan_input_range"])
+        self.low, self.high = np.array(json.loads(said["vqgan_input_range"]), np.float32).T
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         scaled = images.astype(np.float32) * ((self.high - self.low) / 255) + self.low
@@ -67,14 +68,6 @@ def assert_same(codec: Codec, exported: Exported, images: np.ndarray) -> None:
     off = np.abs(exported.decode(tokens).astype(int) - codec.decode(tokens))
     assert off.max() <= 1
     assert (off == 0).mean() > 0.99
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast() -> Iterator[None]:
-    """Many programs are compiled, and each runs once, on little data."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +117,67 @@ def test_variants(name: str, tmp_path: Path, toy_images: np.ndarray) -> None:
     config = dataclasses.replace(BASE, **VARIANTS[name])
     path = save(tmp_path, config, random_weights(config))
     export_codec(str(path), str(tmp_path / "out"), "onnx")
-    assert_same(Codec.load(path, batch_size=4), Exported(tmp_path / "out"), toy_images)
+    codec = Codec.load(path, batch_size=4)
+    assert_same(codec, Exported(tmp_path / "out"), images_for(codec, toy_images))
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        RGB,
+        ChannelsConfig(1),
+        ChannelsConfig(2, input_ranges=((0, 1), (-1, 1))),
+        ChannelsConfig(4),
+        ChannelsConfig(5),
+        ChannelsConfig(6, ranges=((0, 1000), (-1, 1), (0, 2), (5, 6), (0, 255), (0, 65535))),
+    ],
+    ids=str,
+)
+def test_the_lines_of_the_readme(
+    channels: ChannelsConfig, tmp_path: Path, toy_images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They give the codec's tokens for a file of its channels, and a level or one off of what it decodes."""
+    config = dataclasses.replace(TOY, channels=channels, resolution=16)
+    codec = Codec.load(save(tmp_path, config, random_weights(config)), batch_size=1)
+    export_codec(str(codec.info.path), str(tmp_path / "out"), "onnx")
+    images = images_for(codec, toy_images)[:1]
+    monkeypatch.chdir(tmp_path / "out")
+    write_source(channels, images[0])
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL):
+        exec(block, names)
+    found = compare_tokens(codec, images, names["tokens"])
+    assert found.clear_equal == found.clear > 50
+    assert np.abs(names["levels"].astype(int) - codec.decode(names["tokens"])).max() <= 1
+
+
+def write_source(channels: ChannelsConfig, levels: np.ndarray) -> None:
+    """Writes a file whose levels these are, as the lines read it."""
+    if channels.ranges:
+        low, high = np.array(channels.ranges).T
+        np.save("image.npy", levels / 255 * (high - low) + low)
+    elif channels.count > 4:
+        np.save("image.npy", levels.astype(np.uint16) * 257)
+    else:
+        Image.fromarray(levels[..., 0] if channels.count == 1 else levels).save("image.png")
+
+
+def test_models_say_the_channels(tmp_path: Path) -> None:
+    pairs = ((0, 1), (-1, 1), (0, 2), (0, 1))
+    channels = ChannelsConfig(4, ranges=((0, 1000),), input_ranges=pairs)
+    config = dataclasses.replace(TOY, channels=channels)
+    path = save(tmp_path, config, random_weights(config))
+    export_codec(str(path), str(tmp_path / "out"), "onnx")
+    model = onnx.load(tmp_path / "out" / "encoder.onnx")
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    assert (said["vqgan_channels"], said["vqgan_channel_count"]) == ("RGBA", "4")
+    assert json.loads(said["vqgan_input_range"]) == [list(map(float, pair)) for pair in pairs]
+    assert json.loads(said["vqgan_source_ranges"]) == [[0, 1000]] * 4
+    assert said["vqgan_preprocessing"] == "uint8 / 255 * (high - low) + low"
+    assert [each.dim_value for each in model.graph.input[0].type.tensor_type.shape.dim] == [0, 4, 0, 0]
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "float32 `[B, 4, H, W]`, RGBA in [0, 1], [-1, 1], [0, 2], [0, 1] by channel |" in readme
+    assert "0 to 255 stand for values of the source [0, 1000]; what lies beyond is clipped" in readme
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from pipelines.importing import export_codec
 from tests.vqgan.importers.foreign import random_weights
 from vqgan import Codec, codec_checkpoint
+from vqgan.channels import ChannelsConfig
 from vqgan.config import ModelConfig
 from vqgan.errors import UserError
 from vqgan.importers.export_formats import FORMATS
@@ -37,8 +38,9 @@ def save(folder: Path, config: ModelConfig) -> Path:
         ("llamagen", LLAMAGEN, "model.safetensors"),
         ("llamagen", dataclasses.replace(LLAMAGEN, quantizer="nearest"), "model.safetensors"),
         ("vqgan-jax", VQGAN_JAX, "flax_model.msgpack"),
+        ("vqgan-jax", dataclasses.replace(VQGAN_JAX, channels=ChannelsConfig(4)), "flax_model.msgpack"),
     ],
-    ids=["llamagen", "llamagen-nearest", "vqgan-jax"],
+    ids=["llamagen", "llamagen-nearest", "vqgan-jax", "vqgan-jax-rgba"],
 )
 def test_what_is_read_back_is_the_same(to: str, config: ModelConfig, file: str, tmp_path: Path) -> None:
     path = save(tmp_path, config)
@@ -48,6 +50,19 @@ def test_what_is_read_back_is_the_same(to: str, config: ModelConfig, file: str, 
     assert (theirs.fingerprint, theirs.decoder_sha256) == (ours.fingerprint, ours.decoder_sha256)
     assert theirs.card["origin"]["format"].endswith(to)
     assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["README.md", "config.json", file]
+
+
+@pytest.mark.parametrize("to", ["diffusers", "safetensors"])
+def test_channels_and_their_ranges_come_back(to: str, tmp_path: Path) -> None:
+    channels = ChannelsConfig(4, ranges=((0, 1000),), input_ranges=((0, 1), (0, 1), (-1, 1), (0, 2)))
+    path = save(tmp_path, dataclasses.replace(VQGAN_JAX, channels=channels))
+    export_codec(str(path), str(tmp_path / "out"), to)
+    theirs, ours = codec_checkpoint.read_info(tmp_path / "out"), codec_checkpoint.read_info(path)
+    assert theirs.config == ours.config
+    assert (theirs.fingerprint, theirs.decoder_sha256) == (ours.fingerprint, ours.decoder_sha256)
+    if to == "diffusers":
+        said = json.loads((tmp_path / "out" / "config.json").read_text())
+        assert (said["in_channels"], said["out_channels"]) == (4, 4)
 
 
 @pytest.mark.parametrize(("to", "config"), [("llamagen", LLAMAGEN), ("vqgan-jax", VQGAN_JAX)])
@@ -96,6 +111,9 @@ def test_what_llamagen_asks_for_stands_in_the_folder(tmp_path: Path) -> None:
         ("llamagen", {"quantizer": "lfq", "codebook_size": 256}, "quantizer lfq has no codebook"),
         ("llamagen", {"double_z": True}, "double_z"),
         ("llamagen", {"quant_conv_kernel": 3}, "quant_conv_kernel"),
+        ("llamagen", {"channels": ChannelsConfig(4)}, "images have 3 channels there, not 4"),
+        ("llamagen", {"channels": ChannelsConfig(3, ((0, 9),))}, "channels.ranges: pixels have one range"),
+        ("vqgan-jax", {"channels": ChannelsConfig(1, (), ((0, 1),))}, "channels.input_ranges: pixels have"),
         ("vqgan-jax", {"norm_groups": 8}, "norm_groups is 32 there, not 8"),
         ("vqgan-jax", {"quantizer": "cosine"}, "quantizer cosine"),
         ("vqgan-jax", {"mid_attention": False}, "attention always stands in the middle"),

@@ -125,6 +125,8 @@ def configs(draw: Any) -> ModelConfig:
         decoder_res_blocks=draw(st.sampled_from([None, 1])),
         encoder_out_kernel=draw(st.sampled_from([1, 3])),
         stem_channels=draw(st.sampled_from([None, 16])),
+        decoder_ch=draw(st.sampled_from([None, 16])),
+        decoder_added_blocks=draw(st.sampled_from([0, 1])),
     )
 
 

@@ -190,6 +190,9 @@ class CodecLearner:
             counts = jnp.bincount(jnp.ravel(tokens), length=usage.shape[0])
             usage = usage + counts.astype(jnp.int32)
         average = optimizers.update_average(side.average, params, side.updates, self._config.train.ema_decay)
+        if average and self._config.codebook.keep_tokens:
+            # an average of equal values may be rounded to another one; then tokens would not be kept
+            average = params | learned_params(self._config, average)
         scalars = scalars | {
             "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": self._learning_rate(side.updates),

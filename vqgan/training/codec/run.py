@@ -21,6 +21,7 @@ from vqgan.metrics.lpips import Lpips, distance, load_lpips
 from vqgan.model.parameters import codec_parameter_shapes
 from vqgan.model.vqgan import VQGAN, denormalize, network_range, normalize
 from vqgan.training.codec.config import CodecTrainConfig, LossConfig
+from vqgan.training.codec.growth import can_grow_decoder, differ_in_size_alone, grow_decoder, with_tokens_of
 from vqgan.training.codec.learner import CodecLearner, build_vqgan
 from vqgan.training.codec.state import CodecTrainState
 from vqgan.training.loop import Done, Evaluate, Evaluation, Outcome, ResumableBatches
@@ -44,9 +45,9 @@ class CodecRun(TrainingRun):
     """What the training of a codec needs beside its data; the best one goes to ``codec/``.
 
     Attributes:
-      init: codec to start from, of the same architecture. Its codebook is kept: there is no autoencoder
-        phase, and nothing is placed. With ``codebook.keep_tokens`` the decoder may be another, which then
-        starts from random weights.
+      init: codec to start from, of the same architecture, or with a smaller decoder, which is then grown
+        (:mod:`vqgan.training.codec.growth`). Its codebook is kept: there is no autoencoder phase, and nothing
+        is placed. With ``codebook.keep_tokens`` the decoder may also be smaller, and starts anew.
     """
 
     config: CodecTrainConfig
@@ -70,11 +71,13 @@ def fit_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) 
         raise UserError("codebook.keep_tokens is on: name with --init the codec whose tokens are to stay")
     perceptual = load_perceptual(run.config.loss)
     alex = load_lpips("alex") if run.config.loss.perceptual_alex else None
-    initial = None if run.init is None else initial_params(run.init, run.config.model, keep_tokens)
-    if initial is not None:
-        kept = dataclasses.replace(run.config.codebook, autoencoder_steps=0)
-        run = dataclasses.replace(run, config=dataclasses.replace(run.config, codebook=kept))
-    config = run.config
+    config, initial = run.config, None
+    if run.init is not None:
+        codebook = dataclasses.replace(config.codebook, autoencoder_steps=0)
+        model = with_tokens_of(read_info(run.init).config, config.model) if keep_tokens else config.model
+        config = dataclasses.replace(config, model=model, codebook=codebook)
+        initial = initial_params(run.init, config.model, keep_tokens)
+    run = dataclasses.replace(run, config=config)
     # An exported codec computes in float32, whatever it was trained in.
     exact = dataclasses.replace(config, train=dataclasses.replace(config.train, dtype="float32"))
     vqgan = take_apart(functools.partial(build_vqgan, exact))
@@ -121,21 +124,26 @@ def initial_params(codec: str, config: ModelConfig, other_decoder: bool = False)
     Args:
       codec: path or name.
       config: architecture that starts from them.
-      other_decoder: its decoder may differ, and is then left out.
+      other_decoder: its decoder may be of another size; one that cannot be grown is then left out.
 
     Raises:
       UserError: it is of another architecture, or has numbers that are not finite.
     """
     info = read_info(codec)
     there, here = codec_parameter_shapes(info.config), codec_parameter_shapes(config)
-    parts = [part for part in PARTS if part != "decoder" or not other_decoder or there[part] == here[part]]
-    if any(there[part] != here[part] for part in parts):
+    grows = can_grow_decoder(info.config, config)
+    fitting = [part for part in PARTS if there[part] == here[part] or (part == "decoder" and grows)]
+    anew = other_decoder and differ_in_size_alone(info.config, config)
+    parts = [part for part in PARTS if part in fitting or part != "decoder" or not anew]
+    if parts != fitting:
         raise UserError(f"--init {codec}: another architecture ({_differences(info.config, config)})")
     if info.config.quantizer in UNTRAINED_QUANTIZERS:
         raise UserError(f"--init {codec}: its quantizer {info.config.quantizer} is not trained here")
     if info.config.symmetric_downsample != config.symmetric_downsample:
         raise UserError(f"--init {codec}: set model.symmetric_downsample={info.config.symmetric_downsample}")
     weights = load_weights(info, parts)
+    if grows:
+        weights["decoder"] = grow_decoder(weights["decoder"], info.config, config)
     params = {f"{part}.{name}": value for part in parts for name, value in weights[part].items()}
     broken = [name for name, value in params.items() if not np.isfinite(value).all()]
     if broken:

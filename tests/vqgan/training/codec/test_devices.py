@@ -13,6 +13,7 @@ import pytest
 from vqgan.training.codec import learner
 from vqgan.training.codec.config import CodecTrainConfig
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 ROOT = Path(__file__).parents[4]
 
 DEVICES = """
@@ -20,8 +21,10 @@ import json, sys
 import jax, numpy as np
 sys.path.insert(0, "tests/vqgan/training/codec")
 from conftest import TOY
+from vqgan.compilation_cache import enable_compilation_cache
 from vqgan.training.codec.learner import CodecLearner
 
+enable_compilation_cache()
 assert jax.device_count() == int(sys.argv[1])
 crops = np.load(sys.argv[2])
 learner = CodecLearner(TOY, None)

@@ -74,16 +74,16 @@ def test_tokens_stay_where_the_decoder_alone_learns(
 
 def test_another_decoder_for_the_same_tokens(toy: CodecTrainConfig, params: Any, tmp_path: Path) -> None:
     path = str(save_codec(tmp_path / "codec", toy.model, split_parts(params)).path)
-    deeper = dataclasses.replace(toy.model, decoder_res_blocks=toy.model.decoder_blocks + 1)
+    smaller = dataclasses.replace(toy.model, decoder_res_blocks=toy.model.decoder_blocks - 1)
     with pytest.raises(UserError, match="decoder_res_blocks is"):
-        initial_params(path, deeper)
-    kept = initial_params(path, deeper, other_decoder=True)
+        initial_params(path, smaller)
+    kept = initial_params(path, smaller, other_decoder=True)
     assert {name.split(".")[0] for name in kept} == {"encoder", "quantizer"}
     assert initial_params(path, toy.model, other_decoder=True).keys() == params.keys()
-    config = dataclasses.replace(toy, model=deeper)
+    config = dataclasses.replace(toy, model=smaller)
     begun = CodecLearner(config, None, kept).initial().generator.params
     assert {part: weights.keys() for part, weights in split_parts(begun).items()} == {
-        part: shapes.keys() for part, shapes in codec_parameter_shapes(deeper).items()
+        part: shapes.keys() for part, shapes in codec_parameter_shapes(smaller).items()
     }
     assert all(np.array_equal(begun[name], params[name]) for name in kept)
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 ROOT = Path(__file__).parents[4]
 
 DEVICES = """
@@ -19,8 +20,10 @@ from pathlib import Path
 import jax, numpy as np
 sys.path.insert(0, "tests/vqgan/training/prior")
 from test_learner import PLAIN, make, rows
+from vqgan.compilation_cache import enable_compilation_cache
 from vqgan.training.checkpoints import Checkpoints
 
+enable_compilation_cache()
 folder, found = Path(sys.argv[1]), {}
 for fsdp in map(int, sys.argv[2:]):
     learner = make(dataclasses.replace(PLAIN, train=dataclasses.replace(PLAIN.train, fsdp=fsdp)))
