@@ -48,13 +48,14 @@ def nearest_code(latents: jax.Array, codebook: jax.Array) -> jax.Array:
     latents = latents.astype(jnp.float32)
     codebook = codebook.astype(jnp.float32)
     squares = jnp.sum(codebook**2, axis=1)  # (K,)
-    if on_processor():
-        return _nearest_by_parts(latents, codebook, squares)
 
     def block(part: jax.Array) -> jax.Array:
+        if on_processor():
+            return _nearest_by_parts(part, codebook, squares)
         return jnp.argmin(_shifted_distances(part, codebook, squares), axis=1).astype(jnp.int32)
 
-    return map_blocks(block, latents, codebook.shape[0])
+    held = min(codebook.shape[0], CODES_AT_ONCE) if on_processor() else codebook.shape[0]
+    return map_blocks(block, latents, held)
 
 
 def _shifted_distances(latents: jax.Array, codebook: jax.Array, squares: jax.Array) -> jax.Array:
