@@ -28,6 +28,7 @@ SCRIPTS = (
     "decode_images",
     "engines",
     "groups",
+    "convolutions",
     "size",
     "memory",
     "plan",
