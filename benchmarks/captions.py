@@ -2,7 +2,7 @@
 
 Tokenizes the digits of the demo without their classes, gives each three captions ("a handwritten seven", "7",
 ...), and trains a prior on them: on words, or on vectors that ``examples/embed_captions.py`` makes. Then it
-compares, for digits that were held back, the likelihood of the tokens under the right caption with that under
+compares, for digits of validation, the likelihood of the tokens under the right caption with that under
 a wrong one, for each of the nine wrong digits; and it samples each caption at some scales of guidance, and
 lets the real digits nearest to each sample vote on what it is.
 

@@ -42,7 +42,7 @@ SETTINGS = (  # 0.45 million parameters
 )
 
 
-class Judge:
+class Voters:
     """Real icons that vote on what an image shows.
 
     Attributes:
@@ -71,7 +71,7 @@ class Judge:
             [np.bincount(self._labels[row], minlength=len(self.names)).argmax() for row in nearest]
         )
 
-    def judge(self, pixels: np.ndarray, asked: np.ndarray) -> tuple[float, float]:
+    def score(self, pixels: np.ndarray, asked: np.ndarray) -> tuple[float, float]:
         """The share of images that are voted to be what was asked for, and the Fréchet distance."""
         features = self.features(pixels)
         distance = frechet_distance(feature_statistics(features), feature_statistics(self._features))
@@ -112,9 +112,9 @@ def train_prior(folder: Path, kind: str, seed: int, steps: int) -> tuple[str, fl
 
 
 def measure(
-    folder: Path, judge: Judge, kind: str, seed: int, args: argparse.Namespace
+    folder: Path, voters: Voters, kind: str, seed: int, args: argparse.Namespace
 ) -> tuple[Row, np.ndarray]:
-    """Trains and judges one prior; returns its row and its samples, the classes in turn."""
+    """Trains and scores one prior; returns its row and its samples, the classes in turn."""
     model, seconds, steps = train_prior(folder, kind, seed, args.steps)
     prior = Prior.load(model, batch_size=BATCH)
     drawn = prior.sample(BATCH, guidance=args.guidance, seed=args.count)  # compiles
@@ -122,7 +122,7 @@ def measure(
     drawn = prior.sample(args.count, guidance=args.guidance)
     speed = args.count / (time.process_time() - started)
     images = prior.images(drawn)
-    vote, distance = judge.judge(images, np.arange(args.count) % len(judge.names))
+    vote, distance = voters.score(images, np.arange(args.count) % len(voters.names))
     bits = prior.info.card["metrics"]["bits"]["value"]
     return Row(bits, vote, distance, speed, seconds, steps), images
 
@@ -157,20 +157,20 @@ def main() -> None:
     args = flags.parse_args()
     enable_compilation_cache()
     pixels, labels = read_pixels(args.folder / "train.parquet", args.each)
-    judge = Judge(pixels, labels)
+    voters = Voters(pixels, labels)
     real = open_tokens(f"{args.folder}/tokens-validation")
     batch = real.take(np.arange(len(real)))
     codec = Codec.load(args.folder / "codec", batch_size=BATCH)
     decoded = codec.decode(batch.tokens.reshape(-1, *real.grid))
-    vote, distance = judge.judge(decoded[: args.count], batch.labels[: args.count])
+    vote, distance = voters.score(decoded[: args.count], batch.labels[: args.count])
     say("| prior | bits a token | voted to be of their class | Fréchet | samples/s | training | best step |")
     say("|---|---|---|---|---|---|---|")
     say(f"| real icons of validation, encoded and decoded | | {vote:.1%} | {distance:.1f} | | | |")
-    shown = [pick_turns(decoded, batch.labels, len(judge.names))]
+    shown = [pick_turns(decoded, batch.labels, len(voters.names))]
     for kind in args.kinds:
         rows = []
         for seed in args.seeds:
-            row, images = measure(args.folder, judge, kind, seed, args)
+            row, images = measure(args.folder, voters, kind, seed, args)
             rows.append(row)
             say(f"| {kind}, seed {seed} | {' | '.join(cells(row))} |")
             if seed == args.seeds[0]:

@@ -95,8 +95,11 @@ def bucket_names(output: str) -> list[str]:
     if found is None:
         return []
     listed = found.get("data_sets", found["buckets"])
-    there = lambda name: filesystems.exists(filesystems.join(output, name))  # noqa: E731
-    return [name for name in found["buckets"] if name in listed or there(name)]
+    return [
+        name
+        for name in found["buckets"]
+        if name in listed or filesystems.exists(filesystems.join(output, name))
+    ]
 
 
 def refuse_buckets(path: str) -> None:
@@ -122,11 +125,11 @@ def read_buckets(output: str) -> dict[str, Any] | None:
     damaged = lambda reason: UserError(f"{path}: damaged ({reason}); {AGAIN}")  # noqa: E731
     fields = parse_document(filesystems.read_bytes(path), damaged)
     check_version(path, fields.integer("version"))
-    buckets = fields.texts("buckets")
-    for name in (*buckets, *fields.texts("data_sets", ())):
+    buckets, data_sets = fields.texts("buckets"), fields.texts("data_sets", ())
+    for name in (*buckets, *data_sets):
         if re.fullmatch(r"\d+x\d+", name, re.ASCII) is None:
             raise damaged(f"{name!r} is no size")
-    if strangers := [name for name in fields.texts("data_sets", ()) if name not in buckets]:
+    if strangers := [name for name in data_sets if name not in buckets]:
         raise damaged(f"{strangers[0]} is none of its buckets")
     return dict(fields.data)
 

@@ -13,7 +13,6 @@ from vqgan.faults import MachineError
 if TYPE_CHECKING:
     from pipelines.tool_options import VerifyOptions
 
-OK = "ok"
 PROBLEMS_SHOWN = 3
 
 
@@ -166,28 +165,32 @@ def _verify_buckets(options: "VerifyOptions") -> int:
     from vqgan.manifest import bucket_names
 
     root = os.fspath(options.path)
-    missing, bad = missing_buckets(root), 0
+    missing = missing_buckets(root)
+    is_good = not missing
     for name in bucket_names(root):
-        state = missing.pop(name, None) or _state(options, filesystems.join(root, name))
-        bad += not state.endswith(OK)
-        print(f"{name}: {state}", flush=True)
+        if name in missing:
+            print(f"{name}: {missing.pop(name)}")
+        else:
+            is_sound, state = _state(options, filesystems.join(root, name))
+            is_good &= is_sound
+            print(f"{name}: {state}", flush=True)
     for name, state in missing.items():
         print(f"{name}: {state}")
-    return 1 if bad or missing else 0
+    return 0 if is_good else 1
 
 
-def _state(options: "VerifyOptions", path: str) -> str:
-    """Returns what is found of one of several data sets, in one line."""
+def _state(options: "VerifyOptions", path: str) -> tuple[bool, str]:
+    """Returns whether one of several data sets is sound, and what is found of it, in one line."""
     try:
         said, problems = _verify_one(dataclasses.replace(options, path=path))
     except MachineError:
         raise
     except UserError as error:
-        return f"problem: {str(error).removeprefix(f'{path}: ')}"
+        return False, f"problem: {str(error).removeprefix(f'{path}: ')}"
     shown = [f"problem: {problem}" for problem in problems[:PROBLEMS_SHOWN]]
     if len(problems) > len(shown):
         shown.append(f"{counted(len(problems), 'problem')} in all, see vqgan verify {path}")
-    return "; ".join((*said, *(shown or [OK])))
+    return not problems, "; ".join((*said, *(shown or ["ok"])))
 
 
 def _verify_one(options: "VerifyOptions") -> tuple[list[str], list[str]]:

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.commands import data_sets
+from pipelines.tool_options import VerifyOptions
 from tests.faulty import MORTAL_PROGRAM, contents
-from vqgan import open_tokens
+from vqgan import UserError, open_tokens
 
 Vqgan = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -283,3 +285,11 @@ def test_a_duplicate_of_another_bucket_stays_one(
     killed(5, command(source, codec_path, output, *argv))
     assert vqgan(*command(source, codec_path, output, *argv)).code == 0
     assert contents(output) == contents(reference)
+
+
+def test_a_problem_is_one_whatever_its_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(options: VerifyOptions) -> None:
+        raise UserError(f"{options.path}: there is no book")
+
+    monkeypatch.setattr(data_sets, "_verify_one", refuse)
+    assert data_sets._state(VerifyOptions(path="root"), "root/16x16") == (False, "problem: there is no book")

@@ -255,11 +255,7 @@ def _seen(location: Location, entry: Entry, local: bool) -> Entry:
     except (OSError, ValueError) as error:  # reading will tell; its name may be written in another way
         raise_machine_fault(error, f"{location.text}: {entry.key!r} cannot be looked at")
         return entry
-    # _replace takes longer
-    return Entry(
-        entry.key, entry.file, entry.offset, entry.size, entry.label, entry.members, entry.error,
-        status.st_size, status.st_mtime_ns,
-    )  # fmt: skip
+    return entry._replace(file_size=status.st_size, modified=status.st_mtime_ns)
 
 
 def _resolve(location: Location, file: str) -> tuple[fs.FileSystem, str | bytes]:

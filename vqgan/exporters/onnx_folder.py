@@ -113,12 +113,12 @@ def _ranges(pairs: Sequence[Range]) -> str:
 def _program(config: ModelConfig) -> str:
     """Returns lines of Python from a file to tokens, and from there to levels."""
     pairs = [list(pair) for pair in config.channels.input_ranges or (config.input_range,)]
+    pillow = "from PIL import Image\n" if _is_picture(config.channels) else ""
     forward = f"""
 ```python
 import numpy as np
 import onnxruntime
-from PIL import Image
-
+{pillow}
 low, high = np.array({pairs}).T  # of {"each channel" if len(pairs) > 1 else "all channels"}
 {_read_levels(config)}  # [H, W, {config.channels.count}]
 pixels = levels * ((high - low) / 255) + low
@@ -126,8 +126,6 @@ encoder = onnxruntime.InferenceSession("{ENCODER}")
 (tokens,) = encoder.run(None, {{"images": pixels.transpose(2, 0, 1)[None].astype(np.float32)}})
 ```
 """
-    if not _is_picture(config.channels):
-        forward = forward.replace("from PIL import Image\n", "")
     back = f"""
 ```python
 decoder = onnxruntime.InferenceSession("{DECODER}")
