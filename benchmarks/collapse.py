@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import parser, say, scratch
 
-from pipelines.training_codec import TrainRequest, run_codec_training
+from pipelines.training.training_codec import TrainRequest, run_codec_training
 from transforms.sources import SourceConfig
 
 COMMON = ("adversarial.weight=0", "loss.perceptual=0", "train.best=psnr")

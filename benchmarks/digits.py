@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 from common import parser, say, scratch
 
 from pipelines.demo import DIGITS, read_by_neighbours, real_digits, shrink_to_digits
-from pipelines.sample_prior import SampleConfig
-from pipelines.sample_prior import run_sample as sample
+from pipelines.sampling.sample_prior import SampleConfig
+from pipelines.sampling.sample_prior import run_sample as sample
 from pipelines.tokenize_images import TokenizeConfig
 from pipelines.tokenize_images import run_tokenize as tokenize
-from pipelines.training_prior import TrainPriorRequest
-from pipelines.training_prior import run_prior_training as train
+from pipelines.training.training_prior import TrainPriorRequest
+from pipelines.training.training_prior import run_prior_training as train
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig

@@ -20,8 +20,8 @@ from common import PHOTOS, parser, read_photos, say, scratch
 from PIL import Image, ImageDraw
 
 from pipelines import tokenize, train, train_prior
-from pipelines.complete_image import enlarge, hide_tokens
 from pipelines.demo import DIGIT_SIZE, DIGITS, PRIOR_SETTINGS
+from pipelines.sampling.complete_image import enlarge, hide_tokens
 from vqgan import Codec, Prior, open_tokens
 from vqgan.data.tokens import all_batches
 from vqgan.image_grid import tile_images

@@ -19,9 +19,9 @@ import numpy as np
 from common import parser, say
 from icons import read_pixels
 
-from pipelines.sample_prior import write_png
-from pipelines.training_prior import TrainPriorRequest
-from pipelines.training_prior import run_prior_training as train
+from pipelines.sampling.sample_prior import write_png
+from pipelines.training.training_prior import TrainPriorRequest
+from pipelines.training.training_prior import run_prior_training as train
 from vqgan import Codec, Prior, open_tokens
 from vqgan.compilation_cache import enable_compilation_cache
 from vqgan.features.efficientnet_lite import load_efficientnet

@@ -27,10 +27,10 @@ import pyarrow.parquet as pq
 from common import parser, say
 from PIL import Image
 
-from pipelines.sample_prior import write_png
+from pipelines.sampling.sample_prior import write_png
 from pipelines.tokenize_images import TokenizeConfig
 from pipelines.tokenize_images import run_tokenize as tokenize
-from pipelines.training_codec import TrainRequest, run_codec_training
+from pipelines.training.training_codec import TrainRequest, run_codec_training
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig

@@ -22,9 +22,9 @@ from captions import as_text
 from common import parser, say
 from icon_priors import SETTINGS
 
-from pipelines.sample_prior import write_png
-from pipelines.training_prior import TrainPriorRequest
-from pipelines.training_prior import run_prior_training as train
+from pipelines.sampling.sample_prior import write_png
+from pipelines.training.training_prior import TrainPriorRequest
+from pipelines.training.training_prior import run_prior_training as train
 from vqgan import Prior, open_tokens
 from vqgan.compilation_cache import enable_compilation_cache
 from vqgan.image_grid import tile_images

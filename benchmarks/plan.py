@@ -22,7 +22,7 @@ from typing import Any
 
 from common import Figure, add_output, parser, say, scratch, write_results
 
-from pipelines.beam_runs import measure_graph
+from pipelines.runners.beam_runs import measure_graph
 from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig, plan_tokenize
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig

@@ -25,9 +25,9 @@ from typing import Any
 
 from common import add_output, parser, say, write_results
 
-from pipelines.evaluating import EvaluateConfig, run_evaluation
-from pipelines.evaluation_metrics import MetricChoice
-from pipelines.training_codec import TrainRequest, run_codec_training
+from pipelines.evaluating.evaluate_codecs import EvaluateConfig, run_evaluation
+from pipelines.evaluating.evaluation_metrics import MetricChoice
+from pipelines.training.training_codec import TrainRequest, run_codec_training
 from transforms.sources import SourceConfig
 from vqgan.compilation_cache import enable_compilation_cache
 

@@ -17,7 +17,7 @@ from common import PHOTOS, parser, say, scratch
 from PIL import Image
 
 from pipelines import decode, sample, tokenize, train_prior
-from pipelines.complete_image import CompleteConfig, complete_image
+from pipelines.sampling.complete_image import CompleteConfig, complete_image
 from vqgan import Prior
 from vqgan.image_grid import tile_images
 

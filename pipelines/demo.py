@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines import decode_tokens, sample_prior, tokenize_images, training_prior
+from pipelines import decode_tokens, tokenize_images
 from pipelines.inspecting import verify_data_set
-from pipelines.sample_prior import SampleConfig
+from pipelines.sampling import sample_prior
+from pipelines.sampling.sample_prior import SampleConfig
+from pipelines.training import training_prior
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.batching import load_codec

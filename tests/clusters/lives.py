@@ -55,11 +55,11 @@ def live(argv: list[str], rng: random.Random, by_the_clock: bool) -> int:
 def main() -> None:
     """Lives as often as it is told; a life that ends by itself is the last one."""
     warnings.simplefilter("ignore")  # of forks beside threads: there are none yet
-    import pipelines.beam_runs
+    import pipelines.runners.beam_runs
     import transforms.sharded.beam_graph
     import vqgan.codec
 
-    assert pipelines.beam_runs
+    assert pipelines.runners.beam_runs
     assert transforms.sharded.beam_graph
     assert vqgan.codec
     rng, ended = random.Random(int(sys.argv[2])), 1

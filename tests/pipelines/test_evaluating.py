@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pipelines.evaluating import EvaluateConfig, run_evaluation, select
-from pipelines.evaluation_metrics import (
+from pipelines.evaluating.evaluate_codecs import EvaluateConfig, run_evaluation, select
+from pipelines.evaluating.evaluation_metrics import (
     MetricChoice,
 )
-from pipelines.evaluation_report import format_results
+from pipelines.evaluating.evaluation_report import format_results
 from transforms.images.crops import Geometry
 from transforms.images.dataset import ImageDataset, split
 from transforms.images.decode import DecodeConfig, prepare
@@ -263,8 +263,8 @@ def fail(*anything: Any) -> None:
 def test_what_was_asked_for_by_name_is_needed(
     few: Path, codec_path: str, tmp_path: Path, refused: Any, monkeypatch: Any, choice: MetricChoice
 ) -> None:
-    monkeypatch.setattr("pipelines.evaluating.CodecEvaluation", fail)
-    monkeypatch.setattr("pipelines.evaluating.collect", fail)
+    monkeypatch.setattr("pipelines.evaluating.evaluate_codecs.CodecEvaluation", fail)
+    monkeypatch.setattr("pipelines.evaluating.evaluate_codecs.collect", fail)
     with refused("these weights cannot be had"):
         run_evaluation(settings(few, codec_path, choice=choice, output=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()

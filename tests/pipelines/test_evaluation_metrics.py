@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pipelines.evaluation_metrics import (
+from pipelines.evaluating.evaluation_metrics import (
     MetricChoice,
     Scores,
     frechet_metric,
@@ -18,7 +18,7 @@ from pipelines.evaluation_metrics import (
     image_metrics,
     load_metrics,
 )
-from pipelines.evaluation_report import choose_examples
+from pipelines.evaluating.evaluation_report import choose_examples
 from vqgan.errors import UserError
 from vqgan.metrics.frechet import feature_statistics
 

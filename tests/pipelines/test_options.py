@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from pipelines import cli
 from pipelines.completion import render_completion
-from pipelines.flags import SHELLS, CommandParser, given_options
-from pipelines.model_options import SampleOptions, TrainOptions, TrainPriorOptions
-from pipelines.options import Options, field_docs, read_settings, render_settings, takes
-from pipelines.run_options import DecodeOptions, EvaluateOptions, TokenizeOptions
-from pipelines.tool_options import (
+from pipelines.options.declarations import Options, field_docs, read_settings, render_settings, takes
+from pipelines.options.flags import SHELLS, CommandParser, given_options
+from pipelines.options.model_options import SampleOptions, TrainOptions, TrainPriorOptions
+from pipelines.options.run_options import DecodeOptions, EvaluateOptions, TokenizeOptions
+from pipelines.options.tool_options import (
     BrowseOptions,
     DemoOptions,
     ExportOptions,

@@ -15,7 +15,7 @@ from PIL import Image
 from transforms.sharded import job as job_module
 from vqgan.codec import Codec
 from vqgan.codec_checkpoint import read_info
-from vqgan.config import to_dict
+from vqgan.config_json import to_dict
 from vqgan.prior.checkpoint import CodecIdentity, PriorInfo, read_prior, save_prior
 from vqgan.prior.config import PriorConfig, prior_parameter_shapes
 from vqgan.prior.sampling import sampler as samplers

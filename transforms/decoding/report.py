@@ -15,7 +15,8 @@ from transforms.sharded.manifest import layout_tile
 from transforms.sharded.plan import spread
 from vqgan import filesystems, html_page
 from vqgan.channels import ChannelsConfig
-from vqgan.config import ModelConfig, from_dict
+from vqgan.config import ModelConfig
+from vqgan.config_json import from_dict
 from vqgan.errors import counted
 from vqgan.image_grid import displayed_note
 from vqgan.manifest import MANIFEST_FILE, REPORT_FILE

@@ -16,7 +16,7 @@ from transforms.sources import SourceConfig, open_source
 from transforms.tokenizing.shard import Item, TokenizeTask, read_and_decode
 from vqgan import filesystems
 from vqgan.codec_checkpoint import read_info
-from vqgan.config import from_dict
+from vqgan.config_json import from_dict
 from vqgan.engines.choice import JAX_ENGINE, EngineChoice, recorded_engine, resolve_engine
 from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_FILE, DataSetPart, manifest_fields, parts_of, resolve_dataset

@@ -23,7 +23,7 @@ from transforms.sharded.rejects import RejectRow
 from transforms.sources import Entry, Loader, Source, SourceConfig, open_source
 from transforms.sources.reading import ChangedError
 from vqgan import filesystems
-from vqgan.config import to_dict
+from vqgan.config_json import to_dict
 from vqgan.engines.choice import JAX_ENGINE, EngineChoice
 from vqgan.errors import UserError, counted
 from vqgan.faults import MachineError, machine_error, raise_machine_fault

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from vqgan.config import ModelConfig, to_dict
+from vqgan.config import ModelConfig
+from vqgan.config_json import to_dict
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
 from vqgan.folders import new_folder

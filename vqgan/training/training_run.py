@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from vqgan.config import RUN_FILE, to_dict
+from vqgan.config_json import RUN_FILE, to_dict
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
 from vqgan.filesystems import write_atomically
