@@ -26,9 +26,9 @@ from vqgan import html_page
 from vqgan.data.tokens import all_batches, open_tokens
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
-from vqgan.filesystems import write_atomically
 from vqgan.prior.checkpoint import read_prior
 from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.publishing import write_atomically
 
 PHOTOS = Path(__file__).parent / "photos"
 DIGITS = Path(__file__).parent / "digits" / "digits.parquet"

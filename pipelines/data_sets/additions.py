@@ -40,7 +40,7 @@ from transforms.tokenizing.parts import (
     shared_settings,
 )
 from transforms.tokenizing.shard import read_and_decode
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.errors import UserError, counted
 from vqgan.manifest import (
     manifest_fields,
@@ -74,7 +74,7 @@ class NewPart:
     def write_plan(self) -> None:
         """Writes the plan, ``plan.json`` last."""
         output = self.finished.output
-        filesystems.make_folder(filesystems.join(output, plan_folder(self.number)))
+        publishing.make_folder(filesystems.join(output, plan_folder(self.number)))
         if self.retried:
             rejects.write_rejects(filesystems.join(output, retried_file(self.number)), list(self.retried))
         write_plan(output, self.plan, self.slices, self.number)

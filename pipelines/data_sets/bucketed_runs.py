@@ -14,7 +14,7 @@ from pipelines.data_sets.finished_sets import open_finished
 from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig, carry_out
 from transforms.sharded.run import speaker
 from transforms.tokenizing.buckets import describe_buckets
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.errors import UserError, counted
 from vqgan.image_sizes import ImageSize, describe_bucket
 from vqgan.manifest import FORMAT_VERSION, bucket_names, read_buckets, read_manifest, write_buckets
@@ -46,7 +46,7 @@ def tokenize_buckets(
     if config.output == "":
         raise UserError("--output is empty: give a folder")
     planned = plan_buckets(config, buckets, append)
-    filesystems.make_folder(config.output)
+    publishing.make_folder(config.output)
     names = list(map(describe_bucket, buckets))
     listed = read_buckets(config.output)
     if listed is None:

@@ -22,7 +22,7 @@ from transforms.sharded.run import LEFTOVER_SECONDS, missing_files
 from transforms.tokenizing.parts import (
     delete_superseded,
 )
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.codec_checkpoint import read_info
 from vqgan.config_json import RUN_FILE, to_dict
 from vqgan.engines.choice import EngineChoice, recorded_engine
@@ -164,6 +164,6 @@ def owned(finished: FinishedSet) -> Iterator[None]:
             raise UserError(
                 f"{finished.output}: another command has changed it meanwhile; run this one again"
             )
-        filesystems.delete_temporaries(finished.output, 0.0 if alone else LEFTOVER_SECONDS, below=True)
+        publishing.delete_temporaries(finished.output, 0.0 if alone else LEFTOVER_SECONDS, below=True)
         delete_superseded(finished.output, finished.manifest)
         yield

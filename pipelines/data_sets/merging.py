@@ -26,7 +26,7 @@ from transforms.sharded.run import LEFTOVER_SECONDS, missing_files, speaker
 from transforms.sharded.summary import describe_file
 from transforms.tokenizing.manifest import publish_token_manifest
 from transforms.tokenizing.parts import join_manifests, part_number, retried_file, shared_settings
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.errors import UserError, counted, first_line
 from vqgan.manifest import AGAIN, DataSetPart, chain_hash, read_manifest
 from vqgan.shards import DATA_FOLDER, REJECTS_FOLDER, part_suffix
@@ -77,12 +77,12 @@ def merge(paths: Sequence[str], output: str, quiet: bool = False) -> dict[str, A
     if existing is not None and not missing_files(output, existing):
         say(f"{output} is complete; nothing to do")
         return existing
-    filesystems.make_folder(output)
+    publishing.make_folder(output)
     with owning(output) as alone:
         existing = _check_output(output, sources, expected)  # once more: another merge may have been here
         if existing is not None and not missing_files(output, existing):
             return existing
-        filesystems.delete_temporaries(output, 0.0 if alone else LEFTOVER_SECONDS, below=True)
+        publishing.delete_temporaries(output, 0.0 if alone else LEFTOVER_SECONDS, below=True)
         manifest = _copy_all(found, sources, output)
     counts = manifest["counts"]
     say(f"{output}: {counted(counts['rows'], 'row')} in {counted(len(manifest['shards']), 'shard')}")
@@ -165,9 +165,9 @@ def _copy_all(found: Sequence[FinishedSet], sources: Sequence[PartSource], outpu
     """Writes plans, shards and rejects, and the manifest last."""
     for number, source in enumerate(sources):
         _copy_plan(source, output, number)
-    filesystems.make_folder(filesystems.join(output, DATA_FOLDER))
+    publishing.make_folder(filesystems.join(output, DATA_FOLDER))
     if any(each.manifest["rejects"] for each in found):
-        filesystems.make_folder(filesystems.join(output, REJECTS_FOLDER))
+        publishing.make_folder(filesystems.join(output, REJECTS_FOLDER))
     manifests, first = [], 0
     for each in found:
         files = {name: _copy_files(each, name, output, first) for name in ("shards", "rejects")}
@@ -186,10 +186,10 @@ def _copy_plan(source: PartSource, output: str, number: int) -> None:
         raise UserError(f"{path}: the plan of part {source.number} is missing; restore it")
     if read_plan(output, number) is not None:
         return
-    filesystems.make_folder(filesystems.join(output, plan_folder(number)))
+    publishing.make_folder(filesystems.join(output, plan_folder(number)))
     if source.part.retries:
         data = filesystems.read_bytes(filesystems.join(path, retried_file(source.number)))
-        filesystems.write_bytes(filesystems.join(output, retried_file(number)), data)
+        publishing.write_bytes(filesystems.join(output, retried_file(number)), data)
     write_plan(output, plan, read_slices(path, part=source.number), number)
 
 
@@ -221,7 +221,7 @@ def _copy(source: str, entry: Mapping[str, Any], output: str, name: str) -> None
         stream = filesystem.open_input_stream(inner)
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({first_line(error)}); {AGAIN}") from error
-    with stream, filesystems.publish(filesystems.join(output, name)) as copy:
+    with stream, publishing.publish(filesystems.join(output, name)) as copy:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
             copy.write(chunk)

@@ -46,7 +46,7 @@ from transforms.sharded.rejects import RejectRow
 from transforms.sharded.slices import check_keys, collect, entries_of
 from transforms.sources import Source, SourceConfig, open_source
 from transforms.tokenizing.shard import Batch, Item, TokenizeTask, batches, read_and_decode
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.channels import ChannelsConfig
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config_json import RUN_FILE
@@ -138,7 +138,7 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
     if config.protocol is not None:
         config.protocol.check_run(metrics.network, len(entries), config.source.input)
     if config.output is not None:
-        filesystems.make_folder(config.output)
+        publishing.make_folder(config.output)
     config = dataclasses.replace(config, batch_size=fitted_batch_size(config.batch_size, [len(entries)]))
     evaluation = CodecEvaluation(config, dataclasses.replace(job, engine=engine), metrics, source)
     evaluation.measure(entries)
@@ -146,7 +146,7 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
     results["citations"] = config.protocol.describe(results) if config.protocol else []
     if config.output is not None:
         if record:
-            filesystems.write_bytes(filesystems.join(config.output, RUN_FILE), record)
+            publishing.write_bytes(filesystems.join(config.output, RUN_FILE), record)
         page = render_evaluation(results, evaluation.examples(entries))
         table = per_image_csv(config.codecs, evaluation.keys, evaluation.scores)
         _write(config.output, "evaluation.csv", table)
@@ -156,7 +156,7 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
 
 
 def _write(folder: str, name: str, text: str) -> None:
-    filesystems.write_bytes(filesystems.join(folder, name), text.encode("utf-8", "backslashreplace"))
+    publishing.write_bytes(filesystems.join(folder, name), text.encode("utf-8", "backslashreplace"))
 
 
 def _job(config: EvaluateConfig, image_size: ImageSize, channels: ChannelsConfig) -> TokenizeTask:

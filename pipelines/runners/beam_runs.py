@@ -15,7 +15,7 @@ from pipelines.runners.runner_flags import RUNNER, RunnerFlags
 from transforms.sharded.job import ShardedJob
 from transforms.sharded.plan import PLAN_FOLDER, Plan
 from transforms.sharded.worker import RunSettings
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.config_json import RUN_FILE
 from vqgan.presets import pretrained_names
 
@@ -120,7 +120,7 @@ def write_record(output: str, record: bytes) -> None:
     except OSError:  # not there yet, or no file: writing says what is in the way
         written = b""
     if record and record != written:
-        filesystems.write_bytes(path, record)
+        publishing.write_bytes(path, record)
 
 
 @contextlib.contextmanager

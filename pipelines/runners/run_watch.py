@@ -27,7 +27,7 @@ from transforms.sharded.worker_reports import (
     open_reports,
     read_reports,
 )
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.errors import UserError
 
 FIRST_SIGN_SECONDS = 30.0
@@ -89,7 +89,7 @@ class RunWatch:
         document |= {"state": state, "error": error}
         with contextlib.suppress(UserError, OSError):
             data = json.dumps(document, indent=2) + "\n"
-            filesystems.write_bytes(filesystems.join(self._output, PROGRESS_FILE), data.encode())
+            publishing.write_bytes(filesystems.join(self._output, PROGRESS_FILE), data.encode())
         self._show(document)
         if state == "running":
             seen = max((each.seen for each in reports), default=self._started)

@@ -22,7 +22,7 @@ from pipelines.sampling.given_tokens import (
 from transforms.decoding.image_format import EXTENSIONS, ImageFormat
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig, Reject, prepare
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.errors import UserError, counted, first_line
 from vqgan.image_grid import GREY, tile_images, tiled_size
 from vqgan.image_sizes import ImageSize
@@ -100,7 +100,7 @@ def complete_image(config: CompleteConfig) -> str:
     drawn = _draw(config, prior, original, missing, text)
     tiles = np.stack([original, hide_tokens(original, missing), *drawn])
     sheet = tile_images(enlarge(tiles, LEAST_SIDE), COLUMNS)
-    filesystems.write_bytes(config.output, file.encode(sheet))
+    publishing.write_bytes(config.output, file.encode(sheet))
     given = f"{missing.size - missing.sum()} of {missing.size} tokens given"
     return f"{config.output}: the original, what was given of it, {counted(config.draws, 'draw')}; {given}"
 

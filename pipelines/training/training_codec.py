@@ -26,8 +26,8 @@ from transforms.sources import SourceConfig
 from vqgan.codec_checkpoint import read_info
 from vqgan.data.splits import key_hash
 from vqgan.errors import UserError, counted
-from vqgan.filesystems import make_folder, write_atomically
 from vqgan.image_sizes import describe_size, shape_of_size
+from vqgan.publishing import make_folder, write_atomically
 from vqgan.training.codec.config import CODEC_TRAINING_PRESETS, CodecTrainConfig, DataConfig
 
 if TYPE_CHECKING:

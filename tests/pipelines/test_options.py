@@ -209,6 +209,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("imagesize: 3\n", "unknown setting 'imagesize'; did you mean 'image_size'?"),
         ("image_size: [\n", "line 2: this is no YAML"),
         ("- a\n", r"expected NAME: VALUE lines"),
+        ('seed: 1\nimage_size: 8\n"seed": 2\n', "run.yaml: seed stands there more than once; keep one line"),
         (
             "image_size: wide\n",
             "--image-size 'wide': give the side of a square such as 256, or HEIGHTxWIDTH such as 256x384",

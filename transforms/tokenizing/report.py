@@ -10,7 +10,7 @@ from transforms.sharded.manifest import layout_tile
 from transforms.sharded.plan import spread
 from transforms.tokenizing.replay import StoredRow, stored_rows
 from transforms.tokenizing.shard import TokenizeTask
-from vqgan import filesystems, html_page
+from vqgan import filesystems, html_page, publishing
 from vqgan.errors import counted
 from vqgan.image_grid import displayed_note
 from vqgan.manifest import REPORT_FILE, manifest_fields, parts_of
@@ -42,7 +42,7 @@ def write_token_report(task: TokenizeTask, manifest: Mapping[str, Any], codec: "
     """Publishes ``report.html`` in the task's output."""
     images = min(SAMPLE_IMAGES, max(REPORT_BATCH_SIZE, manifest["counts"]["images"] // SHARE_OF_RUN))
     rendered = render_token_page(manifest, sample_pairs(tasks_of_parts(task, manifest), codec, images))
-    filesystems.write_bytes(filesystems.join(task.output, REPORT_FILE), rendered.encode())
+    publishing.write_bytes(filesystems.join(task.output, REPORT_FILE), rendered.encode())
 
 
 def tasks_of_parts(task: TokenizeTask, manifest: Mapping[str, Any]) -> list[TokenizeTask]:

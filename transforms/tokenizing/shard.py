@@ -22,7 +22,7 @@ from transforms.sharded.plan import read_slice
 from transforms.sharded.rejects import RejectRow
 from transforms.sources import Entry, Loader, Source, SourceConfig, open_source
 from transforms.sources.reading import ChangedError
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.config_json import to_dict
 from vqgan.engines.choice import JAX_ENGINE, EngineChoice
 from vqgan.errors import UserError, counted
@@ -149,7 +149,7 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
         **task.engine.identity(),
     )
     with (
-        filesystems.publish(_shard_path(task, number)) as stream,
+        publishing.publish(_shard_path(task, number)) as stream,
         ShardWriter(stream, metadata, extra) as writer,
     ):
         found: list[RejectRow] = []
