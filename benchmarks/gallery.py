@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import PHOTOS, parser, read_photos, say, scratch
+from common import PHOTOS, finished, parser, read_photos, say, scratch
 from PIL import Image, ImageDraw
 
 from pipelines import tokenize, train, train_prior
@@ -86,7 +86,7 @@ class Studio:
         """Trains a codec on the pictures for a short time, or goes on where that was stopped."""
         output = str(self.folder / f"f{downsampling}")
         settings = {"model.ch_mult": LEVELS[downsampling], **SHORT_TRAINING}
-        train(input=self.pictures, output=output, preset="tiny", set=settings)
+        finished(train(input=self.pictures, output=output, preset="tiny", set=settings))
         return Codec.load(output, batch_size=5)
 
     def tokens(self, name: str, source: Path, size: int, **more: object) -> str:
@@ -119,7 +119,7 @@ class Studio:
     def prior(self, name: str, tokens: str, settings: tuple[str, ...], **more: object) -> Prior:
         """Trains a prior, or goes on where that was stopped."""
         output = str(self.folder / name)
-        train_prior(tokens=tokens, output=output, set=settings, **more)
+        finished(train_prior(tokens=tokens, output=output, set=settings, **more))
         return Prior.load(output, codec=self.codec, batch_size=16)
 
     @cached_property

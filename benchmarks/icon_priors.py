@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from common import parser, say
+from common import finished, parser, say
 from icons import read_pixels
 
 from pipelines.sampling.sample_prior import write_png
@@ -105,9 +105,7 @@ def train_prior(folder: Path, kind: str, seed: int, steps: int) -> tuple[str, fl
             f"train.evaluate_every={every}",
         ),
     )
-    summary = train(request)
-    if not summary.finished:
-        raise SystemExit(f"{request.output}: stopped; the same command goes on")
+    summary = finished(train(request))
     return summary.model, time.process_time() - started, summary.best_step or 0
 
 
