@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from PIL import Image
-from pipelines.training_runs import TrainingSummary
 
+from pipelines.training.training_runs import TrainingSummary
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig, prepare
 from vqgan.codec_checkpoint import model_weights, save_codec
