@@ -20,7 +20,7 @@ from transforms.sharded.batching import load_codec
 from transforms.sharded.run import speaker
 from transforms.sharded.verify import require_manifest
 from transforms.sources import SourceConfig
-from transforms.tokenizing.replay import replay_task
+from transforms.tokenizing.replay import replayed_images
 from transforms.tokenizing.report import Pair, sample_pairs
 from vqgan import html_page
 from vqgan.data.tokens import all_batches, open_tokens
@@ -102,8 +102,8 @@ def run_demo(output: str, images: str | None) -> None:
         )
     )
     new = read_new_digits(folder / "samples")
-    task = replay_task(tokens, require_manifest(tokens), photos, CODEC)
-    write_demo_report(folder, sample_pairs([task], load_codec(CODEC, BATCH_SIZE, "float32")), new)
+    originals = replayed_images(tokens, require_manifest(tokens), photos)
+    write_demo_report(folder, sample_pairs([originals], load_codec(CODEC, BATCH_SIZE, "float32")), new)
     right = sum(digit.asked == digit.read for digit in new)
     say(
         f"{right} of {len(new)} new digits are read as the digit that was asked for "

@@ -19,7 +19,7 @@ from transforms.sharded.batching import load_codec
 from transforms.sharded.plan import read_slice
 from transforms.sources import Entry, Loader, SourceConfig, open_source
 from transforms.sources.base import error_reason
-from transforms.tokenizing.replay import replay_task
+from transforms.tokenizing.replay import replayed_images
 from vqgan.caching import LatestResults
 from vqgan.codec_checkpoint import read_info
 from vqgan.errors import UserError
@@ -119,10 +119,10 @@ class Originals:
         if browser.is_sampled:
             raise UserError(f"{browser.path}: its tokens were not made of images; leave out --input")
         self._browser = browser
-        self._task = replay_task(browser.folder, dict(browser.manifest), source, browser.codec_name)
-        self._source = open_source(self._task.source)
+        self._images = replayed_images(browser.folder, dict(browser.manifest), source)
+        self._source = open_source(self._images.source)
         self._slices = LatestResults(self._read_entries, _SLICES_KEPT)
-        height, width = self._task.geometry.shape
+        height, width = self._images.geometry.shape
         size = (height * width + WHOLE_SIDE * WHOLE_SIDE) * 3
         self.of_row = MadeTogether(self._make, BATCH_ROWS, KEPT_BYTES // size)
 
@@ -167,14 +167,13 @@ class Originals:
 
     def _load(self, entry: Entry, load: Loader) -> tuple[Prepared, np.ndarray]:
         """Reads an image: its squares, and the whole of it no larger than it is shown."""
-        task = self._task
         try:
             data = load().data
         except Exception as error:  # of whatever type its source knows, as in a run
             raise UserError(f"{entry.key}: cannot be read ({error_reason(error)})") from error
         try:
-            prepared = prepare(data, entry.key, task.decode, task.geometry)
-            return prepared, _whole(decode_image(data, task.decode, WHOLE_SIDE))
+            prepared = prepare(data, entry.key, self._images.decode, self._images.geometry)
+            return prepared, _whole(decode_image(data, self._images.decode, WHOLE_SIDE))
         except Reject as reject:
             raise UserError(f"{entry.key}: {reject.error} ({reject.message})") from reject
 

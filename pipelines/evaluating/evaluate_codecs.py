@@ -45,14 +45,13 @@ from transforms.sharded.progress import Progress
 from transforms.sharded.rejects import RejectRow
 from transforms.sharded.slices import check_keys, collect, entries_of
 from transforms.sources import Source, SourceConfig, open_source
-from transforms.tokenizing.shard import Batch, Item, TokenizeTask, batches, read_and_decode
+from transforms.tokenizing.shard import Batch, Item, SourceImages, batches, read_and_decode
 from vqgan import filesystems, publishing
-from vqgan.channels import ChannelsConfig
 from vqgan.codec_checkpoint import CodecInfo, read_info
 from vqgan.config_json import RUN_FILE
 from vqgan.data.splits import is_validation, key_hash
 from vqgan.engines.agreement import SAMPLE, TokenAgreement, compare_tokens
-from vqgan.engines.choice import resolve_engine
+from vqgan.engines.choice import EngineChoice, resolve_engine
 from vqgan.errors import UserError
 from vqgan.image_sizes import ImageSize, describe_size
 from vqgan.metrics.frechet import FeatureStatistics
@@ -125,22 +124,21 @@ def run_evaluation(config: EvaluateConfig, record: bytes = b"") -> dict[str, Any
       UserError: no codec, no usable image, or a metric asked for by name that is not available.
     """
     infos = [read_info(name) for name in config.codecs]
-    channels = common_channels([info.config.channels for info in infos])
-    job = _job(config, _image_size(config, infos), channels)
+    images = _source_images(config, infos)
     for info in infos:
         info.require_decoder("give one that has one to measure reconstructions")
-        info.config.grid(*job.geometry.shape)
+        info.config.grid(*images.geometry.shape)
     engine = resolve_engine(config.engine, *(info.config for info in infos))
-    source = open_source(job.source)
+    source = open_source(images.source)
     source.fields()
-    metrics = load_metrics(config.choice, job.geometry.image_size, channels)
+    metrics = load_metrics(config.choice, images.geometry.image_size, images.decode.channels)
     entries = select(collect(source.list(), source.fields()), config)
     if config.protocol is not None:
         config.protocol.check_run(metrics.network, len(entries), config.source.input)
     if config.output is not None:
         publishing.make_folder(config.output)
     config = dataclasses.replace(config, batch_size=fitted_batch_size(config.batch_size, [len(entries)]))
-    evaluation = CodecEvaluation(config, dataclasses.replace(job, engine=engine), metrics, source)
+    evaluation = CodecEvaluation(config, images, engine, metrics, source)
     evaluation.measure(entries)
     results = evaluation.results()
     results["citations"] = config.protocol.describe(results) if config.protocol else []
@@ -159,22 +157,18 @@ def _write(folder: str, name: str, text: str) -> None:
     publishing.write_bytes(filesystems.join(folder, name), text.encode("utf-8", "backslashreplace"))
 
 
-def _job(config: EvaluateConfig, image_size: ImageSize, channels: ChannelsConfig) -> TokenizeTask:
-    """Returns the settings of reading and decoding, as :mod:`transforms.tokenizing.shard` takes them."""
-    protocol = config.protocol
+def _source_images(config: EvaluateConfig, infos: list[CodecInfo]) -> SourceImages:
+    """Returns what is read, and how it is decoded."""
+    channels = common_channels([info.config.channels for info in infos])
+    image_size, protocol = _image_size(config, infos), config.protocol
     if protocol is not None:
         channels.require_rgb(f"--protocol {protocol.name}")
-    return TokenizeTask(
-        output="",
+    return SourceImages(
         source=dataclasses.replace(config.source, arrays=not channels.is_rgb),
         decode=protocol.decode if protocol else DecodeConfig(colour=config.colour, channels=channels),
         geometry=protocol.geometry if protocol else Geometry(image_size=image_size),
-        codec="",
         batch_size=config.batch_size,
-        dtype="float32",
         threads=config.threads,
-        plan_hash="",
-        slices=1,
     )
 
 
@@ -222,7 +216,8 @@ class CodecEvaluation:
 
     Attributes:
       config: as given.
-      job: how images are read and decoded.
+      images: what is read, and how it is decoded.
+      engine: what runs the codecs' networks.
       metrics: those that are measured.
       chosen: number of entries that were to be measured.
       keys: of the images that were, in the order of per-image metrics.
@@ -233,11 +228,18 @@ class CodecEvaluation:
       agreements: of each codec's tokens with JAX's, where another engine runs it.
     """
 
-    def __init__(self, config: EvaluateConfig, job: TokenizeTask, metrics: LoadedMetrics, source: Source):
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        images: SourceImages,
+        engine: EngineChoice,
+        metrics: LoadedMetrics,
+        source: Source,
+    ):
         from vqgan.codec import Codec
 
-        self.config, self.job, self.metrics = config, job, metrics
-        settings: dict[str, Any] = {"batch_size": config.batch_size, "engine": job.engine}
+        self.config, self.images, self.engine, self.metrics = config, images, engine, metrics
+        settings: dict[str, Any] = {"batch_size": config.batch_size, "engine": engine}
         self.codecs = [Codec.load(name, **settings) for name in config.codecs]
         self.agreements: list[TokenAgreement | None] = [None] * len(self.codecs)
         self.scores = [Scores(metrics, codec.config.codebook_size) for codec in self.codecs]
@@ -269,7 +271,7 @@ class CodecEvaluation:
         """Yields entries in order, decoded or rejected."""
         for start in range(0, len(entries), CHUNK):
             chunk = entries_of(entries.slice(start, CHUNK))
-            yield from read_and_decode(self.job, self._source, chunk)
+            yield from read_and_decode(self.images, self._source, chunk)
 
     def _accepted(self, items: Iterator[Item | RejectRow], progress: Progress) -> Iterator[Item]:
         for item in items:
@@ -288,11 +290,9 @@ class CodecEvaluation:
             tokens = np.asarray(codec.encode_batch(batch.pixels))
             if not codec.engine.is_jax and self.agreements[number] is None:
                 few = slice(0, min(count, SAMPLE))
-                self.agreements[number] = self._compare(number, batch.pixels[few], tokens[few])
+                exact = load_codec(self.config.codecs[number], SAMPLE, "float32")
+                self.agreements[number] = compare_tokens(exact, batch.pixels[few], tokens[few])
             scores.add(batch.pixels, np.asarray(codec.decode_batch(tokens)), tokens, count, pool)
-
-    def _compare(self, number: int, images: np.ndarray, tokens: np.ndarray) -> TokenAgreement:
-        return compare_tokens(load_codec(self.config.codecs[number], SAMPLE, "float32"), images, tokens)
 
     def examples(self, entries: pa.Table) -> list[tuple[str, list[ExamplePair]]]:
         """Returns groups of images to look at, with their titles.
@@ -336,13 +336,13 @@ class CodecEvaluation:
             "notes": [note for codec in codecs for note in _notes(codec)],
             "rejects": [row._asdict() for row in self.rejects[:REJECTS_LISTED]],
             "versions": versions(),
-            **self.job.engine.identity(),
+            **self.engine.identity(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
     def _describe_reference(self) -> dict[str, Any]:
         """Says which images, how many of them, and how they were cropped."""
-        config, geometry = self.config, self.job.geometry
+        config, geometry = self.config, self.images.geometry
         reasons = Counter(f"{row.stage}: {row.error}" for row in self.rejects)
         return {
             "data": config.source.input,
@@ -355,7 +355,7 @@ class CodecEvaluation:
             "reject_reasons": dict(reasons.most_common()),
             "image_size": geometry.image_size,
             "resampling": f"{geometry.resize}, {geometry.filter}",
-            "preprocessing": self.job.preprocessing(),
+            "preprocessing": self.images.preprocessing(),
         }
 
     def _describe_codec(self, number: int, reference_set: str) -> dict[str, Any]:

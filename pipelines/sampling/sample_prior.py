@@ -1,8 +1,11 @@
 """``vqgan sample``: token shards drawn from a prior, their images, and an image grid."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipelines.options.settings import DTYPES, check_at_least_one
 from pipelines.runners.beam_runs import write_record
@@ -36,7 +39,7 @@ from transforms.sharded.batching import load_codec
 from transforms.sharded.input_changes import InputChanges
 from transforms.sharded.job import make_all
 from transforms.sharded.plan import Plan, make_plan, write_plan
-from transforms.sharded.run import missing_files, run_planned
+from transforms.sharded.run import missing_files, run_planned, speaker
 from transforms.sharded.slices import Slices, cut
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
@@ -46,6 +49,7 @@ from vqgan.engines.choice import EngineChoice, resolve_engine
 from vqgan.errors import UserError, counted
 from vqgan.prior.checkpoint import PriorInfo, class_numbers, read_prior, require_codec
 from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.prior.sampling.request import Request
 from vqgan.shards import DATA_FOLDER, ShardMetadata
 from vqgan.token_layouts import GRID, layout_of
 
@@ -324,14 +328,14 @@ def _sample_slices(planned: PlannedSample) -> None:
         "config": to_dict(planned.codec.config),
         "card": dict(planned.codec.card),
     }
+    shown = progress.Progress(config.count, quiet=config.quiet)
     job = SampleJob(
         task=planned.task,
-        load=lambda: SamplingModel(_drawing(planned), codec),
+        load=lambda: SamplingModel(_drawing(planned, shown), codec),
         codec=described,
         write_grid=None if codec is None else lambda: _write_grid(planned, codec),
         engine=planned.engine,
     )
-    shown = progress.Progress(config.count, quiet=config.quiet)
     try:
         make_all(job, planned.plan, shown)
     finally:
@@ -342,15 +346,26 @@ def _codec_name(planned: PlannedSample) -> str:
     return planned.config.codec or planned.prior.codec.name
 
 
-def _drawing(planned: PlannedSample) -> Draw:
+def _drawing(planned: PlannedSample, shown: progress.Progress) -> Draw:
     """Returns what draws tokens: the prior at its own grid, or windows of it over a larger one."""
     import jax.numpy as jnp
 
     from vqgan.prior.sampling.sampler import load_sampler
+    from vqgan.prior.sampling.sliding_window import describe_windows
 
-    config = planned.config
-    sampler = load_sampler(planned.prior, batch_size=config.batch_size, dtype=jnp.dtype(config.dtype))
-    return lambda request, settings: sampler.sample(request, settings, grid=config.grid)
+    config, grid, window = planned.config, planned.grid, planned.prior.config.grid
+    batch_size = config.batch_size
+    if grid != window:
+        # By windows, samples that only fill a batch up cost as much as the others: nearly all is arithmetic.
+        batch_size = min(batch_size, config.count, config.slice_size)
+        speaker(config.quiet)(f"{config.output}: {describe_windows(grid, window)}")
+    sampler = load_sampler(planned.prior, batch_size=batch_size, dtype=jnp.dtype(config.dtype))
+
+    def draw(request: Request, settings: SamplingConfig) -> np.ndarray:
+        tell = functools.partial(shown.under_way, len(request.seeds), "tokens")
+        return sampler.sample(request, settings, grid=grid, progress=None if grid == window else tell)
+
+    return draw
 
 
 def _write_grid(planned: PlannedSample, codec: "Codec") -> None:

@@ -357,7 +357,7 @@ def test_permission_error(
     def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tokenize_images.filesystems, "_sync", refuse)
+    monkeypatch.setattr("vqgan.publishing._sync", refuse)
     result = tokenize(few)
     assert result.code == 2
     assert "no permission to write there" in result.line

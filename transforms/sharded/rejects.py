@@ -1,4 +1,4 @@
-"""Rejects: images that gave no tokens, each with its reason."""
+"""Rejects: images that gave no tokens, and rows that gave no image, each with its reason."""
 
 import hashlib
 from collections.abc import Callable, Iterator
