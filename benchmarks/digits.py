@@ -64,7 +64,7 @@ def main() -> None:
             "data.holdout=10",
             "optimizer.learning_rate=0.002",
         )
-        request = TrainPriorRequest((f"{folder}/tokens",), f"{folder}/run", settings=settings)
+        request = TrainPriorRequest(tokens=(f"{folder}/tokens",), output=f"{folder}/run", settings=settings)
         finished(train(request))
         pixels, classes = real_digits()
         codec = Codec.load("tiny", batch_size=50)
