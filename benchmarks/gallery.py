@@ -45,9 +45,9 @@ MODEST = (
 # Codecs of three downsamplings, trained alike: minutes each.
 LEVELS = {4: [1, 2, 4], 8: [1, 2, 3, 4], 16: [1, 2, 3, 4, 4]}
 SHORT_TRAINING = {
-    "train.steps": 400,
+    "train.steps": 300,
     "train.batch_size": 8,
-    "train.evaluate_every": 400,
+    "train.evaluate_every": 300,
     "train.save_every": 100,
     "train.ema_decay": 0.97,
     "train.best": "lpips",
@@ -55,7 +55,7 @@ SHORT_TRAINING = {
     "data.validation_limit": 16,
     "loss.perceptual": 0.5,
     "loss.perceptual_network": "alex",
-    "codebook.autoencoder_steps": 40,
+    "codebook.autoencoder_steps": 30,
 }
 
 
