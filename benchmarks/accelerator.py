@@ -36,7 +36,7 @@ from common import (
     write_results,
 )
 
-from pipelines.training_codec import configure_codec_training
+from pipelines.training.training_codec import configure_codec_training
 from vqgan import Codec
 from vqgan.config import ModelConfig
 from vqgan.presets import PRESETS

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import parser, say, scratch
+from common import finished, parser, say, scratch
 
 from pipelines.demo import DIGITS, read_by_neighbours, real_digits, shrink_to_digits
-from pipelines.sample_prior import write_png
+from pipelines.sampling.sample_prior import write_png
 from pipelines.tokenize_images import TokenizeConfig
 from pipelines.tokenize_images import run_tokenize as tokenize
-from pipelines.training_prior import TrainPriorRequest
-from pipelines.training_prior import run_prior_training as train
+from pipelines.training.training_prior import TrainPriorRequest
+from pipelines.training.training_prior import run_prior_training as train
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
@@ -79,16 +79,14 @@ def train_prior(folder: str, steps: int, vectors: bool) -> str:
     column = "vectors" if vectors else "caption"
     file = "vectors" if vectors else "captions"
     address = f"{folder}/{file}.parquet:{column}"
-    train(
-        TrainPriorRequest(
-            tokens=(f"{folder}/tokens",),
-            output=output,
-            settings=settings,
-            condition_text=None if vectors else address,
-            condition_embeddings=address if vectors else None,
-        )
+    request = TrainPriorRequest(
+        tokens=(f"{folder}/tokens",),
+        output=output,
+        settings=settings,
+        condition_text=None if vectors else address,
+        condition_embeddings=address if vectors else None,
     )
-    return output
+    return finished(train(request)).output
 
 
 def held_back(folder: str) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from common import PHOTOS, finished
 from PIL import Image
 
 from pipelines import train
@@ -22,7 +23,6 @@ from vqgan import Codec
 from vqgan.image_grid import tile_pairs
 from vqgan.metrics.image import psnr
 
-PHOTOS = Path(__file__).parents[1] / "tests" / "testdata" / "photos"
 SIDE, SHOWN = 64, 6
 MIXTURES = np.array([[0.6, 0.4, 0], [0, 0.6, 0.4], [0.3, 0.3, 0.4]])
 SETTINGS = {
@@ -50,7 +50,9 @@ def main() -> None:
             images = write_versions(Path(folder, name), name)
             run = f"{folder}/run-{name}"
             settings = {**SETTINGS, **{f"model.channels.{key}": value for key, value in channels.items()}}
-            train(preset="tiny", input=images, validation=images, output=run, set=settings, quiet=True)
+            finished(
+                train(preset="tiny", input=images, validation=images, output=run, set=settings, quiet=True)
+            )
             originals, reconstructions = reconstruct(f"{run}/codec", images)
             found = float(np.mean(psnr(originals, reconstructions)))
             print(f"{name}: {found:.1f} dB PSNR over {originals.shape[-1]} channels", flush=True)

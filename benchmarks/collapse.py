@@ -8,9 +8,9 @@ Prints codes used, perplexity and PSNR on held-back images of your own corpus.
 import json
 from pathlib import Path
 
-from common import parser, say, scratch
+from common import finished, parser, say, scratch
 
-from pipelines.training_codec import TrainRequest, run_codec_training
+from pipelines.training.training_codec import TrainRequest, run_codec_training
 from transforms.sources import SourceConfig
 
 COMMON = ("adversarial.weight=0", "loss.perceptual=0", "train.best=psnr")
@@ -42,7 +42,7 @@ def main() -> None:
                 settings=(*COMMON, *settings, *steps),
                 quiet=True,
             )
-            run_codec_training(request)
+            finished(run_codec_training(request))
             found = last_figures(Path(folder) / "run")
         used, perplexity = found["validation/used_codes"], found["validation/perplexity"]
         say(f"| {name} | {used:.0f} | {perplexity:.1f} | {found['validation/psnr']:.2f} dB |")

@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from pipelines.training.training_runs import TrainingSummary
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig, prepare
 from vqgan.codec_checkpoint import model_weights, save_codec
@@ -97,6 +98,13 @@ def say(line: str) -> None:
     """Prints a line at once."""
     print(line, flush=True)
     sys.stdout.flush()
+
+
+def finished(summary: TrainingSummary) -> TrainingSummary:
+    """Returns what a training has made; one that a signal has stopped ends the program."""
+    if not summary.finished:
+        raise SystemExit(f"{summary.output}: stopped; the same command goes on")
+    return summary
 
 
 def take_turns(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

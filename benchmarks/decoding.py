@@ -31,7 +31,7 @@ from pipelines import decode_tokens
 from pipelines.decode_tokens import FORMATS, DecodeTokensConfig, form_of
 from transforms.sharded.batching import fill, load_codec, on_device
 from vqgan.codec import Codec
-from vqgan.config import to_dict
+from vqgan.config_json import to_dict
 from vqgan.manifest import FORMAT_VERSION, write_manifest
 from vqgan.shards import DATA_FOLDER, ShardMetadata, ShardWriter, shard_name
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from common import parser, say, scratch
+from common import finished, parser, say, scratch
 
 from pipelines.demo import DIGITS, read_by_neighbours, real_digits, shrink_to_digits
-from pipelines.sample_prior import SampleConfig
-from pipelines.sample_prior import run_sample as sample
+from pipelines.sampling.sample_prior import SampleConfig
+from pipelines.sampling.sample_prior import run_sample as sample
 from pipelines.tokenize_images import TokenizeConfig
 from pipelines.tokenize_images import run_tokenize as tokenize
-from pipelines.training_prior import TrainPriorRequest
-from pipelines.training_prior import run_prior_training as train
+from pipelines.training.training_prior import TrainPriorRequest
+from pipelines.training.training_prior import run_prior_training as train
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
@@ -64,7 +64,8 @@ def main() -> None:
             "data.holdout=10",
             "optimizer.learning_rate=0.002",
         )
-        train(TrainPriorRequest(tokens=(f"{folder}/tokens",), output=f"{folder}/run", settings=settings))
+        request = TrainPriorRequest(tokens=(f"{folder}/tokens",), output=f"{folder}/run", settings=settings)
+        finished(train(request))
         pixels, classes = real_digits()
         codec = Codec.load("tiny", batch_size=50)
         tokens, labels = read_rows(f"{folder}/tokens")

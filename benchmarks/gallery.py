@@ -16,12 +16,12 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import PHOTOS, parser, read_photos, say, scratch
+from common import PHOTOS, finished, parser, read_photos, say, scratch
 from PIL import Image, ImageDraw
 
 from pipelines import tokenize, train, train_prior
-from pipelines.complete_image import enlarge, hide_tokens
 from pipelines.demo import DIGIT_SIZE, DIGITS, PRIOR_SETTINGS
+from pipelines.sampling.complete_image import enlarge, hide_tokens
 from vqgan import Codec, Prior, open_tokens
 from vqgan.data.tokens import all_batches
 from vqgan.image_grid import tile_images
@@ -45,9 +45,9 @@ MODEST = (
 # Codecs of three downsamplings, trained alike: minutes each.
 LEVELS = {4: [1, 2, 4], 8: [1, 2, 3, 4], 16: [1, 2, 3, 4, 4]}
 SHORT_TRAINING = {
-    "train.steps": 400,
+    "train.steps": 300,
     "train.batch_size": 8,
-    "train.evaluate_every": 400,
+    "train.evaluate_every": 300,
     "train.save_every": 100,
     "train.ema_decay": 0.97,
     "train.best": "lpips",
@@ -55,7 +55,7 @@ SHORT_TRAINING = {
     "data.validation_limit": 16,
     "loss.perceptual": 0.5,
     "loss.perceptual_network": "alex",
-    "codebook.autoencoder_steps": 40,
+    "codebook.autoencoder_steps": 30,
 }
 
 
@@ -86,7 +86,7 @@ class Studio:
         """Trains a codec on the pictures for a short time, or goes on where that was stopped."""
         output = str(self.folder / f"f{downsampling}")
         settings = {"model.ch_mult": LEVELS[downsampling], **SHORT_TRAINING}
-        train(input=self.pictures, output=output, preset="tiny", set=settings)
+        finished(train(input=self.pictures, output=output, preset="tiny", set=settings))
         return Codec.load(output, batch_size=5)
 
     def tokens(self, name: str, source: Path, size: int, **more: object) -> str:
@@ -119,7 +119,7 @@ class Studio:
     def prior(self, name: str, tokens: str, settings: tuple[str, ...], **more: object) -> Prior:
         """Trains a prior, or goes on where that was stopped."""
         output = str(self.folder / name)
-        train_prior(tokens=tokens, output=output, set=settings, **more)
+        finished(train_prior(tokens=tokens, output=output, set=settings, **more))
         return Prior.load(output, codec=self.codec, batch_size=16)
 
     @cached_property

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from common import parser, say
+from common import finished, parser, say
 from icons import read_pixels
 
-from pipelines.sample_prior import write_png
-from pipelines.training_prior import TrainPriorRequest
-from pipelines.training_prior import run_prior_training as train
+from pipelines.sampling.sample_prior import write_png
+from pipelines.training.training_prior import TrainPriorRequest
+from pipelines.training.training_prior import run_prior_training as train
 from vqgan import Codec, Prior, open_tokens
 from vqgan.compilation_cache import enable_compilation_cache
 from vqgan.features.efficientnet_lite import load_efficientnet
@@ -105,9 +105,7 @@ def train_prior(folder: Path, kind: str, seed: int, steps: int) -> tuple[str, fl
             f"train.evaluate_every={every}",
         ),
     )
-    summary = train(request)
-    if not summary.finished:
-        raise SystemExit(f"{request.output}: stopped; the same command goes on")
+    summary = finished(train(request))
     return summary.model, time.process_time() - started, summary.best_step or 0
 
 

@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import parser, say
+from common import finished, parser, say
 from PIL import Image
 
-from pipelines.sample_prior import write_png
+from pipelines.sampling.sample_prior import write_png
 from pipelines.tokenize_images import TokenizeConfig
 from pipelines.tokenize_images import run_tokenize as tokenize
-from pipelines.training_codec import TrainRequest, run_codec_training
+from pipelines.training.training_codec import TrainRequest, run_codec_training
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig
@@ -186,10 +186,7 @@ def fit_codec(folder: Path, steps: int) -> Codec:
         output=f"{folder}/codec",
         settings=settings,
     )
-    summary = run_codec_training(request)
-    if not summary.finished:
-        raise SystemExit(f"{request.output}: stopped; the same command goes on")
-    return Codec.load(summary.model, batch_size=16)
+    return Codec.load(finished(run_codec_training(request)).model, batch_size=16)
 
 
 def make_tokens(folder: Path, split: str, views: str, codec: Codec) -> None:

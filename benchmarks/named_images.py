@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from captions import as_text
-from common import parser, say
+from common import finished, parser, say
 from icon_priors import SETTINGS
 
-from pipelines.sample_prior import write_png
-from pipelines.training_prior import TrainPriorRequest
-from pipelines.training_prior import run_prior_training as train
+from pipelines.sampling.sample_prior import write_png
+from pipelines.training.training_prior import TrainPriorRequest
+from pipelines.training.training_prior import run_prior_training as train
 from vqgan import Prior, open_tokens
 from vqgan.compilation_cache import enable_compilation_cache
 from vqgan.image_grid import tile_images
@@ -56,10 +56,7 @@ def train_prior(args: argparse.Namespace) -> str:
         condition_text=None if args.vectors else column,
         condition_embeddings=column if args.vectors else None,
     )
-    summary = train(request)
-    if not summary.finished:
-        raise SystemExit(f"{request.output}: stopped; the same command goes on")
-    return summary.model
+    return finished(train(request)).model
 
 
 def held_back(args: argparse.Namespace) -> tuple[np.ndarray, list[str]]:

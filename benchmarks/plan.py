@@ -22,13 +22,13 @@ from typing import Any
 
 from common import Figure, add_output, parser, say, scratch, write_results
 
-from pipelines.beam_runs import measure_graph
+from pipelines.runners.beam_runs import measure_graph
 from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig, plan_tokenize
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.plan import Plan, read_slice
 from transforms.sources import SourceConfig
-from vqgan import filesystems
+from vqgan import publishing
 
 FILES = 1000
 IN_A_CONTAINER = 2
@@ -87,7 +87,7 @@ def measure(source: str, kind: str, output: str) -> dict[str, Any]:
     """Plans, writes the plan, opens slices and builds graphs, all in this process."""
     before, started, used = _peak_bytes(), time.monotonic(), time.process_time()
     run = planned_run(source, kind, output)
-    filesystems.make_folder(output)
+    publishing.make_folder(output)
     run.write_plan()
     last = run.plan.slices - 1
     return {

@@ -23,11 +23,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import add_output, parser, say, write_results
+from common import add_output, finished, parser, say, write_results
 
-from pipelines.evaluating import EvaluateConfig, run_evaluation
-from pipelines.evaluation_metrics import MetricChoice
-from pipelines.training_codec import TrainRequest, run_codec_training
+from pipelines.evaluating.evaluate_codecs import EvaluateConfig, run_evaluation
+from pipelines.evaluating.evaluation_metrics import MetricChoice
+from pipelines.training.training_codec import TrainRequest, run_codec_training
 from transforms.sources import SourceConfig
 from vqgan.compilation_cache import enable_compilation_cache
 
@@ -148,8 +148,7 @@ def train_and_measure(arm: Arm, seed: int, data: str, folder: Path) -> dict[str,
     request = TrainRequest(
         source=SourceConfig(data), output=str(folder), preset=PRESET, settings=settings, quiet=True
     )
-    if not run_codec_training(request).finished:
-        raise SystemExit("stopped by a signal: the same command starts this run anew")
+    finished(run_codec_training(request))
     seconds = time.process_time() - started
     shutil.rmtree(folder / "checkpoints")
     return {**arm.key(seed), "seconds": round(seconds, 1), **measure(str(folder), data)}

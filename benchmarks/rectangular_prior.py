@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import PHOTOS, parser, say, scratch
+from common import PHOTOS, finished, parser, say, scratch
 from PIL import Image
 
 from pipelines import decode, sample, tokenize, train_prior
-from pipelines.complete_image import CompleteConfig, complete_image
+from pipelines.sampling.complete_image import CompleteConfig, complete_image
 from vqgan import Prior
 from vqgan.image_grid import tile_images
 
@@ -66,9 +66,8 @@ def learn(photos: Path, work: Path, steps: int) -> str:
     )
     landscapes = json.loads((work / "tokens" / SIZE / "manifest.json").read_text())
     started = time.process_time()
-    made = train_prior(
-        tokens=work / "tokens" / SIZE, output=work / "prior", set=(*SETTINGS, f"train.steps={steps}")
-    )
+    settings = (*SETTINGS, f"train.steps={steps}")
+    made = finished(train_prior(tokens=work / "tokens" / SIZE, output=work / "prior", set=settings))
     minutes = (time.process_time() - started) / 60
     counts = tokens.manifest["data_sets"][SIZE]
     say(f"photographs: {tokens.counts['images']}, of them {counts['images']} at {SIZE}, each also mirrored")

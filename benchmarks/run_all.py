@@ -27,6 +27,7 @@ SCRIPTS = (
     "token_reading",
     "decode_images",
     "engines",
+    "peers",
     "groups",
     "convolutions",
     "size",

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from common import TimedStep, compare_steps, installed, make_corpus, matrix_flops, parser, say, scratch
 
-from pipelines.training_codec import configure_codec_training, open_crop_batches, open_images
+from pipelines.training.training_codec import configure_codec_training, open_crop_batches, open_images
 from transforms.sources import SourceConfig
 from vqgan.data.image_crops import CropBatches
 from vqgan.training.codec.config import CodecTrainConfig

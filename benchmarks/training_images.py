@@ -1,4 +1,4 @@
-"""The images in docs/training.md: held-back originals, and what a run made of them at some of its steps.
+"""The images in docs/training.md: images of the validation split, and what a run made of them at some steps.
 
 python benchmarks/training_images.py run/ docs/training-grid.png --steps 1400 2400
 """

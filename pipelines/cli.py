@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from pipelines.commands import codecs, data_sets, general, priors
-from pipelines.flags import CommandParser
+from pipelines.options.flags import CommandParser
 from vqgan import __version__
 from vqgan.errors import Postponed, UserError
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipelines.flags import CommandParser
+from pipelines.options.flags import CommandParser
 
 
 class _FlagWords(NamedTuple):
@@ -30,7 +30,7 @@ class _CommandWords(NamedTuple):
 
 
 def render_completion(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", shell: str) -> str:
-    """Returns the script for one of :data:`pipelines.flags.SHELLS`; how it is installed stands at its top."""
+    """Returns the script for one of :data:`pipelines.options.flags.SHELLS`, with how to install it on top."""
     render = {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell]
     return render(list(_commands(subparsers)))
 

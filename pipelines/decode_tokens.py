@@ -7,8 +7,8 @@ from typing import Any
 
 from pyarrow import fs
 
-from pipelines.beam_runs import codec_everywhere, everywhere, run_job, write_record
-from pipelines.settings import DTYPES, check_at_least_one
+from pipelines.options.settings import DTYPES, check_at_least_one
+from pipelines.runners.beam_runs import codec_everywhere, everywhere, run_job, write_record
 from transforms.decoding.image_format import FORMATS, VIEWS, ImageFormat
 from transforms.decoding.index import folders, open_index
 from transforms.decoding.job import DecodeJob

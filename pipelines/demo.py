@@ -9,24 +9,26 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines import decode_tokens, sample_prior, tokenize_images, training_prior
+from pipelines import decode_tokens, tokenize_images
 from pipelines.inspecting import verify_data_set
-from pipelines.sample_prior import SampleConfig
+from pipelines.sampling import sample_prior
+from pipelines.sampling.sample_prior import SampleConfig
+from pipelines.training import training_prior
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.batching import load_codec
 from transforms.sharded.run import speaker
 from transforms.sharded.verify import require_manifest
 from transforms.sources import SourceConfig
-from transforms.tokenizing.replay import replay_task
+from transforms.tokenizing.replay import replayed_images
 from transforms.tokenizing.report import Pair, sample_pairs
 from vqgan import html_page
 from vqgan.data.tokens import all_batches, open_tokens
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
-from vqgan.filesystems import write_atomically
 from vqgan.prior.checkpoint import read_prior
 from vqgan.prior.sampling.config import SamplingConfig
+from vqgan.publishing import write_atomically
 
 PHOTOS = Path(__file__).parent / "photos"
 DIGITS = Path(__file__).parent / "digits" / "digits.parquet"
@@ -100,8 +102,8 @@ def run_demo(output: str, images: str | None) -> None:
         )
     )
     new = read_new_digits(folder / "samples")
-    task = replay_task(tokens, require_manifest(tokens), photos, CODEC)
-    write_demo_report(folder, sample_pairs([task], load_codec(CODEC, BATCH_SIZE, "float32")), new)
+    originals = replayed_images(tokens, require_manifest(tokens), photos)
+    write_demo_report(folder, sample_pairs([originals], load_codec(CODEC, BATCH_SIZE, "float32")), new)
     right = sum(digit.asked == digit.read for digit in new)
     say(
         f"{right} of {len(new)} new digits are read as the digit that was asked for "

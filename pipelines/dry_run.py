@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.additions import only_new, plan_all
-from pipelines.beam_runs import measure_graph
-from pipelines.bucket_plans import new_in_bucket, plan_buckets
+from pipelines.data_sets.additions import only_new, plan_all
+from pipelines.data_sets.bucket_plans import new_in_bucket, plan_buckets
+from pipelines.runners.beam_runs import measure_graph
 from pipelines.tokenize_images import PlannedTokenize, TokenizeConfig, plan_tokenize
 from transforms.images.crops import count_views
 from transforms.sharded.batching import load_codec
@@ -50,7 +50,8 @@ def estimate_buckets(
 ) -> dict[str, dict[str, Any]]:
     """Returns the estimates for each bucket by its name, and what can be summed of them as ``all``.
 
-    Arguments and errors are those of :func:`estimate` and :func:`pipelines.bucket_plans.plan_buckets`.
+    Arguments and errors are those of :func:`estimate` and of
+    :func:`pipelines.data_sets.bucket_plans.plan_buckets`.
     """
     planned = plan_buckets(config, buckets, append)
     found = {

@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines.run_options import optional_path
-from pipelines.tool_options import ImportPriorOptions
+from pipelines.options.run_options import optional_path
+from pipelines.options.tool_options import ImportPriorOptions
 from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, read_info, save_codec
-from vqgan.config import to_dict
+from vqgan.config_json import to_dict
 from vqgan.downloads import is_hub
 from vqgan.errors import UserError
 from vqgan.image_sizes import shape_of_size

@@ -13,7 +13,8 @@ from transforms.tokenizing.verify import SampleVerifier, TokenVerifier
 from transforms.tokenizing.verify_parts import unfinished_part, verify_parts
 from vqgan import filesystems
 from vqgan.codec_checkpoint import pretrained_names, read_info
-from vqgan.config import ModelConfig, to_dict
+from vqgan.config import ModelConfig
+from vqgan.config_json import to_dict
 from vqgan.downloads import is_dataset
 from vqgan.errors import UserError
 from vqgan.importers import is_foreign_source, looks_foreign

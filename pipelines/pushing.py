@@ -1,7 +1,6 @@
 """``vqgan push``: a codec, a prior or a token data set to the Hugging Face Hub.
 
-What may go up is read and checked here against what its folder says of itself; :mod:`pipelines.pushing` sends
-it.
+What may go up is read, checked against what its folder says of itself, and only then sent.
 """
 
 import dataclasses

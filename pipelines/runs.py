@@ -1,7 +1,7 @@
 """Whole runs as functions of keywords, which the commands of the same names call, too.
 
-Each takes the settings of its command (:mod:`pipelines.run_options`, :mod:`pipelines.model_options`), and
-leaves them with its results as a file that ``--config`` takes back. What a run needs is imported by it.
+Each takes the settings of its command (:mod:`pipelines.options`), and leaves them with its results as a file
+that ``--config`` takes back. What a run needs is imported by it.
 """
 
 import dataclasses
@@ -9,14 +9,14 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipelines.flags import CommandParser, check_flags
-from pipelines.model_options import SampleOptions, TrainOptions, TrainPriorOptions
-from pipelines.options import render_settings, takes
-from pipelines.run_options import BeamOptions, DecodeOptions, EvaluateOptions, TokenizeOptions
-from pipelines.tool_options import RetryOptions
+from pipelines.options.declarations import render_settings, takes
+from pipelines.options.flags import CommandParser, check_flags
+from pipelines.options.model_options import SampleOptions, TrainOptions, TrainPriorOptions
+from pipelines.options.run_options import BeamOptions, DecodeOptions, EvaluateOptions, TokenizeOptions
+from pipelines.options.tool_options import RetryOptions
 
 if TYPE_CHECKING:
-    from pipelines.training_runs import TrainingSummary
+    from pipelines.training.training_runs import TrainingSummary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class EvaluationSummary:
 
     def __str__(self) -> str:
         """Returns a table for people."""
-        from pipelines.evaluation_report import format_results
+        from pipelines.evaluating.evaluation_report import format_results
 
         return format_results(self.results)
 
@@ -59,7 +59,7 @@ class EvaluationSummary:
 def tokenize(options: TokenizeOptions) -> DataSetSummary:
     """Turns an image corpus into a token data set, or continues a run that was interrupted.
 
-    Keywords are the flags of ``vqgan tokenize``, see :class:`pipelines.run_options.TokenizeOptions`.
+    Keywords are the flags of ``vqgan tokenize``, see :class:`pipelines.options.run_options.TokenizeOptions`.
 
     >>> from pipelines import tokenize
     >>> tokenize(input="photos/", codec="tiny", output="tokens/", image_size=64, quiet=True).counts["rejects"]
@@ -69,8 +69,8 @@ def tokenize(options: TokenizeOptions) -> DataSetSummary:
       UserError: whatever the user can put right.
       TypeError: an unknown or missing keyword.
     """
-    from pipelines.additions import append
-    from pipelines.bucketed_runs import tokenize_buckets
+    from pipelines.data_sets.additions import append
+    from pipelines.data_sets.bucketed_runs import tokenize_buckets
     from pipelines.tokenize_images import run_tokenize
 
     config, flags = options.config(), _beam_flags(options)
@@ -89,7 +89,7 @@ def retry(options: RetryOptions) -> DataSetSummary:
     """Tries the rejects of a token data set again; what can be read now becomes further shards.
 
     Of a folder of buckets each data set has its turn, and the counts are those of all. Keywords are the flags
-    of ``vqgan retry``, see :class:`pipelines.tool_options.RetryOptions`.
+    of ``vqgan retry``, see :class:`pipelines.options.tool_options.RetryOptions`.
 
     >>> from pipelines import retry
     >>> retry(path="tokens/", quiet=True).counts["rejects"]
@@ -99,8 +99,8 @@ def retry(options: RetryOptions) -> DataSetSummary:
       UserError: whatever the user can put right.
       TypeError: an unknown or missing keyword.
     """
-    from pipelines.additions import retry_rejects
-    from pipelines.bucketed_runs import retry_buckets
+    from pipelines.data_sets.additions import retry_rejects
+    from pipelines.data_sets.bucketed_runs import retry_buckets
     from vqgan.manifest import bucket_names
 
     path = os.fspath(options.path)
@@ -112,7 +112,7 @@ def retry(options: RetryOptions) -> DataSetSummary:
 def decode(options: DecodeOptions) -> DataSetSummary:
     """Turns a token data set, tokenized or sampled, into images, or continues a run that was interrupted.
 
-    Keywords are the flags of ``vqgan decode``, see :class:`pipelines.run_options.DecodeOptions`.
+    Keywords are the flags of ``vqgan decode``, see :class:`pipelines.options.run_options.DecodeOptions`.
 
     >>> from pipelines import decode
     >>> decode(tokens="tokens/", output="images/", format="webp", quiet=True).counts["images"]
@@ -133,8 +133,8 @@ def decode(options: DecodeOptions) -> DataSetSummary:
 def sample(options: SampleOptions) -> DataSetSummary:
     """Draws a token data set and its images from a prior, or continues a run that was interrupted.
 
-    Keywords are the flags of ``vqgan sample``, see :class:`pipelines.model_options.SampleOptions`, but that
-    ``--class`` is ``classes``. For tokens in memory there is :meth:`vqgan.Prior.sample`.
+    Keywords are the flags of ``vqgan sample``, see :class:`pipelines.options.model_options.SampleOptions`,
+    but that ``--class`` is ``classes``. For tokens in memory there is :meth:`vqgan.Prior.sample`.
 
     >>> from pipelines import sample
     >>> sample(prior="prior/", output="samples/", count=4, top_p=0.95, quiet=True).counts["rows"]
@@ -144,7 +144,7 @@ def sample(options: SampleOptions) -> DataSetSummary:
       UserError: whatever the user can put right.
       TypeError: an unknown or missing keyword.
     """
-    from pipelines.sample_prior import run_sample
+    from pipelines.sampling.sample_prior import run_sample
 
     config = options.config()
     options.use_compilation_cache()
@@ -155,8 +155,8 @@ def sample(options: SampleOptions) -> DataSetSummary:
 def train(options: TrainOptions) -> "TrainingSummary":
     """Trains a codec, or goes on where a run in the same folder stopped.
 
-    Keywords are the flags of ``vqgan train``, see :class:`pipelines.model_options.TrainOptions`; ``set`` may
-    be a mapping.
+    Keywords are the flags of ``vqgan train``, see :class:`pipelines.options.model_options.TrainOptions`;
+    ``set`` may be a mapping.
 
     >>> from pipelines import train
     >>> changes = {"train": {"steps": 2000, "batch_size": 8}, "loss.l2": 0.5}
@@ -168,7 +168,7 @@ def train(options: TrainOptions) -> "TrainingSummary":
       TypeError: an unknown or missing keyword.
     """
     from pipelines.pushing import check_can_push, push
-    from pipelines.training_codec import run_codec_training
+    from pipelines.training.training_codec import run_codec_training
 
     if options.push:
         check_can_push(options.push)
@@ -183,7 +183,8 @@ def train(options: TrainOptions) -> "TrainingSummary":
 def train_prior(options: TrainPriorOptions) -> "TrainingSummary":
     """Trains a prior on token data sets, or goes on where a run in the same folder stopped.
 
-    Keywords are the flags of ``vqgan train-prior``, see :class:`pipelines.model_options.TrainPriorOptions`.
+    Keywords are the flags of ``vqgan train-prior``, see
+    :class:`pipelines.options.model_options.TrainPriorOptions`.
 
     >>> from pipelines import train_prior
     >>> changes = {"train.steps": 1000, "data.holdout": 2}
@@ -194,7 +195,7 @@ def train_prior(options: TrainPriorOptions) -> "TrainingSummary":
       UserError: whatever the user can put right.
       TypeError: an unknown or missing keyword.
     """
-    from pipelines.training_prior import run_prior_training
+    from pipelines.training.training_prior import run_prior_training
 
     options.use_compilation_cache()
     return run_prior_training(options.request(), options.record())
@@ -204,7 +205,7 @@ def train_prior(options: TrainPriorOptions) -> "TrainingSummary":
 def evaluate(options: EvaluateOptions) -> EvaluationSummary:
     """Measures how well codecs reconstruct images.
 
-    Keywords are the flags of ``vqgan evaluate``, see :class:`pipelines.run_options.EvaluateOptions`.
+    Keywords are the flags of ``vqgan evaluate``, see :class:`pipelines.options.run_options.EvaluateOptions`.
 
     >>> from pipelines import evaluate
     >>> result = evaluate(codec="tiny", input="photos/", image_size=64, metrics="psnr,ssim", quiet=True)
@@ -215,7 +216,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationSummary:
       UserError: whatever the user can put right.
       TypeError: an unknown or missing keyword.
     """
-    from pipelines.evaluating import run_evaluation
+    from pipelines.evaluating.evaluate_codecs import run_evaluation
 
     options.use_compilation_cache()
     results = run_evaluation(options.config(), render_settings("evaluate", options.record()))

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
-from pipelines.beam_runs import codec_everywhere, everywhere, run_job, write_record
-from pipelines.settings import COLUMNS_OUT, DTYPES, check_at_least_one
+from pipelines.options.settings import COLUMNS_OUT, DTYPES, check_at_least_one
+from pipelines.runners.beam_runs import codec_everywhere, everywhere, run_job, write_record
 from transforms.images.crops import Geometry, count_views
 from transforms.images.decode import DecodeConfig
 from transforms.sharded.batching import fitted_batch_size, threads_here
@@ -28,7 +28,7 @@ from transforms.tokenizing.job import TokenizeJob, mark_duplicates
 from transforms.tokenizing.shard import TokenizeTask, is_outdated
 from vqgan import filesystems
 from vqgan.codec_checkpoint import CodecInfo, read_info
-from vqgan.config import to_dict
+from vqgan.config_json import to_dict
 from vqgan.engines.choice import EngineChoice, resolve_engine
 from vqgan.errors import UserError, counted
 from vqgan.manifest import MANIFEST_FILE
@@ -57,7 +57,7 @@ class TokenizeConfig:
       compilation_cache: workers keep what XLA compiles, see :mod:`vqgan.compilation_cache`.
       quiet: no progress.
       engine: what runs the codec's networks.
-      columns_out: what rows have beside tokens, of :data:`pipelines.settings.COLUMNS_OUT`.
+      columns_out: what rows have beside tokens, of :data:`pipelines.options.settings.COLUMNS_OUT`.
     """
 
     source: SourceConfig

@@ -242,9 +242,9 @@ def leading_to(disk: fs.FileSystem) -> Iterator[None]:
 MORTAL_PROGRAM = """
 import os, signal, sys, threading
 from pipelines import cli
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 
-left, delay, sync = int(sys.argv[1]), float(sys.argv[2]), filesystems._sync
+left, delay, sync = int(sys.argv[1]), float(sys.argv[2]), publishing._sync
 
 def dying(filesystem, path):
     global left
@@ -257,7 +257,7 @@ def dying(filesystem, path):
     elif left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
-filesystems._sync = dying
+publishing._sync = dying
 sys.exit(cli.main(sys.argv[3:]))
 """
 """The product in a process that kills itself when its n-th file was written, but not yet renamed, or some

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import vqgan.folders as folders
-from vqgan.config import ModelConfig, from_dict, to_dict
+from vqgan.config import ModelConfig
+from vqgan.config_json import from_dict, to_dict
 from vqgan.errors import UserError
 from vqgan.folders import weights_sha256
 from vqgan.model.parameters import check_codec_size, codec_parameter_shapes

@@ -29,7 +29,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from vqgan.extras import cache_root
-from vqgan.filesystems import temporary_name
+from vqgan.publishing import temporary_name
 
 SWITCH = "VQGAN_COMPILATION_CACHE"
 """Environment variable: 0 switches the cache off; the path of a folder puts it there."""

@@ -1,22 +1,18 @@
-"""Configuration of the model: frozen dataclasses, JSON in and out.
+"""Configuration of the model: what a codec's networks and quantizer are, and what must hold of it.
 
 Only the standard library is imported here, so that a launcher can read and check a configuration
-without loading JAX.
+without loading JAX. How it is written and read is in :mod:`vqgan.config_json`.
 """
 
 import dataclasses
-import difflib
 import math
-import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from vqgan.channels import RGB, ChannelsConfig
 from vqgan.errors import UserError
-from vqgan.image_sizes import ImageSize, describe_pixels, describe_size, read_size, sizes_that_fit
+from vqgan.image_sizes import describe_pixels, describe_size, sizes_that_fit
 from vqgan.token_layouts import GRID, SCALES, SEQUENCE, ScalesConfig, ViTConfig
-
-T = TypeVar("T")
 
 QUANTIZERS = (
     "nearest", "cosine", "gumbel", "ema", "fsq", "lfq", "inner_product", "nearest_unit", "scales",
@@ -27,16 +23,12 @@ UNTRAINED_QUANTIZERS = ("inner_product", "nearest_unit", "scales")  # of publish
 ATTENTIONS = ("full", "linear")
 FSQ_BOUNDS = ("tan", "atanh")
 SPATIAL_NORM_GROUPS = 32
-RUN_FILE = "run.yaml"
-"""Where a run leaves the settings that it was given, for ``--config``."""
-LARGEST = 1 << 53  # of a whole number in a configuration: beyond it JSON's readers disagree
 # What a configuration may ask for, checked before anything is made of it: it may come from a stranger.
 MOST_LEVELS = 16
 MOST_BLOCKS = 1000  # residual blocks of all levels, on both sides together; parameters are listed one by one
 MOST_RESOLUTION = 1 << 14
 MOST_PARAMETERS = 10_000_000_000
 _MOST_VALUES = 64  # of a list
-_SHOWN = 80
 
 
 def _added(default: Any) -> Any:
@@ -80,22 +72,34 @@ class ModelConfig:
       decoder_res_blocks: residual blocks per decoder level; one more than the encoder's if None.
       encoder_out_kernel: side of the encoder's last convolution.
       stem_channels: channels of the encoder's first convolution; ``ch`` if None.
-      fsq_levels: for ``fsq``, levels of each of the ``embed_dim`` dimensions; their product: codebook's size.
-      has_decoder: off for a codec of which only encoder and codebook are known: it makes tokens, no images.
+      fsq_levels: for ``fsq``, levels of each of the ``embed_dim`` dimensions. Their product is the
+        codebook's size.
+      has_decoder: off for a codec of which only the encoder and the codebook are known, so that it makes
+        tokens but no images.
       symmetric_downsample: the encoder's halving convolutions are padded on all sides, not on two.
-      depth_to_space: double by a convolution to four pixels' channels, not by repetition.
-      adaptive_norm: decoder levels begin with a normalisation by the codes' deviation and mean.
-      fsq_bound: how ``fsq`` bounds latents: ``tan`` as its paper, or ``atanh``, where zero stays zero.
+      depth_to_space: double height and width by a convolution that gives each pixel the channels of four,
+        and a rearrangement of these, not by repetition.
+      adaptive_norm: each decoder level begins with a normalisation whose scale and shift follow from the
+        standard deviation and the mean of the image's codes.
+      fsq_bound: how ``fsq`` bounds latents: ``tan``, as its paper does, or ``atanh``, by which a latent of
+        zero stays zero.
       quant_conv_kernel: side of the convolutions around the quantizer.
-      spatial_norm: the decoder's norms, of 32 groups, are scaled and shifted by the codes in place (MoVQ).
-      haar_patch: side in pixels of the patches that are wavelets' channels in between; 1 for none.
-      halvings: levels that halve, the first ones; all but the last if None.
-      decoder_attn_levels: the decoder's levels with attention, 0 the highest, where not the encoder's.
-      decoder_ch: what ``ch`` is to the decoder, if not the same. Like the next it says nothing of tokens.
-      decoder_added_blocks: residual blocks per decoder level beyond ``decoder_res_blocks``, perhaps below 0.
-      scales: for quantizer ``scales``, the grids that residuals are quantized on.
-      vit: transformers in the place of encoder and decoder, for tokens that are a sequence.
-      channels: of images, with ranges by channel.
+      spatial_norm: the decoder's normalisations, of 32 groups, are scaled and shifted at each position by
+        the code there (MoVQ, arXiv 2209.09002).
+      haar_patch: side in pixels of the patches whose Haar wavelets are the channels that the networks see
+        in place of pixels; 1 for none.
+      halvings: number of levels, from the first, that halve height and width; all but the last if None.
+      decoder_attn_levels: levels of the decoder with self-attention, where 0 has the highest resolution;
+        those of the encoder if None.
+      decoder_ch: channels of the decoder at the highest resolution; ``ch`` if None. Tokens depend neither
+        on it nor on ``decoder_added_blocks``.
+      decoder_added_blocks: residual blocks that each decoder level has beyond ``decoder_res_blocks``; fewer
+        where it is negative.
+      scales: for quantizer ``scales``, the token grids, from coarse to fine, on which what is left of the
+        latents is quantized.
+      vit: transformers that stand in the place of the convolutional encoder and decoder, for codecs whose
+        tokens are a sequence.
+      channels: what an image consists of, with the range of values of each channel.
     """
 
     resolution: int = 256
@@ -257,7 +261,7 @@ class ModelConfig:
 
     @property
     def decoder_width(self) -> int:
-        """Returns what ``ch`` is to the decoder."""
+        """Returns the decoder's channels at the highest resolution."""
         return self.ch if self.decoder_ch is None else self.decoder_ch
 
     @property
@@ -319,82 +323,3 @@ class ModelConfig:
         if self.scales is not None:
             return (self.scales.sides[-1] * self.downsampling,) * 2
         return grid[0] * self.downsampling, grid[1] * self.downsampling
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Turns a configuration into JSON-ready data (tuples become lists).
-
-    A field whose metadata name a value to be ``left_out`` is left out where it has that value: what older
-    versions wrote, and hashed, stays as it was.
-    """
-    values = {field: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return {
-        field.name: _plain(value)
-        for field, value in values.items()
-        if "left_out" not in field.metadata or field.metadata["left_out"] != value
-    }
-
-
-def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "configuration") -> T:
-    """Builds a configuration of type ``cls``, nested ones included, from JSON data.
-
-    Raises:
-      UserError: an unknown field (with the nearest known name), or a value of the wrong type.
-    """
-    return cls(**typed_fields(cls, data, where))
-
-
-def typed_fields(cls: type[Any], data: Mapping[str, Any], where: str = "configuration") -> dict[str, Any]:
-    """Checks some fields of a configuration of type ``cls`` and gives each its field's type.
-
-    Raises:
-      UserError: an unknown field (with the nearest known name), or a value of the wrong type.
-    """
-    if not isinstance(data, Mapping):
-        raise UserError(f"{where}: expected an object, got {_shown(data)}")
-    hints = typing.get_type_hints(cls)
-    known = {field.name for field in dataclasses.fields(cls)}
-    for name in data:
-        if name not in known:
-            near = difflib.get_close_matches(str(name)[:_SHOWN], sorted(known), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
-            raise UserError(f"{where}: unknown field {_shown(name)}{hint}")
-    return {name: _typed(hints[name], value, f"{where}.{name}") for name, value in data.items()}
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return to_dict(value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    """Gives ``value`` its field's type: lists to tuples, integers to floats, mappings to dataclasses."""
-    if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else from_dict(hint, value, where)  # type: ignore[arg-type]
-    args = typing.get_args(hint)
-    if set(args) >= set(typing.get_args(ImageSize)):
-        return None if value is None and type(None) in args else read_size(where, value)
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise UserError(f"{where}: expected a list, got {_shown(value)}")
-        if args[-1] is not Ellipsis and len(value) != len(args):
-            raise UserError(f"{where}: expected {len(args)} values, got {len(value)}")
-        return tuple(_typed(args[0], item, where) for item in value)
-    if type(None) in args:
-        return None if value is None else _typed(next(a for a in args if a is not type(None)), value, where)
-    if type(value) is int and not -LARGEST <= value <= LARGEST:
-        raise UserError(f"{where}: {str(value)[:20]}… is too large a number")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise UserError(f"{where}: expected {hint.__name__}, got {_shown(value)}")
-    return value
-
-
-def _shown(value: Any) -> str:
-    """Returns a value in a message, cut short."""
-    shown = repr(value)
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"

@@ -28,7 +28,7 @@ from typing import Any
 
 from vqgan.errors import UserError
 from vqgan.extras import cache_root, require_extra
-from vqgan.filesystems import write_atomically, write_error
+from vqgan.publishing import write_atomically, write_error
 
 SCHEME = "hf://"
 DATASETS = "hf://datasets/"

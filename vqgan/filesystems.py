@@ -1,31 +1,20 @@
 """Local paths and ``gs://``, ``s3://``, ``hdfs://`` behind one interface, through pyarrow.
 
 A path here is a plain local path, or a URI with a scheme; a :class:`~pathlib.Path` is a local file whatever
-its name. Files are published by writing a hidden temporary file beside the final name and renaming it, so a
-reader finds a file whole or not at all.
-
-On a local disk the contents are synced before the rename, and the folder after it: what was published before
-something else is there after a power cut, too, if that is. A store keeps an object once it is written.
+its name. What writes is in :mod:`vqgan.publishing`.
 """
 
-import errno
 import functools
-import math
 import os
 import re
-import time
 import urllib.parse
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 from pyarrow import fs
 
 from vqgan.errors import UserError, first_line
-from vqgan.faults import MachineError, has_come, is_machine_fault
 
 SCHEMES = ("file", "gs", "gcs", "s3", "hdfs", "viewfs", "abfs", "abfss", "hf")
 """Of the URIs that pyarrow opens."""
@@ -35,10 +24,6 @@ _SCHEME = re.compile(r"(?i:file:(?=/[^/]))|(?:[A-Za-z][\w+.-]*)(?=://)")
 _STORES = ("gs", "gcs", "s3", "hdfs", "viewfs", "abfs", "abfss")
 _PLAIN = re.compile(r"(?:[\w.~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})+", re.ASCII)
 """A URI of a store that is told apart without a parser; any other goes to pyarrow's, which may refuse it."""
-FREE_SPACE = "free space or check permissions"
-"""What to do about a failed write, where nothing more is known."""
-_UNSYNCED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES, errno.EPERM)
-"""How a system answers that cannot sync a folder, or not one that may be written to but not read."""
 
 
 def resolve(path: str | Path) -> tuple[fs.FileSystem, str]:
@@ -193,12 +178,13 @@ def list_entries(folder: str) -> list[str]:
 def _list(folder: str) -> list[fs.FileInfo]:
     filesystem, inner = resolve(folder)
     try:
-        return _infos(filesystem, fs.FileSelector(inner, allow_not_found=True))
+        return select_infos(filesystem, fs.FileSelector(inner, allow_not_found=True))
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({first_line(error)}); give a folder") from error
 
 
-def _infos(filesystem: fs.FileSystem, selector: fs.FileSelector) -> list[fs.FileInfo]:
+def select_infos(filesystem: fs.FileSystem, selector: fs.FileSelector) -> list[fs.FileInfo]:
+    """Returns what a selector finds. Raises OSError."""
     try:
         found: list[fs.FileInfo] = filesystem.get_file_info(selector)
     except FileNotFoundError:  # pyarrow's, of a folder that was made just while it found it missing
@@ -206,195 +192,8 @@ def _infos(filesystem: fs.FileSystem, selector: fs.FileSelector) -> list[fs.File
     return found
 
 
-def make_folder(path: str) -> None:
-    """Creates a folder and its parents, which are on the disk when this returns.
-
-    Raises:
-      UserError: it cannot be created.
-    """
-    filesystem, inner = resolve(path)
-    try:
-        new = _missing_folders(filesystem, inner)
-        filesystem.create_dir(inner, recursive=True)
-        for folder in new:
-            _sync_folder(filesystem, os.path.dirname(folder))
-    except OSError as error:
-        raise output_error(path, error) from error
-
-
-def _missing_folders(filesystem: fs.FileSystem, inner: str) -> list[str]:
-    """Returns the local folders on the way to one that are not there, the innermost first."""
-    missing: list[str] = []
-    local = isinstance(filesystem, fs.LocalFileSystem)
-    while local and inner != os.path.dirname(inner) and not os.path.lexists(inner):
-        missing.append(inner)
-        inner = os.path.dirname(inner)
-    return missing
-
-
 def read_bytes(path: str) -> bytes:
     """Reads the whole file. Raises OSError like ``open``."""
     filesystem, inner = resolve(path)
     with filesystem.open_input_stream(inner) as stream:
         return stream.read()
-
-
-def delete(path: str) -> None:
-    """Removes a file, for good when this returns; nothing happens if it is not there.
-
-    Raises:
-      UserError: it cannot be removed.
-    """
-    filesystem, inner = resolve(path)
-    try:
-        with suppress(FileNotFoundError):
-            filesystem.delete_file(inner)
-            _sync_folder(filesystem, os.path.dirname(inner))
-    except OSError as error:
-        raise output_error(path, error) from error
-
-
-def temporary_name(name: str) -> str:
-    """Returns a hidden name, used once, to write a file or folder under before it is renamed to ``name``."""
-    return f".{name}.{uuid.uuid4().hex}.tmp"
-
-
-def output_error(path: str | Path, error: OSError) -> UserError:
-    """Returns the answer to a failed write of a job that goes on where it was stopped."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return UserError(
-            f"{path}: no space left to write it; free some and run the same command again, "
-            "finished shards are kept"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"{path}: no permission to write there; choose another output or change it")
-    kind = MachineError if is_machine_fault(error) else UserError  # the former's slice is made again
-    return kind(f"{path}: cannot be written ({first_line(error)})")
-
-
-def write_error(path: str | Path, error: OSError, advice: str = FREE_SPACE) -> UserError:
-    """Returns the answer to any other failed write."""
-    reason = os.strerror(error.errno) if error.errno else first_line(error)
-    return UserError(f"{path}: cannot be written ({reason}); {advice}")
-
-
-@contextmanager
-def publish(
-    path: str | Path,
-    refuse: Callable[[str | Path, OSError], UserError] = output_error,
-    one_of_many: bool = False,
-) -> Iterator[BinaryIO]:
-    """Opens a stream to write a file with; the file appears at ``path`` when the block ends well.
-
-    When the block raises, or the process dies, what was there stays. A published file survives a power cut.
-
-    Args:
-      path: the file, in a folder that exists.
-      refuse: makes the error of a failed write.
-      one_of_many: the caller syncs the folder itself (:func:`sync_folder`), once for many files.
-
-    Raises:
-      UserError: the disk is full, or the place cannot be written to.
-    """
-    filesystem, inner = resolve(path)
-    folder, name = os.path.split(inner)
-    # As bytes: pyarrow would refuse the name of a local folder that is not UTF-8.
-    final = inner.encode(errors="surrogateescape")
-    temporary = os.path.join(folder, temporary_name(name)).encode(errors="surrogateescape")
-    try:
-        try:
-            with filesystem.open_output_stream(temporary) as stream:
-                yield stream
-            _sync(filesystem, temporary)
-            filesystem.move(temporary, final)
-            if not one_of_many:
-                _sync_folder(filesystem, folder)
-                if not has_come(lambda: filesystem.get_file_info(final).type != fs.FileType.NotFound):
-                    raise OSError(errno.ETIMEDOUT, "it was written and cannot be seen")
-        except BaseException:
-            with suppress(OSError):
-                filesystem.delete_file(temporary)
-            raise
-    except OSError as error:
-        raise refuse(path, error) from error
-
-
-def write_bytes(path: str, data: bytes, one_of_many: bool = False) -> None:
-    """Publishes a file with these contents; see :func:`publish`."""
-    with publish(path, one_of_many=one_of_many) as stream:
-        stream.write(data)
-
-
-def write_atomically(path: Path, data: bytes, advice: str = FREE_SPACE) -> None:
-    """Publishes a local file.
-
-    Args:
-      path: the file, in a folder that exists.
-      data: its contents.
-      advice: what the user may do where it fails.
-
-    Raises:
-      UserError: the disk is full, or the place cannot be written to.
-    """
-    with publish(path, lambda place, error: write_error(place, error, advice)) as stream:
-        stream.write(data)
-
-
-def delete_temporaries(folder: str, least_age: float = 0, below: bool = False) -> None:
-    """Removes what killed writers left in ``folder``.
-
-    Args:
-      folder: local or remote; one that is not there has nothing in it.
-      least_age: in seconds; what is younger, or of unknown age, may be another writer's who is at work.
-      below: also in the folders below it.
-
-    Raises:
-      UserError: the folder cannot be listed, or something cannot be removed.
-    """
-    filesystem, inner = resolve(folder)
-    selector = fs.FileSelector(inner, allow_not_found=True, recursive=below)
-    try:
-        infos = [info for info in _infos(filesystem, selector) if info.is_file]
-        # The time of a store whose clock is behind ours is that of the newest file in it.
-        now = min(time.time(), max((info.mtime_ns or 0 for info in infos), default=0) / 1e9)
-        for info in infos:
-            hidden = info.base_name.startswith(".") and info.base_name.endswith(".tmp")
-            age = now - (info.mtime_ns / 1e9 if info.mtime_ns else math.inf)
-            if hidden and (not least_age or age >= least_age):
-                with suppress(FileNotFoundError):
-                    filesystem.delete_file(info.path)
-    except OSError as error:
-        raise output_error(folder, error) from error
-
-
-def sync_folder(path: str | Path) -> None:
-    """Forces the names in a folder to disk, if it is a local one. Raises OSError."""
-    _sync_folder(*resolve(path))
-
-
-def sync_tree(folder: Path) -> None:
-    """Forces every file and folder below a local folder to disk, and itself. Raises OSError."""
-    local = fs.LocalFileSystem()
-    for root, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            _sync(local, os.path.join(root, name).encode(errors="surrogateescape"))
-        _sync_folder(local, root)
-
-
-def _sync_folder(filesystem: fs.FileSystem, path: str) -> None:
-    """Forces the names in a local folder to disk, where the system can sync a folder."""
-    try:
-        _sync(filesystem, path.encode(errors="surrogateescape"))
-    except OSError as error:
-        if error.errno not in _UNSYNCED:
-            raise
-
-
-def _sync(filesystem: fs.FileSystem, path: bytes) -> None:
-    """Forces a local file to disk, so that the rename never outlives the contents."""
-    if isinstance(filesystem, fs.LocalFileSystem):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

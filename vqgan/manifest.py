@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.documents import Fields, parse_document
 from vqgan.downloads import fetch_folder, is_dataset
 from vqgan.errors import UserError, first_line
@@ -61,7 +61,7 @@ def write_buckets(output: str, document: Mapping[str, Any]) -> None:
 
 def _write(output: str, name: str, document: Mapping[str, Any]) -> None:
     text = json.dumps(document, indent=1) + "\n"
-    filesystems.write_bytes(filesystems.join(output, name), text.encode())
+    publishing.write_bytes(filesystems.join(output, name), text.encode())
 
 
 def read_manifest(output: str) -> dict[str, Any] | None:

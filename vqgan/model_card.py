@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vqgan.config import ModelConfig, to_dict
+from vqgan.config import ModelConfig
+from vqgan.config_json import to_dict
 from vqgan.model.parameters import codec_parameter_count
 from vqgan.token_layouts import describe_layout
 

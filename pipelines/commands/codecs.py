@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.flags import (
+from pipelines.options.flags import (
     STOPPED,
     CommandParser,
     add_command,
@@ -24,7 +24,7 @@ def add_train(commands: Any) -> None:
 
 
 def _add_train_flags(parser: CommandParser) -> None:
-    from pipelines.model_options import TrainOptions
+    from pipelines.options.model_options import TrainOptions
 
     add_options(parser, TrainOptions)
     add_explain(parser)
@@ -32,7 +32,7 @@ def _add_train_flags(parser: CommandParser) -> None:
 
 
 def _presets() -> str:
-    from pipelines.settings import describe_presets
+    from pipelines.options.settings import describe_presets
     from vqgan.training.codec.config import CODEC_TRAINING_PRESETS
 
     return describe_presets(CODEC_TRAINING_PRESETS)
@@ -41,12 +41,12 @@ def _presets() -> str:
 def _train(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     check_flags(unknown, args.parser, beam=False)
     if args.explain is not None:
-        from pipelines.settings import explain
-        from pipelines.training_codec import configure_codec_training
+        from pipelines.options.settings import explain
+        from pipelines.training.training_codec import configure_codec_training
 
         print(explain(configure_codec_training(*preset_and_changes(args)), args.explain))
         return 0
-    from pipelines.model_options import TrainOptions
+    from pipelines.options.model_options import TrainOptions
     from pipelines.runs import train
 
     summary = train(**given_options(TrainOptions, args))
@@ -62,7 +62,7 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _add_evaluate_flags(parser: CommandParser) -> None:
-    from pipelines.run_options import EvaluateOptions
+    from pipelines.options.run_options import EvaluateOptions
 
     add_options(parser, EvaluateOptions)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -70,8 +70,8 @@ def _add_evaluate_flags(parser: CommandParser) -> None:
 
 def _evaluate(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     check_flags(unknown, args.parser, beam=False)
-    from pipelines.evaluation_report import results_as_json
-    from pipelines.run_options import EvaluateOptions
+    from pipelines.evaluating.evaluation_report import results_as_json
+    from pipelines.options.run_options import EvaluateOptions
     from pipelines.runs import evaluate
 
     summary = evaluate(**given_options(EvaluateOptions, args))
@@ -86,13 +86,13 @@ def add_import(commands: Any) -> None:
 
 
 def _add_import_flags(parser: CommandParser) -> None:
-    from pipelines.tool_options import ImportCodecOptions
+    from pipelines.options.tool_options import ImportCodecOptions
 
     add_options(parser, ImportCodecOptions)
 
 
 def _import(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.tool_options import ImportCodecOptions
+    from pipelines.options.tool_options import ImportCodecOptions
 
     check_flags(unknown, args.parser, beam=False)
     options = ImportCodecOptions(**given_options(ImportCodecOptions, args))
@@ -109,14 +109,14 @@ def add_export(commands: Any) -> None:
 
 
 def _add_export_flags(parser: CommandParser) -> None:
-    from pipelines.tool_options import ExportOptions
+    from pipelines.options.tool_options import ExportOptions
 
     add_options(parser, ExportOptions)
     parser.add_argument("former_output", nargs="?", help=argparse.SUPPRESS)
 
 
 def _export(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.tool_options import ExportOptions
+    from pipelines.options.tool_options import ExportOptions
 
     check_flags(unknown, args.parser, beam=False)
     if args.former_output is not None and not getattr(args, "output", None):

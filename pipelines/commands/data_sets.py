@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.flags import CommandParser, add_command, add_options, check_flags, given_options
+from pipelines.options.flags import CommandParser, add_command, add_options, check_flags, given_options
 from vqgan.errors import UserError, counted
 from vqgan.faults import MachineError
 
 if TYPE_CHECKING:
-    from pipelines.tool_options import VerifyOptions
+    from pipelines.options.tool_options import VerifyOptions
 
 PROBLEMS_SHOWN = 3
 
@@ -23,7 +23,7 @@ def add_tokenize(commands: Any) -> None:
 
 
 def _add_tokenize_flags(parser: CommandParser) -> None:
-    from pipelines.run_options import TokenizeOptions
+    from pipelines.options.run_options import TokenizeOptions
 
     add_options(parser, TokenizeOptions)
     help = "plan, encode a few batches, estimate; write nothing"
@@ -34,7 +34,7 @@ def _tokenize(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     check_flags(unknown, args.parser, beam=True)
     if args.dry_run:
         return _dry_run(args, unknown)
-    from pipelines.run_options import TokenizeOptions
+    from pipelines.options.run_options import TokenizeOptions
     from pipelines.runs import tokenize
     from transforms.sharded.run import exit_code
 
@@ -45,7 +45,7 @@ def _tokenize(args: argparse.Namespace, unknown: Sequence[str]) -> int:
 def _dry_run(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     from pipelines.dry_run import estimate, estimate_buckets
     from pipelines.inspecting import format_description
-    from pipelines.run_options import TokenizeOptions
+    from pipelines.options.run_options import TokenizeOptions
 
     options = TokenizeOptions(**given_options(TokenizeOptions, args, unknown))
     flags = tuple(options.beam)
@@ -65,15 +65,15 @@ def add_retry(commands: Any) -> None:
 
 
 def _add_retry_flags(parser: CommandParser) -> None:
-    from pipelines.tool_options import RetryOptions
+    from pipelines.options.tool_options import RetryOptions
 
     add_options(parser, RetryOptions)
 
 
 def _retry(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     check_flags(unknown, args.parser, beam=True)
+    from pipelines.options.tool_options import RetryOptions
     from pipelines.runs import retry
-    from pipelines.tool_options import RetryOptions
 
     retry(**given_options(RetryOptions, args, unknown))
     return 0
@@ -86,17 +86,17 @@ def add_merge(commands: Any) -> None:
 
 
 def _add_merge_flags(parser: CommandParser) -> None:
-    from pipelines.tool_options import MergeOptions
+    from pipelines.options.tool_options import MergeOptions
 
     add_options(parser, MergeOptions)
 
 
 def _merge(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.tool_options import MergeOptions
+    from pipelines.options.tool_options import MergeOptions
 
     check_flags(unknown, args.parser, beam=False)
     options = MergeOptions(**given_options(MergeOptions, args))
-    from pipelines.merging import merge
+    from pipelines.data_sets.merging import merge
 
     merge([os.fspath(path) for path in options.paths], os.fspath(options.output), options.quiet)
     return 0
@@ -109,7 +109,7 @@ def add_decode(commands: Any) -> None:
 
 
 def _add_decode_flags(parser: CommandParser) -> None:
-    from pipelines.run_options import DecodeOptions
+    from pipelines.options.run_options import DecodeOptions
 
     add_options(parser, DecodeOptions)
 
@@ -120,7 +120,7 @@ def _decode(args: argparse.Namespace, unknown: Sequence[str]) -> int:
             "--views is a flag of tokenize, which makes them; here it is --first-view-only, or none"
         )
     check_flags(unknown, args.parser, beam=True)
-    from pipelines.run_options import DecodeOptions
+    from pipelines.options.run_options import DecodeOptions
     from pipelines.runs import decode
     from transforms.sharded.run import exit_code
 
@@ -135,13 +135,13 @@ def add_verify(commands: Any) -> None:
 
 
 def _add_verify_flags(parser: CommandParser) -> None:
-    from pipelines.tool_options import VerifyOptions
+    from pipelines.options.tool_options import VerifyOptions
 
     add_options(parser, VerifyOptions)
 
 
 def _verify(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.tool_options import VerifyOptions
+    from pipelines.options.tool_options import VerifyOptions
 
     check_flags(unknown, args.parser, beam=False)
     options = VerifyOptions(**given_options(VerifyOptions, args))
@@ -218,7 +218,7 @@ def _verify_one(options: "VerifyOptions") -> tuple[list[str], list[str]]:
 
 
 def _repair(options: "VerifyOptions") -> list[str]:
-    from pipelines.repair import repair
+    from pipelines.data_sets.repair import repair
 
     return repair(os.fspath(options.path), {"input": options.input, "codec": options.codec})
 
@@ -230,18 +230,18 @@ def add_browse(commands: Any) -> None:
 
 
 def _add_browse_flags(parser: CommandParser) -> None:
-    from pipelines.tool_options import BrowseOptions
+    from pipelines.options.tool_options import BrowseOptions
 
     add_options(parser, BrowseOptions)
 
 
 def _browse(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.run_options import optional_path
-    from pipelines.tool_options import BrowseOptions
+    from pipelines.options.run_options import optional_path
+    from pipelines.options.tool_options import BrowseOptions
 
     check_flags(unknown, args.parser, beam=False)
     options = BrowseOptions(**given_options(BrowseOptions, args))
-    from pipelines.browse_server import BrowseServer, open_site
+    from pipelines.browsing.browse_server import BrowseServer, open_site
 
     path = os.fspath(options.path)
     source = None if options.input is None else options.source(options.input)

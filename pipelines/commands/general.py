@@ -6,7 +6,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.flags import SHELLS, CommandParser, add_command, add_options, check_flags, given_options
+from pipelines.options.flags import (
+    SHELLS,
+    CommandParser,
+    add_command,
+    add_options,
+    check_flags,
+    given_options,
+)
 
 
 def add_inspect(commands: Any) -> None:
@@ -36,13 +43,13 @@ def add_push(commands: Any) -> None:
 
 
 def _add_push_flags(parser: CommandParser) -> None:
-    from pipelines.tool_options import PushOptions
+    from pipelines.options.tool_options import PushOptions
 
     add_options(parser, PushOptions)
 
 
 def _push(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.tool_options import PushOptions
+    from pipelines.options.tool_options import PushOptions
 
     check_flags(unknown, args.parser, beam=False)
     options = PushOptions(**given_options(PushOptions, args))
@@ -66,14 +73,14 @@ def add_demo(commands: Any) -> None:
 
 
 def _add_demo_flags(parser: CommandParser) -> None:
-    from pipelines.tool_options import DemoOptions
+    from pipelines.options.tool_options import DemoOptions
 
     add_options(parser, DemoOptions)
 
 
 def _demo(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.run_options import optional_path
-    from pipelines.tool_options import DemoOptions
+    from pipelines.options.run_options import optional_path
+    from pipelines.options.tool_options import DemoOptions
 
     check_flags(unknown, args.parser, beam=False)
     options = DemoOptions(**given_options(DemoOptions, args))

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.flags import (
+from pipelines.options.flags import (
     STOPPED,
     CommandParser,
     add_command,
@@ -23,7 +23,7 @@ def add_train_prior(commands: Any) -> None:
 
 
 def _add_train_prior_flags(parser: CommandParser) -> None:
-    from pipelines.model_options import TrainPriorOptions
+    from pipelines.options.model_options import TrainPriorOptions
 
     add_options(parser, TrainPriorOptions)
     add_explain(parser)
@@ -31,7 +31,7 @@ def _add_train_prior_flags(parser: CommandParser) -> None:
 
 
 def _presets() -> str:
-    from pipelines.settings import describe_presets
+    from pipelines.options.settings import describe_presets
     from vqgan.training.prior.config import PRIOR_TRAINING_PRESETS
 
     return describe_presets(PRIOR_TRAINING_PRESETS)
@@ -40,13 +40,13 @@ def _presets() -> str:
 def _train_prior(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     check_flags(unknown, args.parser, beam=False)
     if args.explain is not None:
-        from pipelines.settings import explain
-        from pipelines.training_prior import configure_prior_training
+        from pipelines.options.settings import explain
+        from pipelines.training.training_prior import configure_prior_training
         from vqgan.training.prior.config import FITTED
 
         print(explain(configure_prior_training(*preset_and_changes(args)), args.explain, FITTED))
         return 0
-    from pipelines.model_options import TrainPriorOptions
+    from pipelines.options.model_options import TrainPriorOptions
     from pipelines.runs import train_prior
 
     return 0 if train_prior(**given_options(TrainPriorOptions, args)).finished else STOPPED
@@ -59,14 +59,14 @@ def add_sample(commands: Any) -> None:
 
 
 def _add_sample_flags(parser: CommandParser) -> None:
-    from pipelines.model_options import SampleOptions
+    from pipelines.options.model_options import SampleOptions
 
     add_options(parser, SampleOptions)
 
 
 def _sample(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     check_flags(unknown, args.parser, beam=False)
-    from pipelines.model_options import SampleOptions
+    from pipelines.options.model_options import SampleOptions
     from pipelines.runs import sample
 
     sample(**given_options(SampleOptions, args))
@@ -80,19 +80,19 @@ def add_complete(commands: Any) -> None:
 
 
 def _add_complete_flags(parser: CommandParser) -> None:
-    from pipelines.model_options import CompleteOptions
+    from pipelines.options.model_options import CompleteOptions
 
     add_options(parser, CompleteOptions)
 
 
 def _complete(args: argparse.Namespace, unknown: Sequence[str]) -> int:
     check_flags(unknown, args.parser, beam=False)
-    from pipelines.model_options import CompleteOptions
+    from pipelines.options.model_options import CompleteOptions
 
     options = CompleteOptions(**given_options(CompleteOptions, args))
     config = options.config()
     options.use_compilation_cache()
-    from pipelines.complete_image import complete_image
+    from pipelines.sampling.complete_image import complete_image
 
     print(complete_image(config))
     return 0
@@ -105,13 +105,13 @@ def add_import_prior(commands: Any) -> None:
 
 
 def _add_import_prior_flags(parser: CommandParser) -> None:
-    from pipelines.tool_options import ImportPriorOptions
+    from pipelines.options.tool_options import ImportPriorOptions
 
     add_options(parser, ImportPriorOptions)
 
 
 def _import_prior(args: argparse.Namespace, unknown: Sequence[str]) -> int:
-    from pipelines.tool_options import ImportPriorOptions
+    from pipelines.options.tool_options import ImportPriorOptions
 
     check_flags(unknown, args.parser, beam=False)
     options = ImportPriorOptions(**given_options(ImportPriorOptions, args))

@@ -22,9 +22,9 @@ AFTER_A_SHARD = 0.02
 
 def die_after(shards: int, seconds: float) -> None:
     """Has this process kill itself some time after it has written so many shards."""
-    from vqgan import filesystems
+    from vqgan import publishing
 
-    sync, left = filesystems._sync, [shards]
+    sync, left = publishing._sync, [shards]
 
     def dying(filesystem: object, path: bytes) -> None:
         sync(filesystem, path)  # type: ignore[arg-type]
@@ -33,7 +33,7 @@ def die_after(shards: int, seconds: float) -> None:
         if is_shard and left[0] == 0:
             threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
-    filesystems._sync = dying
+    publishing._sync = dying
 
 
 def live(argv: list[str], rng: random.Random, by_the_clock: bool) -> int:
@@ -55,11 +55,11 @@ def live(argv: list[str], rng: random.Random, by_the_clock: bool) -> int:
 def main() -> None:
     """Lives as often as it is told; a life that ends by itself is the last one."""
     warnings.simplefilter("ignore")  # of forks beside threads: there are none yet
-    import pipelines.beam_runs
+    import pipelines.runners.beam_runs
     import transforms.sharded.beam_graph
     import vqgan.codec
 
-    assert pipelines.beam_runs
+    assert pipelines.runners.beam_runs
     assert transforms.sharded.beam_graph
     assert vqgan.codec
     rng, ended = random.Random(int(sys.argv[2])), 1

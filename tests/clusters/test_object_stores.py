@@ -9,7 +9,7 @@ import boto3
 import pytest
 from pyarrow import fs
 
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 
 from .conftest import Processes, Reference, Source, decode_command, free_port, tokenize_command, wait_for_port
 
@@ -118,13 +118,13 @@ def test_repair_and_retry(store: str, processes: Processes, source: Source, refe
     """A shard that was lost comes back to the same bytes; an image that was mended goes to one of its own."""
     assert filesystems.exists(uri(store, "out/manifest.json")), "the test above has made it"
     lost = min(name for name in sums(store, "out") if name.startswith("data/"))
-    filesystems.delete(uri(store, f"out/{lost}"))
+    publishing.delete(uri(store, f"out/{lost}"))
     run = ("-m", "pipelines.cli")
     processes.finish(processes.start(*run, "verify", uri(store, "out")), code=1)
     processes.finish(processes.start(*run, "verify", "--repair", uri(store, "out")))
     assert sums(store, "out") == local_sums(reference.tokens)
     mended = min(source.images.glob("*.png")).read_bytes()
-    filesystems.write_bytes(uri(store, "in/broken.jpg"), mended)
+    publishing.write_bytes(uri(store, "in/broken.jpg"), mended)
     processes.finish(processes.start(*run, "retry", uri(store, "out")))
     counts = json.loads(filesystems.read_bytes(uri(store, "out/manifest.json")))["counts"]
     assert (counts["rows"], counts["rejects"]) == (16, 0)

@@ -20,8 +20,8 @@ from PIL import Image
 from pyarrow import fs
 
 from pipelines.cli import build_parser
-from pipelines.flags import given_options
-from pipelines.run_options import TokenizeOptions
+from pipelines.options.flags import given_options
+from pipelines.options.run_options import TokenizeOptions
 from tests.docs.reading import ROOT, shell_words
 from tests.docs.standins import make_photos
 from transforms.sources import locations, open_source

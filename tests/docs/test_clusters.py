@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli import build_parser
-from pipelines.flags import check_flags
+from pipelines.options.flags import check_flags
 from tests.docs.reading import ROOT, shell_words
 
 FLAGS = re.compile(r"--runner=(?:Flink|Spark)Runner(?: +--\w+=[^\s`]+)*")

@@ -11,7 +11,7 @@ import pipelines
 import vqgan
 from tests.docs.standins import PHOTOS, PRIOR_TRAINING, TRAINING
 from vqgan.codec_checkpoint import read_info
-from vqgan.config import to_dict
+from vqgan.config_json import to_dict
 from vqgan.prior.checkpoint import CodecIdentity, save_prior
 from vqgan.prior.config import PriorConfig, prior_parameter_shapes
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.model_options import TrainPriorOptions
-from pipelines.options import read_settings
-from pipelines.run_options import TokenizeOptions
+from pipelines.options.declarations import read_settings
+from pipelines.options.model_options import TrainPriorOptions
+from pipelines.options.run_options import TokenizeOptions
 from tests.docs.blocks import Block
 from tests.docs.conftest import Typed
 from tests.docs.reading import Change, Document, Reader

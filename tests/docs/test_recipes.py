@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.training_codec import configure_codec_training
+from pipelines.training.training_codec import configure_codec_training
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipelines.cli import build_parser
-from pipelines.runner_flags import RunnerFlags
+from pipelines.runners.runner_flags import RunnerFlags
 
 from .conftest import build_wheel, pip
 

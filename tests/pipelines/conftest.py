@@ -7,9 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,10 +19,13 @@ from tests.faulty import KILLS
 from tests.toy_codec import TOY, toy_weights
 from vqgan.codec_checkpoint import save_codec
 from vqgan.downloads import fetch_folder
+from vqgan.errors import UserError
 
 from .fake_hub import Hub
 
 if TYPE_CHECKING:
+    import jax
+
     from .small_jobs import SmallJobs
 
 PHOTOS = sorted((Path(__file__).parents[1] / "testdata" / "photos").glob("*.jpg"))
@@ -225,3 +229,29 @@ def load_dataset(loading: ModuleType, tmp_path: Path, monkeypatch: pytest.Monkey
 def manifest() -> Callable[[Path], dict[str, Any]]:
     """Reads the manifest of a data set."""
     return lambda folder: json.loads((folder / "manifest.json").read_text())
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks whose values can be computed by hand; they need images of 16 pixels at least."""
+    import jax.numpy as jnp
+
+    def load_lpips(network: str, heads: Path | None, backbone: Path | None) -> "jax.Array":
+        return jnp.float32({"alex": 1, "vgg": 10}[network])
+
+    def distance(weights: "jax.Array", x: "jax.Array", y: "jax.Array") -> "jax.Array":
+        if x.shape[1] < 16:
+            raise UserError(f"LPIPS: images of {x.shape[1]} pixels are too small; use at least 16x16")
+        return weights * jnp.max(jnp.abs(x - y), axis=(1, 2, 3))
+
+    monkeypatch.setattr("vqgan.metrics.lpips.load_lpips", load_lpips)
+    monkeypatch.setattr("vqgan.metrics.lpips.distance", distance)
+    monkeypatch.setattr("vqgan.features.load_features", lambda name, path: network(name, "a distance"))
+
+
+def mean_colour(images: np.ndarray) -> np.ndarray:
+    return images.mean(axis=(1, 2), dtype=np.float32)
+
+
+def network(name: str, distance: str) -> Any:
+    return SimpleNamespace(name=name, distance=distance, dimension=3, features=mean_colour)

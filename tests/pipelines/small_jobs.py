@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from pipelines import decode_tokens, sample_prior, tokenize_images
+from pipelines import decode_tokens, tokenize_images
 from pipelines.decode_tokens import DecodeTokensConfig
-from pipelines.sample_prior import SampleConfig
+from pipelines.sampling import sample_prior
+from pipelines.sampling.sample_prior import SampleConfig
 from pipelines.tokenize_images import TokenizeConfig
 from transforms.decoding.image_format import ImageFormat
 from transforms.images.config import DecodeConfig

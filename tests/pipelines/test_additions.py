@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import additions
+from pipelines.data_sets import additions
 from tests.pipelines.test_tokenize_images import rejects_of, rows_of, shards
 from transforms.tokenizing import parts, report
 from vqgan.data.tokens import open_tokens

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.browse_server import BrowseServer, open_site
+from pipelines.browsing.browse_server import BrowseServer, open_site
 from tests.conftest import Refused
 from tests.pipelines.conftest import Vqgan
 from transforms.sources import SourceConfig

@@ -14,11 +14,12 @@ import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
-from pipelines import browsing, cli
-from pipelines.browse_images import MadeTogether, patch_of, token_colors
-from pipelines.browse_pages import BrowsedSite
-from pipelines.browse_server import Answer, answer_to, open_site
-from pipelines.browsing import Query, TokenBrowser
+from pipelines import cli
+from pipelines.browsing import token_browser
+from pipelines.browsing.browse_images import MadeTogether, patch_of, token_colors
+from pipelines.browsing.browse_pages import BrowsedSite
+from pipelines.browsing.browse_server import Answer, answer_to, open_site
+from pipelines.browsing.token_browser import Query, TokenBrowser
 from tests.conftest import Refused
 from tests.pipelines.conftest import Vqgan
 from tests.pipelines.test_sample_prior import save_random_prior
@@ -257,7 +258,7 @@ def test_a_damaged_shard_costs_its_own_rows(copied: Path, capsys: pytest.Capture
 
 def test_a_data_set_whose_shards_are_gone(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search stops after some files; it may go on."""
-    monkeypatch.setattr(browsing, "MOST_PROBLEMS", 2)
+    monkeypatch.setattr(token_browser, "MOST_PROBLEMS", 2)
     shutil.rmtree(copied / "data")
     site = open_site(str(copied), None, None)
     found = site.browser.find(Query("x"), 0, 10)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pipelines.commands import data_sets
-from pipelines.tool_options import VerifyOptions
+from pipelines.options.tool_options import VerifyOptions
 from tests.faulty import MORTAL_PROGRAM, contents
 from vqgan import UserError, open_tokens
 

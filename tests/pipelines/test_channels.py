@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from pipelines.training_codec import configure_codec_training
+from pipelines.training.training_codec import configure_codec_training
 from tests.pipelines.test_training_codec import TOY_SETTINGS
 from tests.toy_codec import TOY
 from tests.vqgan.importers.foreign import random_weights

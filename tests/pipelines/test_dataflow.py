@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pipelines import dataflow
-from pipelines.beam_runs import measure_graph
 from pipelines.cli import build_parser
-from pipelines.runner_flags import RunnerFlags
+from pipelines.runners import dataflow
+from pipelines.runners.beam_runs import measure_graph
+from pipelines.runners.runner_flags import RunnerFlags
 from pipelines.tokenize_images import TokenizeConfig, plan_tokenize
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig

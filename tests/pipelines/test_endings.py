@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipelines.settings import DTYPES
+from pipelines.options.settings import DTYPES
 from transforms.images.crops import FILTERS
 from transforms.sharded.run import exit_code
 from transforms.sources.base import KINDS

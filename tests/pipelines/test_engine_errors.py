@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.engine_errors import answering, engine_error
+from pipelines.runners.engine_errors import answering, engine_error
 from vqgan.errors import UserError
 
 MISSING = """Pipeline job-1 failed in state FAILED: Traceback (most recent call last):
@@ -69,7 +69,7 @@ def test_a_mistake_of_ours_in_this_process_passes() -> None:
 LAUNCHER = """
 import os, signal
 from apache_beam.utils import subprocess_server
-from pipelines.beam_runs import ending_with_us
+from pipelines.runners.beam_runs import ending_with_us
 
 with ending_with_us():
     server = subprocess_server.subprocess.Popen(["sh", "-c", "echo up; exec sleep 100000"])

@@ -8,19 +8,16 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pipelines.evaluating import EvaluateConfig, run_evaluation, select
-from pipelines.evaluation_metrics import (
+from pipelines.evaluating.evaluate_codecs import EvaluateConfig, run_evaluation, select
+from pipelines.evaluating.evaluation_metrics import (
     MetricChoice,
 )
-from pipelines.evaluation_report import format_results
+from pipelines.evaluating.evaluation_report import format_results
 from transforms.images.crops import Geometry
 from transforms.images.dataset import ImageDataset, split
 from transforms.images.decode import DecodeConfig, prepare
@@ -31,6 +28,8 @@ from vqgan.errors import UserError
 from vqgan.metrics.codebook_usage import codebook_usage
 from vqgan.metrics.frechet import feature_statistics, frechet_distance
 from vqgan.metrics.image import mean_absolute_error, psnr, ssim
+
+from .conftest import mean_colour
 
 Vqgan = Callable[..., Any]
 PIXEL = MetricChoice(("psnr", "ssim", "l1"))
@@ -53,31 +52,6 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("vqgan.metrics.lpips.load_lpips", refuse)
     monkeypatch.setattr("vqgan.features.load_features", refuse)
-
-
-@pytest.fixture
-def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks whose values can be computed by hand; they need images of 16 pixels at least."""
-
-    def load_lpips(network: str, heads: Path | None, backbone: Path | None) -> jax.Array:
-        return jnp.float32({"alex": 1, "vgg": 10}[network])
-
-    def distance(weights: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-        if x.shape[1] < 16:
-            raise UserError(f"LPIPS: images of {x.shape[1]} pixels are too small; use at least 16x16")
-        return weights * jnp.max(jnp.abs(x - y), axis=(1, 2, 3))
-
-    monkeypatch.setattr("vqgan.metrics.lpips.load_lpips", load_lpips)
-    monkeypatch.setattr("vqgan.metrics.lpips.distance", distance)
-    monkeypatch.setattr("vqgan.features.load_features", lambda name, path: network(name, "a distance"))
-
-
-def mean_colour(images: np.ndarray) -> np.ndarray:
-    return images.mean(axis=(1, 2), dtype=np.float32)
-
-
-def network(name: str, distance: str) -> Any:
-    return SimpleNamespace(name=name, distance=distance, dimension=3, features=mean_colour)
 
 
 def squares(folder: Path, size: int) -> tuple[list[str], np.ndarray]:
@@ -263,8 +237,8 @@ def fail(*anything: Any) -> None:
 def test_what_was_asked_for_by_name_is_needed(
     few: Path, codec_path: str, tmp_path: Path, refused: Any, monkeypatch: Any, choice: MetricChoice
 ) -> None:
-    monkeypatch.setattr("pipelines.evaluating.CodecEvaluation", fail)
-    monkeypatch.setattr("pipelines.evaluating.collect", fail)
+    monkeypatch.setattr("pipelines.evaluating.evaluate_codecs.CodecEvaluation", fail)
+    monkeypatch.setattr("pipelines.evaluating.evaluate_codecs.collect", fail)
     with refused("these weights cannot be had"):
         run_evaluation(settings(few, codec_path, choice=choice, output=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pipelines.evaluation_metrics import (
+from pipelines.evaluating.evaluation_metrics import (
     MetricChoice,
     Scores,
     frechet_metric,
@@ -18,36 +18,12 @@ from pipelines.evaluation_metrics import (
     image_metrics,
     load_metrics,
 )
-from pipelines.evaluation_report import choose_examples
-from vqgan.errors import UserError
+from pipelines.evaluating.evaluation_report import choose_examples
 from vqgan.metrics.frechet import feature_statistics
 
+from .conftest import network
+
 PIXEL = MetricChoice(("psnr", "ssim", "l1"))
-
-
-@pytest.fixture
-def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks whose values can be computed by hand; they need images of 16 pixels at least."""
-
-    def load_lpips(network: str, heads: Path | None, backbone: Path | None) -> jax.Array:
-        return jnp.float32({"alex": 1, "vgg": 10}[network])
-
-    def distance(weights: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-        if x.shape[1] < 16:
-            raise UserError(f"LPIPS: images of {x.shape[1]} pixels are too small; use at least 16x16")
-        return weights * jnp.max(jnp.abs(x - y), axis=(1, 2, 3))
-
-    monkeypatch.setattr("vqgan.metrics.lpips.load_lpips", load_lpips)
-    monkeypatch.setattr("vqgan.metrics.lpips.distance", distance)
-    monkeypatch.setattr("vqgan.features.load_features", lambda name, path: network(name, "a distance"))
-
-
-def mean_colour(images: np.ndarray) -> np.ndarray:
-    return images.mean(axis=(1, 2), dtype=np.float32)
-
-
-def network(name: str, distance: str) -> Any:
-    return SimpleNamespace(name=name, distance=distance, dimension=3, features=mean_colour)
 
 
 def test_small_images_leave_out_what_has_no_value_for_them(stand_ins: None, refused: Any) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from pipelines.cli import build_parser
-from pipelines.flags import check_flags, given_options
-from pipelines.run_options import TokenizeOptions
+from pipelines.options.flags import check_flags, given_options
+from pipelines.options.run_options import TokenizeOptions
 from pipelines.tokenize_images import TokenizeConfig
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig

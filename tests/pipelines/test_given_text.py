@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.given_tokens import GivenText, open_text
-from pipelines.model_options import SampleOptions
+from pipelines.options.model_options import SampleOptions
+from pipelines.sampling.given_tokens import GivenText, open_text
 from vqgan.errors import UserError
 from vqgan.prior.checkpoint import CodecIdentity, PriorInfo
 from vqgan.prior.config import PriorConfig

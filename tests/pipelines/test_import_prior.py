@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from pipelines.commands import priors
-from pipelines.flags import CommandParser
 from pipelines.inspecting import describe
+from pipelines.options.flags import CommandParser
 from vqgan.codec_checkpoint import load_weights, read_info
 from vqgan.prior.checkpoint import load_prior_weights, read_prior
 

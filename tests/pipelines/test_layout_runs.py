@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.browse_images import patch_of
+from pipelines.browsing.browse_images import patch_of
 from vqgan import open_tokens
 from vqgan.codec_checkpoint import save_codec
 from vqgan.config import ModelConfig

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from pipelines import cli
 from pipelines.completion import render_completion
-from pipelines.flags import SHELLS, CommandParser, given_options
-from pipelines.model_options import SampleOptions, TrainOptions, TrainPriorOptions
-from pipelines.options import Options, field_docs, read_settings, render_settings, takes
-from pipelines.run_options import DecodeOptions, EvaluateOptions, TokenizeOptions
-from pipelines.tool_options import (
+from pipelines.options.declarations import Options, field_docs, read_settings, render_settings, takes
+from pipelines.options.flags import SHELLS, CommandParser, given_options
+from pipelines.options.model_options import SampleOptions, TrainOptions, TrainPriorOptions
+from pipelines.options.run_options import DecodeOptions, EvaluateOptions, TokenizeOptions
+from pipelines.options.tool_options import (
     BrowseOptions,
     DemoOptions,
     ExportOptions,
@@ -209,6 +209,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("imagesize: 3\n", "unknown setting 'imagesize'; did you mean 'image_size'?"),
         ("image_size: [\n", "line 2: this is no YAML"),
         ("- a\n", r"expected NAME: VALUE lines"),
+        ('seed: 1\nimage_size: 8\n"seed": 2\n', "run.yaml: seed stands there more than once; keep one line"),
         (
             "image_size: wide\n",
             "--image-size 'wide': give the side of a square such as 256, or HEIGHTxWIDTH such as 256x384",

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.beam_runs import codec_everywhere, everywhere
-from pipelines.run_options import TokenizeOptions
+from pipelines.options.run_options import TokenizeOptions
+from pipelines.runners.beam_runs import codec_everywhere, everywhere
 from pipelines.tokenize_images import plan_tokenize
 from transforms.images.crops import Geometry
 

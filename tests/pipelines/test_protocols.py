@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.protocols import PROTOCOLS
+from pipelines.evaluating.protocols import PROTOCOLS
 from transforms.images.crops import Geometry
 from vqgan.codec_checkpoint import read_info
 

@@ -16,7 +16,7 @@ import pytest
 from pipelines import pushing
 from pipelines.pushing import push
 from vqgan.codec_checkpoint import read_info
-from vqgan.config import to_dict
+from vqgan.config_json import to_dict
 from vqgan.data.tokens import open_tokens
 from vqgan.prior.checkpoint import CodecIdentity, load_prior_weights, read_prior, save_prior
 from vqgan.prior.config import PriorConfig, prior_parameter_shapes

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import additions, tokenize
+from pipelines import tokenize
+from pipelines.data_sets import additions
 from tests.faulty import KILLS, MORTAL_PROGRAM, contents
 from transforms.tokenizing.buckets import describe_buckets
 from vqgan import Codec, open_tokens
-from vqgan.config import RUN_FILE
+from vqgan.config_json import RUN_FILE
 from vqgan.dataset_card import CARD_FILE
 from vqgan.prior.checkpoint import read_prior
 

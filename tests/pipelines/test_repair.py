@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import cli, merging, repair
+from pipelines import cli
+from pipelines.data_sets import merging, repair
 from tests.pipelines.test_tokenize_images import everything, shards
 from transforms.tokenizing import shard
 from vqgan.data.tokens import open_tokens

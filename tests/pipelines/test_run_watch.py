@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines import run_watch
-from pipelines.run_watch import RunWatch, describe_progress, silence_line, watching
+from pipelines.runners import run_watch
+from pipelines.runners.run_watch import RunWatch, describe_progress, silence_line, watching
 from transforms.sharded import worker_reports
 from transforms.sharded.plan import Plan
 from transforms.sharded.progress import Progress

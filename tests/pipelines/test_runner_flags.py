@@ -7,10 +7,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability.local_job_service import LocalJobServicer
 
-from pipelines import dataflow, runner_flags
 from pipelines.cli import build_parser
-from pipelines.flags import check_flags
-from pipelines.runner_flags import RunnerFlags
+from pipelines.options.flags import check_flags
+from pipelines.runners import dataflow, runner_flags
+from pipelines.runners.runner_flags import RunnerFlags
 from vqgan.errors import UserError
 
 from .conftest import Vqgan

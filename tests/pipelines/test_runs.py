@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import pipelines
-from pipelines import run_watch
+from pipelines.runners import run_watch
 from pipelines.runs import DataSetSummary
 from tests.conftest import Refused
 from transforms.tokenizing import shard

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from transforms.sharded import job as job_module
+from transforms.sharded import progress
 from vqgan.codec import Codec
 from vqgan.codec_checkpoint import read_info
-from vqgan.config import to_dict
+from vqgan.config_json import to_dict
 from vqgan.prior.checkpoint import CodecIdentity, PriorInfo, read_prior, save_prior
 from vqgan.prior.config import PriorConfig, prior_parameter_shapes
 from vqgan.prior.sampling import sampler as samplers
@@ -250,6 +251,21 @@ def test_a_larger_grid(sample: Vqgan, tmp_path: Path) -> None:
     assert {len(row["tokens"]) for row in rows} == {30}
     with Image.open(tmp_path / "out" / "images" / f"{rows[0]['key']}.png") as opened:
         assert opened.size == (10, 12)
+
+
+def test_a_larger_grid_says_how_far_it_is(
+    sample: Vqgan, vqgan: Vqgan, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0)
+    flags = ("--prior", prior, "--grid", "6x5", "--no-images", "--batch-size", 4, "--slice-size", 5)
+    told = vqgan("sample", *flags, "--count", 2, "--output", tmp_path / "told").err.splitlines()
+    moves = 6 * 2  # for the first token of each row, and once within each
+    assert f"30 tokens an image, by a window of 4x4 that moves for {moves} of them" in "".join(told)
+    far = [line.split("; ")[1] for line in told if "; " in line and "of 30 tokens of" in line]
+    assert far == [f"{5 * row} of 30 tokens of the next 2 images" for row in range(1, 7)]
+    # Two at a time, since there are no more; the same as of batches of four.
+    assert sample("--grid", "6x5", "--no-images", "--count", 3).code == 0
+    assert rows_of(tmp_path / "told") == rows_of(tmp_path / "out")[:2]
 
 
 def test_the_trained_grid_is_no_larger_one(sample: Vqgan, masked: Path) -> None:

@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 from pipelines import tokenize_images
-from pipelines.engine_errors import user_error_of
+from pipelines.runners.engine_errors import user_error_of
 from pipelines.tokenize_images import TokenizeConfig, plan_tokenize
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
@@ -357,7 +357,7 @@ def test_permission_error(
     def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tokenize_images.filesystems, "_sync", refuse)
+    monkeypatch.setattr("vqgan.publishing._sync", refuse)
     result = tokenize(few)
     assert result.code == 2
     assert "no permission to write there" in result.line
@@ -707,8 +707,8 @@ LAUNCHER = """
 import sys
 from pipelines.cli import build_parser
 from pipelines.tokenize_images import plan_tokenize
-from pipelines.flags import check_flags, given_options
-from pipelines.run_options import TokenizeOptions
+from pipelines.options.flags import check_flags, given_options
+from pipelines.options.run_options import TokenizeOptions
 args, unknown = build_parser().parse_known_args(sys.argv[1:])
 check_flags(unknown, args.parser, beam=True)
 prepared = plan_tokenize(TokenizeOptions(**given_options(TokenizeOptions, args)).config())

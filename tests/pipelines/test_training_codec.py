@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import training_codec
-from pipelines.training_codec import configure_codec_training, validation_images
+from pipelines.training import training_codec
+from pipelines.training.training_codec import configure_codec_training, validation_images
 from transforms.images.dataset import ImageDataset
 from transforms.images.decode import DecodeConfig
 from transforms.sources import SourceConfig

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.training_prior import configure_prior_training, split_weights
+from pipelines.training.prior_sets import split_weights
+from pipelines.training.training_prior import configure_prior_training
 from vqgan.errors import UserError
 from vqgan.prior.checkpoint import load_prior_weights, read_prior
 from vqgan.training.prior import run as prior_run

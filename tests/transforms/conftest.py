@@ -16,7 +16,7 @@ from transforms.images.decode import DecodeConfig
 from transforms.sharded.batching import load_codec
 from transforms.sharded.job import make_all
 from transforms.sources import SourceConfig
-from vqgan import faults, filesystems
+from vqgan import faults, filesystems, publishing
 from vqgan.codec import Codec
 from vqgan.codec_checkpoint import save_codec
 from vqgan.shards import DATA_FOLDER
@@ -101,7 +101,7 @@ def planned() -> Callable[[TokenizeConfig], PlannedTokenize]:
     def plan(config: TokenizeConfig) -> PlannedTokenize:
         prepared = tokenize_images.plan_tokenize(config)
         prepared.write_plan()
-        filesystems.make_folder(filesystems.join(config.output, DATA_FOLDER))
+        publishing.make_folder(filesystems.join(config.output, DATA_FOLDER))
         return prepared
 
     return plan

@@ -324,6 +324,7 @@ for name in sys.argv[1:]:
 LAUNCHER_MODULES = (
     "vqgan",
     "vqgan.config",
+    "vqgan.config_json",
     "vqgan.codec_checkpoint",
     "vqgan.shards",
     "vqgan.metrics",

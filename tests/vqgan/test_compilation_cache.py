@@ -21,7 +21,7 @@ from vqgan import compilation_cache
 from vqgan.codec import Codec
 from vqgan.compilation_cache import LEFTOVER_SECONDS, ProgramCache, enable_compilation_cache, machine_name
 from vqgan.extras import cache_root
-from vqgan.filesystems import temporary_name
+from vqgan.publishing import temporary_name
 
 MACHINE = "0" * 16
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqgan import UserError
-from vqgan.config import LARGEST, MOST_PARAMETERS, ModelConfig, from_dict, to_dict
+from vqgan.config import MOST_PARAMETERS, ModelConfig
+from vqgan.config_json import LARGEST, from_dict, to_dict
 from vqgan.model.parameters import check_codec_size, codec_parameter_count
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqgan.config import from_dict, to_dict
+from vqgan.config_json import from_dict, to_dict
 from vqgan.image_sizes import (
     ImageSize,
     describe_bucket,

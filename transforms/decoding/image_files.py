@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from transforms.decoding.image_format import ImageFormat
 from transforms.decoding.index import IMAGES_FOLDER, IndexRow, archive_name, open_index
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.errors import UserError, first_line
 
 
@@ -68,10 +68,10 @@ class FilesWriter:
     def place(self, image: EncodedImage) -> None:
         folder = image.row.file.rpartition("/")[0]
         if folder not in self._folders:
-            filesystems.make_folder(filesystems.join(self._output, folder))
+            publishing.make_folder(filesystems.join(self._output, folder))
             self._folders.add(folder)
         path = filesystems.join(self._output, image.row.file)
-        filesystems.write_bytes(path, image.data, one_of_many=True)
+        publishing.write_bytes(path, image.data, one_of_many=True)
 
     def append(self, image: EncodedImage) -> None:
         """Does nothing more."""
@@ -79,7 +79,7 @@ class FilesWriter:
     def close(self) -> None:
         """Forces the names of all files to disk. Raises OSError."""
         for folder in self._folders:
-            filesystems.sync_folder(filesystems.join(self._output, folder))
+            publishing.sync_folder(filesystems.join(self._output, folder))
 
 
 class ParquetWriter:
@@ -145,7 +145,7 @@ def open_writer(output: str, form: ImageFormat, number: int, slices: int) -> Ite
 
 @contextlib.contextmanager
 def _open_tar(output: str, extension: str, name: str) -> Iterator[TarWriter]:
-    with filesystems.publish(filesystems.join(output, name)) as stream:
+    with publishing.publish(filesystems.join(output, name)) as stream:
         hashing: Any = _Hashing(stream)
         with tarfile.open(fileobj=hashing, mode="w|", format=tarfile.PAX_FORMAT) as tar:
             writer = TarWriter(tar, extension)

@@ -1,4 +1,4 @@
-"""The forms in which images are written."""
+"""The formats in which images are written."""
 
 import dataclasses
 import io

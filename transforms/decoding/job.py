@@ -20,7 +20,7 @@ from transforms.sharded.job import ProgressCallback, ShardedJob, plain_local_pat
 from transforms.sharded.manifest import by_name
 from transforms.sharded.plan import Plan
 from vqgan.codec_checkpoint import read_info
-from vqgan.config import to_dict
+from vqgan.config_json import to_dict
 from vqgan.engines.agreement import SAMPLE
 from vqgan.manifest import write_manifest
 

@@ -20,7 +20,7 @@ from transforms.sharded.summary import (
     describe_file,
     summarize_rejects,
 )
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.dataset_card import CARD_FILE
 from vqgan.manifest import IMAGES_KIND
 from vqgan.shards import DATA_FOLDER
@@ -168,7 +168,7 @@ def write_image_card(output: str, manifest: Mapping[str, Any]) -> None:
       output: folder of the images.
       manifest: of it; the same counts, form and codec give the same bytes.
     """
-    filesystems.write_bytes(filesystems.join(output, CARD_FILE), render_image_card(manifest).encode())
+    publishing.write_bytes(filesystems.join(output, CARD_FILE), render_image_card(manifest).encode())
 
 
 def render_image_card(manifest: Mapping[str, Any]) -> str:
@@ -207,7 +207,7 @@ def write_metadata(output: str, indices: Iterable[str]) -> FileSummary:
       UserError: an index is damaged, or there is no space left.
     """
     digest, size, rows = hashlib.sha256(), 0, 0
-    with filesystems.publish(filesystems.join(output, METADATA_FILE)) as stream:
+    with publishing.publish(filesystems.join(output, METADATA_FILE)) as stream:
         for line in metadata_lines(output, indices):
             stream.write(line)
             digest.update(line)

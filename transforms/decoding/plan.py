@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from transforms.sharded.batching import in_order
 from transforms.sharded.plan import Plan, read_plan, write_plan_file
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.data.token_shards import check_footer, check_shard_size
 from vqgan.errors import UserError, first_line
 from vqgan.manifest import (
@@ -173,8 +173,8 @@ def make_decode_plan(parts: list[Part], settings: Mapping[str, Any], plan_hash: 
 
 def write_decode_plan(output: str, plan: Plan, parts: list[Part]) -> None:
     """Writes the parts, then ``plan.json``; the latter's presence means that both are complete."""
-    filesystems.make_folder(filesystems.join(output, "plan"))
-    with filesystems.publish(filesystems.join(output, PARTS_FILE)) as stream:
+    publishing.make_folder(filesystems.join(output, "plan"))
+    with publishing.publish(filesystems.join(output, PARTS_FILE)) as stream:
         table = pa.Table.from_pylist([part._asdict() for part in parts], PARTS_SCHEMA)
         pq.write_table(table, stream, row_group_size=_ROWS_PER_GROUP)
     write_plan_file(output, plan, [PARTS_FILE])

@@ -13,9 +13,10 @@ from transforms.images.npy import ARRAY_PREFIX, ArrayImage
 from transforms.images.samples import levels_of
 from transforms.sharded.manifest import layout_tile
 from transforms.sharded.plan import spread
-from vqgan import filesystems, html_page
+from vqgan import filesystems, html_page, publishing
 from vqgan.channels import ChannelsConfig
-from vqgan.config import ModelConfig, from_dict
+from vqgan.config import ModelConfig
+from vqgan.config_json import from_dict
 from vqgan.errors import counted
 from vqgan.image_grid import displayed_note
 from vqgan.manifest import MANIFEST_FILE, REPORT_FILE
@@ -37,7 +38,7 @@ def write_image_report(output: str, manifest: Mapping[str, Any]) -> None:
     """Publishes ``report.html`` in the output."""
     channels = from_dict(ModelConfig, manifest["codec"]["config"], MANIFEST_FILE).channels
     rendered = render_image_page(manifest, sample_images(output, manifest["shards"], channels))
-    filesystems.write_bytes(filesystems.join(output, REPORT_FILE), rendered.encode())
+    publishing.write_bytes(filesystems.join(output, REPORT_FILE), rendered.encode())
 
 
 def sample_images(

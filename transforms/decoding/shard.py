@@ -24,7 +24,7 @@ from transforms.sharded.batching import fill, in_order, on_device, threads_here
 from transforms.sharded.job import ProgressCallback
 from transforms.sharded.rejects import RejectRow
 from transforms.sharded.summary import describe_file
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.data.token_shards import check_footer
 from vqgan.engines.choice import JAX_ENGINE, EngineChoice
 from vqgan.errors import UserError
@@ -107,7 +107,7 @@ def write_images(task: DecodeTask, number: int, codec: "Codec", progress: Progre
     name = index_name(number, task.slices, task.form.container)
     found: list[RejectRow] = []
     with (
-        filesystems.publish(filesystems.join(task.output, name)) as stream,
+        publishing.publish(filesystems.join(task.output, name)) as stream,
         IndexWriter(stream, metadata, with_images=task.form.container == "parquet") as index,
         open_shard(path) as shard,
     ):

@@ -20,7 +20,7 @@ from transforms.sharded.job import ProgressCallback
 from transforms.sharded.plan import read_slice
 from transforms.sharded.slices import collect
 from transforms.sources.base import Entry
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.errors import UserError, first_line
 from vqgan.manifest import AGAIN
 from vqgan.prior.sampling.config import SamplingConfig
@@ -135,7 +135,7 @@ def write_samples(task: SampleTask, number: int, model: SamplingModel, progress:
     entries = read_slice(task.output, number)
     metadata = dataclasses.replace(task.metadata, slice_number=number, planned=len(entries))
     with (
-        filesystems.publish(_shard_path(task, number)) as stream,
+        publishing.publish(_shard_path(task, number)) as stream,
         ShardWriter(stream, metadata, [SEED_FIELD]) as writer,
     ):
         for start in range(0, len(entries), task.batch_size):
@@ -201,7 +201,7 @@ def write_image_list(task: SampleTask) -> None:
     Raises:
       UserError: an image is gone, or the output cannot be written.
     """
-    with filesystems.publish(filesystems.join(task.output, IMAGE_LIST)) as stream:
+    with publishing.publish(filesystems.join(task.output, IMAGE_LIST)) as stream:
         for line in image_lines(task.output, task.slices):
             stream.write(line)
 
@@ -248,7 +248,7 @@ def write_png(path: str, pixels: np.ndarray) -> None:
     """Publishes an image, uint8 ``[H, W, C]``, C being 1 to 4."""
     buffer = io.BytesIO()
     picture_of(pixels).save(buffer, "PNG")
-    filesystems.write_bytes(path, buffer.getvalue())
+    publishing.write_bytes(path, buffer.getvalue())
 
 
 def _shard_path(task: SampleTask, number: int) -> str:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from transforms.sharded.slices import CHUNK, ENTRY_SCHEMA, PASSED, entries_of, stored_schema
 from transforms.sharded.summary import FileSummary, describe_file
 from transforms.sources.base import Entry
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line, printable
 from vqgan.faults import has_come
@@ -103,7 +103,7 @@ def plan_file(part: int) -> str:
 def write_plan(output: str, plan: Plan, slices: Iterable[pa.Table], part: int = 0) -> None:
     """Writes keys, then ``plan.json``; the latter's presence means that all are complete."""
     folder = filesystems.join(output, plan_folder(part))
-    filesystems.make_folder(folder)
+    publishing.make_folder(folder)
     left = iter(slices)
     names: list[str] = []
     while group := list(itertools.islice(left, SLICES_PER_FILE)):
@@ -111,11 +111,11 @@ def write_plan(output: str, plan: Plan, slices: Iterable[pa.Table], part: int = 
         _write_keys(filesystems.join(output, names[-1]), group)
     for name in filesystems.list_names(folder):  # of a longer plan that a killed run began to write
         if f"{plan_folder(part)}/{name}" not in names and name.startswith("keys"):
-            filesystems.delete(filesystems.join(folder, name))
+            publishing.delete(filesystems.join(folder, name))
     try:
-        filesystems.sync_folder(folder)
+        publishing.sync_folder(folder)
     except OSError as error:
-        raise filesystems.output_error(folder, error) from error
+        raise publishing.output_error(folder, error) from error
     write_plan_file(output, plan, names, part)
 
 
@@ -128,7 +128,7 @@ def _write_keys(path: str, slices: Sequence[pa.Table]) -> None:
     schema = stored_schema(slices[0])
     options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
     with (
-        filesystems.publish(path, one_of_many=True) as stream,
+        publishing.publish(path, one_of_many=True) as stream,
         pq.ParquetWriter(stream, schema, **options) as writer,
     ):
         for part in slices:
@@ -142,9 +142,9 @@ def write_plan_file(output: str, plan: Plan, tables: Sequence[str], part: int = 
     try:
         document = plan_document(output, plan, tables)
     except OSError as error:
-        raise filesystems.output_error(output, error) from error
+        raise publishing.output_error(output, error) from error
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
-    filesystems.write_bytes(filesystems.join(output, plan_file(part)), text.encode())
+    publishing.write_bytes(filesystems.join(output, plan_file(part)), text.encode())
 
 
 def plan_document(output: str, plan: Plan, tables: Sequence[str]) -> dict[str, Any]:

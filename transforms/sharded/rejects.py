@@ -1,4 +1,4 @@
-"""Rejects: images that gave no tokens, each with its reason."""
+"""Rejects: images that gave no tokens, and rows that gave no image, each with its reason."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.sources.base import Entry
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.errors import UserError, first_line
 from vqgan.manifest import AGAIN
 from vqgan.shards import REJECTS_FOLDER, rejects_name
@@ -84,7 +84,7 @@ def write_rejects(path: str, rows: list[RejectRow]) -> None:
     """Publishes a rejects file."""
     columns = list(zip(*rows, strict=True))
     arrays = [pa.array(column, field.type) for column, field in zip(columns, REJECT_SCHEMA, strict=True)]
-    with filesystems.publish(path) as stream:
+    with publishing.publish(path) as stream:
         pq.write_table(pa.Table.from_arrays(arrays, schema=REJECT_SCHEMA), stream, compression="zstd")
 
 
@@ -92,10 +92,10 @@ def publish_rejects(output: str, number: int, slices: int, rows: list[RejectRow]
     """Puts the rejects of a slice in place: before the file that says that the slice is finished."""
     path = filesystems.join(output, rejects_name(number, slices, part))
     if rows:
-        filesystems.make_folder(filesystems.join(output, REJECTS_FOLDER))
+        publishing.make_folder(filesystems.join(output, REJECTS_FOLDER))
         write_rejects(path, rows)
     else:
-        filesystems.delete(path)  # a killed run may have found some that can be read now
+        publishing.delete(path)  # a killed run may have found some that can be read now
 
 
 def read_rejects(path: str) -> list[RejectRow]:

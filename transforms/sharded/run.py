@@ -16,7 +16,7 @@ from transforms.sharded.plan import (
 )
 from transforms.sharded.worker_reports import remove_reports
 from transforms.sources.reading import RESTORE
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.engines.agreement import read_agreement
 from vqgan.errors import UserError, counted
 from vqgan.faults import has_come
@@ -77,14 +77,14 @@ def run_planned(run: PlannedRun, execute: Callable[[], None]) -> dict[str, Any]:
       UserError: another run's output, or whatever ``execute`` raises.
     """
     check_same_plan(run)
-    filesystems.make_folder(run.output)
+    publishing.make_folder(run.output)
     with owning(run.output) as alone:
         leftovers = 0.0 if alone else LEFTOVER_SECONDS
-        filesystems.delete_temporaries(run.output, leftovers, below=True)
+        publishing.delete_temporaries(run.output, leftovers, below=True)
         manifest = _run_owned(run, execute, speaker(run.quiet))
         if alone:  # of workers that died, where others took over; what stays goes with the next command
             with contextlib.suppress(UserError):
-                filesystems.delete_temporaries(run.output, below=True)
+                publishing.delete_temporaries(run.output, below=True)
         return manifest
 
 
@@ -99,7 +99,7 @@ def _run_owned(run: PlannedRun, execute: Callable[[], None], say: Say) -> dict[s
             remove_reports(run.output)  # of a launcher that was killed just before it did
             return manifest
     for name in run.folders:
-        filesystems.make_folder(filesystems.join(run.output, name))
+        publishing.make_folder(filesystems.join(run.output, name))
     execute()
     has_come(lambda: filesystems.exists(filesystems.join(run.output, MANIFEST_FILE)))  # from another host
     manifest = read_manifest(run.output)
@@ -222,8 +222,8 @@ def _finished_manifest(run: PlannedRun, say: Say) -> dict[str, Any] | None:
     else:
         say(f"{run.output}: images that could not be read now can, as in {outdated[0]}; made again")
     for name in missing:  # or what is left of one could be taken for whole
-        filesystems.delete(filesystems.join(run.output, name))
-    filesystems.delete(filesystems.join(run.output, MANIFEST_FILE))
+        publishing.delete(filesystems.join(run.output, name))
+    publishing.delete(filesystems.join(run.output, MANIFEST_FILE))
     return None
 
 

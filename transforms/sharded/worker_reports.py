@@ -18,7 +18,7 @@ import time
 import uuid
 
 from transforms.sharded.summary import FinishedSlice, SliceTotals
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.documents import parse_document
 from vqgan.errors import UserError
 
@@ -111,7 +111,7 @@ class Reporter:
         self._report = dataclasses.replace(self._report, seen=time.time())
         with contextlib.suppress(UserError, OSError):  # such as: the run is over, and its folder gone
             data = json.dumps(dataclasses.asdict(self._report)).encode()
-            filesystems.write_bytes(self._path, data, one_of_many=True)
+            publishing.write_bytes(self._path, data, one_of_many=True)
 
 
 _reporters: dict[tuple[str, str], Reporter] = {}
@@ -154,7 +154,7 @@ def open_reports(output: str) -> None:
     Raises:
       UserError: it cannot be made.
     """
-    filesystems.make_folder(filesystems.join(output, REPORTS_FOLDER))
+    publishing.make_folder(filesystems.join(output, REPORTS_FOLDER))
 
 
 def remove_reports(output: str) -> None:
@@ -162,8 +162,8 @@ def remove_reports(output: str) -> None:
     with contextlib.suppress(UserError, OSError):
         folder = filesystems.join(output, REPORTS_FOLDER)
         for name in filesystems.list_names(folder):
-            filesystems.delete(filesystems.join(folder, name))
+            publishing.delete(filesystems.join(folder, name))
         filesystem, inner = filesystems.resolve(folder)
         with contextlib.suppress(FileNotFoundError):
             filesystem.delete_dir(inner)
-        filesystems.delete(filesystems.join(output, PROGRESS_FILE))
+        publishing.delete(filesystems.join(output, PROGRESS_FILE))

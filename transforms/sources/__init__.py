@@ -1,4 +1,8 @@
-"""Where images come from: one class per kind of input, and a registry that picks one."""
+"""Where images come from: one class per kind of input, and a registry that picks one.
+
+A source lists entries and reads their bytes; what pixels become of them is in :mod:`transforms.images`. A new
+kind is a class here and a line in :mod:`transforms.sources.registry`.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -9,7 +9,7 @@ import numpy as np
 from transforms.sharded.manifest import common_parts
 from transforms.sharded.plan import Plan
 from transforms.sharded.summary import FinishedSlice, SliceTotals, describe_file, summarize_rejects
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.dataset_card import CARD_FILE, render_dataset_card
 from vqgan.manifest import write_manifest
 from vqgan.metrics.codebook_usage import codebook_usage
@@ -126,5 +126,5 @@ def token_statistics(
 def publish_token_manifest(output: str, manifest: Mapping[str, Any]) -> None:
     """Publishes the card of a token data set and, last, its manifest."""
     card = render_dataset_card(manifest)
-    filesystems.write_bytes(filesystems.join(output, CARD_FILE), card.encode(errors="replace"))
+    publishing.write_bytes(filesystems.join(output, CARD_FILE), card.encode(errors="replace"))
     write_manifest(output, manifest)

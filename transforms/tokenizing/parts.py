@@ -26,7 +26,7 @@ from transforms.tokenizing.manifest import (
     publish_token_manifest,
     token_statistics,
 )
-from vqgan import filesystems
+from vqgan import filesystems, publishing
 from vqgan.errors import UserError
 from vqgan.manifest import (
     DataSetPart,
@@ -184,7 +184,7 @@ def delete_superseded(output: str, manifest: Mapping[str, Any]) -> None:
     listed = {entry["name"] for entry in manifest["rejects"]}
     for name in filesystems.file_sizes(output, [REJECTS_FOLDER]):
         if _REJECTS.fullmatch(name) and part_number(name) in superseded and name not in listed:
-            filesystems.delete(filesystems.join(output, name))
+            publishing.delete(filesystems.join(output, name))
 
 
 def shared_settings(identity: Mapping[str, Any]) -> dict[str, Any]:

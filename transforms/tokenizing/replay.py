@@ -13,10 +13,10 @@ from transforms.sharded.batching import load_codec
 from transforms.sharded.plan import read_slice, spread
 from transforms.sharded.verify import require_manifest
 from transforms.sources import SourceConfig, open_source
-from transforms.tokenizing.shard import Item, TokenizeTask, read_and_decode
+from transforms.tokenizing.shard import Item, PlannedImages, TokenizeTask, read_and_decode
 from vqgan import filesystems
 from vqgan.codec_checkpoint import read_info
-from vqgan.config import from_dict
+from vqgan.config_json import from_dict
 from vqgan.engines.choice import JAX_ENGINE, EngineChoice, recorded_engine, resolve_engine
 from vqgan.errors import UserError
 from vqgan.manifest import MANIFEST_FILE, DataSetPart, manifest_fields, parts_of, resolve_dataset
@@ -70,7 +70,7 @@ def check_agreement(
             f"{output}: its tokens were made by codec {manifest['codec']['fingerprint'][:12]}, "
             f"{codec_name} is {codec.fingerprint[:12]}; give the codec that made them"
         )
-    agreement = _agreement_of_parts(replay_task(output, manifest, source, codec_name), codec, sample, parts)
+    agreement = _agreement_of_parts(replayed_images(output, manifest, source), codec, sample, parts)
     if not agreement.images:
         raise UserError(f"{output}: none of its images could be read from {source.input}")
     return agreement
@@ -104,30 +104,30 @@ def _installed_or_jax(made: EngineChoice) -> EngineChoice:
 
 
 def _agreement_of_parts(
-    task: TokenizeTask, codec: "Codec", sample: int, parts: Sequence[DataSetPart]
+    images: PlannedImages, codec: "Codec", sample: int, parts: Sequence[DataSetPart]
 ) -> Agreement:
     """Takes the sample evenly from the slices of all parts; images that the source lacks do not count."""
     slices = sum(part.slices for part in parts)
     found = []
     for number, part in enumerate(parts):
         share = -(-sample * part.slices // max(1, slices))
-        of_part = dataclasses.replace(task, plan_hash=part.plan_hash, slices=part.slices, part=number)
+        of_part = dataclasses.replace(images, slices=part.slices, part=number)
         found.append(measure_agreement(of_part, codec, share))
-    images = sum(each.images for each in found)
-    return Agreement(images, sum(each.share * each.images for each in found) / images if images else 0.0)
+    count = sum(each.images for each in found)
+    return Agreement(count, sum(each.share * each.images for each in found) / count if count else 0.0)
 
 
-def measure_agreement(task: TokenizeTask, codec: "Codec", sample: int) -> Agreement:
+def measure_agreement(images: PlannedImages, codec: "Codec", sample: int) -> Agreement:
     """Encodes ``sample`` images, taken evenly from all slices, and compares with their shards."""
-    equal = total = images = 0
-    for number, wanted in spread(sample, task.slices):
-        rows = list(stored_rows(task, number, wanted))
+    equal = total = count = 0
+    for number, wanted in spread(sample, images.slices):
+        rows = list(stored_rows(images, number, wanted))
         if rows:
             fresh = codec.encode(np.stack([row.pixels for row in rows]))
             equal += int(np.sum(fresh == np.stack([row.tokens for row in rows])))
             total += fresh.size
-            images += sum(row.view == 0 for row in rows)
-    return Agreement(images, equal / total if total else 0.0)
+            count += sum(row.view == 0 for row in rows)
+    return Agreement(count, equal / total if total else 0.0)
 
 
 def measure_token_agreement(task: TokenizeTask) -> "TokenAgreement | None":
@@ -157,35 +157,34 @@ class StoredRow(NamedTuple):
     pixels: np.ndarray
 
 
-def stored_rows(task: TokenizeTask, number: int, images: int) -> Iterator[StoredRow]:
-    """Yields rows of the first ``images`` images of a slice that give rows, with pixels from the source."""
-    path = filesystems.join(task.output, shard_name(number, task.slices, task.part))
+def stored_rows(images: PlannedImages, number: int, count: int) -> Iterator[StoredRow]:
+    """Yields rows of the first ``count`` images of a slice that give rows, with pixels from the source."""
+    path = filesystems.join(images.output, shard_name(number, images.slices, images.part))
     tokens: dict[tuple[str, int], np.ndarray] = {}
     with open_shard(path) as shard:
-        first = next(shard.batches(["key", "view", "tokens"], rows=images * MAX_VIEWS), None)
+        first = next(shard.batches(["key", "view", "tokens"], rows=count * MAX_VIEWS), None)
         if first is None:
             return
         grids = shard.tokens(first)
         for key, view, grid in zip(*(first.column(i).to_pylist() for i in (0, 1)), grids, strict=True):
             tokens[key, view] = grid
-    keys = list(dict.fromkeys(key for key, _ in tokens))[:images]
+    keys = list(dict.fromkeys(key for key, _ in tokens))[:count]
     entries = [
-        entry.unseen() for entry in read_slice(task.output, number, task.part) if entry.key in set(keys)
+        entry.unseen() for entry in read_slice(images.output, number, images.part) if entry.key in set(keys)
     ]
-    for item in read_and_decode(task, open_source(task.source), entries):
+    for item in read_and_decode(images, open_source(images.source), entries):
         if isinstance(item, Item):
             for row, pixels in zip(item.rows, item.pixels, strict=True):
                 if (row.key, row.view.view) in tokens:
                     yield StoredRow(row.key, row.view.view, tokens[row.key, row.view.view], pixels)
 
 
-def replay_task(output: str, manifest: dict[str, Any], source: SourceConfig, codec: str) -> TokenizeTask:
-    """Returns a task that makes the pixels of a data set again; of several parts, those of the first."""
+def replayed_images(output: str, manifest: dict[str, Any], source: SourceConfig) -> PlannedImages:
+    """Returns what makes the pixels of a data set again; of several parts, those of the first."""
     fields = manifest_fields(output, manifest)
-    first, identity = parts_of(fields)[0], fields.fields("identity")
-    preprocessing = identity.fields("preprocessing")
-    kept = identity.fields("source")
-    return TokenizeTask(
+    identity = fields.fields("identity")
+    preprocessing, kept = identity.fields("preprocessing"), identity.fields("source")
+    return PlannedImages(
         output=output,
         source=dataclasses.replace(
             source,
@@ -195,11 +194,7 @@ def replay_task(output: str, manifest: dict[str, Any], source: SourceConfig, cod
         ),
         decode=from_dict(DecodeConfig, preprocessing.value("decode"), where=f"{output}/{MANIFEST_FILE}"),
         geometry=from_dict(Geometry, preprocessing.value("geometry"), where=f"{output}/{MANIFEST_FILE}"),
-        codec=codec,
         batch_size=16,
-        dtype=identity.text("dtype"),
         threads=2,
-        plan_hash=first.plan_hash,
-        slices=first.slices,
-        engine=recorded_engine(identity.text_or_none("engine")),
+        slices=parts_of(fields)[0].slices,
     )

@@ -9,8 +9,8 @@ import numpy as np
 from transforms.sharded.manifest import layout_tile
 from transforms.sharded.plan import spread
 from transforms.tokenizing.replay import StoredRow, stored_rows
-from transforms.tokenizing.shard import TokenizeTask
-from vqgan import filesystems, html_page
+from transforms.tokenizing.shard import PlannedImages, TokenizeTask
+from vqgan import filesystems, html_page, publishing
 from vqgan.errors import counted
 from vqgan.image_grid import displayed_note
 from vqgan.manifest import REPORT_FILE, manifest_fields, parts_of
@@ -41,20 +41,17 @@ class Pair(NamedTuple):
 def write_token_report(task: TokenizeTask, manifest: Mapping[str, Any], codec: "Codec") -> None:
     """Publishes ``report.html`` in the task's output."""
     images = min(SAMPLE_IMAGES, max(REPORT_BATCH_SIZE, manifest["counts"]["images"] // SHARE_OF_RUN))
-    rendered = render_token_page(manifest, sample_pairs(tasks_of_parts(task, manifest), codec, images))
-    filesystems.write_bytes(filesystems.join(task.output, REPORT_FILE), rendered.encode())
+    rendered = render_token_page(manifest, sample_pairs(images_of_parts(task, manifest), codec, images))
+    publishing.write_bytes(filesystems.join(task.output, REPORT_FILE), rendered.encode())
 
 
-def tasks_of_parts(task: TokenizeTask, manifest: Mapping[str, Any]) -> list[TokenizeTask]:
-    """Returns the tasks that have made the parts of a data set, of which one is given."""
-    parts = enumerate(parts_of(manifest_fields(task.output, manifest)))
-    return [
-        dataclasses.replace(task, part=number, plan_hash=part.plan_hash, slices=part.slices)
-        for number, part in parts
-    ]
+def images_of_parts(images: PlannedImages, manifest: Mapping[str, Any]) -> list[PlannedImages]:
+    """Returns the images of each part of a data set, of which those of one are given."""
+    parts = enumerate(parts_of(manifest_fields(images.output, manifest)))
+    return [dataclasses.replace(images, part=number, slices=part.slices) for number, part in parts]
 
 
-def sample_pairs(tasks: Sequence[TokenizeTask], codec: "Codec", images: int = SAMPLE_IMAGES) -> list[Pair]:
+def sample_pairs(parts: Sequence[PlannedImages], codec: "Codec", images: int = SAMPLE_IMAGES) -> list[Pair]:
     """Returns a few images, taken evenly from the slices, decoded from the tokens that the shards hold.
 
     There are none where the codec has no decoder.
@@ -62,10 +59,10 @@ def sample_pairs(tasks: Sequence[TokenizeTask], codec: "Codec", images: int = SA
     if not codec.config.has_decoder:
         return []
     rows: list[StoredRow] = []
-    slices = [(task, number) for task in tasks for number in range(task.slices)]
+    slices = [(part, number) for part in parts for number in range(part.slices)]
     for place, wanted in spread(images, len(slices)):
-        task, number = slices[place * len(slices) // min(images, len(slices))]
-        rows += [row for row in stored_rows(task, number, wanted) if row.view == 0]
+        part, number = slices[place * len(slices) // min(images, len(slices))]
+        rows += [row for row in stored_rows(part, number, wanted) if row.view == 0]
     if not rows:
         return []
     originals = np.stack([row.pixels for row in rows])

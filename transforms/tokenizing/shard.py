@@ -22,8 +22,8 @@ from transforms.sharded.plan import read_slice
 from transforms.sharded.rejects import RejectRow
 from transforms.sources import Entry, Loader, Source, SourceConfig, open_source
 from transforms.sources.reading import ChangedError
-from vqgan import filesystems
-from vqgan.config import to_dict
+from vqgan import filesystems, publishing
+from vqgan.config_json import to_dict
 from vqgan.engines.choice import JAX_ENGINE, EngineChoice
 from vqgan.errors import UserError, counted
 from vqgan.faults import MachineError, machine_error, raise_machine_fault
@@ -43,53 +43,71 @@ _LOST = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class TokenizeTask:
-    """What a worker needs to know to make any shard of a plan.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceImages:
+    """Images of a source, and how they become pixels.
 
     Attributes:
-      output: folder of the data set.
       source: where images come from.
       decode: limits and filters.
       geometry: size, crop and views.
-      codec: path or name.
-      batch_size: images per device call.
-      dtype: type that convolutions compute in, ``float32`` or ``bfloat16``.
+      batch_size: images per device call; so many batches' worth are decoded ahead.
       threads: readers and decoders; None: one per core of the worker.
-      plan_hash: of the plan in ``output``.
-      slices: its number of slices.
-      max_reject_rate: a slice in which a larger share is rejected stops the run; None: no limit.
-      copied: the input's files are copies of those that were planned, with times of their own.
-      codec_name: of the codec in the manifest, as the user has written it; empty for ``codec``.
-      engine: what runs the codec's networks.
-      part: of the data set, which the plan is of.
-      settled: rejects of the plan, by key, that are to stay as they are.
-      rejects_expected: a slice with more or fewer rejects stops the run before it is in place; None: any.
-      with_latents: rows have the latents beside the tokens.
+      settled: rejects, by key, that are to stay as they are.
     """
 
-    output: str
     source: SourceConfig
     decode: DecodeConfig
     geometry: Geometry
-    codec: str
     batch_size: int
-    dtype: str
     threads: int | None
-    plan_hash: str
-    slices: int
-    max_reject_rate: float | None = None
-    copied: bool = False
-    codec_name: str = ""
-    engine: EngineChoice = JAX_ENGINE
-    part: int = 0
     settled: Mapping[str, RejectRow] = dataclasses.field(default_factory=dict)
-    rejects_expected: int | None = None
-    with_latents: bool = False
 
     def preprocessing(self) -> dict[str, Any]:
         """Returns how pixels are made from a source's bytes, as JSON data."""
         return {"decode": to_dict(self.decode), "geometry": to_dict(self.geometry)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlannedImages(SourceImages):
+    """Images that a plan divides into slices: what it takes to make the pixels of any shard, again too.
+
+    Attributes:
+      output: folder of the data set.
+      slices: number of slices of the plan in it.
+      part: of the data set, which the plan is of.
+    """
+
+    output: str
+    slices: int
+    part: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizeTask(PlannedImages):
+    """What a worker needs to know to make any shard of a plan.
+
+    Attributes:
+      plan_hash: of the plan in ``output``.
+      codec: path or name.
+      dtype: type that convolutions compute in, ``float32`` or ``bfloat16``.
+      max_reject_rate: a slice in which a larger share is rejected stops the run; None: no limit.
+      copied: the input's files are copies of those that were planned, with times of their own.
+      codec_name: of the codec in the manifest, as the user has written it; empty for ``codec``.
+      engine: what runs the codec's networks.
+      rejects_expected: a slice with more or fewer rejects stops the run before it is in place; None: any.
+      with_latents: rows have the latents beside the tokens.
+    """
+
+    plan_hash: str
+    codec: str
+    dtype: str
+    max_reject_rate: float | None = None
+    copied: bool = False
+    codec_name: str = ""
+    engine: EngineChoice = JAX_ENGINE
+    rejects_expected: int | None = None
+    with_latents: bool = False
 
 
 class Row(NamedTuple):
@@ -149,7 +167,7 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
         **task.engine.identity(),
     )
     with (
-        filesystems.publish(_shard_path(task, number)) as stream,
+        publishing.publish(_shard_path(task, number)) as stream,
         ShardWriter(stream, metadata, extra) as writer,
     ):
         found: list[RejectRow] = []
@@ -162,14 +180,14 @@ def write_shard(task: TokenizeTask, number: int, codec: "Codec", progress: Progr
         rejects.publish_rejects(task.output, number, task.slices, found, task.part)
 
 
-def read_and_decode(task: TokenizeTask, source: Source, entries: list[Entry]) -> Iterator[Item | RejectRow]:
+def read_and_decode(images: SourceImages, source: Source, entries: list[Entry]) -> Iterator[Item | RejectRow]:
     """Returns every entry in order, decoded or rejected; a bounded number of them ahead of the caller."""
-    open_ones = {entry.key for entry in entries if entry.error is None and entry.key not in task.settled}
+    open_ones = {entry.key for entry in entries if entry.error is None and entry.key not in images.settled}
     loaders = _loaders(source, [entry for entry in entries if entry.key in open_ones])
     pairs = ((entry, next(loaders) if entry.key in open_ones else None) for entry in entries)
-    threads = threads_here(task.threads)
-    window = threads + BATCHES_DECODED_AHEAD * max(1, task.batch_size // count_views(task.geometry))
-    return in_order(lambda pair: _item(task, *pair), pairs, threads, window, "decode")
+    threads = threads_here(images.threads)
+    window = threads + BATCHES_DECODED_AHEAD * max(1, images.batch_size // count_views(images.geometry))
+    return in_order(lambda pair: _item(images, *pair), pairs, threads, window, "decode")
 
 
 def _loaders(source: Source, entries: list[Entry]) -> Iterator[Loader]:
@@ -183,7 +201,7 @@ def _loaders(source: Source, entries: list[Entry]) -> Iterator[Loader]:
         raise
 
 
-def load_item(task: TokenizeTask, entry: Entry, load: Loader) -> Item | RejectRow:
+def load_item(images: SourceImages, entry: Entry, load: Loader) -> Item | RejectRow:
     """Reads and decodes one example; whatever is wrong with it becomes its reject.
 
     Raises:
@@ -199,7 +217,7 @@ def load_item(task: TokenizeTask, entry: Entry, load: Loader) -> Item | RejectRo
         # Any one example may fail in any way its source knows; none of them may end the run.
         return rejects.reject_of_error(entry.key, "read", type(error).__name__, _reason(error), None)
     try:
-        prepared = prepare(example.data, entry.key, task.decode, task.geometry)
+        prepared = prepare(example.data, entry.key, images.decode, images.geometry)
     except MachineError as error:
         cause = error.__cause__ or error
         raise machine_error(cause, f"{entry.key!r} cannot be decoded") from cause
@@ -258,10 +276,10 @@ def encode(
             yield rows, tokens, None
 
 
-def _item(task: TokenizeTask, entry: Entry, load: Loader | None) -> Item | RejectRow:
+def _item(images: SourceImages, entry: Entry, load: Loader | None) -> Item | RejectRow:
     if load is None:
-        return task.settled.get(entry.key) or rejects.reject_of_plan(entry)
-    return load_item(task, entry, load)
+        return images.settled.get(entry.key) or rejects.reject_of_plan(entry)
+    return load_item(images, entry, load)
 
 
 def _shard_path(task: TokenizeTask, number: int) -> str:

@@ -22,7 +22,7 @@ from transforms.sharded.plan import PLAN_FILE, Plan, differences, make_plan, rea
 from transforms.sharded.verify import Verifier, contradictions, reasons_of
 from transforms.tokenizing.manifest import TokenSlice, TokenTotals, build_token_manifest
 from vqgan import filesystems
-from vqgan.config import from_dict
+from vqgan.config_json import from_dict
 from vqgan.errors import UserError, counted, first_line
 from vqgan.shard_columns import LATENTS, shard_schema
 from vqgan.shards import Shard, open_shard, shard_name

@@ -143,8 +143,9 @@ def unknown_variant(config: ModelConfig) -> str | None:
     if type(config) is not ModelConfig:
         return f"a codec of kind {type(config).__name__}"
     for field in dataclasses.fields(config):
-        if field.name not in KNOWN_FIELDS and getattr(config, field.name) != field.default:
-            return f"model.{field.name}={getattr(config, field.name)!r}"
+        value = getattr(config, field.name)
+        if field.name not in KNOWN_FIELDS and value != field.default:
+            return f"model.{field.name}" + ("" if dataclasses.is_dataclass(value) else f"={value!r}")
     if config.attention not in ("full", "linear"):
         return f"model.attention={config.attention!r}"
     return None

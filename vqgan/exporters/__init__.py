@@ -1,1 +1,4 @@
-"""Codecs and priors in the formats of other runtimes and code bases that are no checkpoints of a VQGAN's."""
+"""Codecs as ONNX models and priors as folders of transformers: formats that are no checkpoints of a VQGAN's.
+
+Those checkpoints are written in :mod:`vqgan.importers.exporting`, by the layouts that they are read by.
+"""

@@ -1,7 +1,8 @@
-"""Checkpoints of other code bases: recognised by their contents, converted with NumPy alone.
+"""Checkpoints of other code bases: recognised by their contents, converted with NumPy alone, and written.
 
 Neither JAX nor torch is imported here. A foreign file is data: nothing that it says is executed.
-Priors of other code bases are read in :mod:`vqgan.prior`, with the same readers.
+Priors of other code bases are read in :mod:`vqgan.prior`, with the same readers; formats that are no
+checkpoints are written in :mod:`vqgan.exporters`.
 """
 
 from vqgan.importers.import_codec import ImportedCodec, import_checkpoint

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from vqgan.channels import RGB
-from vqgan.config import ModelConfig, from_dict, typed_fields
+from vqgan.config import ModelConfig
+from vqgan.config_json import from_dict, typed_fields
 from vqgan.errors import UserError
 from vqgan.importers.layout import Fields, KeyLayout, Probe, check_same, parse_parameter, width_fields
 from vqgan.importers.tensors import Tensor, as_float32

@@ -8,7 +8,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vqgan.config import UNTRAINED_QUANTIZERS, ModelConfig, to_dict
+from vqgan.config import UNTRAINED_QUANTIZERS, ModelConfig
+from vqgan.config_json import to_dict
 from vqgan.importers.formats import diffusers, llamagen, taming, vqgan_jax
 from vqgan.importers.layout import KeyLayout
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from vqgan.config import ModelConfig, to_dict
+from vqgan.config import ModelConfig
+from vqgan.config_json import to_dict
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
 from vqgan.folders import new_folder
@@ -51,7 +52,8 @@ def export_checkpoint(
         require_extra("import", "export", "safetensors")
     if config.quantizer == "ema":  # the averages act in training only
         config = dataclasses.replace(config, quantizer="nearest")
-    if lacking := form.lacks(config):
+    # A vision transformer differs in all else, too: it alone is said.
+    if lacking := ["model.vit"] if config.vit else form.lacks(config):
         raise UserError(f"--to {to} cannot express this codec: {', '.join(dict.fromkeys(lacking))}")
     with new_folder(path) as new:
         tensors = _tensors(form, config, weights)

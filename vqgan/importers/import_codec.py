@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from vqgan.config import ModelConfig, typed_fields
+from vqgan.config import ModelConfig
+from vqgan.config_json import typed_fields
 from vqgan.documents import parse_document
 from vqgan.errors import UserError
 from vqgan.folders import check_expansion

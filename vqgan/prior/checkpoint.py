@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vqgan import folders
-from vqgan.config import from_dict, to_dict
+from vqgan.config_json import from_dict, to_dict
 from vqgan.documents import Fields
 from vqgan.downloads import fetch_folder, is_hub
 from vqgan.errors import UserError

@@ -24,7 +24,7 @@ from PIL import Image
 
 from vqgan.errors import UserError
 from vqgan.extras import is_watched, progress_bar, require_extra
-from vqgan.filesystems import write_atomically, write_error
+from vqgan.publishing import write_atomically, write_error
 
 METRICS_FILE = "metrics.jsonl"
 GRIDS_FOLDER = "grids"

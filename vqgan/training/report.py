@@ -13,7 +13,7 @@ from PIL import Image
 from vqgan import html_page
 from vqgan.documents import Fields
 from vqgan.errors import UserError, counted
-from vqgan.filesystems import write_atomically
+from vqgan.publishing import write_atomically
 from vqgan.training import charts
 from vqgan.training.charts import Mark, Series
 from vqgan.training.logs import GRIDS_FOLDER, METRICS_FILE, clock, list_grids, read_metrics

@@ -8,11 +8,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from vqgan.config import RUN_FILE, to_dict
+from vqgan.config_json import RUN_FILE, to_dict
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
-from vqgan.filesystems import write_atomically
 from vqgan.model_card import Metric, ModelCard
+from vqgan.publishing import write_atomically
 from vqgan.training.logs import METRICS_FILE, ProgressLine, read_metrics
 from vqgan.training.loop import Done, Evaluate, Export, Learner, Outcome, ResumableBatches, TrainingLoop
 from vqgan.training.report import write_training_report

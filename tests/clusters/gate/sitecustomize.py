@@ -18,15 +18,15 @@ ONE_IN = 20
 
 def after_sync(then):
     """Has every file that was written pass through ``then``."""
-    from vqgan import filesystems
+    from vqgan import publishing
 
-    sync = filesystems._sync
+    sync = publishing._sync
 
     def followed(filesystem, path):
         sync(filesystem, path)
         then(os.fsdecode(path))
 
-    filesystems._sync = followed
+    publishing._sync = followed
 
 
 def hold(path):

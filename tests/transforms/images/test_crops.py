@@ -14,7 +14,7 @@ from PIL import Image
 from transforms.images import resize
 from transforms.images.crops import FILTERS, Geometry, View, count_views, views, wanted_side
 from transforms.images.resize import render
-from vqgan.config import from_dict, to_dict
+from vqgan.config_json import from_dict, to_dict
 from vqgan.errors import UserError
 
 PHOTOS = sorted((Path(__file__).parents[2] / "testdata" / "photos").glob("*.jpg"))

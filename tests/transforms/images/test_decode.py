@@ -25,7 +25,7 @@ from transforms.images import decode as decoding
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig, Reject, open_image, prepare
 from transforms.images.decode import decode_image as decode
-from vqgan.config import from_dict, to_dict
+from vqgan.config_json import from_dict, to_dict
 from vqgan.errors import UserError
 
 TESTDATA = Path(__file__).parents[2] / "testdata"

@@ -14,7 +14,7 @@ from transforms.images import jpeg, png
 from transforms.images.config import DecodeConfig
 from transforms.images.decode import Reject
 from transforms.images.decode import decode_image as decode
-from vqgan.config import from_dict, to_dict
+from vqgan.config_json import from_dict, to_dict
 from vqgan.errors import UserError
 
 CONFIG = DecodeConfig()

@@ -13,7 +13,7 @@ from transforms.images.config import DecodeConfig
 from transforms.images.crops import Geometry, views
 from transforms.images.decode import prepare, upright_size
 from transforms.images.resize import render
-from vqgan.config import from_dict, to_dict
+from vqgan.config_json import from_dict, to_dict
 
 WAYS = [
     {"resize": "center-crop"},

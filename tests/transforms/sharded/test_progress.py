@@ -30,6 +30,28 @@ def test_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_how_far_long_images_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    stream, terminal = io.StringIO(), Terminal()
+    for where in (stream, terminal):
+        shown = Progress(4, where)
+        for images in range(2):
+            for done in (10, 20, 30, 40):
+                clock[0] += 5
+                shown.under_way(2, "tokens", done, 40)
+            shown(2, 0)
+            assert shown.images == 2 * (images + 1)
+        shown.close()
+    assert stream.getvalue().splitlines() == [
+        "0 of 4 images, 0.1 images/s, 30 s left, 0 rejects; 20 of 40 tokens of the next 2 images",
+        "0 of 4 images, 0.1 images/s, 20 s left, 0 rejects; 40 of 40 tokens of the next 2 images",
+        "2 of 4 images, 0.1 images/s, 10 s left, 0 rejects; 20 of 40 tokens of the next 2 images",
+        "2 of 4 images, 0.1 images/s, 0 s left, 0 rejects; 40 of 40 tokens of the next 2 images",
+    ]
+    assert "30 of 40 tokens of the next 2 images, 5 s left" in terminal.getvalue()
+
+
 def test_nothing_done_yet() -> None:
     assert Progress(5, io.StringIO()).line().startswith("0 of 5 images")
 

@@ -104,10 +104,10 @@ def test_host_works_while_the_device_does(
     entries = read_slice(prepared.config.output, 0)
     later = threading.Event()
 
-    def watched(job: slices.TokenizeTask, entry: Entry, load: Any) -> Any:
+    def watched(images: slices.SourceImages, entry: Entry, load: Any) -> Any:
         if entry.key == entries[16].key:  # of the fifth batch
             later.set()
-        return load_item(job, entry, load)
+        return load_item(images, entry, load)
 
     monkeypatch.setattr(slices, "load_item", watched)
     codec: Any = SlowCodec(later)
@@ -132,10 +132,10 @@ def test_memory_is_bounded(
     job = prepared.task
     started, lock = [], threading.Lock()
 
-    def counted(job: slices.TokenizeTask, entry: Entry, load: Any) -> Any:
+    def counted(images: slices.SourceImages, entry: Entry, load: Any) -> Any:
         with lock:
             started.append(entry.key)
-        return load_item(job, entry, load)
+        return load_item(images, entry, load)
 
     monkeypatch.setattr(slices, "load_item", counted)
     items = read_and_decode(job, open_source(job.source), read_slice(job.output, 0))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vqgan.config import from_dict, to_dict
+from vqgan.config_json import from_dict, to_dict
 from vqgan.discriminators import DiscriminatorConfig
 
 Refused = Callable[[str], AbstractContextManager[None]]

@@ -185,7 +185,7 @@ def test_models_say_the_channels(tmp_path: Path) -> None:
     [
         ({"spatial_norm": True, "ch": 32, "norm_groups": 32}, "model.spatial_norm=True"),
         ({"haar_patch": 2}, "model.haar_patch=2"),
-        ({"quantizer": "scales", "scales": ScalesConfig((1, 2, 4), 2)}, "model.scales="),
+        ({"quantizer": "scales", "scales": ScalesConfig((1, 2, 4), 2)}, "model.scales$"),
     ],
 )
 def test_what_has_no_graph_is_named(fields: dict[str, Any], says: str, refused: Any) -> None:

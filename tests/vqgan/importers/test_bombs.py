@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from vqgan import UserError
-from vqgan.config import to_dict
+from vqgan.config_json import to_dict
 from vqgan.importers import import_checkpoint
 from vqgan.importers.torch_files import read_plain_pickle
 
@@ -132,7 +132,7 @@ import json, resource, sys
 from pathlib import Path
 import ml_dtypes, msgpack, safetensors, yaml
 from vqgan import UserError
-from vqgan.config import to_dict
+from vqgan.config_json import to_dict
 from vqgan.importers import import_checkpoint
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]),) * 2)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqgan import Codec, UserError, codec_checkpoint
-from vqgan.config import ModelConfig, to_dict
+from vqgan.config import ModelConfig
+from vqgan.config_json import to_dict
 from vqgan.importers import import_checkpoint
 from vqgan.importers.convert import infer_config
 from vqgan.importers.registry import PUBLISHED, find_published

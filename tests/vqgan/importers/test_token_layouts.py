@@ -148,6 +148,11 @@ def test_formats_that_cannot_express_it_say_so(to: str, config: ModelConfig, tmp
         export_checkpoint(str(tmp_path / "none"), to, config, {}, {})
 
 
+def test_of_a_vision_transformer_nothing_else_is_said(tmp_path: Path, refused: Any) -> None:
+    with refused("^--to diffusers cannot express this codec: model.vit$"):
+        export_checkpoint(str(tmp_path / "none"), "diffusers", TITOK_RGB, {}, {})
+
+
 @pytest.mark.parametrize("config", [VAR, COSMOS, TITOK], ids=["var", "cosmos-di", "titok"])
 def test_what_is_imported_alone_is_not_trained(config: ModelConfig) -> None:
     with pytest.raises(UserError, match="not trained here"):

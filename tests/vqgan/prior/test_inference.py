@@ -10,7 +10,7 @@ import vqgan
 from tests.conftest import Refused
 from vqgan import Prior, SamplingConfig
 from vqgan.codec import Codec
-from vqgan.config import to_dict
+from vqgan.config_json import to_dict
 from vqgan.prior.checkpoint import CodecIdentity, class_numbers, read_prior, save_prior
 from vqgan.prior.config import PriorConfig
 from vqgan.prior.sampling.request import Request

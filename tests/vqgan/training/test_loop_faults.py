@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqgan import filesystems
+from vqgan import publishing
 from vqgan.training import checkpoints, logs
 from vqgan.training.logs import ProgressLine, read_metrics
 from vqgan.training.loop import Evaluation, Outcome, TrainingLoop
@@ -165,9 +165,9 @@ def writes_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[Disk], None]:
             disk.write("grid" if b"/grids/" in path else "other")
             real_sync(filesystem, path)
 
-        real_init, real_sync = logs._Files.__init__, filesystems._sync
+        real_init, real_sync = logs._Files.__init__, publishing._sync
         monkeypatch.setattr(logs._Files, "__init__", opened)
-        monkeypatch.setattr(filesystems, "_sync", synced)
+        monkeypatch.setattr(publishing, "_sync", synced)
         for owner, name, what in (
             (checkpoints.ocp.CheckpointManager, "save", "checkpoint"),
             (RecordWriter, "write", "tensorboard"),

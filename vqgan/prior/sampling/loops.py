@@ -47,8 +47,8 @@ class RasterNumbers(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoregressiveLoop:
-    """Token after token over the grid that the prior was trained on.
+class RasterLoop:
+    """What the loops that draw token after token share.
 
     Attributes:
       variant: of the computation.
@@ -59,10 +59,37 @@ class AutoregressiveLoop:
     given: int
     layout: ClassVar[Any] = PartitionSpec()
 
-    def numbers(self, settings: SamplingConfig, known: np.ndarray) -> RasterNumbers:
+    def raster_numbers(self, settings: SamplingConfig, known: np.ndarray) -> RasterNumbers:
         """Returns the numbers for a batch with known tokens ``[B, L]``."""
         scales = guidance_scales(settings, known.shape[1])
         return RasterNumbers(LogitsParams.of(settings), jnp.asarray(scales))
+
+    def prefix_inputs(
+        self, prior: PriorTransformer, labels: jax.Array, condition: jax.Array | None, text: Text | None
+    ) -> jax.Array:
+        """Returns inputs ``[B or 2B, P, D]`` before the first token; the second half is without a class.
+
+        The text is of the model's batch already.
+        """
+        labels, condition = self.variant.double_conditions(labels, condition, prior.config.classes)
+        return prior.prefix_inputs(len(labels), labels, condition, text)
+
+    def next_tokens(
+        self, logits: jax.Array, keys: jax.Array, k: int | jax.Array, numbers: RasterNumbers
+    ) -> jax.Array:
+        """Draws token k of each sample, int32 ``[B]``, from logits ``[B or 2B, K]``."""
+        logits = self.variant.guide(logits, numbers.scales[k])  # (B, K)
+        logits = filter_logits(logits, numbers.params, truncates=self.variant.truncates)
+        return sample_tokens(logits, fold_keys(keys, k), numbers.params.temperature)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoregressiveLoop(RasterLoop):
+    """Token after token over the grid that the prior was trained on."""
+
+    def numbers(self, settings: SamplingConfig, known: np.ndarray) -> list[RasterNumbers]:
+        """Returns the numbers of the one call for a batch with known tokens ``[B, L]``."""
+        return [self.raster_numbers(settings, known)]
 
     def __call__(self, prior: PriorTransformer, inputs: SampleInputs, numbers: RasterNumbers) -> jax.Array:
         """Decodes a batch, int32 ``[B, L]``."""
@@ -87,24 +114,6 @@ class AutoregressiveLoop:
         tokens = tokens.at[:, given].set(first)
         tokens, _ = jax.lax.fori_loop(given + 1, tokens.shape[1], step, (tokens, cache))
         return tokens
-
-    def prefix_inputs(
-        self, prior: PriorTransformer, labels: jax.Array, condition: jax.Array | None, text: Text | None
-    ) -> jax.Array:
-        """Returns inputs ``[B or 2B, P, D]`` before the first token; the second half is without a class.
-
-        The text is of the model's batch already.
-        """
-        labels, condition = self.variant.double_conditions(labels, condition, prior.config.classes)
-        return prior.prefix_inputs(len(labels), labels, condition, text)
-
-    def next_tokens(
-        self, logits: jax.Array, keys: jax.Array, k: int | jax.Array, numbers: RasterNumbers
-    ) -> jax.Array:
-        """Draws token k of each sample, int32 ``[B]``, from logits ``[B or 2B, K]``."""
-        logits = self.variant.guide(logits, numbers.scales[k])  # (B, K)
-        logits = filter_logits(logits, numbers.params, truncates=self.variant.truncates)
-        return sample_tokens(logits, fold_keys(keys, k), numbers.params.temperature)
 
 
 TOKEN_NOISE, CONFIDENCE_NOISE = 0, 1
@@ -142,9 +151,12 @@ class MaskedLoop:
         _WHOLE,
     )
 
-    def numbers(self, settings: SamplingConfig, known: np.ndarray) -> MaskedNumbers:
-        """Returns the numbers for a batch with known tokens ``[B, L]``; schedules count only the others."""
-        return plan_passes(settings, np.sum(known < 0, axis=1)), LogitsParams.of(settings)
+    def numbers(self, settings: SamplingConfig, known: np.ndarray) -> list[MaskedNumbers]:
+        """Returns the numbers of the one call for a batch with known tokens ``[B, L]``.
+
+        Schedules count only the others.
+        """
+        return [(plan_passes(settings, np.sum(known < 0, axis=1)), LogitsParams.of(settings))]
 
     def __call__(self, prior: PriorTransformer, inputs: SampleInputs, numbers: MaskedNumbers) -> jax.Array:
         """Decodes a batch, int32 ``[B, L]``."""

@@ -5,7 +5,7 @@ compiles once for each kind of settings.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -36,6 +36,8 @@ from vqgan.prior.sampling.sliding_window import SlidingWindowLoop, enlarge_grid
 from vqgan.prior.transformer import PriorTransformer
 
 N = TypeVar("N")
+TokenProgress = Callable[[int, int], None]
+"""Called with the number of tokens that each sample of a batch has, and that it will have."""
 
 
 class DecodingLoop(Protocol[N]):
@@ -46,12 +48,15 @@ class DecodingLoop(Protocol[N]):
         """Returns how devices divide the numbers among themselves: partition specs for (parts of) them."""
         ...
 
-    def numbers(self, settings: SamplingConfig, known: np.ndarray) -> N:
-        """Returns what of the settings matters for a batch with known tokens ``[B, L]``, -1 where unknown."""
+    def numbers(self, settings: SamplingConfig, known: np.ndarray) -> list[N]:
+        """Returns what of the settings matters for a batch with known tokens ``[B, L]``, -1 where unknown.
+
+        One for each call that the batch takes: what one has drawn is known to the next.
+        """
         ...
 
     def __call__(self, prior: PriorTransformer, inputs: SampleInputs, numbers: N, /) -> jax.Array:
-        """Decodes int32 ``[B, L]``; other numbers compile nothing anew."""
+        """Decodes int32 ``[B, L]``, -1 where a later call does; other numbers compile nothing anew."""
         ...
 
 
@@ -115,7 +120,12 @@ class PriorSampler:
         self._params = {}
 
     def sample(
-        self, request: Request, settings: SamplingConfig, *, grid: tuple[int, int] | None = None
+        self,
+        request: Request,
+        settings: SamplingConfig,
+        *,
+        grid: tuple[int, int] | None = None,
+        progress: TokenProgress | None = None,
     ) -> np.ndarray:
         """Samples token grids.
 
@@ -126,6 +136,7 @@ class PriorSampler:
           grid: ``(H, W)``, neither side smaller than trained, for an autoregressive prior; the trained one by
             default. The request's ``known`` and ``condition`` cover it: with n condition tokens for each
             token of the trained grid, the condition is ``[B, H * W * n]``.
+          progress: told now and then while a larger grid is drawn.
 
         Returns:
           int32 ``[B, h, w]`` (or ``[B, H, W]``) in ``[0, codebook_size)``.
@@ -137,10 +148,15 @@ class PriorSampler:
         config = self.config if grid is None else enlarge_grid(self.config, grid)
         check_request(config, request)
         check_settings(config, settings)
-        return self.run(self._loop_for(config, request, settings), config, request, settings)
+        return self.run(self._loop_for(config, request, settings), config, request, settings, progress)
 
     def run(
-        self, loop: DecodingLoop[N], config: PriorConfig, request: Request, settings: SamplingConfig
+        self,
+        loop: DecodingLoop[N],
+        config: PriorConfig,
+        request: Request,
+        settings: SamplingConfig,
+        progress: TokenProgress | None = None,
     ) -> np.ndarray:
         """Samples a checked request with a loop, batch by batch.
 
@@ -149,6 +165,7 @@ class PriorSampler:
           config: of the prior, with the grids of the request.
           request: what.
           settings: how tokens are drawn.
+          progress: told after each call.
 
         Returns:
           int32 ``[B, *config.grid]``.
@@ -160,11 +177,13 @@ class PriorSampler:
             raise ValueError("this sampler has no weights: give it some with replace_params")
         parts = [np.zeros((0, config.length), np.int32)]
         for inputs, count in full_batches(config, request, self.batch_size):
-            tokens = inputs.known
-            if (tokens < 0).any():
-                numbers = loop.numbers(settings, inputs.known)
-                tokens = np.asarray(self._compiled(self._params, inputs, numbers, loop=loop))
-            parts.append(tokens[:count])
+            if (inputs.known < 0).any():
+                for numbers in loop.numbers(settings, inputs.known):
+                    tokens = np.asarray(self._compiled(self._params, inputs, numbers, loop=loop))
+                    inputs = inputs._replace(known=tokens)
+                    if progress is not None:
+                        progress(int(np.sum(tokens[0] >= 0)), config.length)
+            parts.append(inputs.known[:count])
         return np.concatenate(parts).reshape(-1, *config.grid)
 
     def log_likelihoods(self, request: Request) -> np.ndarray:
@@ -192,7 +211,7 @@ class PriorSampler:
         if not config.is_causal:
             return MaskedLoop(variant)
         if config.grid != self.config.grid:
-            return SlidingWindowLoop(variant, given_count(request), config.grid)
+            return SlidingWindowLoop(variant, given_count(request), config.grid, self.config.grid)
         return AutoregressiveLoop(variant, given_count(request))
 
     def _decode(

@@ -4,20 +4,24 @@ The sliding attention window of *Taming Transformers* (arXiv 2012.09841, section
 from a window of the trained size, placed so that the token is as near to its centre as the borders allow.
 
 A token sees the earlier tokens inside its window only. Where the window stays, only the token before is read;
-where it moves, all of its earlier tokens are: a token then costs a pass over much of the window.
+where it moves, all of its earlier tokens are: a token then costs a pass over much of the window. Since that
+takes long, there is a call for each row of a batch where it can be, so that one is told how far it is.
 """
 
 import dataclasses
+import itertools
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vqgan.errors import UserError
 from vqgan.prior.config import PriorConfig
+from vqgan.prior.sampling.config import SamplingConfig
 from vqgan.prior.sampling.logits import sample_keys
-from vqgan.prior.sampling.loops import AutoregressiveLoop, RasterNumbers
+from vqgan.prior.sampling.loops import RasterLoop, RasterNumbers
 from vqgan.prior.sampling.request import SampleInputs
 from vqgan.prior.text import Text
 from vqgan.prior.transformer import PriorCache, PriorTransformer
@@ -35,6 +39,20 @@ class WindowPlace(NamedTuple):
     top: jax.Array
     left: jax.Array
     local: jax.Array
+
+
+class WindowNumbers(NamedTuple):
+    """Numbers of one call; others of them do not compile anew.
+
+    Attributes:
+      raster: those by which tokens are drawn one by one.
+      start: int32 scalar, the first token that the call draws.
+      stop: int32 scalar, the one after its last.
+    """
+
+    raster: RasterNumbers
+    start: jax.Array
+    stop: jax.Array
 
 
 class WindowState(NamedTuple):
@@ -87,19 +105,48 @@ def place_window(k: jax.Array, grid: tuple[int, int], window: tuple[int, int]) -
     return WindowPlace(top, left, (row - top) * window[1] + column - left)
 
 
+def window_moves(grid: tuple[int, int], window: tuple[int, int]) -> np.ndarray:
+    """Returns which tokens of a large grid have another window than the token before, bool ``[H, W]``."""
+    places = place_window(jnp.arange(grid[0] * grid[1]), grid, window)
+    top, left = (np.diff(np.asarray(part), prepend=-1) for part in (places.top, places.left))
+    return ((top != 0) | (left != 0)).reshape(grid)
+
+
+def describe_windows(grid: tuple[int, int], window: tuple[int, int]) -> str:
+    """Says in a line what a large grid takes, for people who wait for it."""
+    moves = int(window_moves(grid, window).sum())
+    return (
+        f"{grid[0] * grid[1]} tokens an image, by a window of {window[0]}x{window[1]} that moves for {moves} "
+        "of them; each of these costs a pass over much of the window, which takes long"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
-class SlidingWindowLoop(AutoregressiveLoop):
+class SlidingWindowLoop(RasterLoop):
     """Token after token over a large grid.
 
     Attributes:
       grid: ``(H, W)``, the large one.
+      window: ``(h, w)``, the trained one.
     """
 
     grid: tuple[int, int]
+    window: tuple[int, int]
 
-    def __call__(self, prior: PriorTransformer, inputs: SampleInputs, numbers: RasterNumbers) -> jax.Array:
-        """Decodes a batch, int32 ``[B, H * W]``."""
-        window, length = prior.config.grid, prior.config.length
+    def numbers(self, settings: SamplingConfig, known: np.ndarray) -> list[WindowNumbers]:
+        """Returns the numbers of each call for a batch with known tokens ``[B, H * W]``.
+
+        A call begins with a row, and only where the window moves: there the cache before is of no use, so
+        that none is handed on, and every token is computed as it would be in a single call.
+        """
+        raster = self.raster_numbers(settings, known)
+        rows = np.flatnonzero(window_moves(self.grid, self.window)[:, 0]) * self.grid[1]
+        bounds = [self.given, *rows[rows > self.given], known.shape[1]]
+        return [WindowNumbers(raster, *map(jnp.int32, pair)) for pair in itertools.pairwise(bounds)]
+
+    def __call__(self, prior: PriorTransformer, inputs: SampleInputs, numbers: WindowNumbers) -> jax.Array:
+        """Decodes a part of a batch, int32 ``[B, H * W]``, -1 from ``stop`` on."""
+        window, length = self.window, prior.config.length
         seeds, labels, condition, known, text = jax.tree.map(jnp.asarray, inputs)
         text = self.variant.double_text(prior, text, len(known))
         keys = sample_keys(seeds)
@@ -115,13 +162,13 @@ class SlidingWindowLoop(AutoregressiveLoop):
                 [partial(self._decode_step, prior, state, place, k, text)]
                 + [partial(self._prefill, prior, state, place, labels, condition, text, n) for n in counts],
             )
-            token = self.next_tokens(logits, keys, k, numbers)
+            token = self.next_tokens(logits, keys, k, numbers.raster)
             return WindowState(state.tokens.at[:, k].set(token), place, cache)
 
-        # No window stays where this one is, so that the first token's is read whole.
+        # No window stays where this one is, so that the first token's is read anew.
         nowhere = WindowPlace(jnp.int32(-1), jnp.int32(-1), jnp.int32(-1))
         first = WindowState(known, nowhere, prior.empty_cache(len(self.variant.double(known))))
-        return jax.lax.fori_loop(self.given, known.shape[1], step, first).tokens
+        return jax.lax.fori_loop(numbers.start, numbers.stop, step, first).tokens
 
     def _decode_step(
         self,

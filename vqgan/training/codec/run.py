@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqgan.codec_checkpoint import PARTS, Weights, load_weights, read_info, recover_codec, save_codec
-from vqgan.config import UNTRAINED_QUANTIZERS, ModelConfig, to_dict
+from vqgan.config import UNTRAINED_QUANTIZERS, ModelConfig
+from vqgan.config_json import to_dict
 from vqgan.errors import UserError
 from vqgan.functional import Arrays, Functional, take_apart
 from vqgan.image_grid import tile_pairs

@@ -25,7 +25,7 @@ from vqgan.prior.sampling.logits import (
 )
 from vqgan.prior.sampling.request import Request
 from vqgan.prior.sampling.sampler import PriorSampler
-from vqgan.prior.sampling.sliding_window import SlidingWindowLoop, place_window
+from vqgan.prior.sampling.sliding_window import SlidingWindowLoop, place_window, window_moves
 from vqgan.prior.transformer import PriorTransformer
 
 LLAMA = PriorConfig(
@@ -146,7 +146,7 @@ def test_the_trained_grid_gives_what_plain_sampling_gives(
     tokens = sampler(config).sample(request, settings)
     np.testing.assert_array_equal(sampler(config).sample(request, settings, grid=config.grid), tokens)
     variant = SamplingVariant(settings.is_guided, settings.truncates)
-    loop = SlidingWindowLoop(variant, 0, config.grid)  # the sliding loop itself, too
+    loop = SlidingWindowLoop(variant, 0, config.grid, config.grid)  # the sliding loop itself, too
     np.testing.assert_array_equal(sampler(config).run(loop, config, request, settings), tokens)
 
 
@@ -159,6 +159,27 @@ def test_a_sample_is_its_seeds_and_numbers_compile_nothing_anew(random_params: P
     )
     assert (own.sample(request, SamplingConfig(temperature=0.3), grid=(6, 5)) != whole).any()
     assert own.compilations == 1
+
+
+@pytest.mark.parametrize(
+    ("grid", "given", "told"),
+    [
+        ((6, 5), 0, [5, 10, 15, 20, 25, 30]),
+        ((6, 5), 7, [10, 15, 20, 25, 30]),
+        ((6, 5), 10, [15, 20, 25, 30]),
+        ((7, 2), 0, [6, 8, 10, 14]),  # the window moves for the fourth, fifth and sixth row
+        ((4, 2), 0, [8]),
+    ],
+)
+def test_it_is_told_how_far_a_larger_grid_is(
+    sampler: Samplers, grid: tuple[int, int], given: int, told: list[int]
+) -> None:
+    length, found = grid[0] * grid[1], list[tuple[int, int]]()
+    known = np.full((2, length), -1)
+    known[:, :given] = 3
+    request = large_request(GPT, grid, 2)._replace(known=known)
+    sampler(GPT).sample(request, PLAIN, grid=grid, progress=lambda *counts: found.append(counts))
+    assert found == [(count, length) for count in told]
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 5), st.integers(0, 5), st.data())
@@ -174,6 +195,11 @@ def test_places(high: int, wide: int, more: int, wider: int, data: st.DataObject
     assert 0 <= left <= column < left + wide <= grid[1]
     assert (top, left) == (first_row(row, grid[0], high), first_row(column, grid[1], wide))
     assert divmod(int(place.local), wide) == (row - top, column - left)
+    before = divmod(row * grid[1] + column - 1, grid[1])
+    stays = before[0] >= 0 and (
+        (top, left) == (first_row(before[0], grid[0], high), first_row(before[1], grid[1], wide))
+    )
+    assert window_moves(grid, (high, wide))[row, column] == (not stays)
 
 
 @pytest.mark.parametrize(
