@@ -126,15 +126,16 @@ def quantizer_arms(steps: int) -> list[Arm]:
 
 def equal_time(arm: Arm, runs: Sequence[Mapping[str, Any]], network: str) -> Arm | None:
     """Returns our recipe with as many steps as take the reference's time; None until that is known."""
-    times: dict[str, list[float]] = {"reference": [], "ours": []}
+    reference = arm.name.replace("ours", "reference")
+    times: dict[str, list[float]] = {reference: [], arm.name: []}
     for run in runs:
         if run["name"] in times and (run["codes"], run["steps"]) == (arm.codes, arm.steps):
             times[run["name"]].append(run["seconds"])
     if min(map(len, times.values())) < 2:  # the first run compiles
         return None
-    steps = round(arm.steps * min(times["reference"]) / min(times["ours"]) / 12) * 12
-    (longer,) = [one for one in recipe_arms(steps, network) if (one.name, one.codes) == ("ours", arm.codes)]
-    return dataclasses.replace(longer, name="ours, equal time")
+    steps = round(arm.steps * min(times[reference]) / min(times[arm.name]) / 12) * 12
+    (same,) = [one for one in recipe_arms(steps, network) if (one.name, one.codes) == (arm.name, arm.codes)]
+    return dataclasses.replace(same, name=f"{arm.name}, equal time")
 
 
 def train_and_measure(arm: Arm, seed: int, data: str, folder: Path) -> dict[str, Any]:
@@ -204,9 +205,9 @@ def remaining(record: Record, seeds: int, args: argparse.Namespace) -> Iterator[
     dear = [arm for arm in recipes if arm not in cheap]
     for arms in (cheap, quantizers, dear):
         yield from ((arm, seed) for seed in range(seeds) for arm in arms)
-    for seed, arm in itertools.product(range(seeds), dear):
-        if arm.name == "ours" and (longer := equal_time(arm, record.runs, args.network)):
-            yield longer, seed
+    for seed, arm in itertools.product(range(seeds), recipes):
+        if arm.name.startswith("ours") and (same_time := equal_time(arm, record.runs, args.network)):
+            yield same_time, seed
 
 
 # Tables

@@ -75,11 +75,18 @@ def test_finished_runs_are_not_done_again(recipes: ModuleType, tmp_path: Path) -
     assert not again.has(recipes.quantizer_arms(288)[0].key(0))
 
 
-def test_equal_time_follows_from_what_was_measured(recipes: ModuleType) -> None:
-    *_, ours = (arm for arm in recipes.recipe_arms(144, "alex") if arm.codes == 1024)
-    assert recipes.equal_time(ours, [_run(name="reference"), _run()], "alex") is None  # both have compiled
-    runs = [_run(name="reference", steps=144, seconds=one) for one in (90, 60)]
-    runs += [_run(steps=144, seconds=one) for one in (70, 30)] + [_run(steps=100, seconds=1)]
-    longer = recipes.equal_time(ours, runs, "alex")
-    assert (longer.steps, longer.name) == (288, "ours, equal time")
-    assert "adversarial.start=180" in longer.settings
+@pytest.mark.parametrize(("kind", "codes"), [("", 1024), (", no discriminator", 16_384)])
+def test_equal_time_follows_from_what_was_measured(recipes: ModuleType, kind: str, codes: int) -> None:
+    ours, reference = "ours" + kind, "reference" + kind
+    (arm,) = (arm for arm in recipes.recipe_arms(144, "alex") if (arm.name, arm.codes) == (ours, codes))
+    runs = [_run(name=reference, codes=codes), _run(name=ours, codes=codes)]
+    assert recipes.equal_time(arm, runs, "alex") is None  # both have compiled
+    runs = [_run(name=reference, codes=codes, steps=144, seconds=one) for one in (90, 60)]
+    runs += [_run(name=ours, codes=codes, steps=144, seconds=one) for one in (70, 30)]
+    runs += [
+        _run(name=ours, codes=codes, steps=100, seconds=1),
+        _run(name=ours, codes=7, steps=144, seconds=1),
+    ]
+    same_time = recipes.equal_time(arm, runs, "alex")
+    assert (same_time.steps, same_time.codes, same_time.name) == (288, codes, f"{ours}, equal time")
+    assert same_time.settings[-1] == ("adversarial.weight=0" if kind else "adversarial.start=180")

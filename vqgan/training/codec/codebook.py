@@ -21,9 +21,11 @@ from vqgan.training.codec.config import CodecTrainConfig
 from vqgan.training.codec.state import GeneratorState
 
 LATENTS_PER_CODE = 32
-MOST_LATENTS = 1 << 17  # from here on fewer for a code: all are compared with all codes, ten times
-LEAST_PER_CODE = 8
-K_MEANS_ROUNDS = 10
+MOST_LATENTS = 1 << 16  # from here on fewer for a code: in each round all are compared with all codes
+LEAST_PER_CODE = 4
+MOST_ROUNDS = 10
+LEAST_ROUNDS = 2
+MOST_COMPARISONS = 1 << 32  # of a latent and a code in all rounds: seconds of a processor
 
 
 def k_means(
@@ -31,7 +33,7 @@ def k_means(
     clusters: int,
     rng: np.random.Generator,
     least_share: float = 0.0,
-    rounds: int = K_MEANS_ROUNDS,
+    rounds: int = MOST_ROUNDS,
 ) -> jax.Array:
     """Clusters points by Lloyd's algorithm; a cluster that is (nearly) empty restarts at a random point.
 
@@ -78,6 +80,12 @@ def unused_codes(usage: jax.Array, least_share: float) -> jax.Array:
 def latents_to_place(codes: int) -> int:
     """Returns how many latents k-means takes for so many codes."""
     return min(LATENTS_PER_CODE * codes, max(MOST_LATENTS, LEAST_PER_CODE * codes))
+
+
+def rounds_to_place(codes: int) -> int:
+    """Returns how many rounds of k-means so many codes get: few where one takes long."""
+    affordable = MOST_COMPARISONS // (latents_to_place(codes) * codes)
+    return min(max(affordable, LEAST_ROUNDS), MOST_ROUNDS)
 
 
 def within_supply(mask: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
@@ -142,8 +150,8 @@ class CodebookCare:
             latents = np.asarray(self._encode(side.params, side.others, batch))
             points.append(latents.reshape(-1, latents.shape[-1]))
         rng = np.random.default_rng((self._config.train.seed, step))
-        settings = self._config.codebook
-        codes = k_means(np.concatenate(points), self._config.model.codebook_size, rng, settings.least_share)
+        count, least_share = self._config.model.codebook_size, self._config.codebook.least_share
+        codes = k_means(np.concatenate(points), count, rng, least_share, rounds_to_place(count))
         return self._place(side, codes)
 
     def revive(self, side: GeneratorState, batch: np.ndarray, key: jax.Array) -> GeneratorState:

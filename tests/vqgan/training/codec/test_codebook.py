@@ -48,6 +48,7 @@ def test_no_two_codes_move_to_one_latent(unused: list[bool], latents: int) -> No
     assert numbers[mask].tolist() == list(range(len(first)))
 
 
-def test_large_codebooks_are_placed_by_fewer_latents_for_a_code() -> None:
+def test_large_codebooks_are_placed_by_fewer_latents_and_rounds() -> None:
     codes = (512, 1024, 4096, 16_384, 262_144)
-    assert [codebook.latents_to_place(count) // count for count in codes] == [32, 32, 32, 8, 8]
+    assert [codebook.latents_to_place(count) // count for count in codes] == [32, 32, 16, 4, 4]
+    assert [codebook.rounds_to_place(count) for count in codes] == [10, 10, 10, 4, 2]
