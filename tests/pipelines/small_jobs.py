@@ -97,7 +97,7 @@ def _decode(tokens: Path, output: Path, container: str) -> dict[str, Any]:
 
 def _sample(prior: Path, output: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_prior, "_drawing", lambda planned: _draw)
+        patch.setattr(sample_prior, "_drawing", lambda planned, shown: _draw)
         return sample_prior.run_sample(
             SampleConfig(str(prior), str(output), 5, batch_size=4, slice_size=3, quiet=True)
         )
