@@ -34,6 +34,7 @@ from vqgan.compilation_cache import enable_compilation_cache
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
 PRESET = "cpu-64"
 STEPS = 192
+ABOUT_EQUAL = 1.1  # times, up to which two recipes take equal time
 PARTS = ("recipes", "quantizers")
 BEGIN, END = "<!-- recipes -->", "<!-- end of recipes -->"
 SIZES = (1024, 16_384)
@@ -125,17 +126,29 @@ def quantizer_arms(steps: int) -> list[Arm]:
 
 
 def equal_time(arm: Arm, runs: Sequence[Mapping[str, Any]], network: str) -> Arm | None:
-    """Returns our recipe with as many steps as take the reference's time; None until that is known."""
-    reference = arm.name.replace("ours", "reference")
-    times: dict[str, list[float]] = {reference: [], arm.name: []}
+    """Returns the cheaper recipe with as many steps as take the other's time.
+
+    Args:
+      arm: of our recipe.
+      runs: finished ones.
+      network: of LPIPS.
+
+    Returns:
+      None where both take about as long, or it is not known yet: the first run compiles.
+    """
+    times: dict[str, list[float]] = {arm.name.replace("ours", "reference"): [], arm.name: []}
     for run in runs:
         if run["name"] in times and (run["codes"], run["steps"]) == (arm.codes, arm.steps):
             times[run["name"]].append(run["seconds"])
-    if min(map(len, times.values())) < 2:  # the first run compiles
+    if min(map(len, times.values())) < 2:
         return None
-    steps = round(arm.steps * min(times[reference]) / min(times[arm.name]) / 12) * 12
-    (same,) = [one for one in recipe_arms(steps, network) if (one.name, one.codes) == (arm.name, arm.codes)]
-    return dataclasses.replace(same, name=f"{arm.name}, equal time")
+    cheaper, dearer = sorted(times, key=lambda name: min(times[name]))
+    ratio = min(times[dearer]) / min(times[cheaper])
+    if ratio < ABOUT_EQUAL:
+        return None
+    longer = recipe_arms(round(arm.steps * ratio / 12) * 12, network)
+    (same,) = [one for one in longer if (one.name, one.codes) == (cheaper, arm.codes)]
+    return dataclasses.replace(same, name=f"{cheaper}, equal time")
 
 
 def train_and_measure(arm: Arm, seed: int, data: str, folder: Path) -> dict[str, Any]:

@@ -76,17 +76,23 @@ def test_finished_runs_are_not_done_again(recipes: ModuleType, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("kind", "codes"), [("", 1024), (", no discriminator", 16_384)])
-def test_equal_time_follows_from_what_was_measured(recipes: ModuleType, kind: str, codes: int) -> None:
-    ours, reference = "ours" + kind, "reference" + kind
-    (arm,) = (arm for arm in recipes.recipe_arms(144, "alex") if (arm.name, arm.codes) == (ours, codes))
-    runs = [_run(name=reference, codes=codes), _run(name=ours, codes=codes)]
-    assert recipes.equal_time(arm, runs, "alex") is None  # both have compiled
-    runs = [_run(name=reference, codes=codes, steps=144, seconds=one) for one in (90, 60)]
-    runs += [_run(name=ours, codes=codes, steps=144, seconds=one) for one in (70, 30)]
-    runs += [
-        _run(name=ours, codes=codes, steps=100, seconds=1),
-        _run(name=ours, codes=7, steps=144, seconds=1),
-    ]
-    same_time = recipes.equal_time(arm, runs, "alex")
-    assert (same_time.steps, same_time.codes, same_time.name) == (288, codes, f"{ours}, equal time")
+@pytest.mark.parametrize("cheaper", ["ours", "reference"])
+def test_equal_time_follows_from_what_was_measured(
+    recipes: ModuleType, kind: str, codes: int, cheaper: str
+) -> None:
+    arms = {arm.name: arm for arm in recipes.recipe_arms(144, "alex") if arm.codes == codes}
+    arm = arms[f"ours{kind}"]
+
+    def runs(of: str, *seconds: float, **fields: Any) -> list[dict[str, Any]]:
+        own = {"name": of + kind, "codes": codes, "steps": 144, **fields}
+        return [_run(seconds=one, **own) for one in seconds]
+
+    (dearer,) = {"ours", "reference"} - {cheaper}
+    once = [*runs(cheaper, 30), *runs(dearer, 60)]
+    assert recipes.equal_time(arm, once, "alex") is None  # both have compiled
+    other = [*runs(cheaper, 1, steps=100), *runs(cheaper, 1, codes=7)]
+    same_time = recipes.equal_time(arm, [*runs(cheaper, 70, 30), *runs(dearer, 90, 60), *other], "alex")
+    assert (same_time.steps, same_time.codes) == (288, codes)
+    assert same_time.name == f"{cheaper}{kind}, equal time"
     assert same_time.settings[-1] == ("adversarial.weight=0" if kind else "adversarial.start=180")
+    assert recipes.equal_time(arm, [*runs(cheaper, 30, 30), *runs(dearer, 31, 32)], "alex") is None
