@@ -35,6 +35,15 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#[\w-]+)?\)")
 SCRIPT = re.compile(r"`((?:benchmarks|examples|tests|vqgan|transforms|pipelines|docs)/[\w/.-]+\.\w+)")
 
 
+def test_nothing_is_left_to_be_filled_in() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("vqgan/pretrained/*/*.md")]
+    left = re.compile(r"@@\w+@@|\b(TODO|FIXME|XXX)\b|^## .*\n+(?=## )", re.MULTILINE)
+    assert len(pages) > 20
+    assert {
+        page.name: left.findall(page.read_text()) for page in pages if left.search(page.read_text())
+    } == {}
+
+
 def test_what_is_linked_or_named_is_there() -> None:
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = path.read_text()
