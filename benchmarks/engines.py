@@ -8,6 +8,7 @@ ways take turns in one process. Processor time is what a shared machine leaves c
     python benchmarks/engines.py --ch 128 --batch-size 8 --output engines.json
 """
 
+import argparse
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -116,9 +117,9 @@ def measure(label: str, name: str, images: np.ndarray, rounds: int) -> list[Figu
     return figures
 
 
-def main() -> None:
-    """Measures both codecs."""
-    flags = parser("Engines of a codec beside each other.")
+def codec_flags(description: str) -> argparse.ArgumentParser:
+    """Makes a parser with what such a comparison is asked for."""
+    flags = parser(description)
     flags.add_argument(
         "--ch", type=int, default=64, help="channels of the f16 codec at its highest resolution"
     )
@@ -126,10 +127,14 @@ def main() -> None:
     flags.add_argument("--batch-size", type=int, default=4)
     flags.add_argument("--rounds", type=int, default=3)
     add_output(flags)
-    args = flags.parse_args()
+    return flags
+
+
+def main() -> None:
+    """Measures both codecs."""
+    args = codec_flags("Engines of a codec beside each other.").parse_args()
     if not installed("openvino", "openvino"):
         return
-    installed("torch", "taming-transformers in torch")
     images = photographs(args.batch_size, args.size)
     with scratch() as folder:
         f16 = random_codec(Path(folder) / "f16", ModelConfig(ch=args.ch, codebook_size=1024))

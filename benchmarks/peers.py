@@ -16,16 +16,14 @@ from pathlib import Path
 import numpy as np
 from common import (
     Figure,
-    add_output,
     figure,
     installed,
-    parser,
     random_codec,
     say,
     scratch,
     write_results,
 )
-from engines import compare_directions, open_ways, photographs
+from engines import codec_flags, compare_directions, open_ways, photographs
 
 from pipelines.importing import export_codec
 from vqgan import Codec
@@ -114,25 +112,15 @@ def measure(label: str, name: str, folder: Path, images: np.ndarray, rounds: int
     return [*figures, figure(f"{label}, {ONNX_RUNTIME}: tokens that are JAX's", [share], "%")]
 
 
-def f16_without_attention(ch: int) -> ModelConfig:
-    """Returns the f16 shape of taming-transformers with convolutions alone."""
-    return ModelConfig(ch=ch, codebook_size=1024, attn_resolutions=(), mid_attention=False)
-
-
 def main() -> None:
     """Measures both codecs."""
-    flags = parser("torch and ONNX Runtime beside the engines of a codec.")
-    flags.add_argument("--ch", type=int, default=64, help="channels of the f16 codec")
-    flags.add_argument("--size", type=int, default=256)
-    flags.add_argument("--batch-size", type=int, default=4)
-    flags.add_argument("--rounds", type=int, default=3)
-    add_output(flags)
-    args = flags.parse_args()
+    args = codec_flags("torch and ONNX Runtime beside the engines of a codec.").parse_args()
     if not installed("onnxruntime", "ONNX Runtime"):
         return
     images = photographs(args.batch_size, args.size)
     with scratch() as place:
-        f16 = random_codec(Path(place) / "f16", f16_without_attention(args.ch))
+        config = ModelConfig(ch=args.ch, codebook_size=1024, attn_resolutions=(), mid_attention=False)
+        f16 = random_codec(Path(place) / "f16", config)
         label = f"f16, ch {args.ch}, {args.size} px"
         figures = measure(label, f16, Path(place) / "f16-onnx", images, args.rounds)
         figures += measure(f"tiny, {args.size} px", "tiny", Path(place) / "tiny-onnx", images, args.rounds)

@@ -18,7 +18,7 @@ import numpy as np
 
 from vqgan.documents import Fields, parse_document
 from vqgan.errors import UserError, first_line
-from vqgan.publishing import FREE_SPACE, sync_folder, sync_tree, temporary_name
+from vqgan.publishing import FREE_SPACE, NO_FOLDER, sync_folder, sync_tree, temporary_name
 
 Arrays = dict[str, np.ndarray]
 """Named arrays, such as the parameters of a model by dotted name."""
@@ -75,7 +75,7 @@ def staging(kind: FolderKind, path: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
     except NotADirectoryError as error:
-        raise UserError(f"{path}: something above it is a file and no folder; name another place") from error
+        raise UserError(f"{path}: {NO_FOLDER}; name another place") from error
     except Exception as error:
         if not cannot_write(error):
             raise

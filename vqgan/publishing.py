@@ -23,6 +23,8 @@ from vqgan.faults import MachineError, has_come, is_machine_fault
 
 FREE_SPACE = "free space or check permissions"
 """What to do about a failed write, where nothing more is known."""
+NO_FOLDER = "something above it is a file and no folder"
+"""What is wrong where a path leads through a file."""
 
 
 _UNSYNCED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES, errno.EPERM)
@@ -44,7 +46,7 @@ def output_error(path: str | Path, error: OSError) -> UserError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"{path}: no permission to write there; choose another output or change it")
     if error.errno == errno.ENOTDIR:
-        return UserError(f"{path}: something above it is a file and no folder; choose another output")
+        return UserError(f"{path}: {NO_FOLDER}; choose another output")
     kind = MachineError if is_machine_fault(error) else UserError  # the former's slice is made again
     return kind(f"{path}: cannot be written ({first_line(error)})")
 

@@ -351,15 +351,16 @@ def parse_settings(cls: type[Options], text: bytes, where: str) -> dict[str, Any
     import yaml
 
     try:
-        plain = text.decode("utf-8-sig")
-        data = yaml.safe_load(plain)
+        loader = yaml.SafeLoader(text.decode("utf-8-sig"))
+        document = loader.get_single_node()
+        names = [key.value for key, _ in document.value] if isinstance(document, yaml.MappingNode) else []
+        data = None if document is None else loader.construct_document(document)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{where}{line}: this is no YAML; write NAME: VALUE lines") from error
     if not isinstance(data, Mapping):
         raise UserError(f"{where}: expected NAME: VALUE lines, got {str(data)[:50]!r}")
-    names = [key.value for key, _ in yaml.compose(plain, yaml.SafeLoader).value]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{where}: {', '.join(twice)} stands there more than once; keep one line of each")
     return check_names(cls, data, where)

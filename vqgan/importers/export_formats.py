@@ -16,7 +16,7 @@ from vqgan.importers.layout import KeyLayout
 # What none of these code bases has.
 _OTHERS_ONLY = (
     "shortcut_from_branch", "pool_downsample", "symmetric_downsample", "depth_to_space", "adaptive_norm",
-    "spatial_norm", "scales", "vit", "decoder_attn_levels", "haar_patch", "halvings", "quant_conv_kernel",
+    "spatial_norm", "scales", "decoder_attn_levels", "haar_patch", "halvings", "quant_conv_kernel",
     "decoder_ch",
 )  # fmt: skip
 # What is fixed in the published classes of LlamaGen and vqgan-jax.
@@ -43,6 +43,14 @@ class ExportFormat:
     native: Callable[[ModelConfig], dict[str, Any]]
     linear_attention: bool = False
     loading: str = ""
+
+
+def lacking(to: str, config: ModelConfig) -> list[str]:
+    """Returns what of a configuration a format of :data:`FORMATS` cannot express, in words.
+
+    A vision transformer differs in all else, too: it alone is said.
+    """
+    return ["model.vit"] if config.vit else list(dict.fromkeys(FORMATS[to].lacks(config)))
 
 
 def _lacks_anywhere(config: ModelConfig) -> list[str]:

@@ -17,7 +17,7 @@ from vqgan.config_json import to_dict
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
 from vqgan.folders import new_folder
-from vqgan.importers.export_formats import FORMATS, ExportFormat
+from vqgan.importers.export_formats import FORMATS, ExportFormat, lacking
 from vqgan.importers.layout import KeyLayout, parse_parameter
 
 USED_CODES = "quantize.codebook_used"
@@ -52,9 +52,8 @@ def export_checkpoint(
         require_extra("import", "export", "safetensors")
     if config.quantizer == "ema":  # the averages act in training only
         config = dataclasses.replace(config, quantizer="nearest")
-    # A vision transformer differs in all else, too: it alone is said.
-    if lacking := ["model.vit"] if config.vit else form.lacks(config):
-        raise UserError(f"--to {to} cannot express this codec: {', '.join(dict.fromkeys(lacking))}")
+    if missing := lacking(to, config):
+        raise UserError(f"--to {to} cannot express this codec: {', '.join(missing)}")
     with new_folder(path) as new:
         tensors = _tensors(form, config, weights)
         if to == "llamagen":
