@@ -120,9 +120,12 @@ def codec_work(scale: Scale, codec: Codec) -> Iterator[tuple[str, Work]]:
         ("encode", codec.encode_batch, images),
         ("decode", codec.decode_batch, tokens),
     ):
-        compiled, weights = codec._jax.encoder if name == "encode" else codec._jax.decoder
+        program = codec._jax.encoder if name == "encode" else codec._jax.decoder
         call = functools.partial(_wait, function, batch)
-        yield name, Work("images", codec.batch_size, _counted(compiled.lower(weights, batch)), call)
+        yield (
+            name,
+            Work("images", codec.batch_size, _counted(program.function.lower(program.weights, batch)), call),
+        )
 
 
 def torch_work(scale: Scale, dtype: str) -> Iterator[tuple[str, Work]]:

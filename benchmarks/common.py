@@ -4,7 +4,6 @@ import argparse
 import datetime
 import importlib.metadata
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from transforms.images.decode import DecodeConfig, prepare
 from vqgan.codec_checkpoint import model_weights, save_codec
 from vqgan.config import ModelConfig
 from vqgan.model.vqgan import VQGAN
+from vqgan.processor import available_cores
 
 PHOTOS = Path(__file__).parent.parent / "tests" / "testdata" / "photos"
 
@@ -183,7 +183,7 @@ def write_results(path: Path | None, figures: Sequence[Figure], **details: Any) 
     packages = ("jax", "jaxlib", "flax", "apache-beam", "pyarrow", "numpy", "pillow")
     described = {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "device": jax.devices()[0].device_kind,
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},

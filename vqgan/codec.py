@@ -127,7 +127,7 @@ class Codec:
         """
         images, grid = self._checked_images(images, value_range)
         frames = images.reshape(-1, *images.shape[-3:])
-        parts = [self.encode_batch(batch) for batch in self._batches(frames)]
+        parts = [self.encode_batch(*batch) for batch in self._batches(frames)]
         return _join(parts, images.shape[:-3], token_shape(self.config.layout, grid), np.int32)
 
     def latents(self, images: np.ndarray, *, value_range: tuple[float, float] | None = None) -> np.ndarray:
@@ -142,7 +142,7 @@ class Codec:
         """
         images, grid = self._checked_images(images, value_range)
         frames = images.reshape(-1, *images.shape[-3:])
-        parts = [self.encode_batch_with_latents(batch)[1] for batch in self._batches(frames)]
+        parts = [self.encode_batch_with_latents(*batch)[1] for batch in self._batches(frames)]
         return _join(parts, images.shape[:-3], self.latent_shape(grid), np.float32)
 
     def latent_shape(self, grid: tuple[int, int]) -> tuple[int, ...]:
@@ -169,7 +169,7 @@ class Codec:
             )
         flat = latents.reshape(-1, *latents.shape[-axes:]).astype(np.float32)
         size, length = latents.shape[-axes:-1], self.config.length
-        parts = [self._jax.quantize(batch) for batch in self._batches(flat)]
+        parts = [self._jax.quantize(*batch) for batch in self._batches(flat)]
         return _join(parts, latents.shape[:-axes], size if length is None else (length,), np.int32)
 
     @cached_property
@@ -197,7 +197,7 @@ class Codec:
         if self.config.layout != SCALES:
             return self.codebook[tokens]
         flat = tokens.reshape(-1, *tokens.shape[-axes:]).astype(np.int32)
-        parts = [self._jax.lookup(batch) for batch in self._batches(flat)]
+        parts = [self._jax.lookup(*batch) for batch in self._batches(flat)]
         return _join(parts, tokens.shape[:-axes], self.latent_shape((1, tokens.shape[-1])), np.float32)
 
     def functions(self, *, value_range: tuple[float, float] = UNIT_RANGE) -> CodecFunctions:
@@ -230,7 +230,7 @@ class Codec:
         tokens, axes = self._checked_tokens(tokens)
         grids = tokens.reshape(-1, *tokens.shape[-axes:]).astype(np.int32)
         size = (*self.config.image_shape(tokens.shape[-2:]), self.config.channels.count)
-        parts = [self.decode_batch(batch) for batch in self._batches(grids)]
+        parts = [self.decode_batch(*batch) for batch in self._batches(grids)]
         return _join(parts, tokens.shape[:-axes], size, np.uint8)
 
     def _checked_images(
@@ -277,38 +277,43 @@ class Codec:
           int32 tokens ``[N, h, w]`` and float32 margins ``[N, h, w]``, as
           :meth:`vqgan.quantizers.Quantizer.margins` gives them.
         """
-        parts = [self._jax.encode_with_margins(batch) for batch in self._batches(images)]
+        parts = [self._jax.encode_with_margins(*batch) for batch in self._batches(images)]
         tokens, margins = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
         return tokens[: len(images)], margins[: len(images)]
 
-    def encode_batch(self, images: np.ndarray) -> PendingArray:
+    def encode_batch(self, images: np.ndarray, count: int | None = None) -> PendingArray:
         """Starts encoding one full batch and returns at once.
 
         Args:
           images: uint8 ``[batch_size, H, W, C]``; not to be changed until the result was read.
+          count: how many of them, from the first, are wanted; by default all.
 
         Returns:
-          int32 ``[batch_size, h, w]``, or ``[batch_size, L]``, still being computed; ``np.asarray`` waits.
+          int32 ``[N, h, w]``, or ``[N, L]``, still being computed; ``np.asarray`` waits. N is at least
+          ``count``: what a device computes in one go is not cut off.
         """
-        self._check_batch(images)
-        return self._engine.encode(images)
+        return self._engine.encode(images, self._checked_count(images, count))
 
-    def encode_batch_with_latents(self, images: np.ndarray) -> tuple[PendingArray, PendingArray]:
+    def encode_batch_with_latents(
+        self, images: np.ndarray, count: int | None = None
+    ) -> tuple[PendingArray, PendingArray]:
         """Starts encoding one full batch, as :meth:`encode_batch` does, also to float32 latents.
 
         Raises:
           UserError: another engine than JAX.
         """
-        self._check_batch(images)
         self.engine.require_latents()
-        return self._jax.encode_with_latents(images)
+        return self._jax.encode_with_latents(images, self._checked_count(images, count))
 
-    def decode_batch(self, tokens: np.ndarray) -> PendingArray:
-        """Starts decoding one full batch of tokens, as :meth:`decode` takes them, and returns at once."""
-        self._check_batch(tokens)
+    def decode_batch(self, tokens: np.ndarray, count: int | None = None) -> PendingArray:
+        """Starts decoding one full batch of tokens, as :meth:`decode` takes them, and returns at once.
+
+        ``count`` is that of :meth:`encode_batch`.
+        """
+        count = self._checked_count(tokens, count)
         tokens = self._without_rows(tokens)
         self._check_length(tokens)
-        return self._engine.decode(tokens)
+        return self._engine.decode(tokens, count)
 
     def _without_rows(self, tokens: np.ndarray) -> np.ndarray:
         """Turns grids of one row ``[N, 1, L]`` into ``[N, L]``, where tokens are no grid."""
@@ -321,17 +326,20 @@ class Codec:
         if length is not None and tokens.shape[1:] != (length,):
             raise UserError(f"{tokens.shape[-1]} tokens do not fit this codec: every image has {length}")
 
-    def _check_batch(self, batch: np.ndarray) -> None:
+    def _checked_count(self, batch: np.ndarray, count: int | None) -> int:
+        """Refuses another batch than a full one; returns how many results of it are wanted."""
         if len(batch) != self.batch_size:
             raise ValueError(f"a full batch has {self.batch_size} items, got {len(batch)}")
+        return len(batch) if count is None else count
 
-    def _batches(self, items: np.ndarray) -> list[np.ndarray]:
-        """Returns views of ``items`` in full batches; the last is padded with zeros."""
+    def _batches(self, items: np.ndarray) -> list[tuple[np.ndarray, int]]:
+        """Returns views of ``items`` in full batches, the last padded with zeros, and how many are in each."""
         size = self.batch_size
-        batches = [items[start : start + size] for start in range(0, len(items), size)]
-        if batches and len(batches[-1]) < size:
-            missing = size - len(batches[-1])
-            batches[-1] = np.pad(batches[-1], [(0, missing)] + [(0, 0)] * (items.ndim - 1))
+        batches = [(items[start : start + size], size) for start in range(0, len(items), size)]
+        if batches and len(batches[-1][0]) < size:
+            last = batches[-1][0]
+            padded = np.pad(last, [(0, size - len(last))] + [(0, 0)] * (items.ndim - 1))
+            batches[-1] = padded, len(last)
         return batches
 
     def _open_engine(self) -> Engine:

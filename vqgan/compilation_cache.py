@@ -29,6 +29,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from vqgan.extras import cache_root
+from vqgan.processor import available_cores, describe_processor
 from vqgan.publishing import temporary_name
 
 SWITCH = "VQGAN_COMPILATION_CACHE"
@@ -44,10 +45,6 @@ LEFTOVER_SECONDS = 3600.0
 
 _MAGIC = b"vqgan program 1\n"
 _SUM_BYTES = hashlib.sha256().digest_size
-_PROCESSOR_FIELDS = (
-    "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
-    "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features",
-)  # fmt: skip
 _NAME = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.[0-9a-f]{32}\.tmp")
 _lock = threading.Lock()
 
@@ -149,20 +146,9 @@ def enable_compilation_cache() -> bool:
 
 def machine_name() -> str:
     """Returns a name for all machines that can run each other's programs, of 16 hexadecimal digits."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = (*map(version, ("jax", "jaxlib")), platform.machine(), f"{cores} cores", _processor())
+    cores = f"{available_cores()} cores"
+    parts = (*map(version, ("jax", "jaxlib")), platform.machine(), cores, describe_processor())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _processor() -> str:
-    """Returns what the system says of the first processor, its features above all."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
-            first = file.read(1 << 16).split("\n\n")[0]
-    except OSError:
-        return f"{platform.processor()} {platform.version()}"
-    lines = [line.split(":", 1) for line in first.splitlines() if ":" in line]
-    return "\n".join(f"{name.strip()}:{value}" for name, value in lines if name.strip() in _PROCESSOR_FIELDS)
 
 
 def _chosen_root() -> Path | None:

@@ -1,4 +1,4 @@
-"""Running Beam so that a user sees one line where a runner shows a traceback."""
+"""Running a job: slice by slice in this process, or by Beam so that a user sees one line for a traceback."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from pipelines.runners.run_watch import watching
 from pipelines.runners.runner_flags import RUNNER, RunnerFlags
 from transforms.sharded.job import ShardedJob
 from transforms.sharded.plan import PLAN_FOLDER, Plan
-from transforms.sharded.worker import RunSettings
+from transforms.sharded.worker import RunSettings, make_all_here
 from vqgan import filesystems, publishing
 from vqgan.config_json import RUN_FILE
 from vqgan.presets import pretrained_names
@@ -28,7 +28,9 @@ _END_WITH_PARENT = (  # PR_SET_PDEATHSIG of prctl(2), which outlives exec; the p
 def run_job(
     job: ShardedJob, plan: Plan, beam_args: Sequence[str], quiet: bool, compilation_cache: bool = False
 ) -> None:
-    """Runs a sharded job on Beam, or on Dask, with progress.
+    """Runs a sharded job with progress: in this process, or on Beam or Dask where flags ask for them.
+
+    Without flags Beam would do the same as a loop over the slices, but its import takes a second.
 
     Args:
       job: what to do.
@@ -41,6 +43,10 @@ def run_job(
       UserError: what a worker raised for the user, or a line that says how the engine has failed.
       Postponed: the flags ask for a file with the job, not for a run.
     """
+    if not beam_args:
+        with watching(job.task.output, plan, quiet) as watch:
+            make_all_here(job, plan, RunSettings(watch.attempt, compilation_cache))
+        return
     args = list(beam_args)
     if not any(arg.split("=")[0] == "--runner" for arg in args):
         args.append(f"--runner={RUNNER}")

@@ -259,7 +259,8 @@ def test_bfloat16_gives_mostly_the_same(
 def test_distances_stay_float32_at_highest_precision(
     bfloat16_codec: Codec, toy_images: np.ndarray, matrix_products: Callable[[Any], list[Any]]
 ) -> None:
-    function, weights = bfloat16_codec._jax.encoder
+    program = bfloat16_codec._jax.encoder
+    function, weights = program.function, program.weights
     jaxpr = jax.make_jaxpr(function)(weights, jnp.asarray(toy_images[:4]))
     found = [item for item in matrix_products(jaxpr) if item.outvars[0].aval.shape[-1] == 32]
     assert len(found) == 1

@@ -304,7 +304,7 @@ def test_machines_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert here == machine_name()
     assert len(here) == 16
     with monkeypatch.context() as patch:
-        patch.setattr(compilation_cache, "_processor", lambda: "one without AVX")
+        patch.setattr(compilation_cache, "describe_processor", lambda: "one without AVX")
         assert machine_name() != here
     monkeypatch.setattr(compilation_cache, "version", lambda package: "0.0.1")
     assert machine_name() != here

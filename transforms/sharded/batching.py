@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from vqgan.engines.choice import JAX_ENGINE, EngineChoice
+from vqgan.processor import available_cores
 
 if TYPE_CHECKING:
     from vqgan.codec import Codec
@@ -80,7 +81,7 @@ def fill(pairs: Iterable[tuple[R, np.ndarray]], batch_size: int) -> Iterator[tup
 
 
 def on_device(
-    filled: Iterable[tuple[list[R], np.ndarray]], start: Callable[[np.ndarray], Any]
+    filled: Iterable[tuple[list[R], np.ndarray]], start: Callable[[np.ndarray, int], Any]
 ) -> Iterator[tuple[list[R], Any]]:
     """Yields rows and what the device made of their items, batch by batch, without the padding.
 
@@ -88,14 +89,15 @@ def on_device(
 
     Args:
       filled: full batches with the rows of their first items.
-      start: gives a batch to the device and returns at once with a promise of the result, or a tuple of them.
+      start: gives a batch to the device, and the number of its rows, and returns at once with a promise of
+        the result, or a tuple of them.
 
     Yields:
       Rows, and an array of one item for each of them, or a tuple of such arrays.
     """
     in_flight: deque[tuple[list[R], Any]] = deque()
     for rows, items in filled:
-        in_flight.append((rows, start(items)))
+        in_flight.append((rows, start(items, len(rows))))
         if len(in_flight) > BATCHES_IN_FLIGHT:
             done, result = in_flight.popleft()
             yield done, _fetched(result, len(done))
@@ -111,10 +113,7 @@ def _fetched(result: Any, count: int) -> Any:
 
 def threads_here(threads: int | None) -> int:
     """Returns a number of threads; None stands for one per core of the machine that asks: a worker's own."""
-    if threads is not None:
-        return threads
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux: of cores that this process may use
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return available_cores() if threads is None else threads
 
 
 def in_order(

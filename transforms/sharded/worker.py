@@ -1,6 +1,6 @@
 """What a worker does, whichever engine runs it: sees to what it needs, makes slices, and finishes the whole.
 
-Beam's graph (:mod:`transforms.sharded.beam_graph`) and Dask's tasks call these.
+Beam's graph (:mod:`transforms.sharded.beam_graph`), Dask's tasks and runs in one process call these.
 """
 
 import dataclasses
@@ -113,6 +113,23 @@ def make_reported(
         raise
     reporter.finished(done, *counted)
     return done
+
+
+def make_all_here(job: ShardedJob, plan: Plan, settings: RunSettings) -> None:
+    """Does in this process, one slice after the other, what Beam's graph does.
+
+    Args:
+      job: what to do.
+      plan: its plan.
+      settings: of the run.
+
+    Raises:
+      UserError: what a slice raised for the user.
+    """
+    model, totals = open_model(job, settings), job.empty_totals()
+    for number in range(job.task.slices):
+        totals.add(make_reported(job, number, model, settings.attempt, progress.report))
+    finish_job(totals, job, plan, settings)
 
 
 def place_of(text: str) -> tuple[str, str] | None:

@@ -98,12 +98,12 @@ class PendingArray(Protocol):
 
 
 class Engine(Protocol):
-    """What runs a codec's networks, beside JAX itself."""
+    """What runs a codec's networks. Of a full batch the first ``count`` results are wanted, more may come."""
 
-    def encode(self, images: "np.ndarray") -> PendingArray:
+    def encode(self, images: "np.ndarray", count: int) -> PendingArray:
         """Starts turning uint8 ``[B, H, W, C]`` images into int32 ``[B, h, w]`` tokens; returns at once."""
 
-    def decode(self, tokens: "np.ndarray") -> PendingArray:
+    def decode(self, tokens: "np.ndarray", count: int) -> PendingArray:
         """Starts turning int32 ``[B, h, w]`` tokens into uint8 ``[B, H, W, C]`` images; returns at once."""
 
 

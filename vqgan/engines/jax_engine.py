@@ -1,8 +1,8 @@
 """A codec's networks run by JAX: the engine that every codec has, and the only one with more than tokens.
 
-A batch is split over the devices; a processor works on it in groups of a few images. Weights are read, and
-programs compiled, at the first call that needs them; so an encoder never loads decoder weights, nor the other
-way round.
+A batch is split over the devices, or over the cores of a processor (:mod:`vqgan.engines.cores`). Weights are
+read, and programs compiled, at the first call that needs them; so an encoder never loads decoder weights, nor
+the other way round.
 """
 
 import math
@@ -19,19 +19,47 @@ from jax.typing import DTypeLike
 from vqgan.codec_checkpoint import PARTS, CodecInfo, load_weights, module_state
 from vqgan.codec_functions import CodecFunctions, abstract_parts, inference_config, merge_parts
 from vqgan.engines.choice import PendingArray
+from vqgan.engines.cores import CoreProgram
 from vqgan.model.vqgan import denormalize, network_range, normalize
 from vqgan.quantizers import Quantizer
 
 BATCH_AXIS = "batch"
-IMAGES_AT_ONCE = 4
-"""On a processor: what few images leave between two layers stays in its caches (``benchmarks/groups.py``)."""
 
-Program = tuple[Callable[[Any, jax.Array], Any], Any]
-"""A compiled function of weights and a batch, and the weights."""
+
+class DeviceProgram:
+    """A function of weights and a batch, jitted so that each device works on its share of the batch.
+
+    Attributes:
+      function: jitted.
+      weights: its first argument, on all devices.
+    """
+
+    def __init__(self, function: Callable[[Any, jax.Array], Any], weights: Any, mesh: Mesh) -> None:
+        self.weights = weights
+        self._split = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+        self.function = jax.jit(
+            jax.shard_map(
+                function,
+                mesh=mesh,
+                in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXIS)),
+                out_specs=PartitionSpec(BATCH_AXIS),
+                check_vma=False,
+            )
+        )
+
+    def __call__(self, batch: np.ndarray, pixels: int, count: int) -> Any:
+        """Starts computing all of a batch and returns at once; arguments are those of ``CoreProgram``."""
+        return self.function(self.weights, jax.device_put(batch, self._split))
+
+
+Program = CoreProgram | DeviceProgram
 
 
 class JAXEngine:
     """Runs the parts of one codec on full batches; results are still being computed when they are given.
+
+    Methods take a full batch, and how many images of it, from the first, are wanted: results have at least
+    these.
 
     Args:
       info: of the codec.
@@ -45,40 +73,43 @@ class JAXEngine:
     ) -> None:
         self._info, self._dtype, self._count = info, dtype, count
         self._config = inference_config(info.config)
-        self._on_processor = devices[0].platform == "cpu"
+        self._on_cores = len(devices) == 1 and devices[0].platform == "cpu"
         self._mesh = Mesh(np.array(devices), (BATCH_AXIS,))
-        self._split = NamedSharding(self._mesh, PartitionSpec(BATCH_AXIS))
         self._replicated = NamedSharding(self._mesh, PartitionSpec())
 
-    def encode(self, images: np.ndarray) -> PendingArray:
+    def encode(self, images: np.ndarray, count: int) -> PendingArray:
         """Turns uint8 images ``[B, H, W, 3]`` into int32 tokens ``[B, h, w]``, or ``[B, L]``."""
-        tokens: PendingArray = self._run(self.encoder, images)
+        tokens: PendingArray = self.encoder(images, math.prod(images.shape[1:3]), count)
         return tokens
 
-    def encode_with_margins(self, images: np.ndarray) -> tuple[PendingArray, PendingArray]:
+    def encode_with_margins(self, images: np.ndarray, count: int) -> tuple[PendingArray, PendingArray]:
         """Encodes, and tells how clear each token is; see :meth:`vqgan.quantizers.Quantizer.margins`."""
-        tokens, margins = self._run(self._margin_encoder, images)
+        tokens, margins = self._margin_encoder(images, math.prod(images.shape[1:3]), count)
         return tokens, margins
 
-    def encode_with_latents(self, images: np.ndarray) -> tuple[PendingArray, PendingArray]:
+    def encode_with_latents(self, images: np.ndarray, count: int) -> tuple[PendingArray, PendingArray]:
         """Encodes to tokens and to the float32 latents ``[B, h, w, D]`` that they were made of."""
-        tokens, latents = self._run(self._latent_encoder, images)
+        tokens, latents = self._latent_encoder(images, math.prod(images.shape[1:3]), count)
         return tokens, latents
 
-    def decode(self, tokens: np.ndarray) -> PendingArray:
+    def decode(self, tokens: np.ndarray, count: int) -> PendingArray:
         """Turns int32 tokens into uint8 images ``[B, H, W, 3]``."""
-        images: PendingArray = self._run(self.decoder, tokens)
+        images: PendingArray = self.decoder(tokens, self._pixels(tokens.shape[1:]), count)
         return images
 
-    def quantize(self, latents: np.ndarray) -> PendingArray:
+    def quantize(self, latents: np.ndarray, count: int) -> PendingArray:
         """Turns float32 latents into int32 tokens."""
-        tokens: PendingArray = self._run(self._quantizer, latents)
+        tokens: PendingArray = self._quantizer(latents, self._pixels(latents.shape[1:-1]), count)
         return tokens
 
-    def lookup(self, tokens: np.ndarray) -> PendingArray:
+    def lookup(self, tokens: np.ndarray, count: int) -> PendingArray:
         """Turns int32 tokens into float32 code vectors."""
-        codes: PendingArray = self._run(self._lookup, tokens)
+        codes: PendingArray = self._lookup(tokens, self._pixels(tokens.shape[1:]), count)
         return codes
+
+    def _pixels(self, grid: Sequence[int]) -> int:
+        """Returns the number of pixels of the image that a token grid, or sequence, stands for."""
+        return math.prod(self._config.image_shape(grid))
 
     def codebook(self) -> np.ndarray:
         """Returns the vectors of all codes, float32 ``[K, D]``."""
@@ -133,31 +164,17 @@ class JAXEngine:
         return self._program(("encoder", "quantizer"), encode)
 
     def _program(self, names: Sequence[str], run: Callable[[dict[str, Any], jax.Array], Any]) -> Program:
-        """Jits ``run`` over the parts of these names; each device works on its share of the batch."""
+        """Makes a program of ``run`` over the parts of these names."""
         modules = abstract_parts(self._config, self._dtype, names)
 
         def function(weights: Any, batch: jax.Array) -> Any:
             self._count()  # Python runs here only while tracing
-            parts = merge_parts(modules, weights)
-            group = math.gcd(len(batch), IMAGES_AT_ONCE) if self._on_processor else len(batch)
-            if group == len(batch):
-                return run(parts, batch)
-            groups = batch.reshape(-1, group, *batch.shape[1:])  # (B / group, group, …)
-            done = jax.lax.map(lambda items: run(parts, items), groups)
-            return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), done)
+            return run(merge_parts(modules, weights), batch)
 
-        split = jax.shard_map(
-            function,
-            mesh=self._mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXIS)),
-            out_specs=PartitionSpec(BATCH_AXIS),
-            check_vma=False,
+        weights = self._weights(modules)
+        return (
+            CoreProgram(function, weights) if self._on_cores else DeviceProgram(function, weights, self._mesh)
         )
-        return jax.jit(split), self._weights(modules)
-
-    def _run(self, program: Program, batch: np.ndarray) -> Any:
-        function, weights = program
-        return function(weights, jax.device_put(batch, self._split))
 
     def _weights(self, modules: dict[str, Any]) -> Any:
         loaded = load_weights(self._info, modules)

@@ -75,14 +75,14 @@ class OpenVINOEngine:
         self._lock = threading.Lock()
         self._compiled: dict[tuple[str, tuple[int, ...]], CompiledModel] = {}
 
-    def encode(self, images: np.ndarray) -> PendingResult:
-        """Starts encoding."""
+    def encode(self, images: np.ndarray, count: int) -> PendingResult:
+        """Starts encoding the whole batch."""
         weights, quantizer = self._encoder
         run = self._run(encoder_graph, weights, images)
         return PendingResult(run, lambda latents: quantizer.tokens(jnp.asarray(latents)))
 
-    def decode(self, tokens: np.ndarray) -> PendingResult:
-        """Starts decoding."""
+    def decode(self, tokens: np.ndarray, count: int) -> PendingResult:
+        """Starts decoding the whole batch."""
         weights, quantizer = self._decoder
         run = self._run(decoder_graph, weights, np.asarray(quantizer.lookup(jnp.asarray(tokens)), np.float32))
         return PendingResult(run, lambda images: _levels(images, self._config))

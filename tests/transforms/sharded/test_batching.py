@@ -40,6 +40,7 @@ def test_each_batch_has_memory_of_its_own() -> None:
 def test_device_is_kept_busy_but_not_flooded() -> None:
     waiting = 0
     most = 0
+    counts = []
 
     class Promise:
         def __init__(self, items: np.ndarray):
@@ -50,8 +51,9 @@ def test_device_is_kept_busy_but_not_flooded() -> None:
             waiting -= 1
             return self._items * 10
 
-    def start(items: np.ndarray) -> Promise:
+    def start(items: np.ndarray, count: int) -> Promise:
         nonlocal waiting, most
+        counts.append(count)
         waiting += 1
         most = max(most, waiting)
         return Promise(items)
@@ -62,6 +64,7 @@ def test_device_is_kept_busy_but_not_flooded() -> None:
         for row, value in zip(rows, values, strict=True)
     ]
     assert found == [(number, 10 * number + 10) for number in range(18)]
+    assert counts == [4, 4, 4, 4, 2]
     assert most == BATCHES_IN_FLIGHT + 1
     assert waiting == 0
 

@@ -87,7 +87,7 @@ class SlowCodec:
         self.events: list[str] = []
         self._later = later
 
-    def encode_batch(self, pixels: np.ndarray) -> Pending:
+    def encode_batch(self, pixels: np.ndarray, count: int) -> Pending:
         number = sum(event.startswith("encode") for event in self.events)
         self.events.append(f"encode {number}")
         return Pending(np.zeros((4, 16, 16), np.int32), lambda: self._fetched(number))

@@ -1,0 +1,110 @@
+"""A batch spread over the cores of a processor: groups of a few images, each computed on one core.
+
+XLA cuts each operation for all cores and waits for the slowest part before the next one begins, which keeps
+two cores hardly busier than one where a model is small (``benchmarks/groups.py``). Images need nothing of
+each other, so here a core has an image, or a few small ones, for itself from the first operation to the last;
+what those leave between two layers stays in its caches. Groups of two batches under way take turns, so no
+core waits for the end of a batch.
+
+The size of groups follows from those of batch and images alone. So whatever the number of cores, the same
+program makes the same bytes, and what is left of a last batch is neither compiled nor computed.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from vqgan.processor import available_cores
+
+PIXELS_AT_ONCE = 1 << 16
+"""Of a group, one image of 256x256 pixels: more leave the caches, fewer do not pay for a call."""
+LEAST_GROUPS = 8
+"""That a batch of so many small images is cut into, so that there is work for several cores."""
+ONE_CORE: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
+
+Leaves = list[np.ndarray]
+
+
+class PendingGroups:
+    """One result of all groups, joined when ``np.asarray`` asks for it, and waited for then."""
+
+    def __init__(self, groups: Sequence["Future[Leaves]"], leaf: int) -> None:
+        self._groups = groups
+        self._leaf = leaf
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        joined = np.concatenate([group.result()[self._leaf] for group in self._groups])
+        return np.asarray(joined, dtype)
+
+
+class CoreProgram:
+    """A function of weights and a batch, compiled for groups and run on the cores of this machine.
+
+    Attributes:
+      function: jitted.
+      weights: its first argument.
+    """
+
+    def __init__(self, function: Callable[[Any, jax.Array], Any], weights: Any) -> None:
+        self.function = jax.jit(function)
+        self.weights = weights
+        self._lock = threading.Lock()
+        self._compiled: dict[tuple[Any, ...], Any] = {}
+
+    def __call__(self, batch: np.ndarray, pixels: int, count: int) -> Any:
+        """Starts computing and returns at once, except for compilations.
+
+        Args:
+          batch: a full batch.
+          pixels: of each of its images.
+          count: images, from the first, whose results are wanted; the groups of no others are computed.
+
+        Returns:
+          What the function returns, each array of it a :class:`PendingGroups` of at least ``count`` items.
+        """
+        size = images_at_once(len(batch), pixels)
+        program = self._program(batch, size, spread=fills_cores(len(batch) // size))
+
+        def compute(start: int) -> Leaves:
+            done = program(self.weights, batch[start : start + size])
+            return [np.asarray(array) for array in jax.tree.leaves(done)]
+
+        groups = [_pool().submit(compute, start) for start in range(0, count, size)]
+        tree = program.out_tree
+        return jax.tree.unflatten(tree, [PendingGroups(groups, leaf) for leaf in range(tree.num_leaves)])
+
+    def _program(self, batch: np.ndarray, size: int, spread: bool) -> Any:
+        """Returns the program for groups of ``size`` items, of one core each if ``spread``, else of all."""
+        shape = jax.ShapeDtypeStruct((size, *batch.shape[1:]), batch.dtype)
+        with self._lock:
+            key = (shape.shape, shape.dtype, spread)
+            if key not in self._compiled:
+                lowered = self.function.lower(self.weights, shape)
+                self._compiled[key] = lowered.compile(compiler_options=ONE_CORE if spread else None)
+            return self._compiled[key]
+
+
+def images_at_once(batch: int, pixels: int) -> int:
+    """Returns the size of groups: a divisor of the batch's.
+
+    Args:
+      batch: number of images.
+      pixels: of each.
+    """
+    most = max(1, min(PIXELS_AT_ONCE // pixels, batch // LEAST_GROUPS))
+    return max(size for size in range(1, most + 1) if batch % size == 0)
+
+
+def fills_cores(groups: int) -> bool:
+    """Tells whether groups on one core each keep this machine busy, two batches being under way."""
+    return groups > 1 and 2 * groups >= available_cores()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(available_cores(), "vqgan-core")
