@@ -32,7 +32,7 @@ CODES, SIDE = 1024, 16
 def plain() -> Iterator[None]:
     """Makes learners of JAX's own operations."""
 
-    def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    def attention(query: jax.Array, key: jax.Array, value: jax.Array, known: Any) -> jax.Array:
         return jax.nn.dot_product_attention(query, key, value, is_causal=True)
 
     def layer_norm(*args: Any, **options: Any) -> nnx.LayerNorm:
@@ -43,7 +43,7 @@ def plain() -> Iterator[None]:
         mock.patch("vqgan.prior.building_blocks.LayerNorm", layer_norm),
         mock.patch.object(transformer, "product", jax.lax.dot_general),
         mock.patch.object(transformer, "gelu", lambda x: jax.nn.gelu(x, approximate=False)),
-        mock.patch.object(transformer, "_attend_causally", attention),
+        mock.patch("vqgan.prior.attention._attend_causally", attention),
     ):
         yield
 

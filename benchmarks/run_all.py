@@ -28,7 +28,7 @@ SCRIPTS = (
     "decode_images",
     "engines",
     "peers",
-    "groups",
+    "cores",
     "convolutions",
     "size",
     "memory",

@@ -27,11 +27,12 @@ from vqgan.data.image_crops import CropBatches
 from vqgan.training.codec.config import CodecTrainConfig
 from vqgan.training.codec.learner import CodecLearner
 from vqgan.training.codec.run import load_perceptual
+from vqgan.training.sharding import use_cpu_devices
 
 
 def open_loader(folder: Path, config: CodecTrainConfig) -> CropBatches:
     """The loader that ``vqgan train`` uses."""
-    return open_crop_batches(open_images(SourceConfig(str(folder)), config.data), config)
+    return open_crop_batches(open_images(SourceConfig(str(folder)), config), config)
 
 
 def loader_rate(folder: Path, config: CodecTrainConfig, batches: int) -> float:
@@ -141,8 +142,12 @@ def main() -> None:
         "--compare", action="store_true", help="the adversarial step beside torch, nothing else"
     )
     flags.add_argument("--set", action="append", default=[], help="of --compare: SECTION.NAME=VALUE")
+    flags.add_argument(
+        "--cpu-devices", type=int, default=2, help="as train.cpu_devices, which presets have at 2"
+    )
     flags.add_argument("--torch-threads", type=int, help="threads of torch; its own choice if not given")
     args = flags.parse_args()
+    use_cpu_devices(args.cpu_devices, args.cpu_devices)
     if args.compare:
         for preset in args.preset or ["cpu-64"]:
             compare(preset, args.set, args.steps, args.torch_threads)

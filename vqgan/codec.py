@@ -1,8 +1,9 @@
 """The inference face of a VQGAN: uint8 images to token grids and back.
 
 Any number of images goes through one fixed batch, padded at the end, so that XLA compiles once per
-image size. The batch is split over all local devices. An encoder never loads decoder weights, nor
-the other way round. Another engine can run the networks in JAX's place (:mod:`vqgan.engines.choice`).
+image size. The batch is split over all local accelerators, or over the cores of the processor. An encoder
+never loads decoder weights, nor the other way round. Another engine can run the networks in JAX's place
+(:mod:`vqgan.engines.choice`).
 """
 
 import os
@@ -62,7 +63,7 @@ class Codec:
     ):
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: it must be at least 1")
-        devices = devices or jax.local_devices()
+        devices = devices or _default_devices()
         self.info = info
         self.batch_size = -(-batch_size // len(devices)) * len(devices)
         self.engine = engine
@@ -88,7 +89,8 @@ class Codec:
             checkpoint of another code base, which is converted in memory (see :mod:`vqgan.importers`).
           batch_size: images per device call; rounded up to a multiple of the number of devices.
           dtype: type that convolutions compute in. Distances to codes are always float32.
-          devices: devices to split a batch over; all local ones by default.
+          devices: devices to split a batch over; by default all local accelerators, or the processor, whose
+            cores share a batch.
           engine: what runs the networks: ``jax``, ``openvino`` (on the processor; extra ``cpu``), or ``auto``
             for openvino where that is installed and JAX has no accelerator.
 
@@ -333,7 +335,7 @@ class Codec:
         return len(batch) if count is None else count
 
     def _batches(self, items: np.ndarray) -> list[tuple[np.ndarray, int]]:
-        """Returns views of ``items`` in full batches, the last padded with zeros, and how many are in each."""
+        """Returns views of ``items`` in full batches, the last padded with zeros, and how many each has."""
         size = self.batch_size
         batches = [(items[start : start + size], size) for start in range(0, len(items), size)]
         if batches and len(batches[-1][0]) < size:
@@ -353,6 +355,11 @@ class Codec:
 
     def _count(self) -> None:
         self.compilations += 1
+
+
+def _default_devices() -> list[jax.Device]:
+    devices = jax.local_devices()
+    return devices[:1] if devices[0].platform == "cpu" else devices
 
 
 def _join(

@@ -185,7 +185,7 @@ def decode_command(tokens: Any, output: Any, flags: Sequence[str] = ()) -> list[
 
 
 class Reference(NamedTuple):
-    """What FnApiRunner makes in one process."""
+    """What the command makes in its own process, without Beam."""
 
     tokens: Path
     images: Path
@@ -210,6 +210,10 @@ def fnapi(mode: str) -> Callable[[Processes], Engine]:
         return Engine(("--runner=FnApiRunner", f"--direct_running_mode={mode}", *several))
 
     return start
+
+
+def no_runner(processes: Processes) -> Engine:
+    return Engine(())
 
 
 def start_pool(processes: Processes) -> str:
@@ -276,6 +280,7 @@ def from_jar(runner: str, flag: str, variable: str) -> Callable[[Processes], Eng
 
 
 ENGINES = {
+    "no-runner": no_runner,
     "fnapi-in-memory": fnapi("in_memory"),
     "fnapi-multi-threading": fnapi("multi_threading"),
     "fnapi-multi-processing": fnapi("multi_processing"),

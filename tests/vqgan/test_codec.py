@@ -290,7 +290,7 @@ from vqgan import Codec
 path, images_path, tokens_path = sys.argv[1:]
 images = np.load(images_path)
 assert len(jax.devices()) == 4
-codec = Codec.load(path, batch_size=6)
+codec = Codec.load(path, batch_size=6, devices=jax.devices())
 assert codec.batch_size == 8, codec.batch_size
 for result in (codec.encode_batch(images[:8]), codec.decode_batch(np.zeros((8, 8, 8), np.int32))):
     assert len(result.sharding.device_set) == 4, result.sharding

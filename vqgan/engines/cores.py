@@ -1,7 +1,7 @@
 """A batch spread over the cores of a processor: groups of a few images, each computed on one core.
 
 XLA cuts each operation for all cores and waits for the slowest part before the next one begins, which keeps
-two cores hardly busier than one where a model is small (``benchmarks/groups.py``). Images need nothing of
+two cores hardly busier than one where a model is small (``benchmarks/cores.py``). Images need nothing of
 each other, so here a core has an image, or a few small ones, for itself from the first operation to the last;
 what those leave between two layers stays in its caches. Groups of two batches under way take turns, so no
 core waits for the end of a batch.

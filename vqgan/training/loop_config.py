@@ -43,6 +43,9 @@ class LoopConfig:
       best: metric of the evaluation by which the best model is chosen: ``psnr``, ``lpips``, ``l1``,
         ``perplexity`` or ``used_codes`` of a codec, ``loss`` or ``bits`` of a prior.
       patience: evaluations in a row without a better ``best`` after which the run ends; 0 for all steps.
+      cpu_devices: equal parts of a batch that a processor computes side by side, as if it were so many
+        devices, or fewer where they do not divide the batch; None for as many as JAX has. Results of another
+        number differ in their last bits.
       max_skipped: consecutive steps with a loss or gradient that is not finite, after which the run stops.
     """
 
@@ -59,6 +62,7 @@ class LoopConfig:
     keep: int = 2
     best: str = "psnr"
     patience: int = 0
+    cpu_devices: int | None = None
     max_skipped: int = 20
 
     def __post_init__(self) -> None:
@@ -67,6 +71,8 @@ class LoopConfig:
         check_least("train", self, ("keep", "max_skipped"), 1)
         check_choice("train", self, "dtype", DTYPES)
         check_least("train", self, ("seed", "patience"), 0)
+        if self.cpu_devices is not None:
+            check_least("train", self, ("cpu_devices",), 1)
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay is {self.ema_decay}: it must lie in [0, 1)")
         if self.batch_size % self.accumulate:

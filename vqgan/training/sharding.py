@@ -8,12 +8,16 @@ arrays may be cut too (fully-sharded data parallelism, ZeRO, arXiv 1910.02054): 
 share of parameters, averages and moments, and a step gathers weights while it computes.
 """
 
+import contextlib
+import math
+import os
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vqgan.engines.choice import expects_accelerator
 from vqgan.errors import UserError
 from vqgan.functional import Arrays
 
@@ -21,6 +25,24 @@ T = TypeVar("T")
 AXIS = "data"
 FSDP_AXIS = "fsdp"
 BATCH = PartitionSpec((AXIS, FSDP_AXIS))
+
+
+def use_cpu_devices(count: int | None, batch_size: int) -> None:
+    """Has JAX take a processor for several devices, each of which computes a part of a batch.
+
+    XLA cuts each operation for all cores, which keeps few of them busy where a model is small: two devices on
+    two cores take a step in two thirds of the time (``benchmarks/train_step.py``). Where JAX has begun to
+    compute in this process, or ``XLA_FLAGS`` say how many there are, that stays.
+
+    Args:
+      count: of devices, also where there are fewer cores, so that results do not depend on these; None
+        changes nothing.
+      batch_size: of what is computed at once; where ``count`` does not divide it, there are fewer.
+    """
+    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if count is not None and not chosen and not expects_accelerator():
+        with contextlib.suppress(RuntimeError):  # JAX has begun
+            jax.config.update("jax_num_cpu_devices", math.gcd(count, batch_size))
 
 
 def data_mesh(fsdp: int = 1) -> Mesh:

@@ -20,11 +20,13 @@ from vqgan.training.report import write_training_report
 S = TypeVar("S")
 CONFIG_FILE = "config.json"
 REJECTS_FILE = "rejects.jsonl"
-FREE_FIELDS = frozenset(
-    f"train.{name}"
-    for name in ("steps", "log_every", "evaluate_every", "save_every", "keep", "patience", "max_skipped")
-) | {"optimizer.learning_rate", "optimizer.clip_norm"}
-"""Fields that may change when a run goes on: lengths, intervals, and what helps where a loss has blown up."""
+_OF_LOOP = ("steps", "log_every", "evaluate_every", "save_every", "keep", "patience", "max_skipped")
+FREE_FIELDS = frozenset(f"train.{name}" for name in (*_OF_LOOP, "cpu_devices")) | {
+    "optimizer.learning_rate",
+    "optimizer.clip_norm",
+}
+"""Fields that may change when a run goes on: lengths, intervals, what a processor does side by side, and what
+helps where a loss has blown up."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -285,7 +285,7 @@ _CPU_64 = CodecTrainConfig(
     model=PRESETS["f4-512"],
     train=LoopConfig(
         steps=2400, batch_size=16, ema_decay=0.995, log_every=25, evaluate_every=200, save_every=200,
-        best="lpips",
+        best="lpips", cpu_devices=2,
     ),
     data=DataConfig(crop_size=64, threads=2),
     optimizer=OptimizerConfig(learning_rate=1e-3, b1=0.9, b2=0.99),
@@ -299,7 +299,13 @@ _CPU_64 = CodecTrainConfig(
 _TINY = CodecTrainConfig(
     model=PRESETS["tiny"],
     train=LoopConfig(
-        steps=6000, batch_size=16, ema_decay=0.999, log_every=25, evaluate_every=500, save_every=500
+        steps=6000,
+        batch_size=16,
+        ema_decay=0.999,
+        log_every=25,
+        evaluate_every=500,
+        save_every=500,
+        cpu_devices=2,
     ),
     data=DataConfig(crop_size=64, validation_size=128, threads=2),
     optimizer=OptimizerConfig(learning_rate=1e-3, b1=0.9, b2=0.99),

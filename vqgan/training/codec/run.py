@@ -26,6 +26,7 @@ from vqgan.training.codec.growth import can_grow_decoder, differ_in_size_alone, 
 from vqgan.training.codec.learner import CodecLearner, build_vqgan
 from vqgan.training.codec.state import CodecTrainState
 from vqgan.training.loop import Done, Evaluate, Evaluation, Outcome, ResumableBatches
+from vqgan.training.sharding import use_cpu_devices
 from vqgan.training.training_run import FREE_FIELDS, TrainingRun
 
 CODEC_FOLDER = "codec"
@@ -70,6 +71,8 @@ def fit_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) 
     keep_tokens = run.config.codebook.keep_tokens
     if keep_tokens and run.init is None:
         raise UserError("codebook.keep_tokens is on: name with --init the codec whose tokens are to stay")
+    loop = run.config.train
+    use_cpu_devices(loop.cpu_devices, loop.batch_size // loop.accumulate)
     perceptual = load_perceptual(run.config.loss)
     alex = load_lpips("alex") if run.config.loss.perceptual_alex else None
     config, initial = run.config, None

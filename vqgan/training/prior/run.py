@@ -25,6 +25,7 @@ from vqgan.training.loop import Done, Evaluate, Evaluation, Outcome, ResumableBa
 from vqgan.training.prior.config import PriorTrainConfig
 from vqgan.training.prior.learner import PriorLearner, PriorTrainState, build_prior
 from vqgan.training.prior.prior_rows import PriorRows
+from vqgan.training.sharding import use_cpu_devices
 from vqgan.training.training_run import FREE_FIELDS, TrainingRun, has_checkpoints, read_run_config
 
 SampleGrid = Callable[[Arrays], np.ndarray]
@@ -87,6 +88,8 @@ def fit_prior(run: PriorRun, batches: ResumableBatches, validation: PriorRows) -
             card=run.exported_card(done, metrics, len(validation.tokens), REFERENCES[run.config.model.kind]),
         )
 
+    loop = run.config.train
+    use_cpu_devices(loop.cpu_devices, loop.batch_size // loop.accumulate)
     learner, evaluate = PriorLearner(run.config), _make_evaluation(run, validation)
     _check_same_codec(run)
     return run.carry_out(
