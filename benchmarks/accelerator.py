@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,8 @@ SCALES = {
 }  # fmt: skip
 
 
-class Work(NamedTuple):
+@dataclass(frozen=True)
+class Work:
     """Something to repeat.
 
     Attributes:
@@ -222,7 +223,8 @@ def timed(work: Work, seconds: float) -> tuple[float, list[float]]:
     """Seconds of the first call, with compilation, and of each after it."""
     started = time.monotonic()
     work.call()
-    first, each = time.monotonic() - started, []
+    first = time.monotonic() - started
+    each: list[float] = []
     while len(each) < 2 or sum(each) < seconds:
         started = time.monotonic()
         work.call()

@@ -12,6 +12,7 @@ lets the real digits nearest to each sample vote on what it is.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -98,7 +99,7 @@ def held_back(folder: str) -> tuple[np.ndarray, np.ndarray]:
     return batch.tokens.reshape(-1, *tokens.grid), np.array([labels[key] for key in batch.columns["key"]])
 
 
-def as_text(prior: Prior, captions: list[str]) -> dict[str, list]:
+def as_text(prior: Prior, captions: list[str]) -> dict[str, Any]:
     """The keyword of a prior's methods that takes these captions."""
     if prior.config.text_words:
         return {"prompts": captions}

@@ -10,6 +10,7 @@ that the way works, not how good a codec gets.
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from common import PHOTOS, finished
@@ -30,7 +31,7 @@ SETTINGS = {
     "train.batch_size": 8, "train.evaluate_every": 160, "train.save_every": 160,
     "codebook.autoencoder_steps": 0, "codebook.revive_every": 20,
 }  # fmt: skip
-CHANNELS = {
+CHANNELS: dict[str, dict[str, Any]] = {
     "grey": {"count": 1},
     "rgba": {"count": 4},
     "bands": {"count": 6, "ranges": [[0, 10000]]},

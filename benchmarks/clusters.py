@@ -87,10 +87,11 @@ def servers() -> Iterator[Callable[..., int]]:
         port = free_port() if port_flag else 0
         where = [port_flag, str(port)] if port_flag else []
         command = ["taskset", "-c", cores, sys.executable, "-m", module, *map(str, argv), *where]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         several = {} if "," in cores else ONE_THREAD
         environment = {**os.environ, **several, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        started.append(subprocess.Popen(command, env=environment, start_new_session=True, **quiet))
+        null = subprocess.DEVNULL
+        process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=null, stderr=null)
+        started.append(process)
         if port:
             wait_for_port(port)
         return port
@@ -126,8 +127,8 @@ def dask_rate(bench: Bench, workers: int) -> float:
     with servers() as start:
         port = start("0,1", "distributed.cli.dask_scheduler", "--no-dashboard", port_flag="--port")
         for core in range(workers):
-            flags = ("--no-nanny", "--no-dashboard", "--nthreads", 1)
-            start(str(core), "distributed.cli.dask_worker", f"127.0.0.1:{port}", *flags)
+            own = ("--no-nanny", "--no-dashboard", "--nthreads", 1)
+            start(str(core), "distributed.cli.dask_worker", f"127.0.0.1:{port}", *own)
         flags = ["--runner=DaskRunner", f"--dask_client_address=127.0.0.1:{port}"]
         return bench.warmed(flags, workers)
 

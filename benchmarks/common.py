@@ -68,7 +68,7 @@ def make_corpus(folder: Path, images: int, short_side: int = 480, photos: Path =
         source = sources[number % len(sources)]
         share = rng.uniform(0.6, 1.0)
         width, height = round(source.width * share), round(source.height * share)
-        left, top = rng.integers(source.width - width + 1), rng.integers(source.height - height + 1)
+        left, top = (int(rng.integers(rest + 1)) for rest in (source.width - width, source.height - height))
         scale = short_side / min(width, height)
         size = (round(width * scale), round(height * scale))
         crop = source.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))

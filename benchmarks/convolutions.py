@@ -28,7 +28,7 @@ from vqgan.quantizers import nearest
 Way = Callable[[], object]
 
 
-def as_written(run: Callable[[], None]) -> None:
+def as_written(run: Way) -> None:
     """Runs something whose programs are traced without the rearrangement."""
     with contextlib.ExitStack() as patches:
         for module in (convolutions, layers, nearest):
@@ -77,21 +77,22 @@ def single_layers(rounds: int) -> list[Figure]:
     figures = []
     for inputs, outputs in ((3, 16), (16, 16), (16, 3)):
         x, kernel = array(4, 256, 256, inputs), array(3, 3, inputs, outputs)
-        ways = (functools.partial(way, x, kernel) for way in (folded, plain))
-        figures.append(compare(f"3x3, {inputs} to {outputs} channels, 256 pixels", *ways, rounds))
+        first, second = (functools.partial(way, x, kernel) for way in (folded, plain))
+        label = f"3x3, {inputs} to {outputs} channels, 256 pixels"
+        figures.append(compare(label, first, second, rounds))
     doubled = jax.jit(lambda x, kernel: convolutions.convolve_doubled(x, kernel, None))
     repeated = jax.jit(lambda x, kernel: plain(repeat_pixels(x, 2), kernel))
     for batch, size, channels in ((4, 128, 32), (1, 64, 256)):
         x, kernel = array(batch, size, size, channels), array(3, 3, channels, channels)
-        ways = (functools.partial(way, x, kernel) for way in (doubled, repeated))
-        figures.append(compare(f"doubled from {size} pixels, {channels} channels", *ways, rounds))
+        first, second = (functools.partial(way, x, kernel) for way in (doubled, repeated))
+        figures.append(compare(f"doubled from {size} pixels, {channels} channels", first, second, rounds))
     for latents, codes, width in ((4096, 1024, 8), (1024, 16384, 256)):
         z, codebook = array(latents, width), array(codes, width)
         searches = [jax.jit(lambda z, codebook: nearest.nearest_code(z, codebook)) for _ in range(2)]
         searches[0](z, codebook)
         as_written(lambda: searches[1](z, codebook))  # noqa: B023
-        ways = (functools.partial(way, z, codebook) for way in searches)
-        figures.append(compare(f"nearest of {codes} codes of {width} numbers", *ways, rounds))
+        first, second = (functools.partial(way, z, codebook) for way in searches)
+        figures.append(compare(f"nearest of {codes} codes of {width} numbers", first, second, rounds))
     return figures
 
 
@@ -106,7 +107,8 @@ def whole_codec(name: str, size: int, batch_size: int, rounds: int) -> list[Figu
     return [
         compare(
             f"{name}, {direction}, {size} pixels",
-            *(functools.partial(getattr(codec, direction), given) for codec in (arranged, written)),
+            functools.partial(getattr(arranged, direction), given),
+            functools.partial(getattr(written, direction), given),
             rounds,
         )
         for direction, given in directions

@@ -77,7 +77,7 @@ def timed(work: Callable[[], Any], seconds: list[float]) -> Callable[[], float]:
     return measure
 
 
-def compare(label: str, ways: dict[str, Callable[[], Any]], images: int, rounds: int) -> list[Figure]:
+def compare(label: str, ways: Mapping[str, Callable[[], Any]], images: int, rounds: int) -> list[Figure]:
     """Prints speeds of ways to do the same; returns how many times as fast as JAX each other one is."""
     walls: dict[str, list[float]] = {name: [] for name in ways}
     used = take_turns({name: timed(work, walls[name]) for name, work in ways.items()}, rounds)

@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -89,10 +90,16 @@ class Studio:
         finished(train(input=self.pictures, output=output, preset="tiny", set=settings))
         return Codec.load(output, batch_size=5)
 
-    def tokens(self, name: str, source: Path, size: int, **more: object) -> str:
+    def tokens(self, name: str, source: Path, size: int, **more: Any) -> str:
         """Makes a token data set; returns its folder."""
         output = str(self.folder / name)
-        settings = {"image_size": size, "batch_size": 32, "quiet": True, "report": False, **more}
+        settings: dict[str, Any] = {
+            "image_size": size,
+            "batch_size": 32,
+            "quiet": True,
+            "report": False,
+            **more,
+        }
         tokenize(input=str(source), codec=self.name, output=output, **settings)
         return output
 
@@ -113,10 +120,10 @@ class Studio:
     @cached_property
     def crops(self) -> str:
         """Tokens of 120 random crops of each photograph."""
-        views = {"views": "random-crops", "random_crops": 120, "min_crop": 0.25}
+        views: dict[str, Any] = {"views": "random-crops", "random_crops": 120, "min_crop": 0.25}
         return self.tokens("crops", PHOTOS, SMALL, **views)
 
-    def prior(self, name: str, tokens: str, settings: tuple[str, ...], **more: object) -> Prior:
+    def prior(self, name: str, tokens: str, settings: tuple[str, ...], **more: Any) -> Prior:
         """Trains a prior, or goes on where that was stopped."""
         output = str(self.folder / name)
         finished(train_prior(tokens=tokens, output=output, set=settings, **more))
@@ -135,7 +142,7 @@ class Studio:
     @cached_property
     def outline_prior(self) -> Prior:
         """One that draws a digit from its outline, without being told the class."""
-        more = {"condition": self.outlines, "unconditional": True}
+        more: dict[str, Any] = {"condition": self.outlines, "unconditional": True}
         return self.prior("outline-prior", self.digits, MODEST, **more)
 
     @cached_property
@@ -318,7 +325,7 @@ def _completed(
     prior: Prior,
     grids: np.ndarray,
     hidden: Callable[[tuple[int, int]], np.ndarray],
-    **drawing: float,
+    **drawing: Any,
 ) -> np.ndarray:
     """A row for each grid ``[N, h, w]``: what it stands for, what is given of it, five draws."""
     missing = hidden(prior.config.grid)

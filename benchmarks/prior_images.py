@@ -5,6 +5,7 @@ python benchmarks/prior_images.py run/ guidance.png --vary guidance --values 1 2
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from common import parser, say
@@ -42,7 +43,8 @@ def main() -> None:
     settings = SamplingConfig(**{name: getattr(args, name) for name in VARIED})
     rows = []
     for value in args.values:
-        changed = dataclasses.replace(settings, **{args.vary: int(value) if args.vary == "top_k" else value})
+        change: dict[str, Any] = {args.vary: int(value) if args.vary == "top_k" else value}
+        changed = dataclasses.replace(settings, **change)
         rows.append(codec.decode(sampler.sample(Request(np.arange(args.count), labels), changed)))
     image = Image.fromarray(tile_images(np.concatenate(rows), args.count))
     size = (image.width * args.zoom, image.height * args.zoom)

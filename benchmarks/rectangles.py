@@ -6,6 +6,7 @@ python benchmarks/rectangles.py docs/rectangles.jpg
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,7 @@ from vqgan.data.tokens import TokenSet
 
 PHOTOS = Path(__file__).parents[1] / "tests" / "testdata" / "photos"
 SHOWN = ("friends.jpg", "sunset.jpg", "wine.jpg", "umang.jpg", "seeding.jpg")
-BUCKETS = "128x128,128x192,192x128"
+BUCKETS = (128, (128, 192), (192, 128))
 GAP = 8
 
 
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"input": PHOTOS, "codec": "tiny", "quiet": True, "report": False}
+        settings: dict[str, Any] = {"input": PHOTOS, "codec": "tiny", "quiet": True, "report": False}
         tokenize(output=f"{folder}/square", image_size=128, **settings)
         made = tokenize(output=f"{folder}/buckets", buckets=BUCKETS, **settings)
         full = [name for name, counts in made.manifest["data_sets"].items() if counts["rows"]]
@@ -50,7 +51,8 @@ def read(path: str) -> dict[str, tuple[float, np.ndarray]]:
     tokens: TokenSet = open_tokens(path, columns=["key", "crop", "width", "height"])
     batch = tokens.take(np.arange(len(tokens)))
     left, top, right, bottom = np.asarray(batch.columns["crop"]).T
-    shares = (right - left) * (bottom - top) / (batch.columns["width"] * batch.columns["height"])
+    width, height = (np.asarray(batch.columns[name]) for name in ("width", "height"))
+    shares = (right - left) * (bottom - top) / (width * height)
     images = Codec.load("tiny").decode(batch.tokens.reshape(-1, *tokens.grid))
     return dict(zip(batch.columns["key"], zip(shares, images, strict=True), strict=True))
 

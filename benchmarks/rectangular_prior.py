@@ -21,7 +21,7 @@ from pipelines.sampling.complete_image import CompleteConfig, complete_image
 from vqgan import Prior
 from vqgan.image_grid import tile_images
 
-BUCKETS = "256x384,384x256,256x256"
+BUCKETS = ((256, 384), (384, 256), 256)
 SIZE = "256x384"
 UNSEEN = ("sunset.jpg", "picosdeeuropa.jpg")
 DRAWS = 2

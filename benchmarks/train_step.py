@@ -24,6 +24,7 @@ from common import TimedStep, compare_steps, installed, make_corpus, matrix_flop
 from pipelines.training.training_codec import configure_codec_training, open_crop_batches, open_images
 from transforms.sources import SourceConfig
 from vqgan.data.image_crops import CropBatches
+from vqgan.image_sizes import shape_of_size
 from vqgan.training.codec.config import CodecTrainConfig
 from vqgan.training.codec.learner import CodecLearner
 from vqgan.training.codec.run import load_perceptual
@@ -122,8 +123,8 @@ def _torch_step(step: Any, images: Any) -> TimedStep:
 def compare(preset: str, overrides: list[str], rounds: int, threads: int | None) -> None:
     """Prints the adversarial step of one preset beside torch's; losses are each of its own kind."""
     config = configure_codec_training(preset, overrides)
-    size, side = config.train.batch_size, config.data.crop_size
-    batch = np.random.default_rng(0).integers(0, 256, (size, side, side, 3)).astype(np.uint8)
+    size, shape = config.train.batch_size, shape_of_size(config.data.crop_size)
+    batch = np.random.default_rng(0).integers(0, 256, (size, *shape, 3)).astype(np.uint8)
     ways = {"ours": our_step(config, batch)}
     if installed("torch", "stage 1 in torch"):
         ways |= torch_steps(config, batch, threads)

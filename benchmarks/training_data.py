@@ -203,11 +203,11 @@ def _open(data: bytes, least: int = LEAST_SIDE) -> Image.Image | None:
     """A picture in colour that is no line art; None for others."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            picture = Image.open(io.BytesIO(data))
-            if min(picture.size) < least or "A" in picture.getbands() or "transparency" in picture.info:
+            file = Image.open(io.BytesIO(data))
+            if min(file.size) < least or "A" in file.getbands() or "transparency" in file.info:
                 return None
-            picture.draft("RGB", (2 * SHORT_SIDE, 2 * SHORT_SIDE))
-            picture = picture.convert("RGB")
+            file.draft("RGB", (2 * SHORT_SIDE, 2 * SHORT_SIDE))
+            picture = file.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
     return picture if least < LEAST_SIDE or _is_natural(picture) else None

@@ -21,6 +21,7 @@ from apache_beam.utils.timestamp import Timestamp
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig, Reject, prepare
 from transforms.run_inference import CodecModelHandler
+from vqgan import Codec
 
 
 class Decode(beam.DoFn):
@@ -50,7 +51,8 @@ class EncodeStream(beam.PTransform):
 
     def __init__(self, codec: str, image_size: int, batch_size: int = 32) -> None:
         super().__init__()
-        self._handler = KeyedModelHandler(CodecModelHandler(codec, batch_size))
+        handler = CodecModelHandler(codec, batch_size)
+        self._handler: KeyedModelHandler[str, np.ndarray, np.ndarray, Codec] = KeyedModelHandler(handler)
         self._image_size = image_size
 
     def expand(self, images: Any) -> Any:
