@@ -93,14 +93,10 @@ class Studio:
     def tokens(self, name: str, source: Path, size: int, **more: Any) -> str:
         """Makes a token data set; returns its folder."""
         output = str(self.folder / name)
-        settings: dict[str, Any] = {
-            "image_size": size,
-            "batch_size": 32,
-            "quiet": True,
-            "report": False,
-            **more,
-        }
-        tokenize(input=str(source), codec=self.name, output=output, **settings)
+        tokenize(
+            input=str(source), codec=self.name, output=output, image_size=size, batch_size=32, quiet=True,
+            report=False, **more,
+        )  # fmt: skip
         return output
 
     @cached_property
@@ -120,8 +116,7 @@ class Studio:
     @cached_property
     def crops(self) -> str:
         """Tokens of 120 random crops of each photograph."""
-        views: dict[str, Any] = {"views": "random-crops", "random_crops": 120, "min_crop": 0.25}
-        return self.tokens("crops", PHOTOS, SMALL, **views)
+        return self.tokens("crops", PHOTOS, SMALL, views="random-crops", random_crops=120, min_crop=0.25)
 
     def prior(self, name: str, tokens: str, settings: tuple[str, ...], **more: Any) -> Prior:
         """Trains a prior, or goes on where that was stopped."""
@@ -142,8 +137,7 @@ class Studio:
     @cached_property
     def outline_prior(self) -> Prior:
         """One that draws a digit from its outline, without being told the class."""
-        more: dict[str, Any] = {"condition": self.outlines, "unconditional": True}
-        return self.prior("outline-prior", self.digits, MODEST, **more)
+        return self.prior("outline-prior", self.digits, MODEST, condition=self.outlines, unconditional=True)
 
     @cached_property
     def crop_prior(self) -> Prior:
