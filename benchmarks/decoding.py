@@ -61,12 +61,13 @@ def write_tokens(folder: Path, name: str, codec: Codec, tokens: np.ndarray) -> N
         "height": [1] * rows,
         "label": [None] * rows,
     }
-    path = folder / shard_name(0, 1)
+    shard = shard_name(0, 1)
+    path = folder / shard
     with path.open("wb") as stream, ShardWriter(stream, metadata) as writer:
         writer.write(columns, tokens)
     data = path.read_bytes()
     entry = {
-        "name": path.name,
+        "name": shard,
         "rows": rows,
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),

@@ -18,9 +18,8 @@ from common import LARGE, add_output, figure, make_corpus, parser, random_codec,
 from pipelines import tokenize_images
 from transforms.images.crops import Geometry
 from transforms.images.decode import DecodeConfig
-from transforms.sharded.batching import BATCHES_IN_FLIGHT, load_codec
+from transforms.sharded.batching import BATCHES_IN_FLIGHT, load_codec, on_device
 from transforms.sources import SourceConfig
-from transforms.tokenizing.shard import Batch, encode
 from vqgan.codec import Codec
 
 
@@ -32,9 +31,10 @@ def bare_loop(codec: Codec, size: int, images: int) -> float:
         for _ in range(BATCHES_IN_FLIGHT + 1)
     ]
     count = -(-images // codec.batch_size)
-    stream = (Batch([], pixels) for pixels in itertools.islice(itertools.cycle(preloaded), count))
+    rows = list(range(codec.batch_size))  # results of as many are computed
+    stream = ((rows, pixels) for pixels in itertools.islice(itertools.cycle(preloaded), count))
     started = time.monotonic()
-    for _ in encode(stream, codec):
+    for _ in on_device(stream, codec.encode_batch):
         pass
     return count * codec.batch_size / (time.monotonic() - started)
 
