@@ -104,9 +104,9 @@ def read_icons(archive: Path) -> Iterator[Icon]:
     """Yields the icons of an archive in the order of the standard, without the tones of skin."""
     with tarfile.open(archive) as tar:  # in one go: going back would unpack all of it again
         files = {
-            member.name.removeprefix("package/"): tar.extractfile(member).read()  # type: ignore[union-attr]
+            member.name.removeprefix("package/"): file.read()
             for member in tar
-            if re.search(r"/emoji\.json$|/google/64/", member.name)
+            if re.search(r"/emoji\.json$|/google/64/", member.name) and (file := tar.extractfile(member))
         }
     for entry in sorted(json.loads(files["emoji.json"]), key=lambda entry: entry["sort_order"]):
         if entry["has_img_google"] and entry["category"] in CLASSES:
