@@ -332,7 +332,10 @@ class Codec:
         """Refuses another batch than a full one; returns how many results of it are wanted."""
         if len(batch) != self.batch_size:
             raise ValueError(f"a full batch has {self.batch_size} items, got {len(batch)}")
-        return len(batch) if count is None else count
+        count = len(batch) if count is None else count
+        if not 1 <= count <= len(batch):
+            raise ValueError(f"count {count}: it must be 1 to {len(batch)}, the size of a batch")
+        return count
 
     def _batches(self, items: np.ndarray) -> list[tuple[np.ndarray, int]]:
         """Returns views of ``items`` in full batches, the last padded with zeros, and how many each has."""

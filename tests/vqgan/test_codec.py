@@ -163,6 +163,10 @@ def test_full_batches_only(toy_codec: Codec, toy_images: np.ndarray, toy_tokens:
         toy_codec.encode_batch(toy_images[:3])
     with pytest.raises(ValueError, match="a full batch has 4 items, got 5"):
         toy_codec.decode_batch(toy_tokens[:5])
+    with pytest.raises(ValueError, match="count 5: it must be 1 to 4"):
+        toy_codec.encode_batch(toy_images[:4], 5)
+    with pytest.raises(ValueError, match="count 0"):
+        toy_codec.decode_batch(toy_tokens[:4], 0)
 
 
 def test_batch_size_is_at_least_one(toy_path: Path, refused: Any) -> None:

@@ -30,16 +30,33 @@ ONE_CORE: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
 Leaves = list[np.ndarray]
 
 
+class StartedGroups:
+    """Groups that were handed to the cores; those that nobody waits for any more are not begun.
+
+    Else a run that has failed would compute what is left of its batches before its process could end.
+    """
+
+    def __init__(self, groups: Sequence["Future[Leaves]"]) -> None:
+        self._groups = groups
+
+    def __del__(self) -> None:
+        for group in self._groups:
+            group.cancel()
+
+    def join(self, leaf: int) -> np.ndarray:
+        """Waits for all groups; returns one of their results."""
+        return np.concatenate([group.result()[leaf] for group in self._groups])
+
+
 class PendingGroups:
     """One result of all groups, joined when ``np.asarray`` asks for it, and waited for then."""
 
-    def __init__(self, groups: Sequence["Future[Leaves]"], leaf: int) -> None:
+    def __init__(self, groups: StartedGroups, leaf: int) -> None:
         self._groups = groups
         self._leaf = leaf
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        joined = np.concatenate([group.result()[self._leaf] for group in self._groups])
-        return np.asarray(joined, dtype)
+        return np.asarray(self._groups.join(self._leaf), dtype)
 
 
 class CoreProgram:
@@ -74,7 +91,7 @@ class CoreProgram:
             done = program(self.weights, batch[start : start + size])
             return [np.asarray(array) for array in jax.tree.leaves(done)]
 
-        groups = [_pool().submit(compute, start) for start in range(0, count, size)]
+        groups = StartedGroups([_pool().submit(compute, start) for start in range(0, count, size)])
         tree = program.out_tree
         return jax.tree.unflatten(tree, [PendingGroups(groups, leaf) for leaf in range(tree.num_leaves)])
 

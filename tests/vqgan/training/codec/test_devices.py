@@ -66,3 +66,36 @@ def test_batch_that_devices_cannot_share(
     monkeypatch.setattr(learner.sharding, "data_mesh", Three)
     with refused("train.batch_size is 4: it must be divisible by 3"):
         make_learner()
+
+
+PROCESSOR = """
+import sys
+import jax
+from vqgan.training.sharding import use_cpu_devices
+
+count, batch_size, begun = map(int, sys.argv[1:])
+if begun:
+    jax.devices()
+use_cpu_devices(count or None, batch_size)
+print(jax.device_count())
+"""
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "begun", "flags", "devices"),
+    [
+        (2, 16, 0, "", 2),
+        (4, 6, 0, "", 2),
+        (0, 16, 0, "", 1),
+        (2, 16, 1, "", 1),
+        (2, 16, 0, "--xla_force_host_platform_device_count=3", 3),
+    ],
+)
+def test_a_processor_as_several_devices(
+    count: int, batch_size: int, begun: int, flags: str, devices: int
+) -> None:
+    """None given, JAX at work already, or a number that XLA was given: nothing is changed."""
+    env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": ".", "JAX_PLATFORMS": "cpu"}
+    argv = [sys.executable, "-c", PROCESSOR, *map(str, (count, batch_size, begun))]
+    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == (str(devices), "")
