@@ -1,9 +1,11 @@
 """What is known of the processor that this process runs on."""
 
+import math
 import os
 import platform
 from pathlib import Path
 
+QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 _FIELDS = (
     "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
     "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features",
@@ -11,9 +13,26 @@ _FIELDS = (
 
 
 def available_cores() -> int:
-    """Returns the number of cores that this process may use: on Linux by its affinity, else all."""
+    """Returns the number of cores that this process may use.
+
+    On Linux by its affinity and by the quota of its container, which may have four cores' time on a machine
+    of a hundred; elsewhere all.
+    """
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(cores, _quota() or cores)
+
+
+def _quota() -> int | None:
+    """Returns the cores whose time a container gets, rounded up; None without a limit.
+
+    Of the second version of Linux's control groups, as a container sees its own.
+    """
+    try:
+        quota, period = QUOTA_FILE.read_text().split()
+        return max(1, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):  # no such file, or "max 100000"
+        return None
 
 
 def describe_processor() -> str:

@@ -4,7 +4,7 @@ XLA cuts each operation for all cores and waits for the slowest part before the 
 two cores hardly busier than one where a model is small (``benchmarks/cores.py``). Images need nothing of
 each other, so here a core has an image, or a few small ones, for itself from the first operation to the last;
 what those leave between two layers stays in its caches. Groups of two batches under way take turns, so no
-core waits for the end of a batch.
+core waits for the end of a batch. Few groups, and large images, are left to all cores, one after the other.
 
 The size of groups follows from those of batch and images alone. So whatever the number of cores, the same
 program makes the same bytes, and what is left of a last batch is neither compiled nor computed.
@@ -25,6 +25,9 @@ PIXELS_AT_ONCE = 1 << 16
 """Of a group, one image of 256x256 pixels: more leave the caches, fewer do not pay for a call."""
 LEAST_GROUPS = 8
 """That a batch of so many small images is cut into, so that there is work for several cores."""
+MOST_PIXELS = 384 * 384
+"""Of an image that gets one core: what larger ones leave between two layers is much to hold for each core, and
+their operations are large enough to be cut."""
 ONE_CORE: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
 
 Leaves = list[np.ndarray]
@@ -85,18 +88,19 @@ class CoreProgram:
           What the function returns, each array of it a :class:`PendingGroups` of at least ``count`` items.
         """
         size = images_at_once(len(batch), pixels)
-        program = self._program(batch, size, spread=fills_cores(len(batch) // size))
+        spread = pixels <= MOST_PIXELS and fills_cores(len(batch) // size)
+        program, pool = self._program(batch, size, spread), _pool(available_cores() if spread else 1)
 
         def compute(start: int) -> Leaves:
             done = program(self.weights, batch[start : start + size])
             return [np.asarray(array) for array in jax.tree.leaves(done)]
 
-        groups = StartedGroups([_pool().submit(compute, start) for start in range(0, count, size)])
+        groups = StartedGroups([pool.submit(compute, start) for start in range(0, count, size)])
         tree = program.out_tree
         return jax.tree.unflatten(tree, [PendingGroups(groups, leaf) for leaf in range(tree.num_leaves)])
 
     def _program(self, batch: np.ndarray, size: int, spread: bool) -> Any:
-        """Returns the program for groups of ``size`` items, of one core each if ``spread``, else of all."""
+        """Returns the program for groups of ``size`` items, on one core each if ``spread``, else on all."""
         shape = jax.ShapeDtypeStruct((size, *batch.shape[1:]), batch.dtype)
         with self._lock:
             key = (shape.shape, shape.dtype, spread)
@@ -123,5 +127,5 @@ def fills_cores(groups: int) -> bool:
 
 
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(available_cores(), "vqgan-core")
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "vqgan-core")

@@ -14,6 +14,7 @@ from transforms.sharded.job import plain_local_paths
 from transforms.sharded.plan import Plan, write_plan
 from transforms.sharded.worker import check_visible, make_reported, place_of
 from transforms.sharded.worker_reports import open_reports, read_reports
+from vqgan import processor
 from vqgan.errors import UserError
 
 PLAN = Plan({"version": 2}, slices=2, entries=3)
@@ -74,7 +75,8 @@ def test_an_error_says_where_it_was_raised(tmp_path: Path, monkeypatch: pytest.M
     assert place_of("no note") is None
 
 
-def test_threads_are_the_workers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_the_workers_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(processor, "QUOTA_FILE", tmp_path / "none")
     assert threads_here(7) == 7
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
     assert threads_here(None) == 3

@@ -1,5 +1,6 @@
 """A batch on the cores of a processor: the same bytes whatever the cores, and nothing computed in vain."""
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vqgan import processor
 from vqgan.codec import Codec
 from vqgan.engines import cores
-from vqgan.engines.cores import LEAST_GROUPS, PIXELS_AT_ONCE, CoreProgram, fills_cores, images_at_once
+from vqgan.engines.cores import (
+    LEAST_GROUPS,
+    MOST_PIXELS,
+    PIXELS_AT_ONCE,
+    CoreProgram,
+    fills_cores,
+    images_at_once,
+)
 
 BATCH = 8
 LARGE = PIXELS_AT_ONCE  # pixels of an image that is a group by itself
@@ -24,7 +33,6 @@ def _fresh_pool() -> Iterator[None]:
     """Threads of other numbers of cores end with the test."""
     cores._pool.cache_clear()
     yield
-    cores._pool().shutdown()
     cores._pool.cache_clear()
 
 
@@ -57,11 +65,32 @@ def test_number_of_cores_changes_no_byte(
     tokens, latents = here.encode(toy_images), here.latents(toy_images)
     images = here.decode(tokens)
     monkeypatch.setattr(cores, "available_cores", lambda: count)
-    cores._pool.cache_clear()
     there = Codec.load(toy_path, batch_size=BATCH)
     np.testing.assert_array_equal(there.encode(toy_images), tokens)
     np.testing.assert_array_equal(there.latents(toy_images), latents)
     np.testing.assert_array_equal(there.decode(tokens), images)
+
+
+@pytest.mark.parametrize(("pixels", "threads"), [(MOST_PIXELS, 8), (MOST_PIXELS + 1, 1)])
+def test_large_images_get_all_cores(pixels: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, pool = [], cores._pool
+    monkeypatch.setattr(cores, "available_cores", lambda: 8)
+    monkeypatch.setattr(cores, "_pool", lambda threads: asked.append(threads) or pool(threads))
+    doubled, _ = CoreProgram(double, jnp.float32(2))(np.ones((BATCH, 2), np.float32), pixels, BATCH)
+    assert np.asarray(doubled).shape == (BATCH, 2)
+    assert asked == [threads]
+
+
+@pytest.mark.parametrize(
+    ("said", "cores_there"), [("max 100000\n", 6), ("150000 100000\n", 2), ("5000 100000\n", 1), ("", 6)]
+)
+def test_quota_of_a_container(
+    said: str, cores_there: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(said)
+    monkeypatch.setattr(processor, "QUOTA_FILE", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert processor.available_cores() == cores_there
 
 
 def double(weights: jax.Array, batch: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -86,7 +115,7 @@ def test_groups_that_nobody_wants_are_not_computed(pixels: int, count: int, leng
 def test_what_is_dropped_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "available_cores", lambda: 1)
     free, begun = threading.Event(), []
-    cores._pool().submit(free.wait)  # the only core is at work
+    cores._pool(1).submit(free.wait)  # the only core is at work
 
     class Watched(CoreProgram):
         def _program(self, batch: np.ndarray, size: int, spread: bool) -> object:
