@@ -26,8 +26,8 @@ PIXELS_AT_ONCE = 1 << 16
 LEAST_GROUPS = 8
 """That a batch of so many small images is cut into, so that there is work for several cores."""
 MOST_PIXELS = 384 * 384
-"""Of an image that gets one core: what larger ones leave between two layers is much to hold for each core, and
-their operations are large enough to be cut."""
+"""Of an image that gets one core: what larger ones leave between two layers is much to hold for each core,
+and their operations are large enough to be cut."""
 ONE_CORE: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
 
 Leaves = list[np.ndarray]
