@@ -30,10 +30,11 @@ def after_sync(then):
 
 
 def hold(path):
-    if not os.path.exists(GATE):
+    try:
+        with open(GATE) as file:
+            name = file.read()
+    except FileNotFoundError:  # it is open, perhaps since a moment ago
         return
-    with open(GATE) as file:
-        name = file.read()
     if name in path:
         with open(f"{GATE}.waiting", "w") as file:
             file.write(str(os.getpid()))
