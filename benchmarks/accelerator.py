@@ -123,10 +123,8 @@ def codec_work(scale: Scale, codec: Codec) -> Iterator[tuple[str, Work]]:
     ):
         program = codec._jax.encoder if name == "encode" else codec._jax.decoder
         call = functools.partial(_wait, function, batch)
-        yield (
-            name,
-            Work("images", codec.batch_size, _counted(program.function.lower(program.weights, batch)), call),
-        )
+        flops = _counted(program.function.lower(program.weights, batch))
+        yield name, Work("images", codec.batch_size, flops, call)
 
 
 def torch_work(scale: Scale, dtype: str) -> Iterator[tuple[str, Work]]:

@@ -28,6 +28,7 @@ from vqgan.image_sizes import shape_of_size
 from vqgan.training.codec.config import CodecTrainConfig
 from vqgan.training.codec.learner import CodecLearner
 from vqgan.training.codec.run import load_perceptual
+from vqgan.training.loop_config import LoopConfig
 from vqgan.training.sharding import use_cpu_devices
 
 
@@ -148,7 +149,7 @@ def main() -> None:
     )
     flags.add_argument("--torch-threads", type=int, help="threads of torch; its own choice if not given")
     args = flags.parse_args()
-    use_cpu_devices(args.cpu_devices, args.cpu_devices)
+    use_cpu_devices(LoopConfig(cpu_devices=args.cpu_devices, batch_size=args.cpu_devices))
     if args.compare:
         for preset in args.preset or ["cpu-64"]:
             compare(preset, args.set, args.steps, args.torch_threads)

@@ -74,7 +74,7 @@ class CoreProgram:
         self.function = jax.jit(function)
         self.weights = weights
         self._lock = threading.Lock()
-        self._compiled: dict[tuple[Any, ...], Any] = {}
+        self._compiled: dict[tuple[Any, ...], tuple[Any, ThreadPoolExecutor]] = {}
 
     def __call__(self, batch: np.ndarray, pixels: int, count: int) -> Any:
         """Starts computing and returns at once, except for compilations.
@@ -88,8 +88,7 @@ class CoreProgram:
           What the function returns, each array of it a :class:`PendingGroups` of at least ``count`` items.
         """
         size = images_at_once(len(batch), pixels)
-        spread = pixels <= MOST_PIXELS and fills_cores(len(batch) // size)
-        program, pool = self._program(batch, size, spread), _pool(available_cores() if spread else 1)
+        program, pool = self._program(batch, size, pixels)
 
         def compute(start: int) -> Leaves:
             done = program(self.weights, batch[start : start + size])
@@ -99,14 +98,19 @@ class CoreProgram:
         tree = program.out_tree
         return jax.tree.unflatten(tree, [PendingGroups(groups, leaf) for leaf in range(tree.num_leaves)])
 
-    def _program(self, batch: np.ndarray, size: int, spread: bool) -> Any:
-        """Returns the program for groups of ``size`` items, on one core each if ``spread``, else on all."""
+    def _program(self, batch: np.ndarray, size: int, pixels: int) -> tuple[Any, ThreadPoolExecutor]:
+        """Returns the program for groups of ``size`` items, and the threads that run it.
+
+        There is a thread for each core, or one where a group is left to all cores.
+        """
         shape = jax.ShapeDtypeStruct((size, *batch.shape[1:]), batch.dtype)
         with self._lock:
-            key = (shape.shape, shape.dtype, spread)
+            key = (len(batch), shape.shape, shape.dtype)
             if key not in self._compiled:
+                spread = pixels <= MOST_PIXELS and fills_cores(len(batch) // size)
                 lowered = self.function.lower(self.weights, shape)
-                self._compiled[key] = lowered.compile(compiler_options=ONE_CORE if spread else None)
+                compiled = lowered.compile(compiler_options=ONE_CORE if spread else None)
+                self._compiled[key] = compiled, _pool(available_cores() if spread else 1)
             return self._compiled[key]
 
 

@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vqgan.engines.choice import expects_accelerator
 from vqgan.errors import UserError
 from vqgan.functional import Arrays
+from vqgan.training.loop_config import LoopConfig
 
 T = TypeVar("T")
 AXIS = "data"
@@ -27,7 +28,7 @@ FSDP_AXIS = "fsdp"
 BATCH = PartitionSpec((AXIS, FSDP_AXIS))
 
 
-def use_cpu_devices(count: int | None, batch_size: int) -> None:
+def use_cpu_devices(config: LoopConfig) -> None:
     """Has JAX take a processor for several devices, each of which computes a part of a batch.
 
     XLA cuts each operation for all cores, which keeps few of them busy where a model is small: two devices on
@@ -35,14 +36,15 @@ def use_cpu_devices(count: int | None, batch_size: int) -> None:
     compute in this process, or ``XLA_FLAGS`` say how many there are, that stays.
 
     Args:
-      count: of devices, also where there are fewer cores, so that results do not depend on these; None
-        changes nothing.
-      batch_size: of what is computed at once; where ``count`` does not divide it, there are fewer.
+      config: its ``cpu_devices`` are as many, also where there are fewer cores, so that results do not depend
+        on these; None changes nothing. Where they do not divide what is computed at once, they are fewer.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if count is not None and not chosen and not expects_accelerator():
+    if config.cpu_devices is not None and not chosen and not expects_accelerator():
         with contextlib.suppress(RuntimeError):  # JAX has begun
-            jax.config.update("jax_num_cpu_devices", math.gcd(count, batch_size))
+            jax.config.update(
+                "jax_num_cpu_devices", math.gcd(config.cpu_devices, config.batch_size // config.accumulate)
+            )
 
 
 def data_mesh(fsdp: int = 1) -> Mesh:

@@ -20,11 +20,11 @@ from vqgan.training.report import write_training_report
 S = TypeVar("S")
 CONFIG_FILE = "config.json"
 REJECTS_FILE = "rejects.jsonl"
-_OF_LOOP = ("steps", "log_every", "evaluate_every", "save_every", "keep", "patience", "max_skipped")
-FREE_FIELDS = frozenset(f"train.{name}" for name in (*_OF_LOOP, "cpu_devices")) | {
-    "optimizer.learning_rate",
-    "optimizer.clip_norm",
-}
+FREE_FIELDS = frozenset((
+    "train.steps", "train.log_every", "train.evaluate_every", "train.save_every", "train.keep",
+    "train.patience", "train.max_skipped", "train.cpu_devices",
+    "optimizer.learning_rate", "optimizer.clip_norm",
+))  # fmt: skip
 """Fields that may change when a run goes on: lengths, intervals, what a processor does side by side, and what
 helps where a loss has blown up."""
 

@@ -3,7 +3,9 @@
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,15 +120,15 @@ def test_what_is_dropped_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     cores._pool(1).submit(free.wait)  # the only core is at work
 
     class Watched(CoreProgram):
-        def _program(self, batch: np.ndarray, size: int, spread: bool) -> object:
-            program = super()._program(batch, size, spread)
+        def _program(self, batch: np.ndarray, size: int, pixels: int) -> tuple[Any, ThreadPoolExecutor]:
+            program, pool = super()._program(batch, size, pixels)
 
             def run(*given: object) -> object:
                 begun.append(given)
                 return program(*given)
 
             run.out_tree = program.out_tree  # type: ignore[attr-defined]
-            return run
+            return run, pool
 
     program, batch = Watched(double, jnp.float32(2)), np.ones((BATCH, 2), np.float32)
     dropped, kept = program(batch, LARGE, BATCH), program(batch, LARGE, 2)

@@ -71,8 +71,7 @@ def fit_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) 
     keep_tokens = run.config.codebook.keep_tokens
     if keep_tokens and run.init is None:
         raise UserError("codebook.keep_tokens is on: name with --init the codec whose tokens are to stay")
-    loop = run.config.train
-    use_cpu_devices(loop.cpu_devices, loop.batch_size // loop.accumulate)
+    use_cpu_devices(run.config.train)
     perceptual = load_perceptual(run.config.loss)
     alex = load_lpips("alex") if run.config.loss.perceptual_alex else None
     config, initial = run.config, None

@@ -88,8 +88,7 @@ def fit_prior(run: PriorRun, batches: ResumableBatches, validation: PriorRows) -
             card=run.exported_card(done, metrics, len(validation.tokens), REFERENCES[run.config.model.kind]),
         )
 
-    loop = run.config.train
-    use_cpu_devices(loop.cpu_devices, loop.batch_size // loop.accumulate)
+    use_cpu_devices(run.config.train)
     learner, evaluate = PriorLearner(run.config), _make_evaluation(run, validation)
     _check_same_codec(run)
     return run.carry_out(

@@ -71,12 +71,13 @@ def test_batch_that_devices_cannot_share(
 PROCESSOR = """
 import sys
 import jax
+from vqgan.training.loop_config import LoopConfig
 from vqgan.training.sharding import use_cpu_devices
 
 count, batch_size, begun = map(int, sys.argv[1:])
 if begun:
     jax.devices()
-use_cpu_devices(count or None, batch_size)
+use_cpu_devices(LoopConfig(cpu_devices=count or None, batch_size=batch_size))
 print(jax.device_count())
 """
 
