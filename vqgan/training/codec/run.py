@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqgan.codec_checkpoint import PARTS, Weights, load_weights, read_info, recover_codec, save_codec
-from vqgan.config import UNTRAINED_QUANTIZERS, ModelConfig
+from vqgan.config import CODEBOOK_QUANTIZERS, UNTRAINED_QUANTIZERS, ModelConfig
 from vqgan.config_json import to_dict
 from vqgan.errors import UserError
 from vqgan.functional import Arrays, Functional, take_apart
@@ -49,7 +49,8 @@ class CodecRun(TrainingRun):
     Attributes:
       init: codec to start from, of the same architecture, or with a smaller decoder, which is then grown
         (:mod:`vqgan.training.codec.growth`). Its codebook is kept: there is no autoencoder phase, and nothing
-        is placed. With ``codebook.keep_tokens`` the decoder may also be smaller, and starts anew.
+        is placed. With another number of codes there is one, and all codes are placed at its end. With
+        ``codebook.keep_tokens`` the decoder may also be smaller, and starts anew.
     """
 
     config: CodecTrainConfig
@@ -76,10 +77,18 @@ def fit_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) 
     alex = load_lpips("alex") if run.config.loss.perceptual_alex else None
     config, initial = run.config, None
     if run.init is not None:
-        codebook = dataclasses.replace(config.codebook, autoencoder_steps=0)
-        model = with_tokens_of(read_info(run.init).config, config.model) if keep_tokens else config.model
+        before = read_info(run.init).config
+        model = with_tokens_of(before, config.model) if keep_tokens else config.model
+        initial = initial_params(run.init, model, keep_tokens)
+        codebook = config.codebook
+        if before.codebook_size == model.codebook_size:
+            codebook = dataclasses.replace(codebook, autoencoder_steps=0)
+        elif codebook.autoencoder_steps == 0:
+            raise UserError(
+                f"--init {run.init}: it has {before.codebook_size} codes, model.codebook_size is "
+                f"{model.codebook_size}: say with codebook.autoencoder_steps, 1 or more, when they are placed anew"
+            )
         config = dataclasses.replace(config, model=model, codebook=codebook)
-        initial = initial_params(run.init, config.model, keep_tokens)
     run = dataclasses.replace(run, config=config)
     # An exported codec computes in float32, whatever it was trained in.
     exact = dataclasses.replace(config, train=dataclasses.replace(config.train, dtype="float32"))
@@ -127,16 +136,20 @@ def initial_params(codec: str, config: ModelConfig, other_decoder: bool = False)
     Args:
       codec: path or name.
       config: architecture that starts from them.
-      other_decoder: its decoder may be of another size; one that cannot be grown is then left out.
+      other_decoder: encoder and codebook stay as they are, and its decoder may be of another size; one that
+        cannot be grown is then left out. Otherwise the codebook may be, which is left out as well.
 
     Raises:
       UserError: it is of another architecture, or has numbers that are not finite.
     """
     info = read_info(codec)
-    there, here = codec_parameter_shapes(info.config), codec_parameter_shapes(config)
-    grows = can_grow_decoder(info.config, config)
+    before = info.config
+    if not other_decoder and {before.quantizer, config.quantizer} <= set(CODEBOOK_QUANTIZERS):
+        before = dataclasses.replace(before, codebook_size=config.codebook_size)
+    there, here = codec_parameter_shapes(before), codec_parameter_shapes(config)
+    grows = can_grow_decoder(before, config)
     fitting = [part for part in PARTS if there[part] == here[part] or (part == "decoder" and grows)]
-    anew = other_decoder and differ_in_size_alone(info.config, config)
+    anew = other_decoder and differ_in_size_alone(before, config)
     parts = [part for part in PARTS if part in fitting or part != "decoder" or not anew]
     if parts != fitting:
         raise UserError(f"--init {codec}: another architecture ({_differences(info.config, config)})")
@@ -144,9 +157,11 @@ def initial_params(codec: str, config: ModelConfig, other_decoder: bool = False)
         raise UserError(f"--init {codec}: its quantizer {info.config.quantizer} is not trained here")
     if info.config.symmetric_downsample != config.symmetric_downsample:
         raise UserError(f"--init {codec}: set model.symmetric_downsample={info.config.symmetric_downsample}")
+    if before != info.config:
+        parts.remove("quantizer")
     weights = load_weights(info, parts)
     if grows:
-        weights["decoder"] = grow_decoder(weights["decoder"], info.config, config)
+        weights["decoder"] = grow_decoder(weights["decoder"], before, config)
     params = {f"{part}.{name}": value for part in parts for name, value in weights[part].items()}
     broken = [name for name, value in params.items() if not np.isfinite(value).all()]
     if broken:

@@ -97,7 +97,7 @@ def test_copies_can_go_different_ways(factor: int, seed: int) -> None:
         {"decoder_ch": 12},
         {"decoder_res_blocks": 1},
         {"decoder_res_blocks": 3, "depth_to_space": True},
-        {"decoder_added_blocks": 1, "codebook_size": 32},
+        {"decoder_added_blocks": 1, "embed_dim": 6},
     ],
     ids=str,
 )

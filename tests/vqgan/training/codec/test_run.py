@@ -88,6 +88,32 @@ def test_another_decoder_for_the_same_tokens(toy: CodecTrainConfig, params: Any,
     assert all(np.array_equal(begun[name], params[name]) for name in kept)
 
 
+@pytest.mark.parametrize("quantizer", ["nearest", "ema", "cosine"])
+def test_another_number_of_codes(
+    quantizer: str, toy: CodecTrainConfig, params: Any, crops: np.ndarray, tmp_path: Path
+) -> None:
+    """Encoder and decoder go on; codes are placed on latents once the first steps are done."""
+    path = str(save_codec(tmp_path / "codec", toy.model, split_parts(params)).path)
+    model = dataclasses.replace(toy.model, codebook_size=24, quantizer=quantizer)
+    config = dataclasses.replace(toy, model=model, codebook=CodebookConfig(autoencoder_steps=1))
+    kept = initial_params(path, model)
+    assert kept.keys() == {name for name in params if not name.startswith("quantizer.")}
+    assert all(np.array_equal(kept[name], params[name]) for name in kept)
+
+    learner = CodecLearner(config, None, kept)
+    state, _ = learner.step(0, learner.initial(), crops[0])
+    state, what = learner.before_step(1, state, iter(crops))
+    codes = np.asarray(state.generator.params["quantizer.codebook"])
+    assert ("placed" in str(what), codes.shape[0], len(np.unique(codes, axis=0))) == (True, 24, 24)
+
+    with pytest.raises(UserError, match="codebook_size is 16 there, 24 here"):
+        initial_params(path, model, other_decoder=True)
+    at_once = dataclasses.replace(config, codebook=CodebookConfig(autoencoder_steps=0))
+    run = CodecRun(config=at_once, folder=tmp_path / "run", data="0", card={}, init=path)
+    with pytest.raises(UserError, match="it has 16 codes, model.codebook_size is 24: say with codebook.auto"):
+        fit_codec(run, iter(()), np.zeros((0, 16, 16, 3), np.uint8))  # type: ignore[arg-type]
+
+
 def test_no_tokens_to_keep(toy: CodecTrainConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(toy, codebook=CodebookConfig(keep_tokens=True))
     run = CodecRun(config=config, folder=tmp_path / "run", data="0", card={})
