@@ -6,7 +6,6 @@ of its entries and a few numbers for each image.
 """
 
 import dataclasses
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +54,7 @@ from vqgan.engines.choice import EngineChoice, resolve_engine
 from vqgan.errors import UserError
 from vqgan.image_sizes import ImageSize, describe_size
 from vqgan.metrics.frechet import FeatureStatistics
+from vqgan.processor import available_cores
 
 SPLITS = ("all", "train", "validation")
 CHUNK = 4096
@@ -91,7 +91,7 @@ class EvaluateConfig:
     limit: int | None = None
     choice: MetricChoice = dataclasses.field(default_factory=MetricChoice)
     batch_size: int = 32
-    threads: int = os.cpu_count() or 1
+    threads: int = dataclasses.field(default_factory=available_cores)
     output: str | None = None
     quiet: bool = False
     engine: str = "jax"

@@ -19,6 +19,7 @@ from transforms.sources.base import KINDS, SourceConfig
 from vqgan.engines.choice import ENGINES
 from vqgan.errors import UserError
 from vqgan.image_sizes import ImageSize, parse_buckets
+from vqgan.processor import available_cores
 
 if TYPE_CHECKING:
     from pipelines.decode_tokens import DecodeTokensConfig
@@ -44,8 +45,8 @@ def read_beam_flags(value: Any) -> tuple[str, ...]:
 
 
 def threads_of(value: int | None) -> int:
-    """Returns a number of threads, by default one per core."""
-    return (os.cpu_count() or 1) if value is None else value
+    """Returns a number of threads, by default one for each core that this process may use."""
+    return available_cores() if value is None else value
 
 
 def optional_path(value: PathLike | None) -> str | None:

@@ -12,7 +12,6 @@ decode and cache images of its own, and what it rejects would not be heard of he
 import dataclasses
 import functools
 import math
-import os
 import sys
 import threading
 import weakref
@@ -26,6 +25,7 @@ from vqgan.data.shuffle import EndlessOrder, block_layout, epoch_order
 from vqgan.errors import UserError
 from vqgan.extras import require_extra
 from vqgan.image_sizes import ImageSize, describe_size, largest_inside, shape_of_size
+from vqgan.processor import available_cores
 
 _BATCHES_AHEAD = 2
 _STATE_VERSION = 1
@@ -164,7 +164,7 @@ def crop_batches(
             "add images"
         )
     crops = _Crops(images, crop, order, own_seed, name)
-    return CropBatches(crops, batch_size, threads or os.cpu_count() or 1, (seed, shard_index, shard_count))
+    return CropBatches(crops, batch_size, threads or available_cores(), (seed, shard_index, shard_count))
 
 
 class CropBatches:

@@ -86,7 +86,7 @@ def fit_codec(run: CodecRun, batches: ResumableBatches, validation: np.ndarray) 
         elif codebook.autoencoder_steps == 0:
             raise UserError(
                 f"--init {run.init}: it has {before.codebook_size} codes, model.codebook_size is "
-                f"{model.codebook_size}: say with codebook.autoencoder_steps, 1 or more, when they are placed anew"
+                f"{model.codebook_size}: say with codebook.autoencoder_steps, 1 or more, when all are placed"
             )
         config = dataclasses.replace(config, model=model, codebook=codebook)
     run = dataclasses.replace(run, config=config)
