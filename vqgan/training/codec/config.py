@@ -314,6 +314,29 @@ _TINY = CodecTrainConfig(
     adversarial=AdversarialConfig(weight=0.0),
 )
 
+# LPIPS over both networks on crops of 96 pixels: to go on from another codec, as the shipped one did from tiny.
+# From the start it wants many more steps.
+_SMALL = CodecTrainConfig(
+    model=PRESETS["small"],
+    train=LoopConfig(
+        steps=1000,
+        batch_size=8,
+        ema_decay=0.99,
+        log_every=25,
+        evaluate_every=100,
+        save_every=100,
+        best="lpips",
+        cpu_devices=2,
+    ),
+    data=DataConfig(crop_size=96, validation_size=128, validation_limit=32, threads=2),
+    optimizer=OptimizerConfig(
+        learning_rate=5e-4, warmup_steps=20, schedule="cosine", final_share=0.1, b1=0.9, b2=0.99
+    ),
+    loss=LossConfig(l2=1.0, perceptual=1.0, perceptual_alex=0.5),
+    codebook=CodebookConfig(autoencoder_steps=300, revive_every=50),
+    adversarial=AdversarialConfig(weight=0.0),
+)
+
 
 def _published(model: ModelConfig) -> CodecTrainConfig:
     """Builds a run as in arXiv 2012.09841, section 3.1 and appendix, for one accelerator or more."""
@@ -331,6 +354,7 @@ def _published(model: ModelConfig) -> CodecTrainConfig:
 CODEC_TRAINING_PRESETS: dict[str, CodecTrainConfig] = {
     "cpu-64": _CPU_64,
     "tiny": _TINY,
+    "small": _SMALL,
     **{name: _published(model) for name, model in PRESETS.items() if name.startswith(("f8-", "f16-"))},
 }
 """Named training runs: an architecture of :mod:`vqgan.config` and how it is trained."""
