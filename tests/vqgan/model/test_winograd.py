@@ -39,7 +39,7 @@ def draw(shape: tuple[int, ...], outputs: int, seed: int = 0) -> tuple[jax.Array
     return jnp.asarray(rng.normal(size=shape), jnp.float32), jnp.asarray(kernel, jnp.float32)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     batch=st.integers(1, 2),
     blocks=st.integers(1, 3),
