@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vqgan.model.winograd import LAYOUT, convolve_columns, rows_at_once
+from vqgan.model.winograd import LAYOUT, convolve_columns, block_rows
 
 FULL_WIDTH = 32
 """Output channels from which on the matrix product has no idle units to fill."""
@@ -55,7 +55,7 @@ def convolve_images(
     pixels = _pixels_at_once(kernel.shape, x.shape[2]) if on_processor() else 1
     plain = tuple(strides) == (1, 1) and all(d == 1 for d in (*lhs_dilation, *rhs_dilation))
     plain = plain and list(padding) == [(1, 1), (1, 1)]
-    rows = rows_at_once(x.shape, kernel.shape, x.dtype) if plain else 0
+    rows = block_rows(x.shape, kernel.shape, x.dtype) if plain else 0
     if rows:
         return convolve_columns(x, kernel, rows)
     if pixels == 1 or not plain:

@@ -56,7 +56,7 @@ def with_fewer_products(function: Callable[..., Any], one_core: bool) -> Callabl
     return traced
 
 
-def rows_at_once(shape: Sequence[int], kernel: Sequence[int], dtype: Any) -> int:
+def block_rows(shape: Sequence[int], kernel: Sequence[int], dtype: Any) -> int:
     """Returns the rows, in fours, of a block of :func:`convolve_columns`; 0 where it does not pay.
 
     Args:

@@ -80,7 +80,7 @@ def test_layers_of_any_size_are_convolved_to_the_same_values(height: int, width:
 )
 def test_rows_of_a_block(shape: tuple[int, ...], outputs: int, rows: int) -> None:
     def found(dtype: type = jnp.float32) -> int:
-        return winograd.rows_at_once(shape, (3, 3, shape[-1], outputs), dtype)
+        return winograd.block_rows(shape, (3, 3, shape[-1], outputs), dtype)
 
     assert found() == 0  # training, and functions of other people
     assert with_fewer_products(found, True)() == rows
