@@ -17,6 +17,7 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import jax
@@ -147,7 +148,7 @@ def fewer_products(rounds: int) -> list[Figure]:
             program = jax.jit(function).lower(x, kernel).compile(compiler_options=ONE_CORE)
             return functools.partial(program, x, kernel)
 
-        least = {"LEAST_CHANNELS": 1, "LEAST_PIXELS": 1}
+        least: dict[str, Any] = {"LEAST_CHANNELS": 1, "LEAST_PIXELS": 1}
         weights = inputs * outputs / (size * size) if size < 32 else winograd.WEIGHTS_PER_PIXEL
         with mock.patch.multiple(winograd, **least, WEIGHTS_PER_PIXEL=weights):
             fewer = compiled(winograd.with_fewer_products(layer, True), x, kernel)
@@ -165,6 +166,7 @@ def fewer_products_of_codec(images: np.ndarray, rounds: int) -> list[Figure]:
         save_codec(folder, config, model_weights(model))
         latents = Codec.load(folder, batch_size=len(images)).latents(images).reshape(-1, config.embed_dim)
         places = np.random.default_rng(0).choice(len(latents), config.codebook_size)
+        assert isinstance(model.quantizer, nearest.NearestQuantizer)
         model.quantizer.codebook[...] = jnp.asarray(latents[places])
         save_codec(folder, config, model_weights(model))
         fewer, plain = (Codec.load(folder, batch_size=len(images)) for _ in range(2))

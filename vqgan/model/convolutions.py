@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vqgan.model.winograd import LAYOUT, convolve_columns, block_rows
+from vqgan.model.winograd import LAYOUT, block_rows, convolve_columns
 
 FULL_WIDTH = 32
 """Output channels from which on the matrix product has no idle units to fill."""
