@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vqgan.model.winograd import with_fewer_products
 from vqgan.processor import available_cores
 
 PIXELS_AT_ONCE = 1 << 16
@@ -72,6 +73,7 @@ class CoreProgram:
 
     def __init__(self, function: Callable[[Any, jax.Array], Any], weights: Any) -> None:
         self.function = jax.jit(function)
+        self._function = function
         self.weights = weights
         self._lock = threading.Lock()
         self._compiled: dict[tuple[Any, ...], tuple[Any, ThreadPoolExecutor]] = {}
@@ -108,7 +110,10 @@ class CoreProgram:
             key = (len(batch), shape.shape, shape.dtype)
             if key not in self._compiled:
                 spread = pixels <= MOST_PIXELS and fills_cores(len(batch) // size)
-                lowered = self.function.lower(self.weights, shape)
+                # By the size of images alone, as everything that could change a byte
+                fewer = pixels <= MOST_PIXELS
+                traced = jax.jit(with_fewer_products(self._function, spread)) if fewer else self.function
+                lowered = traced.lower(self.weights, shape)
                 compiled = lowered.compile(compiler_options=ONE_CORE if spread else None)
                 self._compiled[key] = compiled, _pool(available_cores() if spread else 1)
             return self._compiled[key]

@@ -3,8 +3,8 @@
 A processor convolves by a matrix product of image patches with the kernel. Its columns are the output's
 channels: where these are few, or there are few inputs, most of its vector units lie idle. And where each
 pixel was repeated before, most products are computed twice. Both are rearranged here into larger or fewer
-products; accelerators have kernels of their own and get the convolution as it is written.
-``benchmarks/convolutions.py`` shows what each gains.
+products, and many channels are left to :mod:`vqgan.model.winograd`; accelerators have kernels of their own
+and get the convolution as it is written. ``benchmarks/convolutions.py`` shows what each gains.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-LAYOUT = ("NHWC", "HWIO", "NHWC")
+from vqgan.model.winograd import LAYOUT, block_rows, convolve_columns
+
 FULL_WIDTH = 32
 """Output channels from which on the matrix product has no idle units to fill."""
 FEW = 4
@@ -53,7 +54,11 @@ def convolve_images(
     """
     pixels = _pixels_at_once(kernel.shape, x.shape[2]) if on_processor() else 1
     plain = tuple(strides) == (1, 1) and all(d == 1 for d in (*lhs_dilation, *rhs_dilation))
-    if pixels == 1 or not plain or list(padding) != [(1, 1), (1, 1)]:
+    plain = plain and list(padding) == [(1, 1), (1, 1)]
+    rows = block_rows(x.shape, kernel.shape, x.dtype) if plain else 0
+    if rows:
+        return convolve_columns(x, kernel, rows)
+    if pixels == 1 or not plain:
         return jax.lax.conv_general_dilated(
             x, kernel, strides, padding, lhs_dilation, rhs_dilation, **settings
         )
