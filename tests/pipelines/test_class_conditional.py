@@ -15,6 +15,8 @@ from pipelines.demo import DIGITS
 from vqgan.data.tokens import all_batches, open_tokens
 from vqgan.training.logs import read_metrics
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
+
 CLASSES = (0, 1, 7)
 STEPS = 220
 

@@ -14,6 +14,8 @@ from vqgan.prior.inference import Prior
 from .conftest import Vqgan
 from .test_sample_prior import save_random_prior
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
+
 SIDE, TIMES = 8, 16  # of the picture that the prior sees, and how much larger a tile is
 
 

@@ -26,6 +26,8 @@ from vqgan.shards import METADATA_KEY
 
 from .conftest import Vqgan
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
+
 GRID = (4, 4)
 NAMES = ("cat", "dog", "fish")
 

@@ -23,6 +23,8 @@ from vqgan.training.prior import run as prior_run
 from vqgan.training.prior.config import PRIOR_TRAINING_PRESETS
 from vqgan.training.prior.prior_rows import PriorRows
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
+
 Vqgan = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 TOY_SETTINGS = (

@@ -326,6 +326,16 @@ def test_missing_part(part: str, copy: Path, refused: Any) -> None:
         load_weights(read_info(copy), [part])
 
 
+def test_codec_that_is_replaced_while_it_is_read(copy: Path, refused: Any) -> None:
+    info = read_info(copy)
+    weights = load_weights(info, PARTS)
+    weights["decoder"]["decoder.conv_out.bias"] = weights["decoder"]["decoder.conv_out.bias"] + 1
+    save_codec(copy, info.config, weights)
+    with refused("it was replaced while it was being read, as a training does"):
+        load_weights(info, PARTS)
+    load_weights(read_info(copy), PARTS)
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_missing_part_of_a_folder_without_sizes(part: str, copy: Path, refused: Any) -> None:
     edit(copy, files={})

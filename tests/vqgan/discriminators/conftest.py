@@ -79,3 +79,8 @@ def _windows(
 @pytest.fixture(scope="session")
 def reference() -> type[Reference]:
     return Reference
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_optimized(few_optimizations: None) -> None:
+    """Gradients of gradients take longer to compile than to compute."""

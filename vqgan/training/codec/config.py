@@ -314,8 +314,8 @@ _TINY = CodecTrainConfig(
     adversarial=AdversarialConfig(weight=0.0),
 )
 
-# LPIPS over both networks on crops of 96 pixels: to go on from another codec, as the shipped one did from tiny.
-# From the start it wants many more steps.
+# LPIPS over both networks: to go on from another codec, as the shipped one did from tiny. From the start it
+# wants many more steps.
 _SMALL = CodecTrainConfig(
     model=PRESETS["small"],
     train=LoopConfig(

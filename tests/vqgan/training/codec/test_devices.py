@@ -13,7 +13,6 @@ import pytest
 from vqgan.training.codec import learner
 from vqgan.training.codec.config import CodecTrainConfig
 
-pytestmark = pytest.mark.usefixtures("few_optimizations")
 ROOT = Path(__file__).parents[4]
 
 DEVICES = """

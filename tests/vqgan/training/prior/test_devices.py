@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.usefixtures("few_optimizations")
 ROOT = Path(__file__).parents[4]
 
 DEVICES = """
