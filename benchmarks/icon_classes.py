@@ -45,7 +45,7 @@ SIDE = 32  # pixels
 HOLDOUT = 8  # one base name in so many is for validation
 ROWS = 500  # that a class has at least to train on
 NO_TONE = ""
-FIRST = " copy 0"  # ends the key of an icon that was not moved
+FIRST = " 0"  # ends the key of an icon that was not moved
 CLASSES = {  # subdivisions of the standard, and names in them
     "clocks": r"time/clock face",
     "faces": r"face-(?!costume|negative)[a-z-]+/",
@@ -144,7 +144,7 @@ def write_rows(path: Path, icons: list[Icon], least: int) -> None:
     counts = Counter(icon.label for icon in icons)
     copies = [(icon, n) for icon in icons for n in range(max(1, -(-least // counts[icon.label])))]
     rows = {
-        "key": [f"{icon.key} copy {n}" for icon, n in copies],
+        "key": [f"{icon.key} {n}" for icon, n in copies],
         "image": [encode_png(move(icon.pixels, n)) for icon, n in copies],
         "label": [icon.label for icon, _ in copies],
     }

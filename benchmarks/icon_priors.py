@@ -152,8 +152,10 @@ def train_prior(folder: Path, kind: str, seed: int, args: argparse.Namespace) ->
             *args.set,
         ),
     )
-    summary = finished(train(request))
-    return summary.model, time.process_time() - started, summary.best_step or 0
+    summary, taken = finished(train(request)), Path(request.output) / "seconds.txt"
+    if not taken.exists():  # the same command measures a finished prior anew, and trains none
+        taken.write_text(f"{time.process_time() - started:.1f}\n")
+    return summary.model, float(taken.read_text()), summary.best_step or 0
 
 
 def measure(
@@ -215,13 +217,13 @@ def main() -> None:
     trained = open_tokens(f"{args.folder}/tokens-train")
     codec = Codec.load(args.folder / "codec", batch_size=BATCH)
     pixels, labels = read_icons(args.folder / "train.parquet", args.each)
-    kept = args.folder / f"features-{args.each}.npy"
-    voters = Voters(codec.decode(codec.encode(pixels)), labels, kept)
+    kept = [args.folder / f"features-{name}-{codec.fingerprint[:12]}.npy" for name in (args.each, "held")]
+    voters = Voters(codec.decode(codec.encode(pixels)), labels, kept[0])
     bench = Bench(voters, trained.take(np.arange(len(trained))).tokens)
     real = open_tokens(f"{args.folder}/tokens-validation")
     batch = real.take(np.arange(len(real)))
     decoded = Codec.load(args.folder / "codec", batch_size=BATCH).decode(batch.tokens.reshape(-1, *real.grid))
-    voted = voters.votes(voters.kept_features(decoded, args.folder / "features-validation.npy"))
+    voted = voters.votes(voters.kept_features(decoded, kept[1]))
     vote = np.mean(voted == batch.labels)
     say("| prior | bits a token | vote | Fréchet | alike | samples/s | training | best step |")
     say("|---|---|---|---|---|---|---|---|")
