@@ -13,6 +13,7 @@ Takes the folder that ``benchmarks/icon_classes.py`` has made. For each kind and
 and beside them what real icons of validation reach, encoded and decoded.
 
     python benchmarks/icon_priors.py classes/ --seeds 0 1 2
+    python benchmarks/icon_priors.py classes/ --seeds 0 1 2 --guidance 1   # the same priors anew
 """
 
 import argparse
