@@ -1,4 +1,4 @@
-"""Gathers coloured icons with classes and names, fits a codec to them, and makes their tokens.
+"""Gathers coloured icons with names, fits a codec to them, and makes their tokens.
 
 They are those of the npm package ``emoji-datasource-google`` (MIT; the pictures are Noto Emoji's,
 Apache-2.0), in eight classes, 64 pixels on white. Icons of one base name ("man teacher", "woman teacher",
@@ -7,11 +7,9 @@ codec is ``tiny``, trained further on the icons to train on; each of those gives
 about and change its size a little.
 
     python benchmarks/icons.py icons/
-    python benchmarks/icon_priors.py icons/            # priors of the classes
-    python benchmarks/named_images.py ...              # priors of the names
+    python benchmarks/named_images.py ...
 """
 
-import collections
 import io
 import json
 import re
@@ -162,18 +160,6 @@ def write_captions(path: Path, icons: list[Icon]) -> None:
 def source(folder: Path, split: str) -> SourceConfig:
     """Where the images of a split are."""
     return SourceConfig(f"{folder}/{split}.parquet", key_column="key", label_column="label")
-
-
-def read_pixels(path: Path, each: int) -> tuple[np.ndarray, list[str]]:
-    """Reads at most ``each`` images of every class: uint8 ``[N, SIDE, SIDE, 3]``, and their classes."""
-    table, counts = pq.read_table(path), collections.Counter[str]()
-    pixels, labels = [], []
-    for data, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
-        if (counts := counts + collections.Counter([label]))[label] <= each:
-            picture = Image.open(io.BytesIO(data)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-            pixels.append(np.asarray(picture))
-            labels.append(label)
-    return np.stack(pixels), labels
 
 
 def fit_codec(folder: Path, steps: int) -> Codec:

@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow.parquet as pq
 from captions import as_text
 from common import finished, parser, say
-from icon_priors import SETTINGS
 
 from pipelines.sampling.sample_prior import write_png
 from pipelines.training.training_prior import TrainPriorRequest
@@ -31,6 +30,15 @@ from vqgan.image_grid import tile_images
 from vqgan.prior.text import split_words
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+SETTINGS = (  # 0.45 million parameters
+    "model.layers=3",
+    "model.width=96",
+    "train.batch_size=32",
+    "train.patience=3",
+    "optimizer.learning_rate=0.003",
+    "data.samples=0",
+)
 
 
 def train_prior(args: argparse.Namespace) -> str:
