@@ -51,7 +51,7 @@ CLASSES = {  # subdivisions of the standard, and names in them
     "faces": r"face-(?!costume|negative)[a-z-]+/",
     "flags": r"country-flag/",
     "fruit": r"food-(fruit|vegetable)/",
-    "hands": r"hand-(fingers|single)[a-z-]*/",
+    "hands": r"hand-(fingers|single)[a-z-]*/(?!.*middle finger)",
     "hearts": r"heart/(?!love letter)",
     "people": r"person(-role)?/",
     "signs": r"(alphanum|av-symbol|keycap|zodiac)/",

@@ -126,8 +126,12 @@ class CodebookCare:
         return not self._has_codebook or step >= self._config.codebook.autoencoder_steps
 
     def is_placement(self, step: int) -> bool:
-        """Returns whether the codebook is placed before a step: the first one that quantizes."""
-        return self._has_codebook and step == self._config.codebook.autoencoder_steps > 0
+        """Returns whether all codes are placed before a step: the first one that quantizes, or once more."""
+        settings = self._config.codebook
+        first, again = settings.autoencoder_steps, int(settings.place_again * self._config.train.steps)
+        return (
+            self._has_codebook and not settings.keep_tokens and (step == first > 0 or step == again > first)
+        )
 
     def is_revival(self, step: int) -> bool:
         """Returns whether unused codes are moved before a step."""

@@ -129,6 +129,8 @@ class CodebookConfig:
         k-means; 0 for neither. Quantizers without a codebook of their own quantize from the start.
       revive_every: steps between searches for unused codes, which move onto latents; 0 for never.
       revive_until: share of the run after which no code is moved any more.
+      place_again: share of the run after which all codes are placed by k-means once more; 0 for never. Of
+        many thousands a good part would otherwise stay where latents once were.
       least_share: a code chosen less often than this share of an even use counts as unused.
       keep_tokens: the decoder alone learns, perhaps one of another size. Encoder and codebook stay those of
         the codec that the run starts from, so that tokens made with it are decoded by the new one.
@@ -142,6 +144,7 @@ class CodebookConfig:
     autoencoder_steps: int = 0
     revive_every: int = 100
     revive_until: float = 0.8
+    place_again: float = dataclasses.field(default=0.0, metadata={"left_out": 0.0})
     least_share: float = 0.1
     keep_tokens: bool = False
     rotation: bool = False
@@ -153,7 +156,7 @@ class CodebookConfig:
     def __post_init__(self) -> None:
         check_least("codebook", self, ("autoencoder_steps", "revive_every"), 0)
         check_least("codebook", self, ("temperature_steps",), 1)
-        for name in ("revive_until", "least_share"):
+        for name in ("revive_until", "place_again", "least_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"codebook.{name} is {getattr(self, name)}: it must lie in [0, 1]")
         if not 0 <= self.ema_decay < 1:

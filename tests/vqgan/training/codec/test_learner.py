@@ -173,6 +173,24 @@ def test_codebook_is_placed_on_latents(learner: CodecLearner, crops: np.ndarray)
     assert gaps.min(axis=1).mean() < 0.6 * before.min(axis=1).mean()
 
 
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, [2]),
+        ({"place_again": 0.5}, [2, 20]),
+        ({"place_again": 0.05}, [2]),  # as it begins
+        ({"autoencoder_steps": 0, "place_again": 0.8}, [32]),
+        ({"autoencoder_steps": 0, "keep_tokens": True, "place_again": 0.8}, []),
+    ],
+    ids=str,
+)
+def test_when_all_codes_are_placed(
+    settings: dict[str, Any], steps: list[int], make_learner: Any, toy: CodecTrainConfig
+) -> None:
+    learner = make_learner(codebook=dataclasses.replace(toy.codebook, **settings))
+    assert [step for step in range(toy.train.steps) if learner._codebook.is_placement(step)] == steps
+
+
 def test_unused_codes_move_onto_latents(learner: CodecLearner, trained: Any, crops: np.ndarray) -> None:
     state = copied(trained[0])
     usage = jnp.asarray([100] * 12 + [0, 1, 5, 100], jnp.int32)
