@@ -13,6 +13,7 @@ PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changes.md",
+    "vqgan/pretrained/small/README.md": "small.md",
     "vqgan/pretrained/tiny/README.md": "tiny.md",
 }
 """Documents outside of docs/, by the name of their page."""
