@@ -57,6 +57,7 @@ def main() -> None:
             faster = ratios(measured, "whole", "cores")
             say(f"{label}: {np.median(faster):.2f} times as fast {by}")
             figures.append(figure(f"{label}, {by}", faster))
+        say(f"{args.codec}, {what}: {min(used['cores']) / args.batch_size * 1e3:.1f} ms of a core an image")
     equal_tokens = np.mean(tokens == codecs["whole"].encode(images))
     equal_pixels = np.mean(codecs["cores"].decode(tokens) == codecs["whole"].decode(tokens))
     say(f"equal: {equal_tokens:.2%} of the tokens, {equal_pixels:.4%} of the decoded values")

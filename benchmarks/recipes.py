@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results" / "recipes.json"
 PRESET = "cpu-64"
 STEPS = 192
 ABOUT_EQUAL = 1.1  # times, up to which two recipes take equal time
-PARTS = ("recipes", "quantizers")
+PARTS = ("recipes", "quantizers", "placement")
 BEGIN, END = "<!-- recipes -->", "<!-- end of recipes -->"
 SIZES = (1024, 16_384)
 QUALITY_SIZE, USAGE_SIZE = 64, 256  # pixels of validation images: for pictures, and for tokens enough
@@ -122,6 +122,23 @@ def quantizer_arms(steps: int) -> list[Arm]:
     return [
         Arm("quantizers", name, SIZES[0], steps, (*ours(steps), *PIXELS, *settings))
         for name, settings in QUANTIZERS.items()
+    ]
+
+
+def placement_arms(steps: int, network: str) -> list[Arm]:
+    """Returns our recipe with many codes: all placed at the start, and once more after nine tenths of it."""
+    (ours_alone,) = [
+        arm
+        for arm in recipe_arms(steps, network)
+        if arm.codes == SIZES[1] and arm.name == "ours, no discriminator"
+    ]
+    once = dataclasses.replace(ours_alone, part="placement", name="codes placed once")
+    again = (*once.settings, "codebook.place_again=0.9")
+    stricter = (*again, "codebook.least_share=0.5")
+    return [
+        once,
+        dataclasses.replace(once, name="codes placed again", settings=again),
+        dataclasses.replace(once, name="codes placed again, least share 0.5", settings=stricter),
     ]
 
 
@@ -214,9 +231,10 @@ def remaining(record: Record, seeds: int, args: argparse.Namespace) -> Iterator[
     """Yields what is to be trained: arms with one seed, then with the next; what takes longest at the end."""
     recipes = recipe_arms(args.steps, args.network) if "recipes" in args.only else []
     quantizers = quantizer_arms(args.steps) if "quantizers" in args.only else []
+    placement = placement_arms(args.steps, args.network) if "placement" in args.only else []
     cheap = [arm for arm in recipes if arm.name.endswith("no discriminator")]
     dear = [arm for arm in recipes if arm not in cheap]
-    for arms in (cheap, quantizers, dear):
+    for arms in (cheap, quantizers, placement, dear):
         yield from ((arm, seed) for seed in range(seeds) for arm in arms)
     for seed, arm in itertools.product(range(seeds), recipes):
         if arm.name.startswith("ours") and (same_time := equal_time(arm, record.runs, args.network)):
@@ -227,10 +245,10 @@ def remaining(record: Record, seeds: int, args: argparse.Namespace) -> Iterator[
 
 
 def tables(results: Mapping[str, Any]) -> str:
-    """Returns both tables, as docs/training.md has them."""
+    """Returns the tables, as docs/training.md has them."""
     runs = results["runs"]
     parts = [
-        table([run for run in runs if run["part"] == part], with_codes=part == "recipes") for part in PARTS
+        table([run for run in runs if run["part"] == part], with_codes=part != "quantizers") for part in PARTS
     ]
     return "\n\n".join(part for part in parts if part)
 
