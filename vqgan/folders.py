@@ -374,7 +374,7 @@ def _check_sizes(kind: FolderKind, path: Path, part: str, sizes: Mapping[str, in
         file = path / name
         if name.startswith(f"{part}/") and not (file.is_file() and file.stat().st_size == size):
             found = f"{file.stat().st_size} bytes" if file.is_file() else "missing"
-            if read_document(kind, path).sizes("files", {}) != sizes:
+            if (path / kind.document).is_file() and read_document(kind, path).sizes("files", {}) != sizes:
                 raise UserError(
                     f"{kind.name} {path}: it was replaced while it was being read, as a training does with "
                     "its best one; run this again, or give a copy of it"

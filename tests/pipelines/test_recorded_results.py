@@ -132,5 +132,8 @@ def test_decoded_images(vqgan: Vqgan, finished: Path, tmp_path: Path, container:
     where = ["--tokens", finished / "out", "--output", tmp_path / "out", "--format", container]
     assert vqgan("decode", *where, "--batch-size", 4, "--quiet", "--no-report").code == 0
     found = data_set(tmp_path / "out")
+    for name, columns in found.items():
+        if name.startswith(("data/", "index/")):  # of the files: one level of one pixel changes them
+            del columns["bytes"], columns["sha256"]
     images = sorted((tmp_path / "out").rglob("*.png"))
     compare(f"decode-{container}", {**found, "images": means(images)})

@@ -26,8 +26,3 @@ def random_params() -> Callable[[PriorConfig], dict[str, Any]]:
         }
 
     return params
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _little_optimized(few_optimizations: None) -> None:
-    """Each test compiles programs of its own, which run for moments."""
