@@ -12,11 +12,7 @@ The codec is trained from nothing: four pixels a token, a small codebook, so tha
     python benchmarks/icon_priors.py classes/
 """
 
-import io
-import json
 import re
-import subprocess
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from common import finished, parser, say
-from icons import NO_BASE, source
+from icons import base_name, download, on_white, plain_name, read_archive, source
 from PIL import Image
 
+from pipelines.browsing.browse_images import as_png
 from pipelines.sampling.sample_prior import write_png
 from pipelines.tokenize_images import TokenizeConfig
 from pipelines.tokenize_images import run_tokenize as tokenize
@@ -89,14 +86,9 @@ class Icon(NamedTuple):
 
 def read_set(archive: Path, name: str) -> Iterator[Icon]:
     """Yields the icons of an archive that belong to a class, in the order of the standard."""
-    with tarfile.open(archive) as tar:  # in one go: going back would unpack all of it again
-        files = {
-            member.name.removeprefix("package/"): file.read()
-            for member in tar
-            if re.search(rf"/emoji\.json$|/{name}/64/", member.name) and (file := tar.extractfile(member))
-        }
+    entries, files = read_archive(archive, name)
     people = 0
-    for entry in sorted(json.loads(files["emoji.json"]), key=lambda entry: entry["sort_order"]):
+    for entry in entries:
         text = entry["name"].lower()
         label = next((c for c, p in CLASSES.items() if re.match(p, f"{entry['subcategory']}/{text}")), None)
         if label is None or not entry[f"has_img_{name}"]:
@@ -106,23 +98,11 @@ def read_set(archive: Path, name: str) -> Iterator[Icon]:
             people = people % 5 + 1
             tones = dict(list(tones.items())[: people + 1 : people])
         for tone, variation in tones.items():
-            picture = Image.open(io.BytesIO(files[f"img/{name}/64/{variation['image']}"])).convert("RGBA")
-            yield Icon(f"{text} {name} {tone}", base_name(text, label), label, draw(picture))
-
-
-def base_name(text: str, label: str) -> str:
-    """Returns what decides on the side of the split; clocks differ in numbers alone, which count."""
-    if label == "clocks":
-        return text
-    name = re.sub(r"\s+", " ", text.replace("-", " "))
-    return " ".join(sorted(set(NO_BASE.sub(" ", name.split(":")[0]).split()))) or name
-
-
-def draw(picture: Image.Image) -> np.ndarray:
-    """Returns a picture on white, at :data:`SIDE` pixels."""
-    white = Image.new("RGBA", picture.size, "white")
-    white.alpha_composite(picture)
-    return np.asarray(white.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
+            picture = on_white(files[f"img/{name}/64/{variation['image']}"])
+            pixels = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
+            # Clocks differ in numbers alone, which count
+            base = text if label == "clocks" else base_name(plain_name(text))
+            yield Icon(f"{text} {name} {tone}", base, label, pixels)
 
 
 def move(pixels: np.ndarray, copy: int) -> np.ndarray:
@@ -132,20 +112,13 @@ def move(pixels: np.ndarray, copy: int) -> np.ndarray:
     return framed[down : down + SIDE, right : right + SIDE]
 
 
-def encode_png(pixels: np.ndarray) -> bytes:
-    """Returns an image as a file."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return file.getvalue()
-
-
 def write_rows(path: Path, icons: list[Icon], least: int) -> None:
     """Writes icons as Parquet, each class with as many copies of each as give it ``least`` rows."""
     counts = Counter(icon.label for icon in icons)
     copies = [(icon, n) for icon in icons for n in range(max(1, -(-least // counts[icon.label])))]
     rows = {
         "key": [f"{icon.key} {n}" for icon, n in copies],
-        "image": [encode_png(move(icon.pixels, n)) for icon, n in copies],
+        "image": [as_png(move(icon.pixels, n)) for icon, n in copies],
         "label": [icon.label for icon, _ in copies],
     }
     pq.write_table(pa.table(rows), path)
@@ -176,11 +149,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     icons: dict[str, Icon] = {}  # by key, as the standard gives some names twice
     for name, package in SETS.items():
-        archive = (args.archives or args.output) / (package.replace("@", "-") + ".tgz")
-        if not archive.exists():
-            subprocess.run(
-                ["npm", "pack", package], cwd=archive.parent, check=True, stdout=subprocess.DEVNULL
-            )
+        archive = download(args.archives or args.output, package)
         icons |= {icon.key: icon for icon in read_set(archive, name)}
     train = [icon for icon in icons.values() if not is_validation(icon.base, HOLDOUT)]
     validation = [icon for icon in icons.values() if is_validation(icon.base, HOLDOUT)]

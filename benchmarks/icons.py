@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from common import finished, parser, say
 from PIL import Image
 
+from pipelines.browsing.browse_images import as_png
 from pipelines.sampling.sample_prior import write_png
 from pipelines.tokenize_images import TokenizeConfig
 from pipelines.tokenize_images import run_tokenize as tokenize
@@ -90,37 +91,57 @@ class Icon(NamedTuple):
     pixels: np.ndarray
 
 
-def download(folder: Path) -> Path:
-    """Fetches the package's archive by npm, if it is not there."""
-    archive = folder / (PACKAGE.replace("@", "-") + ".tgz")
+def download(folder: Path, package: str) -> Path:
+    """Fetches a package's archive by npm, if it is not there."""
+    archive = folder / (package.replace("@", "-") + ".tgz")
     if not archive.exists():
-        subprocess.run(["npm", "pack", PACKAGE], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["npm", "pack", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return archive
 
 
-def read_icons(archive: Path) -> Iterator[Icon]:
-    """Yields the icons of an archive in the order of the standard, without the tones of skin."""
+def read_archive(archive: Path, name: str) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """Returns what a package says of its icons, in the order of the standard, and its files of one set."""
     with tarfile.open(archive) as tar:  # in one go: going back would unpack all of it again
         files = {
             member.name.removeprefix("package/"): file.read()
             for member in tar
-            if re.search(r"/emoji\.json$|/google/64/", member.name) and (file := tar.extractfile(member))
+            if re.search(rf"/emoji\.json$|/{name}/64/", member.name) and (file := tar.extractfile(member))
         }
-    for entry in sorted(json.loads(files["emoji.json"]), key=lambda entry: entry["sort_order"]):
+    return sorted(json.loads(files["emoji.json"]), key=lambda entry: entry["sort_order"]), files
+
+
+def read_icons(archive: Path) -> Iterator[Icon]:
+    """Yields the icons of an archive in the order of the standard, without the tones of skin."""
+    entries, files = read_archive(archive, "google")
+    for entry in entries:
         if entry["has_img_google"] and entry["category"] in CLASSES:
-            picture = Image.open(io.BytesIO(files[f"img/google/64/{entry['image']}"]))
-            yield _icon(entry, picture.convert("RGBA"))
+            yield _icon(entry, on_white(files[f"img/google/64/{entry['image']}"]))
+
+
+def plain_name(name: str) -> str:
+    """Returns a name in lower case, without hyphens."""
+    return re.sub(r"\s+", " ", name.lower().replace("-", " "))
+
+
+def base_name(name: str) -> str:
+    """Returns what is left of a plain name without sex, number and the like."""
+    return " ".join(sorted(set(NO_BASE.sub(" ", name.split(":")[0]).split()))) or name
+
+
+def on_white(file: bytes) -> Image.Image:
+    """Reads a picture with transparency as RGB on white."""
+    picture = Image.open(io.BytesIO(file)).convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    white.alpha_composite(picture)
+    return white.convert("RGB")
 
 
 def _icon(entry: dict[str, Any], picture: Image.Image) -> Icon:
-    name = re.sub(r"\s+", " ", entry["name"].lower().replace("-", " "))
-    base = " ".join(sorted(set(NO_BASE.sub(" ", name.split(":")[0]).split())))
+    name = plain_name(entry["name"])
     signs = entry["category"] == "Smileys & Emotion" and "face" not in entry["subcategory"]
-    white = Image.new("RGBA", picture.size, "white")
-    white.alpha_composite(picture)
     label = "symbols" if signs else CLASSES[entry["category"]]
     group = entry["subcategory"].replace("-", " ")
-    return Icon(name, base or name, label, group, np.asarray(white.convert("RGB")))
+    return Icon(name, base_name(name), label, group, np.asarray(picture))
 
 
 def split_icons(icons: list[Icon]) -> dict[str, list[Icon]]:
@@ -141,11 +162,8 @@ def split_icons(icons: list[Icon]) -> dict[str, list[Icon]]:
 
 def write_images(path: Path, icons: list[Icon]) -> None:
     """Writes images and classes as Parquet; the key is the name."""
-    images = []
-    for icon in icons:
-        framed, file = np.pad(icon.pixels, ((MARGIN,), (MARGIN,), (0,)), constant_values=255), io.BytesIO()
-        Image.fromarray(framed).save(file, "png")
-        images.append(file.getvalue())
+    framed = (np.pad(icon.pixels, ((MARGIN,), (MARGIN,), (0,)), constant_values=255) for icon in icons)
+    images = [as_png(pixels) for pixels in framed]
     names, labels = [icon.name for icon in icons], [icon.label for icon in icons]
     pq.write_table(pa.table({"key": names, "image": images, "label": labels}), path)
 
@@ -192,7 +210,7 @@ def main() -> None:
     args = flags.parse_args()
     enable_compilation_cache()
     args.output.mkdir(parents=True, exist_ok=True)
-    splits = split_icons(list(read_icons(args.archive or download(args.output))))
+    splits = split_icons(list(read_icons(args.archive or download(args.output, PACKAGE))))
     for name, icons in splits.items():
         write_images(args.output / f"{name}.parquet", icons)
         say(f"{name}: {len(icons)} icons, {len({icon.base for icon in icons})} base names")

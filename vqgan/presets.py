@@ -1,37 +1,28 @@
 """Named architectures, and the codecs whose weights come with the package."""
 
+import dataclasses
 from pathlib import Path
 
 from vqgan.config import ModelConfig
 
+# Small enough for two CPU cores; the codec of the demo and of the tests.
+_TINY = ModelConfig(
+    resolution=128,
+    ch=16,
+    ch_mult=(1, 2, 3, 4),
+    num_res_blocks=1,
+    attn_resolutions=(),
+    mid_attention=False,
+    z_channels=64,
+    embed_dim=8,
+    codebook_size=1024,
+    norm_groups=8,
+)
+
 PRESETS: dict[str, ModelConfig] = {
-    # Small enough for two CPU cores; the codec of the demo and of the tests.
-    "tiny": ModelConfig(
-        resolution=128,
-        ch=16,
-        ch_mult=(1, 2, 3, 4),
-        num_res_blocks=1,
-        attn_resolutions=(),
-        mid_attention=False,
-        z_channels=64,
-        embed_dim=8,
-        codebook_size=1024,
-        norm_groups=8,
-    ),
+    "tiny": _TINY,
     # The encoder of tiny, four times as many codes, and a decoder of twice the width.
-    "small": ModelConfig(
-        resolution=128,
-        ch=16,
-        ch_mult=(1, 2, 3, 4),
-        num_res_blocks=1,
-        attn_resolutions=(),
-        mid_attention=False,
-        z_channels=64,
-        embed_dim=8,
-        codebook_size=4096,
-        norm_groups=8,
-        decoder_ch=32,
-    ),
+    "small": dataclasses.replace(_TINY, codebook_size=4096, decoder_ch=32),
     # Four pixels a token: trained on two CPU cores in half an hour by the training preset cpu-64.
     "f4-512": ModelConfig(
         resolution=64,

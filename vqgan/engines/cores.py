@@ -109,10 +109,10 @@ class CoreProgram:
         with self._lock:
             key = (len(batch), shape.shape, shape.dtype)
             if key not in self._compiled:
-                spread = pixels <= MOST_PIXELS and fills_cores(len(batch) // size)
-                # By the size of images alone, as everything that could change a byte
-                fewer = pixels <= MOST_PIXELS
-                traced = jax.jit(with_fewer_products(self._function, spread)) if fewer else self.function
+                # What could change a byte follows from the size of images alone
+                ordinary = pixels <= MOST_PIXELS
+                spread = ordinary and fills_cores(len(batch) // size)
+                traced = jax.jit(with_fewer_products(self._function, spread)) if ordinary else self.function
                 lowered = traced.lower(self.weights, shape)
                 compiled = lowered.compile(compiler_options=ONE_CORE if spread else None)
                 self._compiled[key] = compiled, _pool(available_cores() if spread else 1)

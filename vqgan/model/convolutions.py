@@ -53,8 +53,11 @@ def convolve_images(
       ``[B, H', W', D]``: of the same numbers, in sums that may be ordered differently.
     """
     pixels = _pixels_at_once(kernel.shape, x.shape[2]) if on_processor() else 1
-    plain = tuple(strides) == (1, 1) and all(d == 1 for d in (*lhs_dilation, *rhs_dilation))
-    plain = plain and list(padding) == [(1, 1), (1, 1)]
+    plain = (
+        tuple(strides) == (1, 1)
+        and all(d == 1 for d in (*lhs_dilation, *rhs_dilation))
+        and list(padding) == [(1, 1), (1, 1)]
+    )
     rows = block_rows(x.shape, kernel.shape, x.dtype) if plain else 0
     if rows:
         return convolve_columns(x, kernel, rows)

@@ -7,9 +7,8 @@ as any other. On both axes a quarter of the products would do, but XLA's loops o
 saves. ``benchmarks/convolutions.py`` shows what layers and codecs gain.
 """
 
-import contextlib
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,15 +28,6 @@ anew in each call, and read once for each block of rows."""
 _one_core: contextvars.ContextVar[bool | None] = contextvars.ContextVar("one_core", default=None)
 
 
-@contextlib.contextmanager
-def _tracing(one_core: bool) -> Iterator[None]:
-    token = _one_core.set(one_core)
-    try:
-        yield
-    finally:
-        _one_core.reset(token)
-
-
 def with_fewer_products(function: Callable[..., Any], one_core: bool) -> Callable[..., Any]:
     """Returns the function, to be traced for a processor, with convolutions by :func:`convolve_columns`.
 
@@ -50,8 +40,11 @@ def with_fewer_products(function: Callable[..., Any], one_core: bool) -> Callabl
     """
 
     def traced(*arguments: Any) -> Any:
-        with _tracing(one_core):
+        token = _one_core.set(one_core)
+        try:
             return function(*arguments)
+        finally:
+            _one_core.reset(token)
 
     return traced
 
